@@ -1,0 +1,3 @@
+//! The `datadog-traceroute` command line program.
+
+fn main() {}

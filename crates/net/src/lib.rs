@@ -1,0 +1,16 @@
+//! What the operating system is needed for: sending a probe, seeing its replies, and when each happened.
+//!
+//! [`Network`] is the seam to the engine. It speaks of [`Probe`](traceroute_wire::Probe)s and
+//! [`Reply`](traceroute_wire::Reply)s, so a backend may encode and decode packets itself (raw sockets and packet
+//! capture) or let the kernel do it and report which probe was answered. Each operating system is one module; nothing
+//! outside this crate asks which one it runs on.
+
+mod error;
+mod network;
+mod time;
+
+pub use error::{NetError, Operation};
+pub use network::{
+    Answer, ConnectionId, Counters, Network, NetworkEvent, SendStamp, Token, Transport, Waker,
+};
+pub use time::Time;

@@ -1,0 +1,153 @@
+//! The seam between the engine and the operating system.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use traceroute_wire::{IcmpError, Ignored, Probe, Reply};
+
+use crate::{NetError, Time};
+
+/// Names a probe between [`Network::send`] and the events about it. Opaque to the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+/// Names a connection between [`Network::connect`] and the events about it. Chosen by the engine, unique in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A transport protocol whose ports can be reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+}
+
+/// When a probe left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendStamp {
+    /// The clock just before the system call. A kernel timestamp may follow as [`NetworkEvent::Sent`].
+    pub at: Time,
+}
+
+/// What happened on the network. Times are when the kernel saw it, not when the process got around to reading it.
+#[derive(Debug)]
+pub enum NetworkEvent<'a> {
+    /// The kernel's own timestamp of a probe leaving: better than [`SendStamp::at`]. Delivered before any reply that the
+    /// probe caused.
+    Sent {
+        /// The probe.
+        token: Token,
+        /// When it was handed to the device.
+        at: Time,
+    },
+    /// A packet that may answer a probe.
+    Reply {
+        /// The packet.
+        reply: &'a Reply,
+        /// When it arrived.
+        at: Time,
+    },
+    /// The kernel itself says which probe was answered (backends that probe through ordinary sockets).
+    Answered {
+        /// The probe.
+        token: Token,
+        /// The answer.
+        answer: Answer,
+        /// When it arrived.
+        at: Time,
+    },
+    /// A captured packet that is no reply, for the counters.
+    Ignored(Ignored),
+    /// [`Network::connect`] succeeded.
+    Connected(ConnectionId),
+    /// [`Network::connect`] failed; the connection is closed.
+    ConnectFailed(ConnectionId, NetError),
+}
+
+/// An answer that the kernel matched to its probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Who answered.
+    pub from: IpAddr,
+    /// `None`: the target's own answer (echo reply, SYN-ACK, RST, UDP datagram). Otherwise the ICMP error.
+    pub error: Option<IcmpError>,
+}
+
+/// Counters of a backend since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Packets that the capture's filter let through.
+    pub captured: u64,
+    /// Packets that the kernel dropped because the process did not read them in time.
+    pub kernel_drops: u64,
+    /// Probes handed to the kernel.
+    pub sent: u64,
+    /// Probes whose send timestamp came from the kernel.
+    pub kernel_send_stamps: u64,
+    /// Open sockets, reserved ports not counted.
+    pub sockets: u64,
+    /// Reserved ports.
+    pub reserved_ports: u64,
+}
+
+/// Wakes a thread that waits in [`Network::poll`]. Callable from any thread.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// One process's access to the network. All calls come from one thread; none blocks except [`Network::poll`].
+///
+/// Sockets are opened when first needed, per address family, and shared by everything that follows.
+pub trait Network {
+    /// The monotonic clock that all [`Time`]s of this network are on.
+    fn now(&self) -> Time;
+
+    /// A handle that makes a running or the next [`Network::poll`] return early.
+    fn waker(&self) -> Waker;
+
+    /// Opens what probing `target`'s family needs, so that permission problems show before anything is sent, and returns
+    /// the source address that the kernel would use for `target`.
+    ///
+    /// # Errors
+    /// No permission (with a hint that says how to get it), no route, interface down, too many open files.
+    fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError>;
+
+    /// Reserves a local port on `source` until [`Network::release_port`], such that replies to it are captured and no
+    /// other process can use it.
+    ///
+    /// # Errors
+    /// No port left, too many open files.
+    fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError>;
+
+    /// Gives a reserved port back. Unknown ports are ignored.
+    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16);
+
+    /// Sends one probe now and returns when it left.
+    ///
+    /// # Errors
+    /// What the kernel says; [`std::io::ErrorKind::WouldBlock`] or `ENOBUFS` mean "later".
+    fn send(&mut self, probe: &Probe, token: Token) -> Result<SendStamp, NetError>;
+
+    /// Begins a TCP connection from the reserved port `local` to `remote`; the outcome is an event.
+    ///
+    /// # Errors
+    /// What can be told at once: no route, too many open files.
+    fn connect(&mut self, id: ConnectionId, local: SocketAddr, remote: SocketAddr) -> Result<(), NetError>;
+
+    /// Closes a connection at once (RST, no lingering state). Unknown ids are ignored. The port stays reserved.
+    fn disconnect(&mut self, id: ConnectionId);
+
+    /// Waits until something happens, `deadline` passes (`None`: no deadline; a past deadline: do not wait) or the waker
+    /// is called, then delivers every event that is ready, up to a bounded batch.
+    ///
+    /// # Errors
+    /// Only when capture is broken for good (for instance the network namespace is gone).
+    fn poll(
+        &mut self,
+        deadline: Option<Time>,
+        events: &mut dyn FnMut(NetworkEvent<'_>),
+    ) -> Result<(), NetError>;
+
+    /// Counters since this network was opened.
+    fn counters(&self) -> Counters;
+}

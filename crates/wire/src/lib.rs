@@ -1,0 +1,18 @@
+//! Bytes to probes and replies, and back.
+//!
+//! This crate knows packet formats and nothing else: no sockets, no clocks, no state. Every parser is total: any
+//! input gives either a [`Reply`] or the reason ([`Ignored`]) why it is none, and no input makes it panic.
+//!
+//! - [`Probe`] says what one probe looks like; [`Probe::encode`] writes the complete packet, IP header included.
+//! - [`decode()`] reads a captured packet, starting at its IP header, into a [`Reply`].
+//! - [`filter`] holds the classic BPF program that lets only packets through that [`decode()`] could understand.
+#![forbid(unsafe_code)]
+
+mod probe;
+mod reply;
+
+pub use probe::{Probe, ProbeKind, TcpTimestamps};
+pub use reply::{
+    Checksums, IcmpError, Ignored, MplsLabel, MplsStack, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo,
+    TcpFlags, TcpReply, UdpReply,
+};

@@ -1,0 +1,89 @@
+//! What a probe looks like on the wire.
+
+use std::net::IpAddr;
+
+/// One probe packet, described by its fields; [`Probe::encode`] turns it into bytes.
+///
+/// The formats are chosen so that any quote of the first 8 bytes behind the IP header identifies the probe, even
+/// when a NAT has rewritten the source address and port inside the quote, and so that everything a per-flow load
+/// balancer may hash (addresses, ports, and the first four transport bytes) is the same for each TTL of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Source address; of the same family as `destination`.
+    pub source: IpAddr,
+    /// Address of the target.
+    pub destination: IpAddr,
+    /// IPv4 TTL or IPv6 hop limit, in hops.
+    pub ttl: u8,
+    /// IPv4 identification (RFC 791 §3.1). Never 0, which the kernel would replace. Unused in IPv6.
+    pub identification: u16,
+    /// IPv6 flow label (RFC 8200 §3), 20 bits, the same for all probes of a run. Unused in IPv4.
+    pub flow_label: u32,
+    /// The transport part.
+    pub kind: ProbeKind,
+}
+
+/// The transport part of a [`Probe`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// ICMP or `ICMPv6` echo request (RFC 792, RFC 4443 §4.1).
+    ///
+    /// Payload: the 6 bytes of `cookie`, then 2 bytes chosen so that the ones' complement sum of the checksum and
+    /// the identifier (and so the checksum, as the identifier is constant) equals `tag` for every sequence number.
+    Echo {
+        /// Echo identifier, random per run.
+        identifier: u16,
+        /// Echo sequence number; the TTL.
+        sequence: u16,
+        /// Invariant of the checksum: see [`Quoted::tag`](crate::Quoted::tag). Below 0xFFFF.
+        tag: u16,
+        /// Random bytes that the target's reply must return.
+        cookie: [u8; 6],
+    },
+    /// UDP datagram (RFC 768). DF is set in IPv4.
+    ///
+    /// IPv4 payload, 10 bytes: `NSMNC`, a zero byte, `identification` big-endian, 2 balancing bytes.
+    /// IPv6 payload, 5 + TTL bytes: `NSMNC` repeated, with the last two bytes at an even offset replaced by the
+    /// balancing bytes. The balancing bytes make the tag ([`Quoted::tag`](crate::Quoted::tag)) equal to `tag`.
+    Udp {
+        /// Source port, reserved for the run.
+        source_port: u16,
+        /// Probed port.
+        destination_port: u16,
+        /// Invariant of the checksum. Below 0xFFFF.
+        tag: u16,
+    },
+    /// TCP SYN without options, window 1024 (RFC 9293 §3.1).
+    TcpSyn {
+        /// Source port, reserved for the run.
+        source_port: u16,
+        /// Probed port.
+        destination_port: u16,
+        /// Sequence number: a random base per run plus the TTL, so that the acknowledgment in the target's answer
+        /// names the probe.
+        sequence: u32,
+    },
+    /// One byte (the TTL) on an established connection, PSH+ACK, window 1024, beyond a gap so that the target answers
+    /// with a selective acknowledgment (RFC 2018).
+    TcpSack {
+        /// Local port of the connection.
+        source_port: u16,
+        /// Remote port of the connection.
+        destination_port: u16,
+        /// The connection's next sequence number plus the TTL.
+        sequence: u32,
+        /// The peer's next sequence number.
+        acknowledgment: u32,
+        /// Timestamps option (RFC 7323 §3), preceded by two NOPs, when the peer negotiated it.
+        timestamps: Option<TcpTimestamps>,
+    },
+}
+
+/// The two values of a TCP timestamps option (RFC 7323 §3.2), in ticks of their sender's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpTimestamps {
+    /// `TSval`: the sender's clock.
+    pub value: u32,
+    /// `TSecr`: the value echoed.
+    pub echo: u32,
+}

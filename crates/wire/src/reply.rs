@@ -1,0 +1,267 @@
+//! What comes back: the parts of a reply that identify its probe and describe its sender.
+
+use std::net::IpAddr;
+
+use crate::TcpTimestamps;
+
+/// A packet that may answer a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// Who sent it: the outer source address.
+    pub source: IpAddr,
+    /// To whom: the outer destination address.
+    pub destination: IpAddr,
+    /// Remaining TTL or hop limit of the reply itself, in hops.
+    pub ttl: u8,
+    /// What it says.
+    pub kind: ReplyKind,
+}
+
+/// What a [`Reply`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyKind {
+    /// Time exceeded or destination unreachable, quoting the packet it is about.
+    IcmpError {
+        /// Which error.
+        error: IcmpError,
+        /// The packet that the error is about.
+        quoted: Quoted,
+        /// MPLS label stack entries from RFC 4950 extensions; empty when there are none.
+        mpls: MplsStack,
+    },
+    /// Echo reply.
+    Echo {
+        /// Echo identifier.
+        identifier: u16,
+        /// Echo sequence number.
+        sequence: u16,
+        /// The first 6 payload bytes, when there are that many.
+        cookie: Option<[u8; 6]>,
+    },
+    /// A TCP segment.
+    Tcp(TcpReply),
+    /// A UDP datagram.
+    Udp(UdpReply),
+}
+
+/// ICMP errors that answer probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IcmpError {
+    /// TTL or hop limit exceeded in transit (RFC 792 type 11 code 0, RFC 4443 type 3 code 0).
+    TimeExceeded,
+    /// Destination unreachable, any code (RFC 792 type 3, RFC 4443 type 1). The code as received.
+    Unreachable {
+        /// ICMP code.
+        code: u8,
+    },
+}
+
+/// The packet inside an ICMP error, as far as it was quoted. At least the IP header and 8 bytes behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quoted {
+    /// Source address of the quoted packet; not ours when a NAT does not translate quotes.
+    pub source: IpAddr,
+    /// Destination address of the quoted packet.
+    pub destination: IpAddr,
+    /// TTL or hop limit in the quote, as the router saw it.
+    pub ttl: u8,
+    /// IPv4 identification; 0 in IPv6.
+    pub identification: u16,
+    /// IPv6 flow label; 0 in IPv4.
+    pub flow_label: u32,
+    /// The transport header.
+    pub transport: QuotedTransport,
+}
+
+/// The first 8 transport bytes of a quoted packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuotedTransport {
+    /// Echo request.
+    Echo {
+        /// Echo identifier.
+        identifier: u16,
+        /// Echo sequence number.
+        sequence: u16,
+        /// Checksum as quoted.
+        checksum: u16,
+    },
+    /// UDP header.
+    Udp {
+        /// Source port.
+        source_port: u16,
+        /// Destination port.
+        destination_port: u16,
+        /// UDP length, header included, in bytes.
+        length: u16,
+        /// Checksum as quoted.
+        checksum: u16,
+    },
+    /// Start of a TCP header.
+    Tcp {
+        /// Source port.
+        source_port: u16,
+        /// Destination port.
+        destination_port: u16,
+        /// Sequence number.
+        sequence: u32,
+    },
+}
+
+/// A TCP segment from a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpReply {
+    /// The sender's port: the probed one.
+    pub source_port: u16,
+    /// Our port.
+    pub destination_port: u16,
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgment number; meaningful with [`TcpFlags::ack`].
+    pub acknowledgment: u32,
+    /// Flags.
+    pub flags: TcpFlags,
+    /// Payload length in bytes, by the IP header's length fields.
+    pub payload_len: u16,
+    /// Selective acknowledgments.
+    pub sack: SackInfo,
+    /// Timestamps option.
+    pub timestamps: Option<TcpTimestamps>,
+}
+
+/// TCP control bits (RFC 9293 §3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpFlags {
+    /// Synchronize.
+    pub syn: bool,
+    /// Acknowledgment field is significant.
+    pub ack: bool,
+    /// Reset.
+    pub rst: bool,
+    /// No more data.
+    pub fin: bool,
+}
+
+/// SACK options of a segment (RFC 2018).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SackInfo {
+    /// SACK-permitted option seen (only in SYN segments).
+    pub permitted: bool,
+    /// Left edges of the SACK blocks in option order; at most 4 fit into a header.
+    pub left_edges: [u32; 4],
+    /// How many of `left_edges` are set.
+    pub blocks: u8,
+}
+
+impl SackInfo {
+    /// The left edges that are set.
+    pub fn edges(&self) -> &[u32] {
+        self.left_edges
+            .get(..usize::from(self.blocks))
+            .unwrap_or(&self.left_edges)
+    }
+}
+
+/// A UDP datagram from a target: a service answers on the probed port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpReply {
+    /// The sender's port: the probed one.
+    pub source_port: u16,
+    /// Our port.
+    pub destination_port: u16,
+    /// Payload length in bytes.
+    pub payload_len: u16,
+    /// When the payload is an IPv4 probe's own payload echoed back (starts `NSMNC`, zero byte): the identification in
+    /// it. In IPv6 the length says as much.
+    pub echoed_identification: Option<u16>,
+}
+
+/// MPLS label stack entries (RFC 4950) of one reply; at most 8 are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MplsStack {
+    entries: [MplsLabel; 8],
+    len: u8,
+}
+
+/// One MPLS label stack entry (RFC 3032 §2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MplsLabel {
+    /// Label, 20 bits.
+    pub label: u32,
+    /// Traffic class (formerly EXP), 3 bits.
+    pub traffic_class: u8,
+    /// Bottom of stack.
+    pub bottom: bool,
+    /// TTL, in hops.
+    pub ttl: u8,
+}
+
+impl MplsStack {
+    /// The entries, outermost first.
+    pub fn labels(&self) -> &[MplsLabel] {
+        self.entries.get(..usize::from(self.len)).unwrap_or(&self.entries)
+    }
+
+    /// Adds an entry; beyond 8 it is dropped.
+    pub fn push(&mut self, label: MplsLabel) {
+        if let Some(slot) = self.entries.get_mut(usize::from(self.len)) {
+            *slot = label;
+            self.len += 1;
+        }
+    }
+}
+
+/// Whether transport checksums of captured packets can be trusted to be complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksums {
+    /// Verify them: a wrong one means [`Ignored::BadChecksum`].
+    Verify,
+    /// The packet comes from this host with its checksum left to the device (`TP_STATUS_CSUMNOTREADY`): TCP and UDP
+    /// checksums cannot be verified. ICMP checksums still are: the kernel always computes those in software.
+    Offloaded,
+}
+
+/// Why a captured packet is no reply. Each is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ignored {
+    /// Shorter than its headers say, or than any header.
+    Truncated,
+    /// Fields that contradict each other.
+    Malformed,
+    /// A checksum is wrong.
+    BadChecksum,
+    /// A fragment other than an unfragmented packet (outer header).
+    Fragment,
+    /// A protocol, ICMP type or TCP segment that answers no probe.
+    NotAnAnswer,
+    /// An ICMP error about a packet that is no probe of ours by its protocol, or is itself unusable.
+    ForeignQuote,
+}
+
+impl Ignored {
+    /// All reasons, for counters.
+    pub const ALL: [Ignored; 6] = [
+        Ignored::Truncated,
+        Ignored::Malformed,
+        Ignored::BadChecksum,
+        Ignored::Fragment,
+        Ignored::NotAnAnswer,
+        Ignored::ForeignQuote,
+    ];
+
+    /// Position in [`Ignored::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// A short name for logs and metrics, in `snake_case`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ignored::Truncated => "truncated",
+            Ignored::Malformed => "malformed",
+            Ignored::BadChecksum => "bad_checksum",
+            Ignored::Fragment => "fragment",
+            Ignored::NotAnAnswer => "not_an_answer",
+            Ignored::ForeignQuote => "foreign_quote",
+        }
+    }
+}
