@@ -4,6 +4,11 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+#[cfg(unix)]
+const NO_BUFFERS: i32 = libc::ENOBUFS;
+#[cfg(not(unix))]
+const NO_BUFFERS: i32 = 10055;
+
 /// What was attempted when the operating system refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -54,6 +59,11 @@ impl NetError {
     pub fn with_hint(mut self, hint: &'static str) -> Self {
         self.hint = hint;
         self
+    }
+
+    /// The kernel's send queue is full: trying again a little later helps (`ENOBUFS` on Linux, macOS and Windows).
+    pub fn is_queue_full(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(code) if code == NO_BUFFERS)
     }
 
     /// A copy; `io::Error` itself cannot be cloned.

@@ -11,7 +11,7 @@
 mod probe;
 mod reply;
 
-pub use probe::{Probe, ProbeKind, TcpTimestamps};
+pub use probe::{Probe, ProbeKind, TcpTimestamps, UDP_IPV6_BASE_LEN};
 pub use reply::{
     Checksums, IcmpError, Ignored, MplsLabel, MplsStack, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo,
     TcpFlags, TcpReply, UdpReply,

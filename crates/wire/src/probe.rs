@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+/// UDP length of an IPv6 datagram with TTL 0: 8 bytes of header, 5 of payload. A probe's is this plus its TTL.
+pub const UDP_IPV6_BASE_LEN: u32 = 8 + 5;
+
 /// One probe packet, described by its fields; [`Probe::encode`] turns it into bytes.
 ///
 /// The formats are chosen so that any quote of the first 8 bytes behind the IP header identifies the probe, even

@@ -1,0 +1,32 @@
+//! Counters of what happened to probes and replies.
+
+use traceroute_wire::Ignored;
+
+/// What the engine counted since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Traces started.
+    pub started: u64,
+    /// Traces that ended with a result or an error.
+    pub finished: u64,
+    /// Traces cancelled.
+    pub cancelled: u64,
+    /// Probes sent.
+    pub sent: u64,
+    /// Probes that the kernel asked to send again later.
+    pub send_retries: u64,
+    /// Probes that the kernel refused.
+    pub send_errors: u64,
+    /// Replies credited to a probe.
+    pub matched: u64,
+    /// Matched replies whose quote shows a source address or port other than ours: a NAT on the path.
+    pub translated: u64,
+    /// Further replies to a probe that was answered already.
+    pub duplicates: u64,
+    /// Replies that belong to no trace: other programs' traffic, or answers to traces that are over.
+    pub unmatched: u64,
+    /// Replies that name a trace but not one of its probes, or carry a wrong identifier: stray or forged.
+    pub rejected: u64,
+    /// Captured packets that are no reply, by [`Ignored::index`].
+    pub ignored: [u64; Ignored::ALL.len()],
+}

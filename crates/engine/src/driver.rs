@@ -1,0 +1,432 @@
+//! The one thread that pumps an [`Engine`] over a [`Network`], and the handle through which the rest of the process
+//! talks to it.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::{Context, Poll};
+use std::thread;
+
+use tokio::sync::oneshot;
+use traceroute_net::{ConnectionId, NetError, Network, Time, Transport, Waker};
+
+use crate::engine::{Action, Engine, Event, TraceId};
+use crate::method;
+use crate::result::{Found, TraceError, TraceResult};
+use crate::run::TraceSpec;
+
+/// Actions carried out between two looks at the capture, so that its buffer cannot overflow while many probes are due.
+const ACTIONS_PER_TURN: usize = 32;
+/// Commands taken between two looks at the capture.
+const COMMANDS_PER_TURN: usize = 64;
+
+/// Opens the network; called on the driver's thread, which alone uses it.
+pub type Open = Box<dyn Fn() -> Result<Box<dyn Network>, NetError> + Send>;
+/// Called on the driver's thread for each hop as it is found. Must not block.
+pub type OnFound = Box<dyn FnMut(Found) + Send>;
+
+/// Counters of the whole driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Traces in flight.
+    pub running: usize,
+    /// The engine's counters.
+    pub engine: crate::Counters,
+    /// The network's counters; all zero until the first trace opens it.
+    pub network: traceroute_net::Counters,
+}
+
+/// A handle to the driver. Cloning is cheap. The thread ends when every handle and every trace is gone.
+#[derive(Clone)]
+pub struct Driver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    commands: mpsc::Sender<Command>,
+    next_ticket: AtomicU64,
+    /// Set by the thread once the network is open.
+    waker: Mutex<Option<Waker>>,
+}
+
+enum Command {
+    Start(Box<Start>),
+    Cancel { ticket: u64 },
+    Statistics(oneshot::Sender<Statistics>),
+}
+
+struct Start {
+    ticket: u64,
+    spec: TraceSpec,
+    on_found: Option<OnFound>,
+    result: oneshot::Sender<Result<TraceResult, TraceError>>,
+}
+
+impl Driver {
+    /// Starts the thread. The network is opened with `open` when the first trace starts, and again after it broke.
+    ///
+    /// # Errors
+    /// The operating system cannot start a thread.
+    pub fn spawn(open: Open, limit: usize, seed: [u8; 32]) -> std::io::Result<Driver> {
+        let (commands, inbox) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            commands,
+            next_ticket: AtomicU64::new(0),
+            waker: Mutex::new(None),
+        });
+        let weak = Arc::downgrade(&shared);
+        let publish = move |waker: Option<Waker>| {
+            if let Some(shared) = weak.upgrade() {
+                *shared.waker.lock().unwrap_or_else(PoisonError::into_inner) = waker;
+            }
+        };
+        thread::Builder::new()
+            .name("probing".to_owned())
+            .spawn(move || Pump::new(open, limit, seed, inbox, Box::new(publish)).run())?;
+        Ok(Driver { shared })
+    }
+
+    /// Starts a trace. Dropping the returned future before it is ready cancels the trace and frees all it holds.
+    pub fn trace(&self, spec: TraceSpec, on_found: Option<OnFound>) -> Trace {
+        let ticket = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
+        let (result, receiver) = oneshot::channel();
+        self.send(Command::Start(Box::new(Start {
+            ticket,
+            spec,
+            on_found,
+            result,
+        })));
+        Trace {
+            ticket,
+            receiver,
+            driver: self.clone(),
+            over: false,
+        }
+    }
+
+    /// Counters, or `None` when the thread has stopped.
+    pub async fn statistics(&self) -> Option<Statistics> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Command::Statistics(sender));
+        receiver.await.ok()
+    }
+
+    fn send(&self, command: Command) {
+        // A stopped thread shows as a closed result channel.
+        let _ = self.shared.commands.send(command);
+        self.shared.wake();
+    }
+}
+
+impl Shared {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            waker();
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The thread sees that the channel is closed once it wakes; the sender itself is dropped right after this.
+        let (closed, _) = mpsc::channel();
+        self.commands = closed;
+        self.wake();
+    }
+}
+
+/// A running trace: a future of its result.
+pub struct Trace {
+    ticket: u64,
+    receiver: oneshot::Receiver<Result<TraceResult, TraceError>>,
+    driver: Driver,
+    over: bool,
+}
+
+impl Future for Trace {
+    type Output = Result<TraceResult, TraceError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = Pin::new(&mut self.receiver).poll(context);
+        result.map(|received| {
+            self.over = true;
+            received.unwrap_or(Err(TraceError::Stopped))
+        })
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if !self.over {
+            self.driver.send(Command::Cancel { ticket: self.ticket });
+        }
+    }
+}
+
+/// A trace as the thread knows it.
+struct Job {
+    ticket: u64,
+    port: Option<(Transport, IpAddr, u16)>,
+    on_found: Option<OnFound>,
+    result: oneshot::Sender<Result<TraceResult, TraceError>>,
+}
+
+struct Pump {
+    open: Open,
+    publish: Box<dyn Fn(Option<Waker>) + Send>,
+    inbox: mpsc::Receiver<Command>,
+    network: Option<Box<dyn Network>>,
+    engine: Engine,
+    jobs: HashMap<TraceId, Job>,
+    tickets: HashMap<u64, TraceId>,
+}
+
+impl Pump {
+    fn new(
+        open: Open,
+        limit: usize,
+        seed: [u8; 32],
+        inbox: mpsc::Receiver<Command>,
+        publish: Box<dyn Fn(Option<Waker>) + Send>,
+    ) -> Self {
+        let engine = Engine::new(limit, seed);
+        Pump {
+            open,
+            publish,
+            inbox,
+            network: None,
+            engine,
+            jobs: HashMap::new(),
+            tickets: HashMap::new(),
+        }
+    }
+
+    fn run(mut self) {
+        loop {
+            if self.network.is_none() || self.jobs.is_empty() && !self.has_network_work() {
+                // Nothing to watch: wait for a command without the network.
+                match self.inbox.recv() {
+                    Ok(command) => self.command(command),
+                    Err(mpsc::RecvError) => return,
+                }
+            }
+            if !self.take_commands() && self.jobs.is_empty() {
+                return;
+            }
+            let pending = self.act();
+            self.tell();
+            if let Err(error) = self.listen(pending) {
+                self.break_down(&error);
+            }
+        }
+    }
+
+    fn has_network_work(&mut self) -> bool {
+        self.engine.wake_at().is_some()
+    }
+
+    /// Takes waiting commands; false when no handle is left.
+    fn take_commands(&mut self) -> bool {
+        for _ in 0..COMMANDS_PER_TURN {
+            match self.inbox.try_recv() {
+                Ok(command) => self.command(command),
+                Err(mpsc::TryRecvError::Empty) => return true,
+                Err(mpsc::TryRecvError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Start(start) => self.start(*start),
+            Command::Cancel { ticket } => self.cancel(ticket),
+            Command::Statistics(reply) => {
+                let network = self
+                    .network
+                    .as_ref()
+                    .map(|network| network.counters())
+                    .unwrap_or_default();
+                let statistics = Statistics {
+                    running: self.engine.running(),
+                    engine: self.engine.counters(),
+                    network,
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(statistics);
+            }
+        }
+    }
+
+    fn start(&mut self, start: Start) {
+        let Start {
+            ticket,
+            spec,
+            on_found,
+            result,
+        } = start;
+        if result.is_closed() {
+            return;
+        }
+        match self.begin(spec) {
+            Ok((trace, port)) => {
+                self.tickets.insert(ticket, trace);
+                self.jobs.insert(
+                    trace,
+                    Job {
+                        ticket,
+                        port,
+                        on_found,
+                        result,
+                    },
+                );
+            }
+            Err(error) => {
+                let _ = result.send(Err(error));
+            }
+        }
+    }
+
+    fn begin(&mut self, spec: TraceSpec) -> Result<(TraceId, Option<(Transport, IpAddr, u16)>), TraceError> {
+        let network = open_network(&mut self.network, &self.open, &self.publish)?;
+        let source = network.prepare(spec.target)?;
+        let port = match method::transport(spec.method) {
+            Some(transport) => Some((transport, source, network.reserve_port(transport, source)?)),
+            None => None,
+        };
+        let now = network.now();
+        let source_port = port.map_or(0, |(_, _, port)| port);
+        match self.engine.start(now, spec, source, source_port) {
+            Ok(trace) => Ok((trace, port)),
+            Err(error) => {
+                release(network.as_mut(), port);
+                Err(error)
+            }
+        }
+    }
+
+    fn cancel(&mut self, ticket: u64) {
+        let Some(trace) = self.tickets.get(&ticket).copied() else {
+            return;
+        };
+        let connection = self.engine.cancel(trace);
+        self.forget(trace, connection);
+    }
+
+    /// Frees what a trace held; returns its job.
+    fn forget(&mut self, trace: TraceId, connection: Option<ConnectionId>) -> Option<Job> {
+        let job = self.jobs.remove(&trace)?;
+        self.tickets.remove(&job.ticket);
+        if let Some(network) = self.network.as_deref_mut() {
+            if let Some(connection) = connection {
+                network.disconnect(connection);
+            }
+            release(network, job.port);
+        }
+        Some(job)
+    }
+
+    /// Carries out what is due; true when more may be.
+    fn act(&mut self) -> bool {
+        let Some(network) = self.network.as_deref_mut() else {
+            return false;
+        };
+        for _ in 0..ACTIONS_PER_TURN {
+            let Some(action) = self.engine.poll_action(network.now()) else {
+                return false;
+            };
+            match action {
+                Action::Send { token, probe } => match network.send(&probe, token) {
+                    Ok(stamp) => self.engine.sent(token, stamp.at),
+                    Err(error) => self.engine.send_failed(network.now(), token, error),
+                },
+                Action::Connect {
+                    id,
+                    trace,
+                    local,
+                    remote,
+                } => {
+                    if let Err(error) = network.connect(id, local, remote) {
+                        self.engine.fail(trace, error.into());
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn tell(&mut self) {
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                Event::Found { trace, found } => {
+                    if let Some(on_found) = self.jobs.get_mut(&trace).and_then(|job| job.on_found.as_mut()) {
+                        on_found(found);
+                    }
+                }
+                Event::Finished {
+                    trace,
+                    connection,
+                    result,
+                } => {
+                    if let Some(job) = self.forget(trace, connection) {
+                        // The receiver may have gone in this very moment; its cancellation then finds nothing.
+                        let _ = job.result.send(result);
+                    }
+                }
+            }
+        }
+    }
+
+    fn listen(&mut self, pending: bool) -> Result<(), NetError> {
+        let Some(network) = self.network.as_deref_mut() else {
+            return Ok(());
+        };
+        let deadline = if pending {
+            Some(Time::ZERO)
+        } else {
+            self.engine.wake_at()
+        };
+        let now = network.now();
+        let engine = &mut self.engine;
+        network.poll(deadline, &mut |event| engine.handle(now, event))
+    }
+
+    /// The network is broken for good: every trace fails, and the next one opens it anew.
+    fn break_down(&mut self, error: &NetError) {
+        tracing::error!(%error, "capture failed; all traces in flight end");
+        let traces: Vec<TraceId> = self.jobs.keys().copied().collect();
+        for trace in traces {
+            let connection = self.engine.cancel(trace);
+            if let Some(job) = self.forget(trace, connection) {
+                let _ = job.result.send(Err(error.duplicate().into()));
+            }
+        }
+        self.network = None;
+        (self.publish)(None);
+    }
+}
+
+fn open_network<'n>(
+    network: &'n mut Option<Box<dyn Network>>,
+    open: &Open,
+    publish: &dyn Fn(Option<Waker>),
+) -> Result<&'n mut Box<dyn Network>, TraceError> {
+    let opened = match network.take() {
+        Some(opened) => opened,
+        None => {
+            let opened = open()?;
+            publish(Some(opened.waker()));
+            opened
+        }
+    };
+    Ok(network.insert(opened))
+}
+
+fn release(network: &mut dyn Network, port: Option<(Transport, IpAddr, u16)>) {
+    if let Some((transport, source, port)) = port {
+        network.release_port(transport, source, port);
+    }
+}

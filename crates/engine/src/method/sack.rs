@@ -1,0 +1,158 @@
+//! TCP SACK: bytes beyond a gap on an established connection, which the target acknowledges selectively (RFC 2018).
+
+use rand::rngs::StdRng;
+use traceroute_net::Time;
+use traceroute_wire::{ProbeKind, Quoted, Reply, ReplyKind, TcpReply, TcpTimestamps};
+
+use super::syn::{quoted_segment, segment_keys};
+use super::{Flow, Outline, Probing, QuotedProbe, Strategy, Verdict, identification_base, offset_ttl};
+use crate::key::Key;
+use crate::result::TraceError;
+
+/// State of one SACK trace.
+pub(crate) struct Sack {
+    identification: u16,
+    /// When the connection attempt began: the moment of the timestamp that the SYN-ACK echoes.
+    started: Time,
+    connection: Option<Connection>,
+    /// Probes are out: acknowledgments now may be about them.
+    acknowledged_without_sack: bool,
+    reset: bool,
+}
+
+/// What the SYN-ACK told.
+struct Connection {
+    /// Our next sequence number.
+    next: u32,
+    /// The peer's next sequence number.
+    peer_next: u32,
+    timestamps: Option<TcpTimestamps>,
+}
+
+impl Sack {
+    pub(crate) fn new(started: Time, rng: &mut StdRng) -> Self {
+        Sack {
+            identification: identification_base(rng),
+            started,
+            connection: None,
+            acknowledged_without_sack: false,
+            reset: false,
+        }
+    }
+
+    fn handshake(&mut self, tcp: &TcpReply) -> Verdict {
+        if !(tcp.flags.syn && tcp.flags.ack) || tcp.flags.rst {
+            // A refusal is reported by the connection itself.
+            return Verdict::Ignore;
+        }
+        if !tcp.sack.permitted {
+            return Verdict::Fail(not_supported("the target's SYN-ACK does not permit SACK"));
+        }
+        self.connection = Some(Connection {
+            next: tcp.acknowledgment,
+            peer_next: tcp.sequence.wrapping_add(1),
+            timestamps: tcp.timestamps,
+        });
+        Verdict::Ready
+    }
+
+    fn acknowledgment(&mut self, tcp: &TcpReply, next: u32) -> Verdict {
+        if tcp.flags.rst {
+            self.reset = true;
+            return Verdict::Ignore;
+        }
+        if !tcp.flags.ack || tcp.flags.syn || tcp.flags.fin {
+            return Verdict::Ignore;
+        }
+        let arrived = tcp
+            .sack
+            .edges()
+            .iter()
+            .filter_map(|edge| offset_ttl(*edge, next))
+            .min();
+        match arrived {
+            Some(ttl) => Verdict::Answer { ttl },
+            None => {
+                // Only a bare repetition of our own next sequence number can be about a probe.
+                if tcp.sack.blocks == 0 && tcp.payload_len == 0 && tcp.acknowledgment == next {
+                    self.acknowledged_without_sack = true;
+                }
+                Verdict::Ignore
+            }
+        }
+    }
+}
+
+impl Probing for Sack {
+    fn strategy(&self) -> Strategy {
+        Strategy::Parallel
+    }
+
+    fn needs_handshake(&self) -> bool {
+        true
+    }
+
+    fn keys(&self, flow: &Flow) -> [Option<Key>; 3] {
+        segment_keys(flow, self.connection.as_ref().map(|connection| connection.next))
+    }
+
+    fn outline(&self, flow: &Flow, ttl: u8, now: Time) -> Outline {
+        let (next, acknowledgment, timestamps) = match &self.connection {
+            Some(connection) => (connection.next, connection.peer_next, connection.timestamps),
+            None => (0, 0, None),
+        };
+        // The peer drops a segment whose timestamp is older than what our kernel has sent since (RFC 7323 §5.3), for
+        // instance when acknowledging a greeting. Kernels count milliseconds.
+        let elapsed = now.since(self.started).as_millis() as u32;
+        let timestamps = timestamps.map(|theirs| TcpTimestamps {
+            value: theirs
+                .echo
+                .wrapping_add(elapsed)
+                .wrapping_add(50 + u32::from(ttl)),
+            echo: theirs.value,
+        });
+        Outline {
+            identification: self.identification.wrapping_add(u16::from(ttl)),
+            kind: ProbeKind::TcpSack {
+                source_port: flow.source_port,
+                destination_port: flow.destination_port,
+                sequence: next.wrapping_add(u32::from(ttl)),
+                acknowledgment,
+                timestamps,
+            },
+        }
+    }
+
+    fn quoted(&self, flow: &Flow, quoted: &Quoted) -> Option<QuotedProbe> {
+        quoted_segment(flow, quoted, self.connection.as_ref()?.next)
+    }
+
+    fn direct(&mut self, _: &Flow, reply: &Reply, _: Time) -> Verdict {
+        let ReplyKind::Tcp(tcp) = &reply.kind else {
+            return Verdict::Reject;
+        };
+        match self.connection.as_ref().map(|connection| connection.next) {
+            None => self.handshake(tcp),
+            Some(next) => self.acknowledgment(tcp, next),
+        }
+    }
+
+    fn time_exceeded_from_target_is_destination(&self) -> bool {
+        true
+    }
+
+    fn failure_without_destination(&self) -> Option<TraceError> {
+        if self.acknowledged_without_sack {
+            Some(not_supported("the target acknowledges without SACK blocks"))
+        } else if self.reset {
+            Some(not_supported("the target reset the connection"))
+        } else {
+            None
+        }
+    }
+}
+
+/// The error on which `prefer_sack` falls back.
+pub(crate) fn not_supported(cause: impl Into<String>) -> TraceError {
+    TraceError::SackNotSupported(cause.into())
+}

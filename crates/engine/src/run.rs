@@ -1,0 +1,616 @@
+//! One trace as a state machine: which probe goes out when, which answer counts, and when the result is final.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use traceroute_net::Time;
+use traceroute_wire::{IcmpError, MplsStack, Probe, Reply, ReplyKind};
+
+use crate::key::Key;
+use crate::method::{self, Flow, Probing, Strategy, Verdict};
+use crate::result::{Found, Hop, HopAnswer, TraceError, TraceResult};
+
+/// How a trace probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// ICMP echo requests, in parallel.
+    Icmp,
+    /// UDP datagrams, in parallel.
+    Udp,
+    /// TCP SYN segments, one after the other.
+    TcpSyn,
+    /// TCP bytes answered by selective acknowledgments, in parallel.
+    TcpSack,
+}
+
+impl Method {
+    /// Time between probes: 50 ms, for SACK 10 ms.
+    pub fn default_delay(self) -> Duration {
+        match self {
+            Method::TcpSack => Duration::from_millis(10),
+            Method::Icmp | Method::Udp | Method::TcpSyn => Duration::from_millis(50),
+        }
+    }
+}
+
+/// What to trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceSpec {
+    /// How to probe.
+    pub method: Method,
+    /// Target address.
+    pub target: IpAddr,
+    /// Probed port; unused for ICMP.
+    pub port: u16,
+    /// First TTL probed, in hops, at least 1.
+    pub first_ttl: u8,
+    /// Last TTL probed, in hops, at least `first_ttl`.
+    pub max_ttl: u8,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Time between probes.
+    pub delay: Duration,
+}
+
+impl TraceSpec {
+    /// A trace of all TTLs from 1 to `max_ttl` with the method's usual delay.
+    pub fn full(method: Method, target: IpAddr, port: u16, max_ttl: u8, timeout: Duration) -> Self {
+        TraceSpec {
+            method,
+            target,
+            port,
+            first_ttl: 1,
+            max_ttl,
+            timeout,
+            delay: method.default_delay(),
+        }
+    }
+
+    /// A single probe with TTL `ttl`.
+    pub fn single(method: Method, target: IpAddr, port: u16, ttl: u8, timeout: Duration) -> Self {
+        TraceSpec {
+            first_ttl: ttl,
+            ..TraceSpec::full(method, target, port, ttl, timeout)
+        }
+    }
+}
+
+/// How long after connecting the handshake must have been seen on the wire.
+const HANDSHAKE_SIGHT: Duration = Duration::from_millis(500);
+
+/// What a run wants when its time has come.
+#[derive(Debug)]
+pub(crate) enum Due {
+    Connect,
+    Send { ttl: u8 },
+    Nothing,
+    Finish,
+}
+
+/// What became of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Credit {
+    /// It answered a probe.
+    Matched {
+        translated: bool,
+        found: Option<Found>,
+    },
+    Duplicate,
+    Rejected,
+    /// Genuine, but says nothing about a probe.
+    Irrelevant,
+    /// New keys are known.
+    Ready,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Time,
+    by_kernel: bool,
+    answer: Option<Received>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    from: IpAddr,
+    at: Time,
+    destination: bool,
+    error: Option<IcmpError>,
+    reply_ttl: u8,
+    quoted_ttl: u8,
+    mpls: MplsStack,
+}
+
+enum Phase {
+    /// Nothing done yet.
+    Start,
+    /// Waiting for a connection and for its handshake to be seen.
+    Handshake {
+        connected: bool,
+        deadline: Time,
+    },
+    Probing,
+    Failed(TraceError),
+}
+
+/// Answers of a service that carry no identifier.
+struct Unordered {
+    first_at: Time,
+    from: IpAddr,
+    reply_ttl: u8,
+    count: u32,
+}
+
+pub(crate) struct Run {
+    spec: TraceSpec,
+    flow: Flow,
+    method: Box<dyn Probing>,
+    phase: Phase,
+    /// By TTL − first TTL; `None`: the kernel refused to send it.
+    probes: Vec<Option<Sent>>,
+    next_send: Time,
+    /// When the last probe was sent, for the final timeout.
+    last_sent: Time,
+    /// Lowest TTL for which the destination answered.
+    destination: Option<u8>,
+    unordered: Option<Unordered>,
+    probes_sent: u32,
+}
+
+impl Run {
+    pub(crate) fn new(
+        spec: TraceSpec,
+        source: IpAddr,
+        source_port: u16,
+        now: Time,
+        rng: &mut StdRng,
+    ) -> Self {
+        let destination_port = if spec.method == Method::Icmp { 0 } else { spec.port };
+        let flow = Flow {
+            source,
+            source_port,
+            destination: spec.target,
+            destination_port,
+            flow_label: rng.random_range(1..1 << 20),
+        };
+        Run {
+            spec,
+            flow,
+            method: method::new(spec.method, now, rng),
+            phase: Phase::Start,
+            probes: Vec::new(),
+            next_send: now,
+            last_sent: now,
+            destination: None,
+            unordered: None,
+            probes_sent: 0,
+        }
+    }
+
+    /// The same trace with other identifiers, because these collided.
+    pub(crate) fn renew_identifiers(&mut self, now: Time, rng: &mut StdRng) {
+        self.method = method::new(self.spec.method, now, rng);
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + use<> {
+        self.method.keys(&self.flow).into_iter().flatten()
+    }
+
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    pub(crate) fn has_connection(&self) -> bool {
+        self.method.needs_handshake()
+    }
+
+    /// When [`Run::due`] must be called next.
+    pub(crate) fn wake_at(&self) -> Time {
+        match &self.phase {
+            Phase::Start => self.next_send,
+            Phase::Handshake { deadline, .. } => *deadline,
+            Phase::Failed(_) => Time::ZERO,
+            Phase::Probing if self.is_complete() => Time::ZERO,
+            Phase::Probing => self.probing_wake(),
+        }
+    }
+
+    fn probing_wake(&self) -> Time {
+        let patience = self.last_sent + self.spec.timeout;
+        if !self.may_send_more() {
+            return patience;
+        }
+        match (self.method.strategy(), self.probes.last()) {
+            // Serial: silence costs the timeout, but never less than the delay.
+            (Strategy::Serial, Some(Some(Sent { answer: None, .. }))) => patience.max(self.next_send),
+            _ => self.next_send,
+        }
+    }
+
+    /// What to do at `now`, when [`Run::wake_at`] has come.
+    pub(crate) fn due(&mut self, now: Time) -> Due {
+        if now < self.wake_at() {
+            return Due::Nothing;
+        }
+        match &self.phase {
+            Phase::Start if self.method.needs_handshake() => {
+                self.phase = Phase::Handshake {
+                    connected: false,
+                    deadline: now + self.spec.timeout,
+                };
+                Due::Connect
+            }
+            Phase::Start => {
+                self.phase = Phase::Probing;
+                self.due(now)
+            }
+            Phase::Handshake { connected, .. } => {
+                self.phase = Phase::Failed(self.handshake_timeout(*connected));
+                Due::Finish
+            }
+            Phase::Failed(_) => Due::Finish,
+            Phase::Probing if self.is_complete() || !self.may_send_more() => Due::Finish,
+            Phase::Probing => Due::Send { ttl: self.next_ttl() },
+        }
+    }
+
+    fn handshake_timeout(&self, connected: bool) -> TraceError {
+        let Flow {
+            destination,
+            destination_port,
+            ..
+        } = self.flow;
+        if connected {
+            return TraceError::Handshake(format!(
+                "connected to {destination} port {destination_port}, but saw no SYN-ACK within {} ms",
+                HANDSHAKE_SIGHT.as_millis()
+            ));
+        }
+        method::sack::not_supported(format!(
+            "no connection to {destination} port {destination_port} within {} ms",
+            self.spec.timeout.as_millis()
+        ))
+    }
+
+    fn next_ttl(&self) -> u8 {
+        self.spec.first_ttl.saturating_add(self.probes.len() as u8)
+    }
+
+    fn may_send_more(&self) -> bool {
+        let planned = usize::from(self.spec.max_ttl - self.spec.first_ttl) + 1;
+        self.probes.len() < planned && self.destination.is_none() && self.unordered.is_none()
+    }
+
+    /// Nothing that may still arrive can change the result.
+    fn is_complete(&self) -> bool {
+        let answered = |probe: &Option<Sent>| probe.is_none_or(|sent| sent.answer.is_some());
+        match (self.destination, self.method.strategy()) {
+            (Some(_), Strategy::Serial) => true,
+            (Some(ttl), Strategy::Parallel) => self.probes.iter().take(self.index(ttl)).all(answered),
+            (None, _) => {
+                !self.may_send_more() && self.unordered.is_none() && self.probes.iter().all(answered)
+            }
+        }
+    }
+
+    fn index(&self, ttl: u8) -> usize {
+        usize::from(ttl.saturating_sub(self.spec.first_ttl))
+    }
+
+    fn probe_mut(&mut self, ttl: u8) -> Option<&mut Sent> {
+        let index = usize::from(ttl.checked_sub(self.spec.first_ttl)?);
+        self.probes.get_mut(index)?.as_mut()
+    }
+
+    /// The packet for `ttl`.
+    pub(crate) fn probe(&self, ttl: u8, now: Time) -> Probe {
+        let outline = self.method.outline(&self.flow, ttl, now);
+        Probe {
+            source: self.flow.source,
+            destination: self.flow.destination,
+            ttl,
+            identification: outline.identification,
+            flow_label: self.flow.flow_label,
+            kind: outline.kind,
+        }
+    }
+
+    /// The probe that [`Run::due`] asked for has left.
+    pub(crate) fn sent(&mut self, ttl: u8, at: Time) {
+        if ttl != self.next_ttl() || !self.may_send_more() {
+            return;
+        }
+        self.probes.push(Some(Sent {
+            at,
+            by_kernel: false,
+            answer: None,
+        }));
+        self.probes_sent += 1;
+        self.last_sent = at;
+        self.next_send = at + self.spec.delay;
+    }
+
+    /// The kernel knows better when the probe left.
+    pub(crate) fn sent_by_kernel(&mut self, ttl: u8, at: Time) {
+        if let Some(sent) = self.probe_mut(ttl)
+            && sent.answer.is_none()
+        {
+            sent.at = at;
+            sent.by_kernel = true;
+        }
+    }
+
+    /// The probe could not be sent now; try again at `again`.
+    pub(crate) fn postpone(&mut self, again: Time) {
+        self.next_send = again;
+    }
+
+    /// The kernel refused the probe. Ends the trace when none has left yet.
+    pub(crate) fn send_failed(&mut self, at: Time, error: TraceError) {
+        if self.probes_sent == 0 {
+            self.phase = Phase::Failed(error);
+        } else if self.may_send_more() {
+            self.probes.push(None);
+            self.next_send = at + self.spec.delay;
+        }
+    }
+
+    pub(crate) fn connected(&mut self, now: Time) {
+        if let Phase::Handshake { connected, deadline } = &mut self.phase {
+            *connected = true;
+            *deadline = now + HANDSHAKE_SIGHT;
+            self.start_probing_if_ready(now);
+        }
+    }
+
+    pub(crate) fn connect_failed(&mut self, cause: &traceroute_net::NetError) {
+        if matches!(self.phase, Phase::Handshake { .. }) {
+            self.phase = Phase::Failed(method::sack::not_supported(cause.to_string()));
+        }
+    }
+
+    pub(crate) fn fail(&mut self, error: TraceError) {
+        self.phase = Phase::Failed(error);
+    }
+
+    fn start_probing_if_ready(&mut self, now: Time) {
+        let seen = self.keys().nth(1).is_some();
+        if seen && matches!(self.phase, Phase::Handshake { connected: true, .. }) {
+            self.phase = Phase::Probing;
+            self.next_send = now;
+        }
+    }
+
+    /// Takes a reply whose key led here.
+    pub(crate) fn reply(&mut self, reply: &Reply, at: Time) -> Credit {
+        if reply.destination != self.flow.source {
+            return Credit::Rejected;
+        }
+        match &reply.kind {
+            ReplyKind::IcmpError { error, quoted, mpls } => {
+                let Some(probe) = self.method.quoted(&self.flow, quoted) else {
+                    return Credit::Rejected;
+                };
+                let received = Received {
+                    from: reply.source,
+                    at,
+                    destination: self.is_destination(reply.source, *error),
+                    error: Some(*error),
+                    reply_ttl: reply.ttl,
+                    quoted_ttl: quoted.ttl,
+                    mpls: *mpls,
+                };
+                self.credit(probe.ttl, received, probe.translated)
+            }
+            _ => self.direct(reply, at),
+        }
+    }
+
+    fn is_destination(&self, from: IpAddr, error: IcmpError) -> bool {
+        let counts = match error {
+            IcmpError::Unreachable { .. } => true,
+            IcmpError::TimeExceeded => self.method.time_exceeded_from_target_is_destination(),
+        };
+        counts && from == self.flow.destination
+    }
+
+    fn direct(&mut self, reply: &Reply, at: Time) -> Credit {
+        let received = Received {
+            from: reply.source,
+            at,
+            destination: true,
+            error: None,
+            reply_ttl: reply.ttl,
+            quoted_ttl: 0,
+            mpls: MplsStack::default(),
+        };
+        match self.method.direct(&self.flow, reply, at) {
+            Verdict::Ignore => Credit::Irrelevant,
+            Verdict::Reject => Credit::Rejected,
+            Verdict::Answer { ttl } => self.credit(ttl, received, false),
+            Verdict::AnswerIfSole => match self.sole_unanswered() {
+                Some(ttl) => self.credit(ttl, received, false),
+                None => Credit::Rejected,
+            },
+            Verdict::AnswerInOrder => self.credit_in_order(received),
+            Verdict::Ready => {
+                self.start_probing_if_ready(at);
+                Credit::Ready
+            }
+            Verdict::Fail(error) => {
+                self.phase = Phase::Failed(error);
+                Credit::Irrelevant
+            }
+        }
+    }
+
+    /// The kernel itself matched an answer to the probe for `ttl`.
+    pub(crate) fn answered(&mut self, ttl: u8, from: IpAddr, error: Option<IcmpError>, at: Time) -> Credit {
+        let destination = error.is_none_or(|error| self.is_destination(from, error));
+        let received = Received {
+            from,
+            at,
+            destination,
+            error,
+            reply_ttl: 0,
+            quoted_ttl: 0,
+            mpls: MplsStack::default(),
+        };
+        self.credit(ttl, received, false)
+    }
+
+    fn credit(&mut self, ttl: u8, received: Received, translated: bool) -> Credit {
+        let Some(sent) = self.probe_mut(ttl) else {
+            return Credit::Rejected;
+        };
+        match &sent.answer {
+            // The destination's answer replaces a router's, otherwise the first one counts.
+            Some(earlier) if earlier.destination || !received.destination => return Credit::Duplicate,
+            _ => {}
+        }
+        sent.answer = Some(received);
+        let rtt = rtt(sent.at, received.at);
+        if received.destination {
+            self.destination = Some(self.destination.map_or(ttl, |lowest| lowest.min(ttl)));
+        } else {
+            self.settle_unordered(false);
+        }
+        let found = Found {
+            ttl,
+            address: received.from,
+            rtt,
+            destination: received.destination,
+        };
+        Credit::Matched {
+            translated,
+            found: Some(found),
+        }
+    }
+
+    fn sole_unanswered(&self) -> Option<u8> {
+        let mut unanswered = self.unanswered();
+        let ttl = unanswered.next()?;
+        unanswered.next().is_none().then_some(ttl)
+    }
+
+    fn unanswered(&self) -> impl Iterator<Item = u8> + '_ {
+        let ttls = self.spec.first_ttl..=self.spec.max_ttl;
+        ttls.zip(&self.probes)
+            .filter_map(|(ttl, probe)| probe.filter(|sent| sent.answer.is_none()).map(|_| ttl))
+    }
+
+    fn credit_in_order(&mut self, received: Received) -> Credit {
+        if self.destination.is_some() || self.probes.is_empty() {
+            return Credit::Duplicate;
+        }
+        match &mut self.unordered {
+            Some(unordered) => unordered.count += 1,
+            None => {
+                let Received {
+                    from, at, reply_ttl, ..
+                } = received;
+                self.unordered = Some(Unordered {
+                    first_at: at,
+                    from,
+                    reply_ttl,
+                    count: 1,
+                });
+            }
+        }
+        let found = self.settle_unordered(false);
+        Credit::Matched {
+            translated: false,
+            found,
+        }
+    }
+
+    /// A service's answers carry no identifier, but it answers every probe that reaches it, in order. So with probes up
+    /// to TTL s sent and n answers, the first answer is to TTL s − n + 1, once all of them are in: when there are as many as there
+    /// are unanswered probes behind the last router that answered, or when time is up (`finally`).
+    fn settle_unordered(&mut self, finally: bool) -> Option<Found> {
+        let unordered = self.unordered.as_ref()?;
+        let last_router = self
+            .probes
+            .iter()
+            .rposition(|probe| probe.is_some_and(|sent| sent.answer.is_some()));
+        let lowest = last_router.map_or(0, |index| index + 1);
+        let candidates = self.probes.len().checked_sub(lowest).filter(|count| *count > 0)?;
+        let answers = (unordered.count as usize).min(candidates);
+        if answers < candidates && !finally {
+            return None;
+        }
+        let index = self.probes.len() - answers;
+        let Unordered {
+            first_at: at,
+            from,
+            reply_ttl,
+            ..
+        } = self.unordered.take()?;
+        let sent = self.probes.get_mut(index)?.as_mut()?;
+        let answer = Received {
+            from,
+            at,
+            destination: true,
+            error: None,
+            reply_ttl,
+            quoted_ttl: 0,
+            mpls: MplsStack::default(),
+        };
+        sent.answer = Some(answer);
+        let ttl = self.spec.first_ttl + index as u8;
+        self.destination = Some(ttl);
+        Some(Found {
+            ttl,
+            address: from,
+            rtt: rtt(sent.at, at),
+            destination: true,
+        })
+    }
+
+    /// The result; the run is over.
+    pub(crate) fn finish(mut self) -> Result<TraceResult, TraceError> {
+        self.settle_unordered(true);
+        if let Phase::Failed(error) = self.phase {
+            return Err(error);
+        }
+        if self.destination.is_none()
+            && let Some(error) = self.method.failure_without_destination()
+        {
+            return Err(error);
+        }
+        let last = self.destination.unwrap_or(self.spec.max_ttl);
+        let hops = (self.spec.first_ttl..=last).map(|ttl| self.hop(ttl)).collect();
+        Ok(TraceResult {
+            source: self.flow.source,
+            source_port: self.method.reported_source_port(&self.flow),
+            destination: self.flow.destination,
+            destination_port: self.flow.destination_port,
+            hops,
+            probes_sent: self.probes_sent,
+        })
+    }
+
+    fn hop(&self, ttl: u8) -> Hop {
+        let sent = self.probes.get(self.index(ttl)).copied().flatten();
+        let answer = sent.and_then(|sent| {
+            sent.answer.map(|received| HopAnswer {
+                address: received.from,
+                rtt: rtt(sent.at, received.at),
+                destination: received.destination,
+                error: received.error,
+                reply_ttl: received.reply_ttl,
+                quoted_ttl: received.quoted_ttl,
+                mpls: received.mpls,
+                kernel_stamped: sent.by_kernel,
+            })
+        });
+        Hop { ttl, answer }
+    }
+}
+
+/// Round-trip time; at least a nanosecond, because zero stands for "no answer" in results.
+fn rtt(sent: Time, received: Time) -> Duration {
+    received.since(sent).max(Duration::from_nanos(1))
+}
