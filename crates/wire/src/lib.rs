@@ -5,13 +5,26 @@
 //!
 //! - [`Probe`] says what one probe looks like; [`Probe::encode`] writes the complete packet, IP header included.
 //! - [`decode()`] reads a captured packet, starting at its IP header, into a [`Reply`].
-//! - [`filter`] holds the classic BPF program that lets only packets through that [`decode()`] could understand.
+//! - `filter` holds the classic BPF program that lets only packets through that [`decode()`] could understand.
 #![forbid(unsafe_code)]
+// All headers are borrowed, be they 8 bytes long or 40.
+#![allow(clippy::trivially_copy_pass_by_ref)]
 
+mod checksum;
+mod decode;
+mod echo;
+mod icmp;
+mod ip;
+mod layout;
+mod mpls;
 mod probe;
 mod reply;
+mod tcp;
+mod udp;
+mod writer;
 
-pub use probe::{Probe, ProbeKind, TcpTimestamps, UDP_IPV6_BASE_LEN};
+pub use decode::decode;
+pub use probe::{MAX_PROBE_LEN, Probe, ProbeKind, TcpTimestamps, UDP_IPV6_BASE_LEN};
 pub use reply::{
     Checksums, IcmpError, Ignored, MplsLabel, MplsStack, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo,
     TcpFlags, TcpReply, UdpReply,

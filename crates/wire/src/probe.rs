@@ -2,6 +2,15 @@
 
 use std::net::IpAddr;
 
+use crate::layout::protocol;
+use crate::tcp::ProbeSegment;
+use crate::writer::Writer;
+use crate::{echo, ip, tcp, udp};
+
+/// Size of the buffer for [`Probe::encode`], in bytes. The longest probe is UDP over IPv6 with hop limit 255:
+/// 40 + 8 + 260 bytes.
+pub const MAX_PROBE_LEN: usize = 512;
+
 /// UDP length of an IPv6 datagram with TTL 0: 8 bytes of header, 5 of payload. A probe's is this plus its TTL.
 pub const UDP_IPV6_BASE_LEN: u32 = 8 + 5;
 
@@ -89,4 +98,81 @@ pub struct TcpTimestamps {
     pub value: u32,
     /// `TSecr`: the value echoed.
     pub echo: u32,
+}
+
+impl Probe {
+    /// Writes the complete packet, IP header included, in network byte order with all checksums, and returns it.
+    ///
+    /// `None` when `source` and `destination` are of different families.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8; MAX_PROBE_LEN]) -> Option<&'b [u8]> {
+        let header_len = ip::header_len(self.destination);
+        let (header, body) = buffer.split_at_mut_checked(header_len)?;
+        let mut out = Writer::new(body);
+        self.kind.write(&mut out, self)?;
+        let len = out.written().len();
+        ip::write_header(header, self, self.kind.protocol(self.destination), len as u16)?;
+        buffer.get(..header_len + len)
+    }
+}
+
+impl ProbeKind {
+    /// Whether IPv4's DF bit is set.
+    pub(crate) fn dont_fragment(&self) -> bool {
+        matches!(self, ProbeKind::Udp { .. })
+    }
+
+    fn protocol(&self, destination: IpAddr) -> u8 {
+        match self {
+            ProbeKind::Echo { .. } => echo::icmp_protocol(destination),
+            ProbeKind::Udp { .. } => protocol::UDP,
+            ProbeKind::TcpSyn { .. } | ProbeKind::TcpSack { .. } => protocol::TCP,
+        }
+    }
+
+    fn write(&self, out: &mut Writer<'_>, probe: &Probe) -> Option<()> {
+        match *self {
+            ProbeKind::Echo {
+                identifier,
+                sequence,
+                tag,
+                cookie,
+            } => echo::write(out, probe, identifier, sequence, tag, cookie),
+            ProbeKind::Udp {
+                source_port,
+                destination_port,
+                tag,
+            } => udp::write(out, probe, source_port, destination_port, tag),
+            ProbeKind::TcpSyn {
+                source_port,
+                destination_port,
+                sequence,
+            } => {
+                let segment = ProbeSegment {
+                    source_port,
+                    destination_port,
+                    sequence,
+                    acknowledgment: None,
+                    timestamps: None,
+                };
+                tcp::write(out, probe, &segment)
+            }
+            ProbeKind::TcpSack {
+                source_port,
+                destination_port,
+                sequence,
+                acknowledgment,
+                timestamps,
+            } => {
+                let acknowledgment = Some(acknowledgment);
+                let segment = ProbeSegment {
+                    source_port,
+                    destination_port,
+                    sequence,
+                    acknowledgment,
+                    timestamps,
+                };
+                tcp::write(out, probe, &segment)
+            }
+        }
+    }
 }

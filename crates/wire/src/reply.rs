@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::TcpTimestamps;
+use crate::{TcpTimestamps, echo, udp};
 
 /// A packet that may answer a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,33 @@ pub enum QuotedTransport {
         /// Sequence number.
         sequence: u32,
     },
+}
+
+impl Quoted {
+    /// What a NAT leaves of the transport checksum: a value in `0..0xFFFF` that equals the `tag` that the probe was
+    /// encoded with, even when the quote shows a source address, source port or echo identifier that is not ours.
+    ///
+    /// A NAT that rewrites one of these must adjust the checksum by the difference (RFC 3022 §4.1 and §4.2, RFC 1624), so
+    /// the ones' complement sum (RFC 1071) of the checksum and the rewritten fields stays the same. For UDP these are
+    /// the source address and port; for echo requests the identifier and in IPv6, where the checksum covers it, the
+    /// source address. The sum is taken modulo 0xFFFF because ones' complement has two zeros and devices disagree
+    /// about which to use (RFC 1624 §3).
+    ///
+    /// `None` for TCP, whose checksum is not in the first 8 bytes, and for UDP without checksum, as some NATs leave it.
+    pub fn tag(&self) -> Option<u16> {
+        let (checksum, rewritable) = match self.transport {
+            QuotedTransport::Echo {
+                identifier, checksum, ..
+            } => (checksum, echo::rewritable(self.source, identifier)),
+            QuotedTransport::Udp { checksum: 0, .. } | QuotedTransport::Tcp { .. } => return None,
+            QuotedTransport::Udp {
+                source_port,
+                checksum,
+                ..
+            } => (checksum, udp::rewritable(self.source, source_port)),
+        };
+        Some(rewritable.word(checksum).residue())
+    }
 }
 
 /// A TCP segment from a target.
@@ -216,7 +243,8 @@ pub enum Checksums {
     /// Verify them: a wrong one means [`Ignored::BadChecksum`].
     Verify,
     /// The packet comes from this host with its checksum left to the device (`TP_STATUS_CSUMNOTREADY`): TCP and UDP
-    /// checksums cannot be verified. ICMP checksums still are: the kernel always computes those in software.
+    /// checksums cannot be verified, and an IPv4 header checksum of 0 is accepted. ICMP checksums still are verified: the
+    /// kernel always computes those in software.
     Offloaded,
 }
 

@@ -1,0 +1,75 @@
+//! ICMP extensions (RFC 4884) and the MPLS label stacks in them (RFC 4950).
+
+use crate::checksum::Sum;
+use crate::layout::{u8_at, u16_at, u32_at};
+use crate::{MplsLabel, MplsStack};
+
+/// Bytes that a quote takes at least when extensions follow (RFC 4884 §3), and exactly when its length is not given (§5.5).
+const MIN_QUOTE_LEN: usize = 128;
+/// Extension structure version (RFC 4884 §7).
+const VERSION: u8 = 2;
+/// Extension and object headers are this long (RFC 4884 §7, §7.1).
+const HEADER_LEN: usize = 4;
+/// Class and type of an incoming label stack (RFC 4950 §3).
+const MPLS_STACK: [u8; 2] = [1, 1];
+
+/// Splits the part of an ICMP error behind its header into the quoted packet and the labels in the extensions.
+///
+/// `quote_len` is the length attribute in bytes, 0 when absent. Extensions that are broken are none: then everything is
+/// quote. Where the length attribute is absent, as senders from before RFC 4884 leave it, only a checksum tells extensions
+/// from more quoted bytes, so it must be there.
+pub(crate) fn split_extensions(body: &[u8], quote_len: usize) -> (&[u8], MplsStack) {
+    let announced = quote_len != 0;
+    let at = if announced { quote_len } else { MIN_QUOTE_LEN };
+    if at < MIN_QUOTE_LEN {
+        return (body, MplsStack::default());
+    }
+    match body.split_at_checked(at) {
+        Some((quote, extensions)) if is_valid(extensions, announced) => (quote, parse(extensions)),
+        _ => (body, MplsStack::default()),
+    }
+}
+
+/// A zero checksum means that there is none (RFC 4884 §7).
+fn is_valid(extensions: &[u8], announced: bool) -> bool {
+    let Some(header) = extensions.first_chunk::<HEADER_LEN>() else {
+        return false;
+    };
+    let no_checksum = u16_at::<2, _>(header) == 0;
+    u8_at::<0, _>(header) >> 4 == VERSION
+        && ((no_checksum && announced) || Sum::default().bytes(extensions).is_valid())
+}
+
+/// Collects the labels of all label stack objects up to the first broken object.
+fn parse(extensions: &[u8]) -> MplsStack {
+    let mut stack = MplsStack::default();
+    let mut objects = extensions.get(HEADER_LEN..).unwrap_or_default();
+    while let Some((class, payload, rest)) = next_object(objects) {
+        if class == MPLS_STACK {
+            let (entries, _) = payload.as_chunks::<4>();
+            for entry in entries {
+                stack.push(label(entry));
+            }
+        }
+        objects = rest;
+    }
+    stack
+}
+
+/// The next object's class and type, its payload, and what is behind it.
+fn next_object(objects: &[u8]) -> Option<([u8; 2], &[u8], &[u8])> {
+    let [high, low, class, kind] = *objects.first_chunk()?;
+    let (object, rest) = objects.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
+    Some(([class, kind], object.get(HEADER_LEN..)?, rest))
+}
+
+/// A label stack entry (RFC 3032 §2.1).
+fn label(entry: &[u8; 4]) -> MplsLabel {
+    let word = u32_at::<0, _>(entry);
+    MplsLabel {
+        label: word >> 12,
+        traffic_class: (word >> 9 & 0b111) as u8,
+        bottom: word >> 8 & 1 != 0,
+        ttl: word as u8,
+    }
+}

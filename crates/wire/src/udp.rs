@@ -1,0 +1,121 @@
+//! UDP: the probe, its quote, and the answer of a service.
+
+use std::net::IpAddr;
+
+use crate::checksum::{Sum, balance};
+use crate::ip::Segment;
+use crate::layout::{QUOTED_TRANSPORT_LEN, protocol, u16_at, udp};
+use crate::writer::Writer;
+use crate::{Checksums, Ignored, Probe, QuotedTransport, UdpReply};
+
+/// What probe payloads start with.
+const SIGNATURE: [u8; 5] = *b"NSMNC";
+
+/// The sum of those checksummed fields that a NAT may rewrite.
+pub(crate) fn rewritable(source: IpAddr, source_port: u16) -> Sum {
+    Sum::default().address(source).word(source_port)
+}
+
+/// Writes a UDP probe.
+pub(crate) fn write(
+    out: &mut Writer<'_>,
+    probe: &Probe,
+    source_port: u16,
+    destination_port: u16,
+    tag: u16,
+) -> Option<()> {
+    let payload_len = match probe.destination {
+        IpAddr::V4(_) => SIGNATURE.len() + 5,
+        IpAddr::V6(_) => SIGNATURE.len() + usize::from(probe.ttl),
+    };
+    let len = udp::HEADER_LEN + payload_len;
+    out.put_u16(source_port)?;
+    out.put_u16(destination_port)?;
+    out.put_u16(len as u16)?;
+    out.put_u16(0)?;
+    match probe.destination {
+        IpAddr::V4(_) => write_v4_payload(out, probe.identification)?,
+        IpAddr::V6(_) => write_v6_payload(out, payload_len)?,
+    }
+
+    let pseudo = Sum::default().pseudo_header(probe.source, probe.destination, protocol::UDP, len);
+    // The checksum works on words, so the balance must be at an even offset; the header's length is even.
+    let balance_at = udp::HEADER_LEN + (payload_len / 2 - 1) * 2;
+    out.set_u16(balance_at, 0)?;
+    let sum = pseudo.bytes(out.written());
+    out.set_u16(
+        balance_at,
+        balance(sum, rewritable(probe.source, source_port), tag),
+    )?;
+
+    // RFC 768: "If the computed checksum is zero, it is transmitted as all ones".
+    let checksum = match pseudo.bytes(out.written()).checksum() {
+        0 => 0xFFFF,
+        checksum => checksum,
+    };
+    out.set_u16(udp::CHECKSUM, checksum)
+}
+
+fn write_v4_payload(out: &mut Writer<'_>, identification: u16) -> Option<()> {
+    out.put(&SIGNATURE)?;
+    out.put(&[0])?;
+    out.put_u16(identification)?;
+    out.put_u16(0)
+}
+
+fn write_v6_payload(out: &mut Writer<'_>, len: usize) -> Option<()> {
+    SIGNATURE
+        .iter()
+        .cycle()
+        .take(len)
+        .try_for_each(|byte| out.put(&[*byte]))
+}
+
+/// Reads the header of a quoted datagram.
+pub(crate) fn quoted(header: &[u8; QUOTED_TRANSPORT_LEN]) -> QuotedTransport {
+    QuotedTransport::Udp {
+        source_port: u16_at::<{ udp::SOURCE_PORT }, _>(header),
+        destination_port: u16_at::<{ udp::DESTINATION_PORT }, _>(header),
+        length: u16_at::<{ udp::LENGTH }, _>(header),
+        checksum: u16_at::<{ udp::CHECKSUM }, _>(header),
+    }
+}
+
+/// Reads a datagram from a target.
+pub(crate) fn reply(segment: &Segment<'_>, checksums: Checksums) -> Result<UdpReply, Ignored> {
+    let header = segment.bytes.first_chunk().ok_or(Ignored::Truncated)?;
+    // May be less than the IP header says (RFC 768 leaves what follows undefined), not more.
+    let len = usize::from(u16_at::<{ udp::LENGTH }, { udp::HEADER_LEN }>(header));
+    if len < udp::HEADER_LEN || len > segment.len {
+        return Err(Ignored::Malformed);
+    }
+    if checksums == Checksums::Verify {
+        verify(segment, len, u16_at::<{ udp::CHECKSUM }, _>(header))?;
+    }
+    let datagram = segment.bytes.get(..len).unwrap_or(segment.bytes);
+    Ok(UdpReply {
+        source_port: u16_at::<{ udp::SOURCE_PORT }, _>(header),
+        destination_port: u16_at::<{ udp::DESTINATION_PORT }, _>(header),
+        payload_len: (len - udp::HEADER_LEN) as u16,
+        echoed_identification: datagram.get(udp::HEADER_LEN..).and_then(echoed_identification),
+    })
+}
+
+/// Verifies the checksum of a datagram of `len` bytes, unless the capture cut it short: see [`decode`](crate::decode()).
+fn verify(segment: &Segment<'_>, len: usize, checksum: u16) -> Result<(), Ignored> {
+    let valid = match (checksum, segment.bytes.get(..len)) {
+        // RFC 768: no checksum; RFC 8200 §8.1 forbids that.
+        (0, _) => segment.source.is_ipv4(),
+        (_, Some(datagram)) => segment.pseudo_header(len).bytes(datagram).is_valid(),
+        (_, None) => true,
+    };
+    if valid { Ok(()) } else { Err(Ignored::BadChecksum) }
+}
+
+fn echoed_identification(payload: &[u8]) -> Option<u16> {
+    let (high_low, _) = payload
+        .strip_prefix(&SIGNATURE)?
+        .strip_prefix(&[0])?
+        .split_first_chunk()?;
+    Some(u16::from_be_bytes(*high_low))
+}
