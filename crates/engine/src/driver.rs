@@ -166,10 +166,13 @@ impl Drop for Trace {
     }
 }
 
+/// A port reserved for a trace: for which protocol, on which address.
+type ReservedPort = (Transport, IpAddr, u16);
+
 /// A trace as the thread knows it.
 struct Job {
     ticket: u64,
-    port: Option<(Transport, IpAddr, u16)>,
+    port: Option<ReservedPort>,
     on_found: Option<OnFound>,
     result: oneshot::Sender<Result<TraceResult, TraceError>>,
 }
@@ -290,7 +293,7 @@ impl Pump {
         }
     }
 
-    fn begin(&mut self, spec: TraceSpec) -> Result<(TraceId, Option<(Transport, IpAddr, u16)>), TraceError> {
+    fn begin(&mut self, spec: TraceSpec) -> Result<(TraceId, Option<ReservedPort>), TraceError> {
         let network = open_network(&mut self.network, &self.open, &self.publish)?;
         let source = network.prepare(spec.target)?;
         let port = match method::transport(spec.method) {
@@ -425,7 +428,7 @@ fn open_network<'n>(
     Ok(network.insert(opened))
 }
 
-fn release(network: &mut dyn Network, port: Option<(Transport, IpAddr, u16)>) {
+fn release(network: &mut dyn Network, port: Option<ReservedPort>) {
     if let Some((transport, source, port)) = port {
         network.release_port(transport, source, port);
     }

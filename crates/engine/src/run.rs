@@ -505,20 +505,17 @@ impl Run {
         if self.destination.is_some() || self.probes.is_empty() {
             return Credit::Duplicate;
         }
-        match &mut self.unordered {
-            Some(unordered) => unordered.count += 1,
-            None => {
-                let Received {
-                    from, at, reply_ttl, ..
-                } = received;
-                self.unordered = Some(Unordered {
-                    first_at: at,
-                    from,
-                    reply_ttl,
-                    count: 1,
-                });
-            }
-        }
+        let Received {
+            from, at, reply_ttl, ..
+        } = received;
+        self.unordered
+            .get_or_insert(Unordered {
+                first_at: at,
+                from,
+                reply_ttl,
+                count: 0,
+            })
+            .count += 1;
         let found = self.settle_unordered(false);
         Credit::Matched {
             translated: false,

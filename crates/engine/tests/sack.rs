@@ -1,0 +1,175 @@
+//! SACK traces on simulated paths.
+
+mod support;
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+
+use support::*;
+use traceroute_engine::{Method, TraceSpec};
+use traceroute_net::Time;
+use traceroute_wire::{Probe, ProbeKind, Reply, ReplyKind, TcpTimestamps};
+
+const NEXT: u32 = 0xFFFF_FFF0; // wraps within the TTLs
+
+fn syn_ack(permitted: bool) -> Reply {
+    let mut reply = tcp(target(), 33434, 40000, SYN_ACK, NEXT);
+    if let ReplyKind::Tcp(tcp) = &mut reply.kind {
+        tcp.sack.permitted = permitted;
+        tcp.timestamps = Some(TcpTimestamps {
+            value: 555,
+            echo: 1000,
+        });
+    }
+    reply
+}
+
+fn simulate(
+    path: impl FnMut(Time, &Probe) -> Vec<(Time, Reply)>,
+    prepare: impl FnOnce(&mut Simulation),
+) -> String {
+    let mut simulation = Simulation::new(path);
+    prepare(&mut simulation);
+    let id = simulation.start(TraceSpec {
+        max_ttl: 6,
+        ..spec(Method::TcpSack)
+    });
+    simulation.run();
+    assert_eq!(
+        (simulation.engine.table_len(), simulation.engine.running()),
+        (0, 0)
+    );
+    match &simulation.finished[&id].1 {
+        Ok(_) => simulation.summary(id),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn finds_the_path_by_selective_acknowledgments() {
+    let found = simulate(straight(4), |simulation| simulation.post(at(5), syn_ack(true)));
+    assert_eq!(found, "1:10.0.1.1/2 2:10.0.2.1/4 3:10.0.3.1/6 4:203.0.113.9/8!");
+}
+
+#[test]
+fn probes_carry_the_connections_numbers() {
+    let probes = RefCell::new(Vec::new());
+    let path = |now: Time, probe: &Probe| {
+        probes.borrow_mut().push((now, *probe));
+        straight(2)(now, probe)
+    };
+    simulate(path, |simulation| simulation.post(at(5), syn_ack(true)));
+    let probes = probes.borrow();
+    let (_, first) = probes[0];
+    let ProbeKind::TcpSack {
+        sequence,
+        acknowledgment,
+        timestamps,
+        ..
+    } = first.kind
+    else {
+        panic!("{first:?}")
+    };
+    assert_eq!((sequence, acknowledgment), (NEXT.wrapping_add(1), 7001));
+    // Echoed + 4 ms since the connection began + 50 + TTL.
+    assert_eq!(
+        timestamps,
+        Some(TcpTimestamps {
+            value: 1000 + 4 + 50 + 1,
+            echo: 555
+        })
+    );
+    assert_eq!(probes[1].0.since(probes[0].0), ms(10));
+}
+
+#[test]
+fn the_lowest_left_edge_counts() {
+    let path = |now: Time, probe: &Probe| match probe.ttl {
+        1 | 2 => vec![(now + ms(1), time_exceeded(probe))],
+        // The probe for TTL 4 arrives first; then both are acknowledged in two blocks.
+        3 => {
+            let mut reply = destination_answer(probe);
+            if let ReplyKind::Tcp(tcp) = &mut reply.kind {
+                tcp.sack.blocks = 2;
+                tcp.sack.left_edges = [NEXT.wrapping_add(4), NEXT.wrapping_add(3), 0, 0];
+            }
+            vec![(now + ms(30), reply)]
+        }
+        _ => vec![(now + ms(11), destination_answer(probe))],
+    };
+    let found = simulate(path, |simulation| simulation.post(at(5), syn_ack(true)));
+    assert_eq!(found, "1:10.0.1.1/1 2:10.0.2.1/1 3:203.0.113.9/30!");
+}
+
+#[test]
+fn acknowledgments_of_a_server_that_speaks_first_say_nothing() {
+    let path = |now: Time, probe: &Probe| {
+        let mut replies = straight(3)(now, probe);
+        let mut greeting = tcp(target(), 33434, 40000, ACK, NEXT);
+        if let ReplyKind::Tcp(tcp) = &mut greeting.kind {
+            tcp.payload_len = 20;
+        }
+        replies.push((now, greeting));
+        replies
+    };
+    let found = simulate(path, |simulation| simulation.post(at(5), syn_ack(true)));
+    assert_eq!(found, "1:10.0.1.1/2 2:10.0.2.1/4 3:203.0.113.9/6!");
+}
+
+#[test]
+fn not_supported_always_reads_the_same() {
+    let silent = |_: Time, _: &Probe| vec![];
+    let prefix = "SACK not supported for this target/source: ";
+    let refused = simulate(silent, |simulation| {
+        simulation.connect = Some(Err(ErrorKind::ConnectionRefused))
+    });
+    let no_connection = simulate(silent, |simulation| simulation.connect = None);
+    let not_permitted = simulate(silent, |simulation| simulation.post(at(5), syn_ack(false)));
+    let only_acks = |now: Time, probe: &Probe| match probe.ttl {
+        1 => vec![(now + ms(1), time_exceeded(probe))],
+        _ => vec![(now + ms(3), tcp(target(), 33434, 40000, ACK, NEXT))],
+    };
+    let no_blocks = simulate(only_acks, |simulation| simulation.post(at(5), syn_ack(true)));
+    let reset = |now: Time, _: &Probe| vec![(now + ms(3), tcp(target(), 33434, 40000, RST, 0))];
+    let reset = simulate(reset, |simulation| simulation.post(at(5), syn_ack(true)));
+    let causes = [refused, no_connection, not_permitted, no_blocks, reset];
+    for cause in &causes {
+        assert!(cause.starts_with(prefix), "{cause}");
+    }
+    assert!(
+        causes[0].contains("cannot connect to 203.0.113.9: connection refused"),
+        "{}",
+        causes[0]
+    );
+    assert_eq!(
+        causes[1],
+        format!("{prefix}no connection to 203.0.113.9 port 33434 within 1000 ms")
+    );
+    assert_eq!(
+        causes[2],
+        format!("{prefix}the target's SYN-ACK does not permit SACK")
+    );
+    assert_eq!(
+        causes[3],
+        format!("{prefix}the target acknowledges without SACK blocks")
+    );
+    assert_eq!(causes[4], format!("{prefix}the target reset the connection"));
+}
+
+#[test]
+fn a_handshake_that_is_not_seen_is_an_error_of_its_own() {
+    let found = simulate(|_, _: &Probe| vec![], |_| {});
+    assert_eq!(
+        found,
+        "connected to 203.0.113.9 port 33434, but saw no SYN-ACK within 500 ms"
+    );
+}
+
+#[test]
+fn a_silent_path_is_a_result_not_an_error() {
+    let found = simulate(
+        |_, _: &Probe| vec![],
+        |simulation| simulation.post(at(5), syn_ack(true)),
+    );
+    assert_eq!(found, "1:* 2:* 3:* 4:* 5:* 6:*");
+}

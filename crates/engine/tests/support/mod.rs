@@ -1,0 +1,366 @@
+//! A simulated path and clock for the engine: probes go in as [`Probe`]s, answers come back as [`Reply`]s at the time
+//! the path says, and the clock jumps from one event to the next.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "each test file uses its own part"
+)]
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use traceroute_engine::{Action, Engine, Event, Method, TraceError, TraceId, TraceResult, TraceSpec};
+use traceroute_net::{NetError, NetworkEvent, Operation, Time};
+use traceroute_wire::{
+    IcmpError, MAX_PROBE_LEN, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind,
+    SackInfo, TcpFlags, TcpReply, UdpReply,
+};
+
+pub const MS: Duration = Duration::from_millis(1);
+
+pub fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+pub fn at(millis: u64) -> Time {
+    Time::ZERO + ms(millis)
+}
+
+pub fn client() -> IpAddr {
+    "192.0.2.1".parse().unwrap()
+}
+
+pub fn target() -> IpAddr {
+    "203.0.113.9".parse().unwrap()
+}
+
+pub fn router(ttl: u8) -> IpAddr {
+    IpAddr::from([10, 0, ttl, 1])
+}
+
+pub fn spec(method: Method) -> TraceSpec {
+    TraceSpec::full(method, target(), 33434, 30, ms(1000))
+}
+
+/// What the path does with a probe sent at a time: replies with their arrival times.
+pub type Path<'p> = dyn FnMut(Time, &Probe) -> Vec<(Time, Reply)> + 'p;
+
+pub struct Simulation<'p> {
+    pub engine: Engine,
+    pub now: Time,
+    pub path: Box<Path<'p>>,
+    pub sent: Vec<(Time, Probe)>,
+    pub finished: BTreeMap<TraceId, (Time, Result<TraceResult, TraceError>)>,
+    /// Replies under way, by arrival time and order.
+    pub wire: BTreeMap<(Time, u64), Reply>,
+    sequence: u64,
+    /// Fails the n-th send (from 0).
+    pub fail_send: BTreeMap<usize, ErrorKind>,
+    attempts: usize,
+    /// How connecting ends, at once; `None`: never.
+    pub connect: Option<Result<(), ErrorKind>>,
+}
+
+impl<'p> Simulation<'p> {
+    pub fn new(path: impl FnMut(Time, &Probe) -> Vec<(Time, Reply)> + 'p) -> Self {
+        Simulation {
+            engine: Engine::new(1000, [7; 32]),
+            now: at(1),
+            path: Box::new(path),
+            sent: Vec::new(),
+            finished: BTreeMap::new(),
+            wire: BTreeMap::new(),
+            sequence: 0,
+            fail_send: BTreeMap::new(),
+            attempts: 0,
+            connect: Some(Ok(())),
+        }
+    }
+
+    pub fn start(&mut self, spec: TraceSpec) -> TraceId {
+        let port = if spec.method == Method::Icmp {
+            0
+        } else {
+            40000 + self.finished.len() as u16
+        };
+        self.engine.start(self.now, spec, client(), port).unwrap()
+    }
+
+    pub fn post(&mut self, at: Time, reply: Reply) {
+        self.sequence += 1;
+        self.wire.insert((at, self.sequence), reply);
+    }
+
+    /// Runs until nothing is left to do. Panics when that takes more than an hour of simulated time.
+    pub fn run(&mut self) {
+        while self.step() {
+            assert!(self.now < at(3_600_000), "the engine does not come to an end");
+        }
+    }
+
+    /// Carries out what is due now, then jumps to the next event; false when there is none.
+    pub fn step(&mut self) -> bool {
+        self.act();
+        let next_reply = self.wire.keys().next().map(|(at, _)| *at);
+        let next = match (self.engine.wake_at(), next_reply) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(a), None) | (None, Some(a)) => a,
+            (None, None) => return false,
+        };
+        self.now = self.now.max(next);
+        while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let at = entry.key().0;
+            let reply = entry.remove();
+            self.engine
+                .handle(self.now, NetworkEvent::Reply { reply: &reply, at });
+        }
+        true
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.engine.poll_action(self.now) {
+            match action {
+                Action::Send { token, probe } => {
+                    self.attempts += 1;
+                    if let Some(kind) = self.fail_send.get(&(self.attempts - 1)) {
+                        let source = std::io::Error::from(*kind);
+                        let error = NetError::new(Operation::Send, Some(probe.destination), source);
+                        self.engine.send_failed(self.now, token, error);
+                        continue;
+                    }
+                    assert!(probe.encode(&mut [0; MAX_PROBE_LEN]).is_some());
+                    self.sent.push((self.now, probe));
+                    self.engine.sent(token, self.now);
+                    for (at, reply) in (self.path)(self.now, &probe) {
+                        self.post(at, reply);
+                    }
+                }
+                Action::Connect { id, .. } => match self.connect {
+                    Some(Ok(())) => self.engine.handle(self.now, NetworkEvent::Connected(id)),
+                    Some(Err(kind)) => {
+                        let source = std::io::Error::from(kind);
+                        let error = NetError::new(Operation::Connect, Some(target()), source);
+                        self.engine
+                            .handle(self.now, NetworkEvent::ConnectFailed(id, error));
+                    }
+                    None => {}
+                },
+            }
+        }
+        while let Some(event) = self.engine.poll_event() {
+            if let Event::Finished { trace, result, .. } = event {
+                self.finished.insert(trace, (self.now, result));
+            }
+        }
+    }
+
+    pub fn result(&self, id: TraceId) -> &TraceResult {
+        self.finished[&id].1.as_ref().expect("the trace has a result")
+    }
+
+    pub fn error(&self, id: TraceId) -> String {
+        self.finished[&id]
+            .1
+            .as_ref()
+            .expect_err("the trace failed")
+            .to_string()
+    }
+
+    /// `ttl:address` or `ttl:*`, `!` behind the destination's.
+    pub fn summary(&self, id: TraceId) -> String {
+        let hop = |hop: &traceroute_engine::Hop| match hop.answer {
+            None => format!("{}:*", hop.ttl),
+            Some(answer) if answer.destination => {
+                format!("{}:{}/{}!", hop.ttl, answer.address, millis(answer.rtt))
+            }
+            Some(answer) => format!("{}:{}/{}", hop.ttl, answer.address, millis(answer.rtt)),
+        };
+        self.result(id).hops.iter().map(hop).collect::<Vec<_>>().join(" ")
+    }
+}
+
+pub fn millis(rtt: Duration) -> String {
+    format!("{}", rtt.as_secs_f64() * 1000.0)
+}
+
+/// An ICMP error about `probe` from `source`.
+pub fn error(source: IpAddr, probe: &Probe, error: IcmpError) -> Reply {
+    let mut buffer = [0; MAX_PROBE_LEN];
+    let packet = probe.encode(&mut buffer).unwrap().to_vec();
+    let (transport, checksum_at) = match probe.kind {
+        ProbeKind::Echo { .. } => (&packet[20..28], 2),
+        ProbeKind::Udp { .. } => (&packet[20..28], 6),
+        ProbeKind::TcpSyn { .. } | ProbeKind::TcpSack { .. } => (&packet[20..28], 0),
+    };
+    let word = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
+    let quoted = Quoted {
+        source: probe.source,
+        destination: probe.destination,
+        ttl: 1,
+        identification: probe.identification,
+        flow_label: 0,
+        transport: match probe.kind {
+            ProbeKind::Echo { .. } => QuotedTransport::Echo {
+                identifier: word(4),
+                sequence: word(6),
+                checksum: word(checksum_at),
+            },
+            ProbeKind::Udp { .. } => QuotedTransport::Udp {
+                source_port: word(0),
+                destination_port: word(2),
+                length: word(4),
+                checksum: word(checksum_at),
+            },
+            ProbeKind::TcpSyn { sequence, .. } | ProbeKind::TcpSack { sequence, .. } => {
+                QuotedTransport::Tcp {
+                    source_port: word(0),
+                    destination_port: word(2),
+                    sequence,
+                }
+            }
+        },
+    };
+    Reply {
+        source,
+        destination: client(),
+        ttl: 64,
+        kind: ReplyKind::IcmpError {
+            error,
+            quoted,
+            mpls: MplsStack::default(),
+        },
+    }
+}
+
+pub fn time_exceeded(probe: &Probe) -> Reply {
+    error(router(probe.ttl), probe, IcmpError::TimeExceeded)
+}
+
+pub fn tcp(from: IpAddr, port: u16, to: u16, flags: TcpFlags, acknowledgment: u32) -> Reply {
+    Reply {
+        source: from,
+        destination: client(),
+        ttl: 64,
+        kind: ReplyKind::Tcp(TcpReply {
+            source_port: port,
+            destination_port: to,
+            sequence: 7000,
+            acknowledgment,
+            flags,
+            payload_len: 0,
+            sack: SackInfo::default(),
+            timestamps: None,
+        }),
+    }
+}
+
+pub const SYN_ACK: TcpFlags = TcpFlags {
+    syn: true,
+    ack: true,
+    rst: false,
+    fin: false,
+};
+pub const RST_ACK: TcpFlags = TcpFlags {
+    syn: false,
+    ack: true,
+    rst: true,
+    fin: false,
+};
+pub const RST: TcpFlags = TcpFlags {
+    syn: false,
+    ack: false,
+    rst: true,
+    fin: false,
+};
+pub const ACK: TcpFlags = TcpFlags {
+    syn: false,
+    ack: true,
+    rst: false,
+    fin: false,
+};
+
+/// The target's own answer to a probe: port unreachable, echo reply, SYN-ACK or RST.
+pub fn destination_answer(probe: &Probe) -> Reply {
+    match probe.kind {
+        ProbeKind::Echo {
+            identifier,
+            sequence,
+            cookie,
+            ..
+        } => Reply {
+            source: probe.destination,
+            destination: client(),
+            ttl: 64,
+            kind: ReplyKind::Echo {
+                identifier,
+                sequence,
+                cookie: Some(cookie),
+            },
+        },
+        ProbeKind::Udp { .. } => error(probe.destination, probe, IcmpError::Unreachable { code: 3 }),
+        ProbeKind::TcpSyn {
+            source_port,
+            destination_port,
+            sequence,
+        } => tcp(
+            probe.destination,
+            destination_port,
+            source_port,
+            SYN_ACK,
+            sequence.wrapping_add(1),
+        ),
+        ProbeKind::TcpSack {
+            source_port,
+            destination_port,
+            sequence,
+            ..
+        } => {
+            let next = sequence.wrapping_sub(u32::from(probe.ttl));
+            let mut reply = tcp(probe.destination, destination_port, source_port, ACK, next);
+            if let ReplyKind::Tcp(tcp) = &mut reply.kind {
+                tcp.sack.blocks = 1;
+                tcp.sack.left_edges[0] = sequence;
+            }
+            reply
+        }
+    }
+}
+
+pub fn udp_service(probe: &Probe) -> Reply {
+    let ProbeKind::Udp {
+        source_port,
+        destination_port,
+        ..
+    } = probe.kind
+    else {
+        panic!("not a datagram")
+    };
+    let udp = UdpReply {
+        source_port: destination_port,
+        destination_port: source_port,
+        payload_len: 3,
+        echoed_identification: None,
+    };
+    Reply {
+        source: probe.destination,
+        destination: client(),
+        ttl: 64,
+        kind: ReplyKind::Udp(udp),
+    }
+}
+
+/// Routers up to `length` − 1 and the target at TTL `length`, all answering after `ttl` × 2 ms.
+pub fn straight(length: u8) -> impl FnMut(Time, &Probe) -> Vec<(Time, Reply)> {
+    move |now, probe| {
+        let reply = if probe.ttl < length {
+            time_exceeded(probe)
+        } else {
+            destination_answer(probe)
+        };
+        vec![(now + ms(2) * u32::from(probe.ttl.min(length)), reply)]
+    }
+}

@@ -1,0 +1,514 @@
+//! What traces find on simulated paths, without sockets and without sleeping.
+
+mod support;
+
+use std::io::ErrorKind;
+
+use support::*;
+use traceroute_engine::{Method, TraceSpec};
+use traceroute_wire::{IcmpError, Probe, ProbeKind, ReplyKind};
+
+const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::TcpSyn];
+
+#[test]
+fn every_method_finds_all_hops_with_their_own_rtt() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(straight(4));
+        let id = simulation.start(spec(method));
+        simulation.run();
+        let expected = "1:10.0.1.1/2 2:10.0.2.1/4 3:10.0.3.1/6 4:203.0.113.9/8!";
+        assert_eq!(simulation.summary(id), expected, "{method:?}");
+        assert_eq!(
+            simulation.sent.len(),
+            4,
+            "{method:?} stops sending once the destination has answered"
+        );
+    }
+}
+
+#[test]
+fn a_run_ends_as_soon_as_its_result_is_final() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(straight(4));
+        let id = simulation.start(spec(method));
+        simulation.run();
+        // Three delays of 50 ms, then the destination's 8 ms; started at 1 ms.
+        assert_eq!(simulation.finished[&id].0, at(1 + 150 + 8), "{method:?}");
+    }
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(straight(4));
+        simulation.start(spec(method));
+        assert_ne!(simulation.engine.table_len(), 0);
+        simulation.run();
+        assert_eq!(
+            (simulation.engine.table_len(), simulation.engine.running()),
+            (0, 0)
+        );
+        assert_eq!(simulation.engine.wake_at(), None);
+    }
+}
+
+#[test]
+fn cancelling_frees_everything_at_once() {
+    let mut simulation = Simulation::new(straight(4));
+    let id = simulation.start(spec(Method::Udp));
+    simulation.step();
+    simulation.engine.cancel(id);
+    assert_eq!(
+        (simulation.engine.table_len(), simulation.engine.running()),
+        (0, 0)
+    );
+    simulation.run();
+    assert!(simulation.finished.is_empty());
+    assert_eq!(simulation.engine.counters().cancelled, 1);
+}
+
+#[test]
+fn silence_costs_the_timeout_after_the_last_probe() {
+    for method in [Method::Icmp, Method::Udp] {
+        let mut simulation = Simulation::new(|_, _: &Probe| vec![]);
+        let id = simulation.start(TraceSpec {
+            max_ttl: 5,
+            ..spec(method)
+        });
+        simulation.run();
+        assert_eq!(simulation.finished[&id].0, at(1 + 4 * 50 + 1000));
+        assert_eq!(simulation.summary(id), "1:* 2:* 3:* 4:* 5:*");
+    }
+}
+
+#[test]
+fn a_serial_run_waits_the_timeout_for_each_silent_hop() {
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        2 => vec![],
+        ttl => straight(3)(now, &Probe { ttl, ..*probe }),
+    });
+    let id = simulation.start(spec(Method::TcpSyn));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:* 3:203.0.113.9/6!");
+    assert_eq!(simulation.finished[&id].0, at(1 + 50 + 1000 + 6));
+}
+
+#[test]
+fn a_silent_hop_before_the_destination_is_waited_for() {
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        2 => vec![],
+        _ => straight(3)(now, probe),
+    });
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:* 3:203.0.113.9/6!");
+    assert_eq!(
+        simulation.finished[&id].0,
+        at(1 + 100 + 1000),
+        "the timeout after the last probe"
+    );
+}
+
+#[test]
+fn the_list_ends_at_the_lowest_ttl_that_the_destination_answered() {
+    // The target is 200 ms away, so probes for higher TTLs are on their way when it answers.
+    for method in [Method::Icmp, Method::Udp] {
+        let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+            1 => vec![(now + ms(1), time_exceeded(probe))],
+            // Overtaken by the answers to later probes.
+            2 => vec![(now + ms(400), destination_answer(probe))],
+            _ => vec![(now + ms(200), destination_answer(probe))],
+        });
+        let id = simulation.start(spec(method));
+        simulation.run();
+        assert_eq!(
+            simulation.summary(id),
+            "1:10.0.1.1/1 2:203.0.113.9/400!",
+            "{method:?}"
+        );
+    }
+}
+
+#[test]
+fn the_first_answer_for_a_ttl_wins_but_the_destination_replaces_a_router() {
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 => vec![
+            (now + ms(1), time_exceeded(probe)),
+            (now + ms(2), error(router(77), probe, IcmpError::TimeExceeded)),
+        ],
+        2 => vec![
+            (
+                now + ms(1),
+                error(router(88), probe, IcmpError::Unreachable { code: 13 }),
+            ),
+            (now + ms(5), destination_answer(probe)),
+        ],
+        _ => vec![],
+    });
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:203.0.113.9/5!");
+    assert_eq!(simulation.engine.counters().duplicates, 1);
+}
+
+#[test]
+fn late_answers_of_a_serial_run_go_to_their_own_probe() {
+    // Hop 1 answers 1.2 s late, when hop 2 has been answered and hop 3 is awaited.
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 => vec![(now + ms(1200), time_exceeded(probe))],
+        2 => vec![
+            (now + ms(3), time_exceeded(probe)),
+            (now + ms(300), time_exceeded(probe)),
+        ],
+        3 => vec![(now + ms(900), time_exceeded(probe))],
+        _ => vec![(now + ms(7), destination_answer(probe))],
+    });
+    let id = simulation.start(spec(Method::TcpSyn));
+    simulation.run();
+    assert_eq!(
+        simulation.summary(id),
+        "1:10.0.1.1/1200 2:10.0.2.1/3 3:10.0.3.1/900 4:203.0.113.9/7!"
+    );
+}
+
+#[test]
+fn a_late_syn_ack_names_the_probe_that_caused_it() {
+    // The destination at TTL 2 answers after the probe for TTL 3 has gone out, whose SYN it answers as well.
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 => vec![(now + ms(1), time_exceeded(probe))],
+        2 => vec![(now + ms(1100), destination_answer(probe))],
+        _ => vec![(now + ms(500), destination_answer(probe))],
+    });
+    let id = simulation.start(spec(Method::TcpSyn));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:203.0.113.9/1100!");
+}
+
+#[test]
+fn a_closed_port_and_a_bare_reset_are_the_destination_too() {
+    for (flags, hint) in [(RST_ACK, 1), (RST, 0)] {
+        let mut simulation = Simulation::new(move |now, probe: &Probe| match (probe.ttl, probe.kind) {
+            (
+                3,
+                ProbeKind::TcpSyn {
+                    source_port,
+                    destination_port,
+                    sequence,
+                },
+            ) => {
+                let acknowledgment = if hint == 1 { sequence.wrapping_add(1) } else { 0 };
+                vec![(
+                    now + ms(6),
+                    tcp(target(), destination_port, source_port, flags, acknowledgment),
+                )]
+            }
+            _ => vec![(now + ms(1), time_exceeded(probe))],
+        });
+        let id = simulation.start(spec(Method::TcpSyn));
+        simulation.run();
+        assert_eq!(
+            simulation.summary(id),
+            "1:10.0.1.1/1 2:10.0.2.1/1 3:203.0.113.9/6!"
+        );
+    }
+}
+
+#[test]
+fn destination_unreachable_from_a_router_is_a_hop_for_every_method() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+            1 => vec![(now + ms(1), time_exceeded(probe))],
+            _ => vec![(
+                now + ms(2),
+                error(router(2), probe, IcmpError::Unreachable { code: 13 }),
+            )],
+        });
+        let id = simulation.start(TraceSpec {
+            max_ttl: 4,
+            ..spec(method)
+        });
+        simulation.run();
+        assert_eq!(
+            simulation.summary(id),
+            "1:10.0.1.1/1 2:10.0.2.1/2 3:10.0.2.1/2 4:10.0.2.1/2",
+            "{method:?}"
+        );
+        assert_eq!(
+            simulation.finished[&id].0,
+            at(1 + 150 + 2),
+            "no silence, no waiting: {method:?}"
+        );
+    }
+}
+
+#[test]
+fn destination_unreachable_from_the_target_is_the_destination_for_every_method() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+            1 => vec![(now + ms(1), time_exceeded(probe))],
+            _ => vec![(
+                now + ms(2),
+                error(target(), probe, IcmpError::Unreachable { code: 10 }),
+            )],
+        });
+        let id = simulation.start(spec(method));
+        simulation.run();
+        assert_eq!(
+            simulation.summary(id),
+            "1:10.0.1.1/1 2:203.0.113.9/2!",
+            "{method:?}"
+        );
+    }
+}
+
+#[test]
+fn strangers_and_guesses_change_nothing() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(|now, probe: &Probe| {
+            let mut replies = straight(3)(now, probe);
+            let genuine = replies[0].1;
+            let soon = now + ms(1);
+            // From an address that is not the target's.
+            let mut stranger = destination_answer(probe);
+            stranger.source = router(99);
+            if !matches!(stranger.kind, ReplyKind::IcmpError { .. }) {
+                replies.push((soon, stranger));
+            }
+            // To another address of ours.
+            replies.push((
+                soon,
+                traceroute_wire::Reply {
+                    destination: router(50),
+                    ..genuine
+                },
+            ));
+            // About a TTL that was not sent yet.
+            let future = Probe {
+                ttl: probe.ttl + 9,
+                ..*probe
+            };
+            if let ProbeKind::Udp { .. } = probe.kind {
+                let identification = probe.identification + 9;
+                replies.push((
+                    soon,
+                    error(
+                        router(66),
+                        &Probe {
+                            identification,
+                            ..future
+                        },
+                        IcmpError::TimeExceeded,
+                    ),
+                ));
+            }
+            replies
+        });
+        let id = simulation.start(spec(method));
+        simulation.run();
+        assert_eq!(
+            simulation.summary(id),
+            "1:10.0.1.1/2 2:10.0.2.1/4 3:203.0.113.9/6!",
+            "{method:?}"
+        );
+        let counters = simulation.engine.counters();
+        assert!(
+            counters.rejected + counters.unmatched >= 3,
+            "{method:?}: {counters:?}"
+        );
+    }
+}
+
+#[test]
+fn quotes_changed_by_a_nat_still_match() {
+    use traceroute_wire::QuotedTransport as Transport;
+    // One's complement arithmetic of a NAT that rewrites the source (RFC 3022 §4.2).
+    let subtract = |checksum: u16, old: u32, new: u32| {
+        let value = u32::from(checksum) + old % 0xFFFF + (0xFFFF - new % 0xFFFF);
+        (value % 0xFFFF) as u16
+    };
+    for method in METHODS {
+        let mut simulation = Simulation::new(|now, probe: &Probe| {
+            if probe.ttl == 3 {
+                return vec![(now + ms(6), destination_answer(probe))];
+            }
+            let mut reply = time_exceeded(probe);
+            if let ReplyKind::IcmpError { quoted, .. } = &mut reply.kind {
+                let (old_words, new_words) = (0xC000 + 0x0201, 0xC633 + 0x6401); // 192.0.2.1 → 198.51.100.1
+                quoted.source = "198.51.100.1".parse().unwrap();
+                match &mut quoted.transport {
+                    Transport::Echo {
+                        identifier, checksum, ..
+                    } => {
+                        *checksum = subtract(*checksum, u32::from(*identifier), 4242);
+                        *identifier = 4242;
+                    }
+                    Transport::Udp {
+                        source_port,
+                        checksum,
+                        ..
+                    } => {
+                        let old = old_words + u32::from(*source_port);
+                        *checksum = subtract(*checksum, old, new_words + 61000);
+                        *source_port = 61000;
+                    }
+                    Transport::Tcp { source_port, .. } => *source_port = 61000,
+                }
+            }
+            vec![(now + ms(1), reply)]
+        });
+        let id = simulation.start(spec(method));
+        simulation.run();
+        assert_eq!(
+            simulation.summary(id),
+            "1:10.0.1.1/1 2:10.0.2.1/1 3:203.0.113.9/6!",
+            "{method:?}"
+        );
+        assert_eq!(simulation.engine.counters().translated, 2, "{method:?}");
+    }
+}
+
+#[test]
+fn a_udp_service_is_the_destination() {
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 | 2 => vec![(now + ms(1), time_exceeded(probe))],
+        _ => vec![(now + ms(6), udp_service(probe))],
+    });
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(
+        simulation.summary(id),
+        "1:10.0.1.1/1 2:10.0.2.1/1 3:203.0.113.9/6!"
+    );
+    assert_eq!(simulation.finished[&id].0, at(1 + 100 + 6), "ends at once");
+}
+
+#[test]
+fn a_distant_udp_service_is_credited_to_the_first_probe_that_reached_it() {
+    // 180 ms away: probes for TTL 3 to 6 are out when the answer to TTL 3 arrives.
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 | 2 => vec![(now + ms(1), time_exceeded(probe))],
+        _ => vec![(now + ms(180), udp_service(probe))],
+    });
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(
+        simulation.summary(id),
+        "1:10.0.1.1/1 2:10.0.2.1/1 3:203.0.113.9/180!"
+    );
+    assert_eq!(
+        simulation.finished[&id].0,
+        at(1 + 250 + 180),
+        "ends with the last of the four answers"
+    );
+}
+
+#[test]
+fn a_silent_hop_before_a_udp_service_is_not_mistaken_for_it() {
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 => vec![(now + ms(1), time_exceeded(probe))],
+        2 => vec![],
+        _ => vec![(now + ms(6), udp_service(probe))],
+    });
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:* 3:203.0.113.9/6!");
+}
+
+#[test]
+fn a_single_probe_counts_only_the_destination() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(straight(4));
+        let id = simulation.start(TraceSpec::single(method, target(), 33434, 30, ms(1000)));
+        simulation.run();
+        assert_eq!(simulation.summary(id), "30:203.0.113.9/8!", "{method:?}");
+        assert_eq!(simulation.finished[&id].0, at(1 + 8), "{method:?}");
+    }
+}
+
+#[test]
+fn a_full_send_queue_is_tried_again_and_a_refusal_is_an_error() {
+    let mut simulation = Simulation::new(straight(3));
+    simulation
+        .fail_send
+        .extend([(0, ErrorKind::WouldBlock), (1, ErrorKind::WouldBlock)]);
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(
+        simulation.summary(id),
+        "1:10.0.1.1/2 2:10.0.2.1/4 3:203.0.113.9/6!"
+    );
+    assert_eq!(simulation.engine.counters().send_retries, 2);
+
+    let mut simulation = Simulation::new(straight(3));
+    simulation.fail_send.insert(0, ErrorKind::NetworkUnreachable);
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert!(
+        simulation
+            .error(id)
+            .starts_with("cannot send a probe to 203.0.113.9: "),
+        "{}",
+        simulation.error(id)
+    );
+
+    // Once probes have left, a refused one is a hop without an answer.
+    let mut simulation = Simulation::new(straight(3));
+    simulation.fail_send.insert(1, ErrorKind::PermissionDenied);
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:* 3:203.0.113.9/6!");
+}
+
+#[test]
+fn many_traces_to_one_target_keep_apart() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(straight(5));
+        let ids: Vec<_> = (0..900)
+            .map(|index| {
+                let port = if method == Method::Icmp { 0 } else { 20000 + index };
+                simulation
+                    .engine
+                    .start(simulation.now, spec(method), client(), port)
+                    .unwrap()
+            })
+            .collect();
+        simulation.run();
+        for id in ids {
+            let expected = "1:10.0.1.1/2 2:10.0.2.1/4 3:10.0.3.1/6 4:10.0.4.1/8 5:203.0.113.9/10!";
+            assert_eq!(simulation.summary(id), expected);
+        }
+    }
+}
+
+#[test]
+fn the_bound_on_traces_is_an_error_that_names_it() {
+    let mut engine = traceroute_engine::Engine::new(1, [0; 32]);
+    engine.start(at(0), spec(Method::Icmp), client(), 0).unwrap();
+    let error = engine.start(at(0), spec(Method::Icmp), client(), 0).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "too many traces at once: the limit is 1; try again when some have finished"
+    );
+}
+
+#[test]
+fn kernel_send_stamps_replace_ours() {
+    let mut simulation = Simulation::new(|_, _: &Probe| vec![]);
+    simulation.start(TraceSpec::single(Method::Icmp, target(), 0, 5, ms(100)));
+    let Some(traceroute_engine::Action::Send { token, probe }) =
+        simulation.engine.poll_action(simulation.now)
+    else {
+        panic!("a probe is due")
+    };
+    simulation.engine.sent(token, at(10));
+    let stamp = traceroute_net::NetworkEvent::Sent { token, at: at(13) };
+    simulation.engine.handle(at(20), stamp);
+    simulation.post(at(20), destination_answer(&probe));
+    simulation.run();
+    let (_, result) = simulation.finished.first_key_value().unwrap().1;
+    let answer = result.as_ref().unwrap().hops[0].answer.unwrap();
+    assert_eq!(
+        (millis(answer.rtt), answer.kernel_stamped),
+        ("7".to_owned(), true)
+    );
+}
