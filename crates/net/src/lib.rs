@@ -14,3 +14,7 @@ pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, SendStamp, Token, Transport, Waker,
 };
 pub use time::Time;
+
+/// Whether this operating system reports the answers to its own TCP connects well enough to trace with them
+/// (the TCP method `syn_socket`).
+pub const SYN_SOCKET_SUPPORTED: bool = cfg!(windows);

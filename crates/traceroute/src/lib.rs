@@ -1,8 +1,22 @@
 //! Traceroute as a library: parameters in, one JSON document out.
+//!
+//! [`Parameters::validate`] turns what a user asks for into a [`Request`]; a [`Report`] is what comes out, and
+//! [`json`] writes it down.
 
+pub mod json;
+mod model;
 mod parameters;
+mod target;
+mod values;
 
+pub use model::{
+    Destination, E2eProbe, Hop, HopCount, Report, RttStatistics, Run, RunDestination, RunSource, Source,
+    Traceroute,
+};
 pub use parameters::{
     DEFAULT_E2E_QUERIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS, DEFAULT_TRACEROUTE_QUERIES, Host,
-    Parameters, Protocol, Request, TcpMethod,
+    InvalidParameter, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters, Protocol, Request, TcpMethod,
 };
+pub use target::{Family, InvalidTarget, ResolveError, Target, resolve};
+pub use uuid::Uuid;
+pub use values::{InvalidValue, parse_bool, parse_int};

@@ -1,6 +1,12 @@
 //! What a user asks for, before and after validation.
 
+use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::target::Target;
 
 /// What a user asks for, as given: not yet checked. [`Parameters::default`] has the contract's defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,13 +19,13 @@ pub struct Parameters {
     pub tcp_method: String,
     /// Port to probe, 0–65535; 0 means [`DEFAULT_PORT`].
     pub port: i64,
-    /// How many traceroute runs, ≥ 0.
+    /// How many traceroute runs, 0–[`MAX_QUERIES`].
     pub traceroute_queries: i64,
-    /// How many end-to-end probes, ≥ 0.
+    /// How many end-to-end probes, 0–[`MAX_QUERIES`].
     pub e2e_queries: i64,
     /// Highest TTL to probe, 1–255 hops.
     pub max_ttl: i64,
-    /// How long an answer may take, in milliseconds, ≥ 0; 0 means [`DEFAULT_TIMEOUT_MS`].
+    /// How long an answer may take, in milliseconds, 0–[`MAX_TIMEOUT_MS`]; 0 means [`DEFAULT_TIMEOUT_MS`].
     pub timeout_ms: i64,
     /// Take an IPv6 address of a target given by name.
     pub ipv6: bool,
@@ -43,6 +49,11 @@ pub const DEFAULT_TRACEROUTE_QUERIES: u32 = 3;
 pub const DEFAULT_E2E_QUERIES: u32 = 50;
 /// Highest TTL probed unless told otherwise, in hops.
 pub const DEFAULT_MAX_TTL: u8 = 30;
+/// Most runs, and most end-to-end probes, that one request may ask for: a request must not be able to take all of a
+/// server's memory and ports.
+pub const MAX_QUERIES: u32 = 65_535;
+/// Longest that an answer may take, in milliseconds: a day.
+pub const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
 impl Default for Parameters {
     fn default() -> Self {
@@ -64,8 +75,160 @@ impl Default for Parameters {
     }
 }
 
+impl Parameters {
+    /// Checks everything that can be checked without the network, and says what a trace is to do.
+    ///
+    /// # Errors
+    /// The first parameter that is missing, unknown or out of range.
+    pub fn validate(&self) -> Result<Request, InvalidParameter> {
+        self.validate_on(traceroute_net::SYN_SOCKET_SUPPORTED)
+    }
+
+    fn validate_on(&self, syn_socket_supported: bool) -> Result<Request, InvalidParameter> {
+        let target = self.checked_target()?;
+        let protocol = self.checked_protocol()?;
+        let tcp_method = self.checked_tcp_method(syn_socket_supported)?;
+        let port: u16 = in_range("port", "", self.port, 0..=u16::MAX)?;
+        let max_ttl = in_range("max-ttl", "", self.max_ttl, 1..=u8::MAX)?;
+        let timeout_ms = in_range("timeout", " ms", self.timeout_ms, 0..=MAX_TIMEOUT_MS)?;
+        Ok(Request {
+            hostname: self.target.clone(),
+            host: target.host,
+            target_port: target.port,
+            port: if port == 0 { DEFAULT_PORT } else { port },
+            protocol,
+            tcp_method,
+            traceroute_queries: in_range("traceroute-queries", "", self.traceroute_queries, 0..=MAX_QUERIES)?,
+            e2e_queries: in_range("e2e-queries", "", self.e2e_queries, 0..=MAX_QUERIES)?,
+            max_ttl,
+            timeout: Duration::from_millis(if timeout_ms == 0 {
+                DEFAULT_TIMEOUT_MS
+            } else {
+                timeout_ms
+            }),
+            ipv6: self.ipv6,
+            reverse_dns: self.reverse_dns,
+            source_public_ip: self.source_public_ip,
+            windows_driver: self.windows_driver,
+            skip_private_hops: self.skip_private_hops,
+        })
+    }
+
+    fn checked_target(&self) -> Result<Target, InvalidParameter> {
+        if self.target.is_empty() {
+            return Err(InvalidParameter::missing("target"));
+        }
+        self.target
+            .parse()
+            .map_err(|error| InvalidParameter::new("target", format!("{:?} {error}", self.target)))
+    }
+
+    fn checked_protocol(&self) -> Result<Protocol, InvalidParameter> {
+        match self.protocol.to_ascii_lowercase().as_str() {
+            "udp" => Ok(Protocol::Udp),
+            "tcp" => Ok(Protocol::Tcp),
+            "icmp" => Ok(Protocol::Icmp),
+            _ => Err(InvalidParameter::new(
+                "protocol",
+                format!("must be udp, tcp or icmp, got {:?}", self.protocol),
+            )),
+        }
+    }
+
+    fn checked_tcp_method(&self, syn_socket_supported: bool) -> Result<TcpMethod, InvalidParameter> {
+        match self.tcp_method.to_ascii_lowercase().as_str() {
+            "syn" => Ok(TcpMethod::Syn),
+            "sack" => Ok(TcpMethod::Sack),
+            "prefer_sack" => Ok(TcpMethod::PreferSack),
+            "syn_socket" if syn_socket_supported => Ok(TcpMethod::SynSocket),
+            "syn_socket" => Err(InvalidParameter::new(
+                "tcp-method",
+                "syn_socket is supported on Windows only; use syn, sack or prefer_sack".to_owned(),
+            )),
+            _ => Err(InvalidParameter::new(
+                "tcp-method",
+                format!(
+                    "must be syn, sack, prefer_sack or syn_socket, got {:?}",
+                    self.tcp_method
+                ),
+            )),
+        }
+    }
+}
+
+/// `value` as a number of the type that the request holds, when it lies in `range`.
+fn in_range<T>(
+    name: &'static str,
+    unit: &str,
+    value: i64,
+    range: RangeInclusive<T>,
+) -> Result<T, InvalidParameter>
+where
+    T: TryFrom<i64> + PartialOrd + fmt::Display,
+{
+    match T::try_from(value) {
+        Ok(fitting) if range.contains(&fitting) => Ok(fitting),
+        _ => Err(InvalidParameter::new(
+            name,
+            format!(
+                "must be between {} and {}{unit}, got {value}",
+                range.start(),
+                range.end()
+            ),
+        )),
+    }
+}
+
+/// A parameter that is missing, unknown or out of range.
+///
+/// Displayed, it starts with the parameter's name as in a query string: `max-ttl must be between 1 and 255, got 300`,
+/// except for `missing required parameter: target`. [`InvalidParameter::for_command_line`] names the flag instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidParameter {
+    /// The parameter's name, as in a query string: `max-ttl`.
+    pub name: &'static str,
+    /// What is wrong with its value; `None` when it has none but needs one.
+    pub problem: Option<String>,
+}
+
+impl InvalidParameter {
+    /// A required parameter without a value.
+    pub fn missing(name: &'static str) -> Self {
+        InvalidParameter { name, problem: None }
+    }
+
+    /// A parameter whose value is wrong; `problem` continues a sentence that starts with the name.
+    pub fn new(name: &'static str, problem: String) -> Self {
+        InvalidParameter {
+            name,
+            problem: Some(problem),
+        }
+    }
+
+    /// The same message for a command line: `--max-ttl must be between 1 and 255, got 300`.
+    pub fn for_command_line(&self) -> String {
+        match (&self.problem, self.name) {
+            (None, _) | (_, "target") => self.to_string(),
+            (Some(problem), "protocol") => format!("--proto {problem}"),
+            (Some(problem), name) => format!("--{name} {problem}"),
+        }
+    }
+}
+
+impl fmt::Display for InvalidParameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            None => write!(f, "missing required parameter: {}", self.name),
+            Some(problem) => write!(f, "{} {problem}", self.name),
+        }
+    }
+}
+
+impl std::error::Error for InvalidParameter {}
+
 /// Protocol of the probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// UDP datagrams.
     Udp,
@@ -73,6 +236,16 @@ pub enum Protocol {
     Tcp,
     /// ICMP echo requests.
     Icmp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Udp => "udp",
+            Protocol::Tcp => "tcp",
+            Protocol::Icmp => "icmp",
+        })
+    }
 }
 
 /// How TCP probes.
@@ -136,5 +309,186 @@ impl Request {
     /// The port that is probed.
     pub fn probed_port(&self) -> u16 {
         self.target_port.unwrap_or(self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters() -> Parameters {
+        Parameters {
+            target: "example.com".to_owned(),
+            ..Parameters::default()
+        }
+    }
+
+    fn message(parameters: &Parameters) -> String {
+        parameters.validate_on(false).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_the_contracts() {
+        let request = parameters().validate().unwrap();
+        assert_eq!(
+            request,
+            Request {
+                hostname: "example.com".to_owned(),
+                host: Host::Name("example.com".to_owned()),
+                target_port: None,
+                port: 33434,
+                protocol: Protocol::Udp,
+                tcp_method: TcpMethod::Syn,
+                traceroute_queries: 3,
+                e2e_queries: 50,
+                max_ttl: 30,
+                timeout: Duration::from_secs(3),
+                ipv6: false,
+                reverse_dns: false,
+                source_public_ip: false,
+                windows_driver: false,
+                skip_private_hops: false,
+            }
+        );
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_by_name_and_range() {
+        type Set = fn(&mut Parameters, i64);
+        let cases: [(Set, i64, i64, &str); 5] = [
+            (
+                |p, v| p.port = v,
+                0,
+                65535,
+                "port must be between 0 and 65535, got ",
+            ),
+            (
+                |p, v| p.max_ttl = v,
+                1,
+                255,
+                "max-ttl must be between 1 and 255, got ",
+            ),
+            (
+                |p, v| p.traceroute_queries = v,
+                0,
+                65535,
+                "traceroute-queries must be between 0 and 65535, got ",
+            ),
+            (
+                |p, v| p.e2e_queries = v,
+                0,
+                65535,
+                "e2e-queries must be between 0 and 65535, got ",
+            ),
+            (
+                |p, v| p.timeout_ms = v,
+                0,
+                86_400_000,
+                "timeout must be between 0 and 86400000 ms, got ",
+            ),
+        ];
+        for (set, lowest, highest, text) in cases {
+            let mut parameters = parameters();
+            for good in [lowest, highest] {
+                set(&mut parameters, good);
+                assert!(parameters.validate().is_ok(), "{text} {good}");
+            }
+            for bad in [lowest - 1, highest + 1, i64::MIN, i64::MAX, (1 << 32) + lowest] {
+                set(&mut parameters, bad);
+                assert_eq!(message(&parameters), format!("{text}{bad}"));
+            }
+        }
+    }
+
+    #[test]
+    fn zero_means_the_default_for_port_and_timeout() {
+        let request = Parameters {
+            port: 0,
+            timeout_ms: 0,
+            ..parameters()
+        }
+        .validate()
+        .unwrap();
+        assert_eq!(request.port, DEFAULT_PORT);
+        assert_eq!(request.timeout, Duration::from_millis(DEFAULT_TIMEOUT_MS));
+    }
+
+    #[test]
+    fn protocol_and_method_in_any_case() {
+        let request = Parameters {
+            protocol: "TcP".to_owned(),
+            tcp_method: "Prefer_SACK".to_owned(),
+            ..parameters()
+        }
+        .validate()
+        .unwrap();
+        assert_eq!(
+            (request.protocol, request.tcp_method),
+            (Protocol::Tcp, TcpMethod::PreferSack)
+        );
+    }
+
+    #[test]
+    fn unknown_protocol_and_method() {
+        let mut parameters = parameters();
+        parameters.protocol = "sctp".to_owned();
+        assert_eq!(
+            message(&parameters),
+            r#"protocol must be udp, tcp or icmp, got "sctp""#
+        );
+        assert_eq!(
+            parameters.validate().unwrap_err().for_command_line(),
+            r#"--proto must be udp, tcp or icmp, got "sctp""#
+        );
+        parameters.protocol = "udp".to_owned();
+        parameters.tcp_method = "ack".to_owned();
+        assert_eq!(
+            message(&parameters),
+            r#"tcp-method must be syn, sack, prefer_sack or syn_socket, got "ack""#
+        );
+    }
+
+    #[test]
+    fn syn_socket_only_where_there_is_one() {
+        let parameters = Parameters {
+            tcp_method: "SYN_SOCKET".to_owned(),
+            ..parameters()
+        };
+        assert_eq!(
+            parameters.validate_on(true).unwrap().tcp_method,
+            TcpMethod::SynSocket
+        );
+        assert_eq!(
+            parameters.validate_on(false).unwrap_err().for_command_line(),
+            "--tcp-method syn_socket is supported on Windows only; use syn, sack or prefer_sack"
+        );
+    }
+
+    #[test]
+    fn target_missing_or_wrong() {
+        let mut parameters = Parameters::default();
+        assert_eq!(message(&parameters), "missing required parameter: target");
+        parameters.target = "example.com:0".to_owned();
+        assert_eq!(
+            message(&parameters),
+            r#"target "example.com:0" has a port that is not between 1 and 65535: "0""#
+        );
+        assert_eq!(
+            parameters.validate().unwrap_err().for_command_line(),
+            message(&parameters)
+        );
+    }
+
+    #[test]
+    fn port_inside_the_target_wins_for_the_probes() {
+        let request = Parameters {
+            target: "[2001:db8::1]:443".to_owned(),
+            port: 80,
+            ..parameters()
+        }
+        .validate()
+        .unwrap();
+        assert_eq!((request.probed_port(), request.port), (443, 80));
+        assert_eq!(request.hostname, "[2001:db8::1]:443");
     }
 }

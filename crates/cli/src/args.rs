@@ -1,0 +1,525 @@
+//! The command line: from arguments to something to do.
+
+use std::ffi::{OsStr, OsString};
+use std::iter;
+
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use datadog_traceroute::{Parameters, Request, parse_bool, parse_int};
+
+use crate::usage::UsageError;
+
+/// Name of the program, also where it was renamed.
+pub(crate) const NAME: &str = "datadog-traceroute";
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Trace the path to a target.
+    Trace(Trace),
+    /// Print a help text.
+    Help(String),
+    /// Say which build this is.
+    Version,
+    /// Print a completion script.
+    Completion(Shell),
+}
+
+/// A trace to make.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    /// What to trace, checked.
+    pub(crate) request: Request,
+    /// Whether to log everything.
+    pub(crate) verbose: bool,
+}
+
+/// Reads the arguments after the program's name.
+///
+/// # Errors
+/// Everything that is not a correct usage, including values out of their range.
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
+    let literal = arguments.iter().any(|argument| argument == "--");
+    let flags = match Flags::read(arguments) {
+        Ok(flags) => flags,
+        Err(error) if !error.use_stderr() => return Ok(Action::Help(error.to_string())),
+        Err(error) => return Err(UsageError::from_clap(&error)),
+    };
+    match flags.command {
+        Some(Command::Version) => return Ok(Action::Version),
+        Some(Command::Completion { shell }) => return Ok(Action::Completion(shell)),
+        None => {}
+    }
+    let verbose = flags.verbose;
+    let parameters = flags.parameters()?;
+    if !literal && is_command(&parameters.target) {
+        return Err(UsageError::command_as_target(&parameters.target));
+    }
+    let request = parameters
+        .validate()
+        .map_err(|error| UsageError::new(error.for_command_line()))?;
+    Ok(Action::Trace(Trace { request, verbose }))
+}
+
+fn is_command(name: &str) -> bool {
+    let mut command = Flags::command();
+    // Which adds `help`.
+    command.build();
+    command.find_subcommand(name).is_some()
+}
+
+/// The completion script for `shell`.
+pub(crate) fn completion(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut go_style(Flags::command()), NAME, &mut script);
+    script
+}
+
+/// Trace the network path to a host and measure it end to end; the result is one JSON document
+#[derive(Debug, Parser)]
+#[command(
+    name = NAME,
+    bin_name = NAME,
+    override_usage = "datadog-traceroute [options] target",
+    args_override_self = true,
+    args_conflicts_with_subcommands = true,
+    after_help = "Options may stand before or after the target; when one is repeated, the last counts.\n\
+                  To trace a host that has the name of a command, write: datadog-traceroute -- version",
+)]
+#[expect(clippy::doc_markdown, reason = "what stands here is shown to users, as help")]
+struct Flags {
+    /// Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443
+    #[arg(value_name = "target", value_hint = ValueHint::Hostname)]
+    target: Option<String>,
+
+    /// Targets beyond the first, which are refused
+    #[arg(hide = true)]
+    surplus: Vec<String>,
+
+    /// Protocol of the probes: udp, tcp or icmp
+    #[arg(short = 'P', long, value_name = "name", value_parser = Suggest(&["udp", "tcp", "icmp"]))]
+    #[arg(hide_possible_values = true, default_value_t = Parameters::default().protocol)]
+    proto: String,
+
+    /// Port to probe, 0 to 65535; 0 means 33434
+    #[arg(short, long, value_name = "number", value_parser = parse_int)]
+    #[arg(default_value_t = Parameters::default().port)]
+    port: i64,
+
+    /// Number of traceroute runs, 0 to 65535
+    #[arg(short = 'q', long, value_name = "number", value_parser = parse_int)]
+    #[arg(default_value_t = Parameters::default().traceroute_queries)]
+    traceroute_queries: i64,
+
+    /// Highest TTL to probe, 1 to 255 hops
+    #[arg(short, long, value_name = "hops", value_parser = parse_int)]
+    #[arg(default_value_t = Parameters::default().max_ttl)]
+    max_ttl: i64,
+
+    /// Log everything to standard error
+    #[arg(short, long)]
+    verbose: bool,
+
+    /// How TCP probes: syn, sack, prefer_sack or, on Windows, syn_socket
+    #[arg(long, value_name = "name", value_parser = Suggest(&["syn", "sack", "prefer_sack", "syn_socket"]))]
+    #[arg(hide_possible_values = true, default_value_t = Parameters::default().tcp_method)]
+    tcp_method: String,
+
+    /// Take an IPv6 address of a target given by name
+    #[arg(long)]
+    ipv6: bool,
+
+    /// How long an answer may take, 0 to 86400000 milliseconds; 0 means 3000
+    #[arg(long, value_name = "ms", value_parser = parse_int)]
+    #[arg(default_value_t = Parameters::default().timeout_ms)]
+    timeout: i64,
+
+    /// Look up the names of hops and destination
+    #[arg(long)]
+    reverse_dns: bool,
+
+    /// Find out this machine's public IPv4 address by asking a web service
+    #[arg(long)]
+    source_public_ip: bool,
+
+    /// Number of end-to-end probes, 0 to 65535
+    #[arg(short = 'Q', long, value_name = "number", value_parser = parse_int)]
+    #[arg(default_value_t = Parameters::default().e2e_queries)]
+    e2e_queries: i64,
+
+    /// Use the Windows driver (ignored elsewhere)
+    #[arg(long)]
+    windows_driver: bool,
+
+    /// Blank hops with private addresses in the result
+    #[arg(long)]
+    skip_private_hops: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print version, commit and build date
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        #[arg(value_name = "shell")]
+        shell: Shell,
+    },
+}
+
+impl Flags {
+    fn read(arguments: Vec<OsString>) -> Result<Flags, clap::Error> {
+        let mut command = go_style(Flags::command());
+        let matches = command.try_get_matches_from_mut(iter::once(NAME.into()).chain(arguments))?;
+        Flags::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+
+    fn parameters(self) -> Result<Parameters, UsageError> {
+        if !self.surplus.is_empty() {
+            let received = 1 + self.surplus.len();
+            return Err(UsageError::new(format!(
+                "exactly one target is needed, not {received}"
+            )));
+        }
+        Ok(Parameters {
+            target: self
+                .target
+                .ok_or_else(|| UsageError::new("missing target: which host?"))?,
+            protocol: self.proto,
+            tcp_method: self.tcp_method,
+            port: self.port,
+            traceroute_queries: self.traceroute_queries,
+            e2e_queries: self.e2e_queries,
+            max_ttl: self.max_ttl,
+            timeout_ms: self.timeout,
+            ipv6: self.ipv6,
+            reverse_dns: self.reverse_dns,
+            source_public_ip: self.source_public_ip,
+            windows_driver: self.windows_driver,
+            skip_private_hops: self.skip_private_hops,
+        })
+    }
+}
+
+/// Makes flags behave as those of Go programs: `--switch=false`, and `--number -1`.
+fn go_style(command: clap::Command) -> clap::Command {
+    command.mut_args(|flag| match flag.get_action() {
+        ArgAction::SetTrue => flag
+            .action(ArgAction::Set)
+            .value_name("bool")
+            .value_parser(parse_bool)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false"),
+        ArgAction::Set if !flag.is_positional() => flag.allow_hyphen_values(true),
+        _ => flag,
+    })
+}
+
+/// Takes any text, and knows the values to offer in completions. Which are right is for the library to say.
+#[derive(Clone)]
+struct Suggest(&'static [&'static str]);
+
+impl TypedValueParser for Suggest {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        flag: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, flag, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(PossibleValue::new)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The contract's table of flags: shorthand, name, default.
+    const CONTRACT: [(Option<char>, &str, &str); 13] = [
+        (Some('P'), "proto", "udp"),
+        (Some('p'), "port", "33434"),
+        (Some('q'), "traceroute-queries", "3"),
+        (Some('m'), "max-ttl", "30"),
+        (Some('v'), "verbose", "false"),
+        (None, "tcp-method", "syn"),
+        (None, "ipv6", "false"),
+        (None, "timeout", "0"),
+        (None, "reverse-dns", "false"),
+        (None, "source-public-ip", "false"),
+        (Some('Q'), "e2e-queries", "50"),
+        (None, "windows-driver", "false"),
+        (None, "skip-private-hops", "false"),
+    ];
+
+    fn arguments(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    /// What `line` says, defaults filled in but nothing checked.
+    fn parameters(line: &str) -> Parameters {
+        Flags::read(arguments(line)).unwrap().parameters().unwrap()
+    }
+
+    fn error(line: &str) -> String {
+        let error = parse(arguments(line)).unwrap_err().to_string();
+        error.lines().next().unwrap().to_owned()
+    }
+
+    fn defaults() -> Parameters {
+        Parameters {
+            target: "host".to_owned(),
+            ..Parameters::default()
+        }
+    }
+
+    #[test]
+    fn clap_accepts_the_definition() {
+        go_style(Flags::command()).debug_assert();
+    }
+
+    #[test]
+    fn flags_are_the_contracts() {
+        let command = go_style(Flags::command());
+        let flags: Vec<_> = command
+            .get_arguments()
+            .filter(|flag| !flag.is_positional() && flag.get_id() != "help")
+            .map(|flag| {
+                let default = flag.get_default_values()[0].to_str().unwrap();
+                (flag.get_short(), flag.get_long().unwrap(), default)
+            })
+            .collect();
+        assert_eq!(flags, CONTRACT);
+    }
+
+    #[test]
+    fn without_flags_all_is_default() {
+        assert_eq!(parameters("host"), defaults());
+        assert!(!Flags::read(arguments("host")).unwrap().verbose);
+    }
+
+    #[test]
+    fn every_flag_has_its_effect() {
+        let expected = Parameters {
+            target: "host".to_owned(),
+            protocol: "TCP".to_owned(),
+            tcp_method: "prefer_sack".to_owned(),
+            port: 443,
+            traceroute_queries: 4,
+            e2e_queries: 5,
+            max_ttl: 6,
+            timeout_ms: 7,
+            ipv6: true,
+            reverse_dns: true,
+            source_public_ip: true,
+            windows_driver: true,
+            skip_private_hops: true,
+        };
+        let long = "--proto TCP --tcp-method prefer_sack --port 443 --traceroute-queries 4 --e2e-queries 5 \
+                    --max-ttl 6 --timeout 7 --ipv6 --reverse-dns --source-public-ip --windows-driver \
+                    --skip-private-hops --verbose host";
+        assert_eq!(parameters(long), expected);
+        assert!(Flags::read(arguments(long)).unwrap().verbose);
+        let short = "-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tcp-method=prefer_sack --timeout=7 --ipv6=1 \
+                     --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE";
+        assert_eq!(parameters(short), expected);
+        assert!(Flags::read(arguments(short)).unwrap().verbose);
+    }
+
+    #[test]
+    fn values_in_every_form() {
+        let proto = |protocol: &str| Parameters {
+            protocol: protocol.to_owned(),
+            ..defaults()
+        };
+        let port = |port| Parameters { port, ..defaults() };
+        let cases = [
+            ("--proto tcp host", proto("tcp")),
+            ("--proto=tcp host", proto("tcp")),
+            ("-P tcp host", proto("tcp")),
+            ("-Ptcp host", proto("tcp")),
+            ("-P=tcp host", proto("tcp")),
+            ("host --proto tcp", proto("tcp")),
+            ("host -Ptcp", proto("tcp")),
+            ("-vP tcp host", proto("tcp")),
+            ("-vPtcp host", proto("tcp")),
+            ("-P tcp -- host", proto("tcp")),
+            ("--proto= host", proto("")),
+            ("--proto --ipv6 host", proto("--ipv6")),
+            ("-P udp -P icmp host --proto tcp", proto("tcp")),
+            ("-p 0x50 host", port(80)),
+            ("-p 1_000 host", port(1000)),
+            ("-p +80 host", port(80)),
+            ("-p -1 host", port(-1)),
+            ("-p-1 host", port(-1)),
+            ("-p=-1 host", port(-1)),
+            ("--port -1 host", port(-1)),
+            ("--port=-1 host", port(-1)),
+            ("--port 99999999999 host", port(99_999_999_999)),
+            ("--port 80 --port=443 host", port(443)),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(parameters(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn switches_in_every_form() {
+        let cases = [
+            ("--ipv6 host", true),
+            ("--ipv6=true host", true),
+            ("--ipv6=True host", true),
+            ("--ipv6=TRUE host", true),
+            ("--ipv6=t host", true),
+            ("--ipv6=T host", true),
+            ("--ipv6=1 host", true),
+            ("--ipv6=false host", false),
+            ("--ipv6=False host", false),
+            ("--ipv6=FALSE host", false),
+            ("--ipv6=f host", false),
+            ("--ipv6=F host", false),
+            ("--ipv6=0 host", false),
+            ("--ipv6 --ipv6=false host", false),
+            ("--ipv6=false --ipv6 host", true),
+            ("host --ipv6", true),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(parameters(line).ipv6, expected, "{line}");
+        }
+        assert!(!Flags::read(arguments("-v=false host")).unwrap().verbose);
+        assert!(!Flags::read(arguments("-v -v=0 host")).unwrap().verbose);
+    }
+
+    #[test]
+    fn a_switch_takes_no_value_from_the_next_argument() {
+        let expected = Parameters {
+            target: "false".to_owned(),
+            ipv6: true,
+            ..Parameters::default()
+        };
+        assert_eq!(parameters("--ipv6 false"), expected);
+        assert_eq!(error("--ipv6 false host"), "exactly one target is needed, not 2");
+    }
+
+    #[test]
+    fn commands() {
+        assert!(matches!(parse(arguments("version")), Ok(Action::Version)));
+        for (name, shell) in [
+            ("bash", Shell::Bash),
+            ("zsh", Shell::Zsh),
+            ("fish", Shell::Fish),
+            ("powershell", Shell::PowerShell),
+        ] {
+            let action = parse(arguments(&format!("completion {name}")));
+            assert!(
+                matches!(action, Ok(Action::Completion(found)) if found == shell),
+                "{name}"
+            );
+        }
+        for line in [
+            "help",
+            "-h",
+            "--help",
+            "help version",
+            "version --help",
+            "host -h",
+            "--help --bad",
+        ] {
+            assert!(matches!(parse(arguments(line)), Ok(Action::Help(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn hosts_with_the_name_of_a_command() {
+        for name in ["version", "completion", "help"] {
+            for line in [format!("-- {name}"), format!("-v -- {name}")] {
+                let Ok(Action::Trace(trace)) = parse(arguments(&line)) else {
+                    panic!("{line} traces nothing");
+                };
+                assert_eq!(trace.request.hostname, name);
+            }
+            assert_eq!(
+                error(&format!("-v {name}")),
+                format!(
+                    "the command {name} takes no options before it; to trace a host of that name, write -- {name}"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn out_of_range_names_flag_and_range() {
+        let cases = [
+            (
+                "--port 65536 host",
+                "--port must be between 0 and 65535, got 65536",
+            ),
+            ("-p -1 host", "--port must be between 0 and 65535, got -1"),
+            ("--max-ttl 0 host", "--max-ttl must be between 1 and 255, got 0"),
+            ("-m 300 host", "--max-ttl must be between 1 and 255, got 300"),
+            (
+                "-q -1 host",
+                "--traceroute-queries must be between 0 and 65535, got -1",
+            ),
+            ("-Q -1 host", "--e2e-queries must be between 0 and 65535, got -1"),
+            (
+                "--timeout -1 host",
+                "--timeout must be between 0 and 86400000 ms, got -1",
+            ),
+            ("-P sctp host", "--proto must be udp, tcp or icmp, got \"sctp\""),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(error(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn completions_name_every_flag_and_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell] {
+            let script = String::from_utf8(completion(shell)).unwrap();
+            let names = CONTRACT.iter().map(|(_, name, _)| *name);
+            for name in names.chain(["version", "completion", "help", "prefer_sack"]) {
+                assert!(script.contains(name), "{name} for {shell}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_arguments_panic(arguments: Vec<OsString>) {
+            let _ = parse(arguments);
+        }
+
+        #[test]
+        fn no_arguments_like_ours_panic(
+            arguments in prop::collection::vec(
+                prop_oneof![
+                    "-{0,3}[Ppqmv0]{0,3}=?[a-z0-9_-]{0,4}",
+                    "--(proto|port|max-ttl|ipv6|verbose|timeout|help)=?[a-z0-9_-]{0,4}",
+                    "help|version|completion|bash|host|-|--|",
+                    "[0-9a-f:.\\[\\]]{0,12}",
+                ],
+                0..6,
+            ),
+        ) {
+            let arguments = arguments.into_iter().map(OsString::from).collect();
+            if let Err(error) = parse(arguments) {
+                prop_assert!(!error.to_string().starts_with('\n'), "nothing said");
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One trace, from its request to its JSON document.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use datadog_traceroute::json;
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tracing::Level;
+
+use crate::args::Trace;
+use crate::backend;
+use crate::progress::{Counts, Line};
+use crate::signals::{self, Interruption};
+
+/// How often the progress line is redrawn.
+const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Why there is no document.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The program could not even begin.
+    Start(io::Error),
+    /// The trace failed, and why.
+    Trace(String),
+    /// Somebody stopped it.
+    Interrupted(Interruption),
+}
+
+impl Failure {
+    /// Exit status of whatever goes wrong, except of being stopped.
+    pub(crate) const EXIT_STATUS: u8 = 1;
+
+    /// The program's exit status.
+    pub(crate) fn exit_status(&self) -> u8 {
+        match self {
+            Failure::Start(_) | Failure::Trace(_) => Failure::EXIT_STATUS,
+            Failure::Interrupted(interruption) => interruption.exit_status(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Start(error) => write!(f, "cannot start: {error}"),
+            Failure::Trace(cause) => write!(f, "failed to run traceroute: {cause}"),
+            Failure::Interrupted(_) => f.write_str("interrupted"),
+        }
+    }
+}
+
+/// Makes the trace, with logs or else a progress line on standard error.
+///
+/// # Errors
+/// When it fails or is stopped.
+pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
+    if trace.verbose {
+        log_everything();
+    }
+    if trace.request.windows_driver {
+        backend::start_windows_driver().map_err(|error| Failure::Trace(error.to_string()))?;
+    }
+    let stop = signals::watch();
+    let line = if trace.verbose { None } else { Line::on_stderr() };
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::Start)?;
+    let result = runtime.block_on(document(trace, line, stop));
+    // A name still being resolved by the operating system cannot be stopped, only left behind.
+    runtime.shutdown_background();
+    result
+}
+
+fn log_everything() {
+    tracing_subscriber::fmt()
+        .with_max_level(Level::TRACE)
+        .with_writer(io::stderr)
+        .log_internal_errors(false)
+        .init();
+}
+
+async fn document(
+    trace: &Trace,
+    line: Option<Line<io::Stderr>>,
+    stop: oneshot::Receiver<Interruption>,
+) -> Result<String, Failure> {
+    let counts = Mutex::new(Counts::new(&trace.request));
+    let tracing = backend::run_trace(&trace.request, |progress| {
+        counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .update(&progress);
+    });
+    let report = tokio::select! {
+        result = tracing => result.map_err(|error| Failure::Trace(error.to_string()))?,
+        interruption = interrupted(stop) => return Err(Failure::Interrupted(interruption)),
+        never = show(line, &counts) => match never {},
+    };
+    json::to_pretty(&report).map_err(|error| Failure::Trace(format!("cannot encode the result: {error}")))
+}
+
+/// When somebody stops the program; never where the system cannot tell.
+async fn interrupted(stop: oneshot::Receiver<Interruption>) -> Interruption {
+    match stop.await {
+        Ok(interruption) => interruption,
+        Err(_) => future::pending().await,
+    }
+}
+
+/// Keeps `line` up to date, until dropped.
+async fn show(line: Option<Line<io::Stderr>>, counts: &Mutex<Counts>) -> Infallible {
+    let Some(mut line) = line else {
+        return future::pending().await;
+    };
+    let begin = Instant::now();
+    loop {
+        // Not at once: a trace that ends before this shows no line at all.
+        sleep(REDRAW_INTERVAL).await;
+        let text = counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .line(begin.elapsed());
+        line.draw(&text);
+    }
+}
