@@ -453,8 +453,6 @@ fn incoming_rule(rule: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_missing_program_is_named_with_its_package() {
         let Some(lab) = crate::require_lab() else { return };

@@ -36,8 +36,8 @@ pub(crate) fn unshare(kinds: c_int) -> io::Result<()> {
 ///
 /// To be called last before exec: a change of credentials (setns into a user namespace) clears it.
 pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
-    // SAFETY: PR_SET_PDEATHSIG reads one integer.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // SAFETY: PR_SET_PDEATHSIG reads one unsigned long.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) })?;
     // SAFETY: no arguments, cannot fail.
     let now = unsafe { libc::getppid() };
     // The parent may have died before the signal was asked for.
