@@ -1,4 +1,5 @@
 //! The program as a user sees it, without tracing anything.
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::fmt::Write as _;
 use std::fs::File;

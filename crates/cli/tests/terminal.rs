@@ -1,5 +1,6 @@
 //! The program on a terminal: its progress line, and what Ctrl-C does.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
