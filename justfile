@@ -13,7 +13,7 @@ check: lint test doc deny
 build:
     cargo build --release --locked --workspace --bins
 
-# Run all tests; those that need privileges do so as root in namespaces of their own
+# Run all tests that need neither root nor a network
 test *arguments:
     cargo test --workspace --locked {{ arguments }}
 
@@ -38,8 +38,9 @@ deny:
 advisories:
     cargo deny --locked check advisories
 
-# Trace through networks made of namespaces, with the real programs (Linux, root)
+# Trace with the real programs, on loopback and through networks made of namespaces (Linux, root)
 e2e *arguments:
+    cargo test --package datadog-traceroute-cli --locked -- --ignored
     cargo test --package traceroute-testbed --locked {{ arguments }}
 
 # Replay the committed fuzz corpora

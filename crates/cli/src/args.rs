@@ -130,7 +130,7 @@ struct Flags {
     #[arg(long)]
     ipv6: bool,
 
-    /// How long an answer may take, 0 to 86400000 milliseconds; 0 means 3000
+    /// Milliseconds an answer may take, 0 to 86400000; 0 means 3000
     #[arg(long, value_name = "ms", value_parser = parse_int)]
     #[arg(default_value_t = Parameters::default().timeout_ms)]
     timeout: i64,
@@ -139,7 +139,7 @@ struct Flags {
     #[arg(long)]
     reverse_dns: bool,
 
-    /// Find out this machine's public IPv4 address by asking a web service
+    /// Ask web services for this machine's public IPv4 address
     #[arg(long)]
     source_public_ip: bool,
 
@@ -187,9 +187,7 @@ impl Flags {
             )));
         }
         Ok(Parameters {
-            target: self
-                .target
-                .ok_or_else(|| UsageError::new("missing target: which host?"))?,
+            target: self.target.ok_or_else(|| UsageError::new("missing target"))?,
             protocol: self.proto,
             tcp_method: self.tcp_method,
             port: self.port,

@@ -72,5 +72,5 @@ async fn terminate() -> Option<()> {
 
 #[cfg(not(unix))]
 async fn terminate() -> Option<()> {
-    None
+    std::future::pending().await
 }

@@ -1,0 +1,160 @@
+//! The program as a user sees it, without tracing anything.
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::pipe;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_datadog-traceroute"));
+    command.args(arguments);
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    program(arguments).output().unwrap()
+}
+
+/// Everything that a user sees, fenced so that white space at the ends shows too.
+fn transcript(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let mut text = format!("$ datadog-traceroute {}\n", arguments.join(" "));
+    for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+        if !bytes.is_empty() {
+            writeln!(text, "[{name}]\n{}[end]", str::from_utf8(bytes).unwrap()).unwrap();
+        }
+    }
+    writeln!(text, "[status {}]\n", output.status.code().unwrap()).unwrap();
+    text
+}
+
+#[test]
+fn help() {
+    insta::assert_snapshot!("help", transcript(&["--help"]));
+    assert_eq!(run(&["-h"]), run(&["--help"]));
+    assert_eq!(run(&["help"]), run(&["--help"]));
+    assert_eq!(run(&["host", "-q", "1", "-h"]), run(&["--help"]));
+}
+
+#[test]
+fn help_of_commands() {
+    let texts = [
+        transcript(&["help", "version"]),
+        transcript(&["completion", "--help"]),
+    ];
+    insta::assert_snapshot!("help_of_commands", texts.concat());
+    assert_eq!(run(&["version", "-h"]), run(&["help", "version"]));
+}
+
+#[test]
+fn wrong_usage() {
+    let lines = [
+        "",
+        "one two",
+        "--ipv6 false host",
+        "--foo host",
+        "--prot udp host",
+        "-x host",
+        "host --port",
+        "--port abc host",
+        "--port= host",
+        "--port 9223372036854775808 host",
+        "--ipv6=maybe host",
+        "--port -1 host",
+        "--port=65536 host",
+        "--max-ttl 0 host",
+        "-m 300 host",
+        "-q -1 host",
+        "-Q 65536 host",
+        "--timeout -1 host",
+        "--proto sctp host",
+        "--tcp-method ack -P tcp host",
+        "host:0",
+        "-v version",
+        "version now",
+        "help nonsense",
+        "completion",
+        "completion tcsh",
+    ];
+    let texts: String = lines
+        .iter()
+        .map(|line| transcript(&line.split_whitespace().collect::<Vec<_>>()))
+        .collect();
+    insta::assert_snapshot!("wrong_usage", texts);
+    assert_eq!(texts.matches("[status 1]").count(), lines.len());
+    assert_eq!(texts.matches("\n[stderr]\nError: ").count(), lines.len());
+    assert!(!texts.contains("[stdout]"));
+}
+
+#[test]
+fn version_names_commit_and_date() {
+    let output = run(&["version"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = text.split('\n').collect();
+    let [version, commit, date, ""] = lines[..] else {
+        panic!("not three lines: {text:?}");
+    };
+    assert_eq!(version, concat!("datadog-traceroute ", env!("CARGO_PKG_VERSION")));
+    let commit = commit.strip_prefix("commit: ").unwrap();
+    assert!(commit == "unknown" || commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()));
+    let date = date.strip_prefix("built: ").unwrap();
+    let shape = date.replace(|c: char| c.is_ascii_digit(), "9");
+    assert!(date == "unknown" || shape == "9999-99-99T99:99:99Z", "{date}");
+    assert!(output.stderr.is_empty() && output.status.success());
+}
+
+#[test]
+fn completions() {
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let output = run(&["completion", shell]);
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(script.contains("skip-private-hops"), "{shell}: {script}");
+        assert!(output.stderr.is_empty() && output.status.success(), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_news() {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let child = program(&["--help"])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn a_full_disk_is_reported() {
+    let full = Path::new("/dev/full");
+    if !full.exists() {
+        eprintln!("skipped: this system has no {}", full.display());
+        return;
+    }
+    let disk = File::create(full).unwrap();
+    let child = program(&["version"])
+        .stdout(disk)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.starts_with("Error: cannot write to standard output: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn nobody_listening_for_errors_is_no_panic() {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let status = program(&["--foo"]).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}

@@ -1,0 +1,177 @@
+//! The program on a terminal: its progress line, and what Ctrl-C does.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A trace that takes a second: its second end-to-end probe leaves a second after the first.
+const SHORT: [&str; 4] = [
+    "127.0.0.1",
+    "--traceroute-queries=1",
+    "--e2e-queries=2",
+    "--port=33434",
+];
+/// A trace that takes longer than anybody waits.
+const LONG: [&str; 3] = ["127.0.0.1", "--traceroute-queries=1", "--e2e-queries=1000"];
+
+/// The program, its standard error on a pseudo-terminal.
+struct Session {
+    child: Child,
+    /// The terminal's other end.
+    terminal: File,
+    /// What it has shown.
+    shown: String,
+}
+
+/// What is left of a [`Session`].
+struct Ended {
+    stdout: String,
+    shown: String,
+    status: ExitStatus,
+}
+
+impl Session {
+    fn start(arguments: &[&str], term: &str) -> Session {
+        let pty = openpty(None, None).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_datadog-traceroute"))
+            .args(arguments)
+            .env("TERM", term)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(pty.slave)
+            .spawn()
+            .unwrap();
+        Session {
+            child,
+            terminal: pty.master.into(),
+            shown: String::new(),
+        }
+    }
+
+    /// Waits until the terminal has shown `text`.
+    fn wait_for(&mut self, text: &str) {
+        while !self.shown.contains(text) {
+            assert!(self.read(), "ended without {text:?}: {:?}", self.shown);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    fn end(mut self) -> Ended {
+        while self.read() {}
+        let output = self.child.wait_with_output().unwrap();
+        Ended {
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            shown: self.shown,
+            status: output.status,
+        }
+    }
+
+    /// Reads what is shown next; false when the program has closed the terminal.
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        match self.terminal.read(&mut buffer) {
+            Ok(length) => {
+                self.shown += str::from_utf8(&buffer[..length]).unwrap();
+                length > 0
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            // Linux's way to say that nobody has the other end open any more: EIO.
+            Err(_) => false,
+        }
+    }
+}
+
+#[test]
+fn an_error_on_a_terminal_is_plain_text() {
+    let ended = Session::start(&["--foo"], "xterm").end();
+    assert!(
+        ended.shown.starts_with("Error: unknown flag: --foo\r\n"),
+        "{:?}",
+        ended.shown
+    );
+    assert!(!ended.shown.contains('\x1b'), "{:?}", ended.shown);
+}
+
+#[test]
+#[ignore = "sends probes on loopback: needs root"]
+fn a_terminal_shows_progress_and_is_left_clean() {
+    let ended = Session::start(&SHORT, "xterm").end();
+    assert!(ended.status.success(), "{:?}", ended.shown);
+    assert!(
+        ended.shown.starts_with("\r\x1b[?7lTracing: "),
+        "{:?}",
+        ended.shown
+    );
+    assert!(
+        ended.shown.contains("runs 1/1, end-to-end probes 1/2, "),
+        "{:?}",
+        ended.shown
+    );
+    assert!(ended.shown.ends_with("\r\x1b[K"), "{:?}", ended.shown);
+    assert!(
+        ended.stdout.starts_with("{\n  \"protocol\": \"udp\""),
+        "{:?}",
+        ended.stdout
+    );
+    assert!(ended.stdout.ends_with("\n}\n"), "{:?}", ended.stdout);
+}
+
+#[test]
+#[ignore = "sends probes on loopback: needs root"]
+fn a_dumb_terminal_shows_nothing() {
+    let ended = Session::start(&SHORT, "dumb").end();
+    assert!(ended.status.success());
+    assert_eq!(ended.shown, "");
+}
+
+#[test]
+#[ignore = "sends probes on loopback: needs root"]
+fn logs_take_the_place_of_the_progress_line() {
+    let ended = Session::start(&[&SHORT[..], &["--verbose"]].concat(), "xterm").end();
+    assert!(ended.status.success());
+    assert!(
+        ended.shown.contains("DEBUG") || ended.shown.contains("TRACE"),
+        "{:?}",
+        ended.shown
+    );
+    assert!(!ended.shown.contains('\x1b'), "{:?}", ended.shown);
+}
+
+#[test]
+#[ignore = "sends probes on loopback: needs root"]
+fn no_terminal_no_progress() {
+    let output = Command::new(env!("CARGO_BIN_EXE_datadog-traceroute"))
+        .args(SHORT)
+        .env("TERM", "xterm")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+#[ignore = "sends probes on loopback: needs root"]
+fn signals_end_a_trace() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let mut session = Session::start(&LONG, "xterm");
+        session.wait_for("Tracing: ");
+        session.signal(signal);
+        let ended = session.end();
+        assert_eq!(ended.status.code(), Some(status));
+        assert_eq!(ended.stdout, "");
+        assert!(
+            ended.shown.ends_with("\r\x1b[KError: interrupted\r\n"),
+            "{:?}",
+            ended.shown
+        );
+    }
+}
