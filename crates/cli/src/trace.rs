@@ -130,3 +130,27 @@ async fn show(line: Option<Line<io::Stderr>>, counts: &Mutex<Counts>) -> Infalli
         line.draw(&text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_as_a_user_sees_them() {
+        let cases = [
+            (
+                Failure::Trace("no route".to_owned()),
+                "failed to run traceroute: no route",
+                1,
+            ),
+            (Failure::Interrupted(Interruption::Interrupt), "interrupted", 130),
+            (Failure::Interrupted(Interruption::Terminate), "interrupted", 143),
+        ];
+        for (failure, text, status) in cases {
+            assert_eq!(
+                (failure.to_string().as_str(), failure.exit_status()),
+                (text, status)
+            );
+        }
+    }
+}

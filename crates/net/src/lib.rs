@@ -9,7 +9,19 @@ mod error;
 mod network;
 mod time;
 
+// The one place that asks for the operating system.
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux as imp;
+
+#[cfg(not(target_os = "linux"))]
+mod unsupported;
+#[cfg(not(target_os = "linux"))]
+use unsupported as imp;
+
 pub use error::{NetError, Operation};
+pub use imp::{open, source_address};
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, SendStamp, Token, Transport, Waker,
 };

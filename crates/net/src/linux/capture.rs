@@ -1,0 +1,130 @@
+//! The packet socket that sees replies.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::SockRef;
+use traceroute_wire::filter::{self, Family};
+use traceroute_wire::{Checksums, Ignored, Reply};
+
+use super::ring::{FRAME_SIZE, Frame, Ring};
+use super::sys;
+
+/// Captures one address family on all interfaces.
+///
+/// The socket's protocol is `ETH_P_IP` or `ETH_P_IPV6` and not `ETH_P_ALL`: taps for all protocols also see what leaves,
+/// so each packet of the loopback interface twice, and each packet of a stacked device (VLAN, bridge, bond) once per
+/// layer. And it is of type `SOCK_DGRAM`, whose packets start at the IP header whatever the link.
+pub(super) struct Capture {
+    socket: OwnedFd,
+    ring: Ring,
+    family: Family,
+    seen: Cell<Statistics>,
+}
+
+/// Packets since the capture began.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Statistics {
+    /// That the filter let through.
+    pub(super) passed: u64,
+    /// Of these, those that found the ring full.
+    pub(super) dropped: u64,
+}
+
+impl Capture {
+    /// Opens the capture, without local ports in its filter yet.
+    pub(super) fn open(family: Family) -> io::Result<Self> {
+        // Protocol 0 captures nothing, until `bind` names one. So no packet comes in unfiltered.
+        let socket = sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
+        sys::attach_filter(socket.as_fd(), &program(family, &[]))?;
+        // Have packets stamped on arrival and not when they reach the ring.
+        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1_i32)?;
+        let ring = Ring::new(socket.as_fd())?;
+        let protocol = match family {
+            Family::V4 => libc::ETH_P_IP,
+            Family::V6 => libc::ETH_P_IPV6,
+        };
+        sys::bind_packet(socket.as_fd(), protocol)?;
+        Ok(Capture {
+            socket,
+            ring,
+            family,
+            seen: Cell::default(),
+        })
+    }
+
+    /// Lets TCP and UDP packets to ports of these blocks through; no packet is lost while the filter changes.
+    pub(super) fn watch(&self, blocks: &[u8]) -> io::Result<()> {
+        sys::attach_filter(self.socket.as_fd(), &program(self.family, blocks))
+    }
+
+    /// How many packets wait, counted up to `limit`.
+    pub(super) fn ready(&self, limit: usize) -> usize {
+        self.ring.ready(limit)
+    }
+
+    /// Decodes the oldest packet and passes it on with its stamp, in nanoseconds of the wall clock.
+    pub(super) fn take(&mut self, deliver: impl FnOnce(i64, Result<Reply, Ignored>)) {
+        self.ring.take(|frame| {
+            if is_for_us(&frame) {
+                deliver(frame.stamp, decode(&frame));
+            }
+        });
+    }
+
+    /// The socket's pending error, if there is one.
+    pub(super) fn take_error(&self) -> Option<io::Error> {
+        SockRef::from(&self.socket).take_error().unwrap_or_else(Some)
+    }
+
+    pub(super) fn statistics(&self) -> Statistics {
+        let mut total = self.seen.get();
+        // Cannot fail on a packet socket; if it did, the counters would stand still.
+        if let Ok((passed, dropped)) = sys::packet_statistics(self.socket.as_fd()) {
+            total.passed += u64::from(passed);
+            total.dropped += u64::from(dropped);
+            self.seen.set(total);
+        }
+        total
+    }
+}
+
+impl AsFd for Capture {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Not what leaves, what a promiscuous interface overhears, or what multicast loops back.
+fn is_for_us(frame: &Frame<'_>) -> bool {
+    !matches!(
+        frame.packet_type,
+        libc::PACKET_OUTGOING | libc::PACKET_OTHERHOST | libc::PACKET_LOOPBACK
+    )
+}
+
+fn decode(frame: &Frame<'_>) -> Result<Reply, Ignored> {
+    let checksums = if frame.checksum_missing {
+        Checksums::Offloaded
+    } else {
+        Checksums::Verify
+    };
+    traceroute_wire::decode(frame.packet, checksums)
+}
+
+fn program(family: Family, port_blocks: &[u8]) -> Vec<libc::sock_filter> {
+    let instructions = filter::program(&filter::Parameters {
+        family,
+        port_blocks,
+        link_header_len: 0,
+        snap_len: FRAME_SIZE as u32,
+    });
+    let translate = |instruction: filter::Instruction| libc::sock_filter {
+        code: instruction.code,
+        jt: instruction.jt,
+        jf: instruction.jf,
+        k: instruction.k,
+    };
+    instructions.into_iter().map(translate).collect()
+}

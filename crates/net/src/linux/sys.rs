@@ -1,0 +1,409 @@
+//! Safe wrappers around the system calls that neither `std` nor `socket2` has.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{MaybeUninit, zeroed};
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+use crate::Time;
+
+/// Turns the return value of a system call into a result.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Takes ownership of a descriptor that a system call just made.
+fn check_fd(result: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = check(result)?;
+    // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn length_of<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
+/// A non-blocking socket that children do not inherit.
+pub(super) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    check_fd(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, protocol) })
+}
+
+/// setsockopt(2) with a plain value.
+pub(super) fn set_option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {
+    // SAFETY: the kernel only reads, and no more than the `size_of::<T>()` bytes of `value`.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            ptr::from_ref(&value).cast(),
+            length_of::<T>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Sets a classic BPF program, or replaces the one that is set: no packet sees a state in between (socket(7)).
+pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // The pointer in it is valid during the call, in which the kernel copies the program.
+    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
+/// Starts capture of a protocol (an `ETH_P_` constant) on all interfaces.
+pub(super) fn bind_packet(socket: BorrowedFd<'_>, protocol: i32) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (protocol as u16).to_be();
+    // SAFETY: the address is valid for its length during the call.
+    check(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            ptr::from_ref(&address).cast(),
+            length_of::<libc::sockaddr_ll>(),
+        )
+    })
+    .map(drop)
+}
+
+/// `PACKET_STATISTICS` since the last call: packets that passed the filter, and how many of them were dropped.
+pub(super) fn packet_statistics(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let mut stats = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut length = length_of::<libc::tpacket_stats>();
+    // SAFETY: the kernel writes at most `length` bytes, and any bytes are valid there.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            ptr::from_mut(&mut stats).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok((stats.tp_packets, stats.tp_drops))
+}
+
+/// Maps a packet socket's ring.
+pub(super) fn map_shared(fd: BorrowedFd<'_>, length: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists.
+    let base = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            fd.as_raw_fd(),
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(base.cast()).ok_or_else(|| io::ErrorKind::Other.into())
+}
+
+/// Undoes [`map_shared`]. The caller must not use the memory after.
+pub(super) fn unmap(base: NonNull<u8>, length: usize) {
+    // SAFETY: only `Ring::drop` calls this, with what `map_shared` returned.
+    unsafe { libc::munmap(base.as_ptr().cast(), length) };
+}
+
+/// A socket address for the kernel. Ports are 0: raw sockets have none.
+#[derive(Clone, Copy)]
+pub(super) union Destination {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl Destination {
+    /// `scope`: interface index for an IPv6 link-local address, otherwise 0.
+    pub(super) fn new(address: IpAddr, scope: u32) -> (Self, libc::socklen_t) {
+        match address {
+            IpAddr::V4(address) => {
+                let v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as u16,
+                    sin_port: 0,
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(address.octets()),
+                    },
+                    sin_zero: [0; 8],
+                };
+                (Destination { v4 }, length_of::<libc::sockaddr_in>())
+            }
+            IpAddr::V6(address) => {
+                let v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as u16,
+                    sin6_port: 0,
+                    sin6_flowinfo: 0,
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: address.octets(),
+                    },
+                    sin6_scope_id: scope,
+                };
+                (Destination { v6 }, length_of::<libc::sockaddr_in6>())
+            }
+        }
+    }
+}
+
+/// A control message: `struct cmsghdr` as the kernel has it (its length is a `size_t` whatever the C library says) and
+/// a 32-bit value, padded to the alignment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct StampRequest {
+    length: usize,
+    level: libc::c_int,
+    kind: libc::c_int,
+    flags: u32,
+    padding: u32,
+}
+
+/// Sends one packet. `stamp`: ask the kernel to report when it left (Documentation/networking/timestamping.rst §1.3.4).
+pub(super) fn send(socket: BorrowedFd<'_>, packet: &[u8], to: (IpAddr, u32), stamp: bool) -> io::Result<()> {
+    let (mut address, length) = Destination::new(to.0, to.1);
+    let mut request = StampRequest {
+        length: size_of::<usize>() + 12,
+        level: libc::SOL_SOCKET,
+        kind: libc::SO_TIMESTAMPING,
+        flags: libc::SOF_TIMESTAMPING_TX_SOFTWARE,
+        padding: 0,
+    };
+    let mut part = libc::iovec {
+        iov_base: packet.as_ptr().cast_mut().cast(),
+        iov_len: packet.len(),
+    };
+    // SAFETY: all-zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_name = ptr::from_mut(&mut address).cast();
+    message.msg_namelen = length;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if stamp {
+        message.msg_control = ptr::from_mut(&mut request).cast();
+        message.msg_controllen = size_of::<StampRequest>() as _;
+    }
+    // SAFETY: every pointer in `message` is valid for the length beside it during the call; sendmsg only reads.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Messages read from an error queue at once.
+pub(super) const ERROR_BATCH: usize = 32;
+/// Room for one message's control data: a timestamp (64 bytes) and an extended error with an address (64), and some.
+const CONTROL_WORDS: usize = 24;
+
+/// Where [`receive_errors`] puts the control data of messages.
+pub(super) struct ErrorBatch {
+    control: [[u64; CONTROL_WORDS]; ERROR_BATCH],
+    lengths: [usize; ERROR_BATCH],
+}
+
+impl ErrorBatch {
+    pub(super) fn new() -> Box<Self> {
+        Box::new(ErrorBatch {
+            control: [[0; CONTROL_WORDS]; ERROR_BATCH],
+            lengths: [0; ERROR_BATCH],
+        })
+    }
+
+    /// The control data of message `index` of the last batch.
+    pub(super) fn control(&self, index: usize) -> &[u8] {
+        let (Some(words), Some(&length)) = (self.control.get(index), self.lengths.get(index)) else {
+            return &[];
+        };
+        let length = length.min(CONTROL_WORDS * 8);
+        // SAFETY: `length` bytes lie within the array, and integers have no invalid or uninitialised bytes.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), length) }
+    }
+}
+
+/// Reads what is in a socket's error queue; how many messages it was. `WouldBlock`: none.
+pub(super) fn receive_errors(socket: BorrowedFd<'_>, batch: &mut ErrorBatch) -> io::Result<usize> {
+    // SAFETY: all-zero is a valid mmsghdr.
+    let mut messages: [libc::mmsghdr; ERROR_BATCH] = unsafe { zeroed() };
+    for (message, control) in messages.iter_mut().zip(&mut batch.control) {
+        message.msg_hdr.msg_control = control.as_mut_ptr().cast();
+        message.msg_hdr.msg_controllen = size_of_val(control) as _;
+    }
+    // SAFETY: every pointer in `messages` is valid for the length beside it during the call, and there are as many
+    // messages as told.
+    let count = check(unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            ERROR_BATCH as libc::c_uint,
+            (libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) as _,
+            ptr::null_mut(),
+        )
+    })? as usize;
+    for (message, length) in messages.iter().zip(&mut batch.lengths).take(count) {
+        *length = message.msg_hdr.msg_controllen as _;
+    }
+    Ok(count)
+}
+
+/// A descriptor that ppoll(2) should wait for.
+pub(super) fn readable(fd: BorrowedFd<'_>) -> libc::pollfd {
+    libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    }
+}
+
+/// Waits for any of `fds`, at most `timeout` (`None`: without end). A signal ends it early, without an error.
+pub(super) fn wait(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
+    let limit = timeout.map(|timeout| libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos() as _,
+    });
+    let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: `fds` is valid for its length, and `limit` null or valid, during the call.
+    match check(unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, ptr::null()) }) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A counter that makes ppoll(2) return (eventfd(2)).
+pub(super) fn event() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    check_fd(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
+/// Raises an [`event`].
+pub(super) fn raise(event: BorrowedFd<'_>) {
+    let one = 1_u64;
+    // SAFETY: the 8 bytes are valid during the call. It fails only when the counter is full: then it is raised already.
+    unsafe { libc::write(event.as_raw_fd(), ptr::from_ref(&one).cast(), 8) };
+}
+
+/// Lowers an [`event`].
+pub(super) fn lower(event: BorrowedFd<'_>) {
+    let mut count = 0_u64;
+    // SAFETY: the 8 bytes are valid during the call. It fails only when the event was not raised.
+    unsafe { libc::read(event.as_raw_fd(), ptr::from_mut(&mut count).cast(), 8) };
+}
+
+/// An epoll instance.
+pub(super) fn epoll() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    check_fd(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
+}
+
+/// Reports `fd` once, as `data`, when it becomes writable or fails.
+pub(super) fn epoll_add_once(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>, data: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32,
+        u64: data,
+    };
+    // SAFETY: `event` is valid during the call.
+    check(unsafe {
+        libc::epoll_ctl(
+            epoll.as_raw_fd(),
+            libc::EPOLL_CTL_ADD,
+            fd.as_raw_fd(),
+            &raw mut event,
+        )
+    })
+    .map(drop)
+}
+
+/// Forgets `fd`, if it was known.
+pub(super) fn epoll_remove(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>) {
+    // SAFETY: a null event is allowed when deleting.
+    unsafe {
+        libc::epoll_ctl(
+            epoll.as_raw_fd(),
+            libc::EPOLL_CTL_DEL,
+            fd.as_raw_fd(),
+            ptr::null_mut(),
+        )
+    };
+}
+
+/// The `data` of one descriptor that is ready; does not wait.
+pub(super) fn epoll_next(epoll: BorrowedFd<'_>) -> Option<u64> {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: room for one event, and told so.
+    let count = unsafe { libc::epoll_wait(epoll.as_raw_fd(), &raw mut event, 1, 0) };
+    (count == 1).then_some(event.u64)
+}
+
+/// Ends a connection with a reset but keeps the socket and its port: connect(2) to `AF_UNSPEC`.
+pub(super) fn dissolve(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sockaddr, and AF_UNSPEC is 0.
+    let address: libc::sockaddr = unsafe { zeroed() };
+    // SAFETY: the address is valid for its length during the call.
+    check(unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            &raw const address,
+            length_of::<libc::sockaddr>(),
+        )
+    })
+    .map(drop)
+}
+
+fn clock(id: libc::clockid_t) -> libc::timespec {
+    let mut time = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: the pointer is valid. The call cannot fail for these clocks; if it did, the zeros would be valid.
+    unsafe {
+        libc::clock_gettime(id, time.as_mut_ptr());
+        time.assume_init()
+    }
+}
+
+/// `CLOCK_MONOTONIC`.
+pub(super) fn monotonic() -> Time {
+    let time = clock(libc::CLOCK_MONOTONIC);
+    Time::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// `CLOCK_REALTIME`, in nanoseconds since 1970.
+#[allow(clippy::unnecessary_cast)] // Narrower on 32-bit systems.
+pub(super) fn realtime() -> i64 {
+    let time = clock(libc::CLOCK_REALTIME);
+    time.tv_sec as i64 * 1_000_000_000 + time.tv_nsec as i64
+}
+
+/// Lets timeouts of this thread end on time instead of up to 50 µs late (`PR_SET_TIMERSLACK`).
+pub(super) fn precise_timeouts() {
+    // SAFETY: no pointers. 1 ns is the least; 0 would mean the default.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
+}
+
+/// Raises the limit of open files as far as an ordinary process may.
+pub(super) fn raise_open_files() -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is valid during the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the pointer is valid during the call.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    }
+    Ok(())
+}
