@@ -24,7 +24,7 @@ const ACTIONS_PER_TURN: usize = 32;
 const COMMANDS_PER_TURN: usize = 64;
 
 /// Opens the network; called on the driver's thread, which alone uses it.
-pub type Open = Box<dyn Fn() -> Result<Box<dyn Network>, NetError> + Send>;
+pub type Open = Box<dyn Fn() -> Result<Box<dyn Network + Send>, NetError> + Send>;
 /// Called on the driver's thread for each hop as it is found. Must not block.
 pub type OnFound = Box<dyn FnMut(Found) + Send>;
 
@@ -181,7 +181,7 @@ struct Pump {
     open: Open,
     publish: Box<dyn Fn(Option<Waker>) + Send>,
     inbox: mpsc::Receiver<Command>,
-    network: Option<Box<dyn Network>>,
+    network: Option<Box<dyn Network + Send>>,
     engine: Engine,
     jobs: HashMap<TraceId, Job>,
     tickets: HashMap<u64, TraceId>,
@@ -413,10 +413,10 @@ impl Pump {
 }
 
 fn open_network<'n>(
-    network: &'n mut Option<Box<dyn Network>>,
+    network: &'n mut Option<Box<dyn Network + Send>>,
     open: &Open,
     publish: &dyn Fn(Option<Waker>),
-) -> Result<&'n mut Box<dyn Network>, TraceError> {
+) -> Result<&'n mut Box<dyn Network + Send>, TraceError> {
     let opened = match network.take() {
         Some(opened) => opened,
         None => {
