@@ -373,6 +373,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn https_urls_are_asked_over_tls() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let service = format!("https://{}", listener.local_addr().unwrap());
+        let public_ip = PublicIp::with_services(vec![service]);
+        let first_byte = async { listener.accept().await.unwrap().0.read_u8().await.unwrap() };
+        tokio::select! {
+            // Content type "handshake" (RFC 8446 §5.1).
+            byte = first_byte => assert_eq!(byte, 22),
+            address = public_ip.address() => panic!("gave up with {address:?}"),
+        }
+    }
+
+    #[tokio::test]
     async fn a_url_that_is_none_is_passed_over() {
         let fallback = Service::start(&[GOOD]).await;
         let services = vec!["no url at all".to_owned(), fallback.url.clone()];
