@@ -6,6 +6,9 @@
 pub mod json;
 mod model;
 mod parameters;
+mod public_ip;
+mod reverse_dns;
+mod statistics;
 mod target;
 mod values;
 
@@ -17,6 +20,8 @@ pub use parameters::{
     DEFAULT_E2E_QUERIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS, DEFAULT_TRACEROUTE_QUERIES, Host,
     InvalidParameter, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters, Protocol, Request, TcpMethod,
 };
+pub use public_ip::PublicIp;
+pub use reverse_dns::ReverseDns;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve};
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};
