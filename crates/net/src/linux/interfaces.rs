@@ -25,8 +25,9 @@ pub(super) fn only_interface() -> Option<u32> {
     only(&read())
 }
 
+/// Of this thread's network namespace; `/proc/net` would be the first thread's.
 fn read() -> String {
-    std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default()
+    std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default()
 }
 
 fn only(table: &str) -> Option<u32> {
@@ -35,7 +36,7 @@ fn only(table: &str) -> Option<u32> {
     indexes.all(|index| index == first).then_some(first)
 }
 
-/// The lines of `/proc/net/if_inet6`: address, interface index, prefix length, scope (all hexadecimal), flags, name.
+/// The lines of `if_inet6`: address, interface index, prefix length, scope (all hexadecimal), flags, name.
 fn link_local_addresses(table: &str) -> impl Iterator<Item = (Ipv6Addr, u32)> {
     table.lines().filter_map(|line| {
         let mut columns = line.split_ascii_whitespace();

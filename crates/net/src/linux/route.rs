@@ -18,7 +18,7 @@ const PORT: u16 = 33434;
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
     connect(target).map_err(|source| {
         let error = errors::error(Operation::Route, Some(target), source);
-        if interfaces::needs_scope(target) && error.source.raw_os_error() == Some(libc::EINVAL) {
+        if interfaces::needs_scope(target) && interfaces::only_interface().is_none() {
             error
                 .with_hint("a link-local address, and there is not exactly one interface that it could be on")
         } else {

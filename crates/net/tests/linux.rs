@@ -1,0 +1,739 @@
+//! The Linux backend against the kernel, in network namespaces.
+#![cfg(target_os = "linux")]
+#![allow(unsafe_code)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use support::{
+    BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, ip, isolated, probe, run, syn, udp,
+};
+use traceroute_net::{ConnectionId, Token, Transport};
+use traceroute_wire::{IcmpError, MAX_PROBE_LEN, Probe, ProbeKind, Quoted, QuotedTransport, ReplyKind};
+
+/// Nothing listens here in a fresh namespace.
+const CLOSED: u16 = 9;
+
+/// The quote of an ICMP error.
+fn quoted(kind: ReplyKind) -> (IcmpError, Quoted) {
+    match kind {
+        ReplyKind::IcmpError { error, quoted, .. } => (error, quoted),
+        other => panic!("not an ICMP error: {other:?}"),
+    }
+}
+
+#[test]
+fn udp_to_a_closed_port_is_answered_with_our_packet() {
+    isolated("udp_to_a_closed_port_is_answered_with_our_packet", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            assert_eq!(subject.network.prepare(address).expect("prepared"), address);
+            let port = subject.reserve(Transport::Udp, address);
+            let probe = probe(address, udp(port, CLOSED));
+            subject.send(&probe, 1);
+            let (reply, _) = subject.reply();
+            assert_eq!((reply.source, reply.destination), (address, address));
+            let (error, quoted) = quoted(reply.kind);
+            let code = if address.is_ipv4() { 3 } else { 4 };
+            assert_eq!(error, IcmpError::Unreachable { code });
+            assert_eq!(quoted.tag(), Some(0x0ABC));
+            assert_eq!(quoted.ttl, 7);
+            if address.is_ipv4() {
+                assert_eq!(quoted.identification, 0x1234);
+            } else {
+                assert_eq!(quoted.flow_label, 0x54321);
+            }
+            match quoted.transport {
+                QuotedTransport::Udp {
+                    source_port,
+                    destination_port,
+                    ..
+                } => assert_eq!((source_port, destination_port), (port, CLOSED)),
+                other => panic!("quotes {other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn an_echo_is_answered_once() {
+    isolated("an_echo_is_answered_once", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            subject.network.prepare(address).expect("prepared");
+            subject.send(&probe(address, echo(1)), 1);
+            subject.send(&probe(address, echo(2)), 2);
+            let is_reply = |event: &Event, wanted: u16| match event {
+                Event::Reply(reply, _) => {
+                    matches!(reply.kind, ReplyKind::Echo { identifier: 0xBEEF, sequence, cookie: Some(cookie) }
+                        if sequence == wanted && &cookie == b"cookie")
+                }
+                _ => false,
+            };
+            // A second copy of the first answer would have come before the answer to the second probe.
+            let seen = subject.collect(|event| is_reply(event, 2));
+            assert_eq!(
+                seen.iter().filter(|event| is_reply(event, 1)).count(),
+                1,
+                "{seen:?}"
+            );
+            let replies = seen
+                .iter()
+                .filter(|event| matches!(event, Event::Reply(..) | Event::Ignored(_)));
+            assert_eq!(replies.count(), 2, "{seen:?}");
+        }
+    });
+}
+
+#[test]
+fn a_syn_is_answered_by_the_target() {
+    isolated("a_syn_is_answered_by_the_target", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            let listener = TcpListener::bind((address, 0)).expect("a listener");
+            let open = listener.local_addr().expect("its address").port();
+            for target in [open, CLOSED] {
+                let port = subject.reserve(Transport::Tcp, address);
+                subject.send(&probe(address, syn(port, target)), 1);
+                let (reply, _) = subject.reply();
+                let ReplyKind::Tcp(tcp) = reply.kind else {
+                    panic!("{reply:?}")
+                };
+                assert_eq!((tcp.source_port, tcp.destination_port), (target, port));
+                assert_eq!(tcp.acknowledgment, 0x0102_0305);
+                assert!(tcp.flags.ack);
+                assert_eq!((tcp.flags.syn, tcp.flags.rst), (target == open, target == CLOSED));
+                // Once more for the reset that our kernel sends to an open port's answer, which passes the same interface.
+                subject.network.release_port(Transport::Tcp, address, port);
+                let now = subject.network.now();
+                subject.poll_until(now);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_kernel_says_when_a_probe_left_before_its_reply() {
+    isolated("the_kernel_says_when_a_probe_left_before_its_reply", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            subject.network.prepare(address).expect("prepared");
+            for token in 1..=200 {
+                let handed_over = subject.send(&probe(address, echo(token as u16)), token);
+                let seen = subject.collect(|event| matches!(event, Event::Reply(..)));
+                let now = subject.network.now();
+                let [Event::Sent(about, left), Event::Reply(_, arrived)] = seen[..] else {
+                    panic!("{seen:?}")
+                };
+                assert_eq!(about, Token(token));
+                assert!(handed_over <= left, "handed over {handed_over:?}, left {left:?}");
+                assert!(left <= arrived, "left {left:?}, arrived {arrived:?}");
+                assert!(arrived <= now, "arrived {arrived:?}, now {now:?}");
+                assert!(arrived.since(left) < Duration::from_millis(50));
+            }
+        }
+        assert_eq!(subject.network.counters().kernel_send_stamps, 400);
+        assert_eq!(subject.network.counters().sent, 400);
+    });
+}
+
+#[test]
+fn a_reply_is_stamped_on_arrival_however_late_it_is_read() {
+    isolated("a_reply_is_stamped_on_arrival_however_late_it_is_read", || {
+        let mut subject = Subject::new();
+        subject.network.prepare(LOCALHOST).expect("prepared");
+        let handed_over = subject.send(&probe(LOCALHOST, echo(1)), 1);
+        let sent = subject.network.now();
+        while subject.network.now().since(sent) < Duration::from_millis(30) {
+            std::hint::spin_loop();
+        }
+        let (_, arrived) = subject.reply();
+        assert!(
+            arrived.since(handed_over) < Duration::from_millis(20),
+            "{:?}",
+            arrived.since(handed_over)
+        );
+    });
+}
+
+/// A tun interface: what is routed to it is read from the file, and what is written there arrives from it.
+fn tun(name: &str) -> File {
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: libc::c_short,
+        padding: [u8; 22],
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .expect("the tun driver");
+    let mut request = Request {
+        name: [0; libc::IFNAMSIZ],
+        flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
+        padding: [0; 22],
+    };
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    // SAFETY: TUNSETIFF takes a struct ifreq, which `Request` is laid out as, size included.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    assert_eq!(result, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
+    file
+}
+
+/// The next packet routed to a tun interface that has this protocol: the kernel sends some of its own.
+fn read_packet(tun: &mut File, is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let mut buffer = [0; 2048];
+    for _ in 0..10_000 {
+        match tun.read(&mut buffer) {
+            Ok(length) if is_wanted(&buffer[..length]) => return buffer[..length].to_vec(),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+            Err(error) => panic!("reading from tun: {error}"),
+        }
+    }
+    panic!("the probe did not get to the tun interface");
+}
+
+/// RFC 1071.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let bytes = parts.concat();
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .sum();
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+#[test]
+fn a_link_without_link_layer_is_captured() {
+    isolated("a_link_without_link_layer_is_captured", || {
+        let mut tun = tun("tun0");
+        ip("addr add 10.9.0.1/24 dev tun0");
+        ip("link set tun0 up");
+        let source: IpAddr = "10.9.0.1".parse().expect("address");
+        let target: IpAddr = "10.9.0.77".parse().expect("address");
+        let mut subject = Subject::new();
+        assert_eq!(subject.network.prepare(target).expect("prepared"), source);
+        let port = subject.reserve(Transport::Udp, source);
+        let probe = Probe {
+            source,
+            destination: target,
+            ..probe(source, udp(port, 33_434))
+        };
+        subject.send(&probe, 1);
+
+        let mut buffer = [0; MAX_PROBE_LEN];
+        let packet = read_packet(&mut tun, |packet| packet.get(9) == Some(&17));
+        assert_eq!(
+            Some(&packet[..]),
+            probe.encode(&mut buffer),
+            "the probe on the wire"
+        );
+
+        let router = [10, 9, 0, 2];
+        let mut message = [&[11, 0, 0, 0, 0, 0, 0, 0], &packet[..28]].concat();
+        let sum = checksum(&[&message]);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let mut header = [
+            &[0x45, 0, 0, 20 + 36, 0, 1, 0, 0, 60, 1, 0, 0][..],
+            &router,
+            &[10, 9, 0, 1],
+        ]
+        .concat();
+        let sum = checksum(&[&header]);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        tun.write_all(&[header, message].concat())
+            .expect("written to tun");
+
+        let (reply, _) = subject.reply();
+        assert_eq!(reply.source, IpAddr::from(router));
+        assert_eq!(reply.ttl, 60);
+        let (error, quoted) = quoted(reply.kind);
+        assert_eq!(error, IcmpError::TimeExceeded);
+        assert_eq!(quoted.tag(), Some(0x0ABC));
+    });
+}
+
+#[test]
+fn a_link_local_target_is_probed_on_its_interface() {
+    isolated("a_link_local_target_is_probed_on_its_interface", || {
+        let mut tun = tun("tun0");
+        // Only this address, so that the interface and the source are known.
+        ip("link set tun0 addrgenmode none");
+        ip("link set tun0 up");
+        ip("addr add fe80::1/64 dev tun0 nodad");
+        let source: IpAddr = "fe80::1".parse().expect("address");
+        let target: IpAddr = "fe80::2".parse().expect("address");
+        let mut subject = Subject::new();
+        assert_eq!(subject.network.prepare(target).expect("prepared"), source);
+        let port = subject.reserve(Transport::Udp, source);
+        let probe = Probe {
+            source,
+            destination: target,
+            ..probe(source, udp(port, 33_434))
+        };
+        subject.send(&probe, 1);
+        let mut buffer = [0; MAX_PROBE_LEN];
+        let packet = read_packet(&mut tun, |packet| packet.get(6) == Some(&17));
+        assert_eq!(
+            Some(&packet[..]),
+            probe.encode(&mut buffer),
+            "the probe on the wire"
+        );
+    });
+}
+
+#[test]
+fn foreign_traffic_never_gets_in_not_even_while_the_capture_opens() {
+    isolated(
+        "foreign_traffic_never_gets_in_not_even_while_the_capture_opens",
+        || {
+            let stop = Arc::new(AtomicBool::new(false));
+            let sink = UdpSocket::bind((LOCALHOST, 0)).expect("a socket");
+            let to = sink.local_addr().expect("its address");
+            let flood = std::thread::spawn({
+                let stop = Arc::clone(&stop);
+                move || {
+                    let socket = UdpSocket::bind((LOCALHOST, 0)).expect("a socket");
+                    let mut sent = 0_u64;
+                    while !stop.load(Ordering::Relaxed) {
+                        sent += u64::from(socket.send_to(&[0; 16], to).is_ok());
+                    }
+                    sent
+                }
+            });
+            for _ in 0..20 {
+                let mut subject = Subject::new();
+                subject.network.prepare(LOCALHOST).expect("prepared");
+                subject.send(&probe(LOCALHOST, echo(1)), 1);
+                let seen = subject.collect(|event| matches!(event, Event::Reply(..)));
+                assert!(
+                    !seen.iter().any(|event| matches!(event, Event::Ignored(_))),
+                    "{seen:?}"
+                );
+                assert_eq!(subject.network.counters().captured, 1);
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(
+                flood.join().expect("the flood") > 1_000,
+                "too little traffic to tell"
+            );
+        },
+    );
+}
+
+#[test]
+fn drops_by_the_kernel_are_counted() {
+    isolated("drops_by_the_kernel_are_counted", || {
+        const PROBES: u64 = 6_000;
+        let mut subject = Subject::new();
+        subject.network.prepare(LOCALHOST).expect("prepared");
+        for token in 0..PROBES {
+            subject.send(&probe(LOCALHOST, echo(token as u16)), token);
+        }
+        let (mut replies, mut batches) = (0, 0);
+        loop {
+            let now = subject.network.now();
+            let seen = subject.poll_until(now);
+            let found = seen
+                .iter()
+                .filter(|event| matches!(event, Event::Reply(..)))
+                .count();
+            assert!(found <= 256, "a batch of {found}");
+            if found == 0 {
+                break;
+            }
+            replies += found as u64;
+            batches += 1;
+        }
+        let counters = subject.network.counters();
+        assert_eq!(counters.captured, PROBES);
+        assert_eq!(counters.kernel_drops, PROBES - replies);
+        assert!(
+            replies >= 4_096 && counters.kernel_drops > 0,
+            "{replies} replies, {counters:?}"
+        );
+        assert!(batches >= 16);
+
+        // And it goes on as if nothing had been.
+        subject.send(&probe(LOCALHOST, echo(1)), PROBES);
+        subject.reply();
+        assert_eq!(
+            subject.network.counters().kernel_drops,
+            counters.kernel_drops,
+            "drops are not counted twice"
+        );
+    });
+}
+
+#[test]
+fn ports_of_all_blocks_are_captured() {
+    isolated("ports_of_all_blocks_are_captured", || {
+        let mut subject = Subject::new();
+        let ports: HashSet<u16> = (0..400)
+            .map(|_| subject.reserve(Transport::Tcp, LOCALHOST))
+            .collect();
+        assert_eq!(ports.len(), 400);
+        let blocks: HashSet<u16> = ports.iter().map(|port| port / 256).collect();
+        assert!(blocks.len() >= 3, "{blocks:?}");
+        assert_eq!(subject.network.counters().reserved_ports, 400);
+        for port in ports {
+            subject.send(&probe(LOCALHOST, syn(port, CLOSED)), 1);
+            let (reply, _) = subject.reply();
+            assert!(
+                matches!(reply.kind, ReplyKind::Tcp(tcp) if tcp.destination_port == port),
+                "{reply:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_reserved_port_is_ours_until_released() {
+    isolated("a_reserved_port_is_ours_until_released", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            let port = subject.reserve(Transport::Udp, address);
+            let taken = UdpSocket::bind((address, port)).expect_err("taken");
+            assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+            subject.network.release_port(Transport::Udp, address, port);
+            subject.network.release_port(Transport::Udp, address, port);
+            UdpSocket::bind((address, port)).expect("free again");
+
+            let port = subject.reserve(Transport::Tcp, address);
+            let taken = TcpListener::bind((address, port)).expect_err("taken");
+            assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+            subject.network.release_port(Transport::Tcp, address, port);
+            TcpListener::bind((address, port)).expect("free again");
+        }
+        assert_eq!(subject.network.counters().reserved_ports, 0);
+    });
+}
+
+#[test]
+fn a_connection_is_opened_seen_and_reset() {
+    isolated("a_connection_is_opened_seen_and_reset", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            let listener = TcpListener::bind((address, 0)).expect("a listener");
+            let remote = listener.local_addr().expect("its address");
+            let port = subject.reserve(Transport::Tcp, address);
+            let local = SocketAddr::new(address, port);
+            // Twice: the port can be used again.
+            for id in [ConnectionId(1), ConnectionId(2)] {
+                subject.network.connect(id, local, remote).expect("begun");
+                let seen = subject.collect(|event| *event == Event::Connected(id));
+                let syn_ack = |event: &Event| matches!(event, Event::Reply(reply, _) if matches!(reply.kind, ReplyKind::Tcp(tcp) if tcp.flags.syn && tcp.flags.ack && tcp.sack.permitted && tcp.timestamps.is_some()));
+                assert!(seen.iter().any(syn_ack), "{seen:?}");
+                let (mut peer, from) = listener.accept().expect("a connection");
+                assert_eq!(from, local);
+                subject.network.disconnect(id);
+                let error = peer.read(&mut [0]).expect_err("reset");
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                let taken = TcpListener::bind(local).expect_err("still reserved");
+                assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+            }
+            subject.network.disconnect(ConnectionId(2));
+            subject.network.release_port(Transport::Tcp, address, port);
+            TcpListener::bind(local).expect("free again, and no lingering state");
+        }
+    });
+}
+
+#[test]
+fn releasing_the_port_ends_its_connection() {
+    isolated("releasing_the_port_ends_its_connection", || {
+        let mut subject = Subject::new();
+        let listener = TcpListener::bind((LOCALHOST, 0)).expect("a listener");
+        let port = subject.reserve(Transport::Tcp, LOCALHOST);
+        let local = SocketAddr::new(LOCALHOST, port);
+        let remote = listener.local_addr().expect("its address");
+        subject
+            .network
+            .connect(ConnectionId(1), local, remote)
+            .expect("begun");
+        subject.collect(|event| *event == Event::Connected(ConnectionId(1)));
+        let (mut peer, _) = listener.accept().expect("a connection");
+        subject.network.release_port(Transport::Tcp, LOCALHOST, port);
+        let error = peer.read(&mut [0]).expect_err("reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        subject.network.disconnect(ConnectionId(1));
+    });
+}
+
+#[test]
+fn a_refused_connection_is_reported() {
+    isolated("a_refused_connection_is_reported", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            let port = subject.reserve(Transport::Tcp, address);
+            let local = SocketAddr::new(address, port);
+            for id in [ConnectionId(1), ConnectionId(2)] {
+                subject
+                    .network
+                    .connect(id, local, SocketAddr::new(address, CLOSED))
+                    .expect("begun");
+                let seen = subject.collect(|event| matches!(event, Event::ConnectFailed(..)));
+                let text = seen
+                    .iter()
+                    .find_map(|event| match event {
+                        Event::ConnectFailed(about, text) if *about == id => Some(text.clone()),
+                        _ => None,
+                    })
+                    .expect("about this connection");
+                assert!(
+                    text.contains("refused") && text.contains(&address.to_string()),
+                    "{text}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn connecting_from_a_port_that_is_not_reserved_fails() {
+    isolated("connecting_from_a_port_that_is_not_reserved_fails", || {
+        let mut subject = Subject::new();
+        let local = SocketAddr::new(LOCALHOST, 40_000);
+        let remote = SocketAddr::new(LOCALHOST, CLOSED);
+        subject
+            .network
+            .connect(ConnectionId(1), local, remote)
+            .expect_err("refused");
+    });
+}
+
+#[test]
+fn without_a_route_the_address_is_named() {
+    isolated("without_a_route_the_address_is_named", || {
+        let mut subject = Subject::new();
+        for target in ["192.0.2.1", "2001:db8::1"] {
+            let target: IpAddr = target.parse().expect("address");
+            let text = subject.network.prepare(target).expect_err("no route").to_string();
+            assert!(
+                text.contains(&target.to_string()) && text.contains("no route"),
+                "{text}"
+            );
+        }
+        let text = traceroute_net::source_address("fe80::1".parse().expect("address"))
+            .expect_err("which interface?")
+            .to_string();
+        assert!(text.contains("interface"), "{text}");
+    });
+}
+
+#[test]
+fn a_send_that_fails_does_not_mix_up_later_reports() {
+    isolated("a_send_that_fails_does_not_mix_up_later_reports", || {
+        let mut subject = Subject::new();
+        subject.network.prepare(LOCALHOST).expect("prepared");
+        subject.send(&probe(LOCALHOST, echo(1)), 1);
+        run("nft", "add table ip t");
+        run("nft", "add chain ip t o { type filter hook output priority 0 ; }");
+        run("nft", "add rule ip t o icmp type echo-request drop");
+        let error = subject
+            .network
+            .send(&probe(LOCALHOST, echo(2)), Token(2))
+            .expect_err("forbidden");
+        assert_eq!(error.source.raw_os_error(), Some(libc::EPERM));
+        assert!(error.to_string().contains("firewall"), "{error}");
+        run("nft", "delete table ip t");
+        for token in 3..10 {
+            let handed_over = subject.send(&probe(LOCALHOST, echo(token as u16)), token);
+            let seen = subject.collect(|event| matches!(event, Event::Reply(reply, _) if matches!(reply.kind, ReplyKind::Echo { sequence, .. } if u64::from(sequence) == token)));
+            let reports: Vec<_> = seen
+                .iter()
+                .filter_map(|event| match event {
+                    Event::Sent(about, at) => Some((*about, *at)),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(reports.len(), 1, "{seen:?}");
+            assert_eq!(reports[0].0, Token(token));
+            assert!(reports[0].1 >= handed_over);
+        }
+    });
+}
+
+#[test]
+fn the_waker_ends_a_wait_without_end() {
+    isolated("the_waker_ends_a_wait_without_end", || {
+        let mut subject = Subject::new();
+        let waker = subject.network.waker();
+        // Before the wait begins ...
+        waker();
+        subject.network.poll(None, &mut |_| {}).expect("poll");
+        // ... and, most likely, during it.
+        let thread = std::thread::spawn(move || waker());
+        subject.network.poll(None, &mut |_| {}).expect("poll");
+        thread.join().expect("woken");
+        // Woken once, not for ever.
+        let deadline = subject.network.now() + Duration::from_millis(5);
+        assert_eq!(subject.poll_until(deadline), []);
+        assert!(subject.network.now() >= deadline);
+    });
+}
+
+#[test]
+fn a_wait_ends_at_its_deadline() {
+    isolated("a_wait_ends_at_its_deadline", || {
+        let mut subject = Subject::new();
+        subject.network.prepare(LOCALHOST_V6).expect("prepared");
+        let deadline = subject.network.now() + Duration::from_millis(5);
+        assert_eq!(subject.poll_until(deadline), []);
+        let late = subject.network.now().since(deadline);
+        assert!(
+            subject.network.now() >= deadline && late < Duration::from_millis(500),
+            "{late:?}"
+        );
+    });
+}
+
+#[test]
+fn probes_of_two_families_are_refused() {
+    isolated("probes_of_two_families_are_refused", || {
+        let mut subject = Subject::new();
+        let mixed = Probe {
+            destination: LOCALHOST_V6,
+            ..probe(LOCALHOST, echo(1))
+        };
+        let error = subject
+            .network
+            .send(&mixed, Token(1))
+            .expect_err("cannot be encoded");
+        assert_eq!(error.source.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn sack_probes_leave_too() {
+    isolated("sack_probes_leave_too", || {
+        let mut subject = Subject::new();
+        let listener = TcpListener::bind((LOCALHOST, 0)).expect("a listener");
+        let remote = listener.local_addr().expect("its address");
+        let port = subject.reserve(Transport::Tcp, LOCALHOST);
+        subject
+            .network
+            .connect(ConnectionId(1), SocketAddr::new(LOCALHOST, port), remote)
+            .expect("begun");
+        let seen = subject.collect(|event| *event == Event::Connected(ConnectionId(1)));
+        let syn_ack = seen
+            .iter()
+            .find_map(|event| match event {
+                Event::Reply(reply, _) => match reply.kind {
+                    ReplyKind::Tcp(tcp) if tcp.flags.syn => Some(tcp),
+                    _ => None,
+                },
+                _ => None,
+            })
+            .expect("a SYN-ACK");
+        // Beyond a gap of three bytes.
+        let kind = ProbeKind::TcpSack {
+            source_port: port,
+            destination_port: remote.port(),
+            sequence: syn_ack.acknowledgment + 3,
+            acknowledgment: syn_ack.sequence.wrapping_add(1),
+            timestamps: syn_ack.timestamps.map(|theirs| traceroute_wire::TcpTimestamps {
+                value: theirs.echo,
+                echo: theirs.value,
+            }),
+        };
+        subject.send(&probe(LOCALHOST, kind), 1);
+        let (reply, _) = subject.reply();
+        let ReplyKind::Tcp(tcp) = reply.kind else {
+            panic!("{reply:?}")
+        };
+        assert_eq!(tcp.acknowledgment, syn_ack.acknowledgment);
+        assert_eq!(tcp.sack.edges(), [syn_ack.acknowledgment + 3]);
+    });
+}
+
+/// Takes all capabilities from this thread.
+fn drop_capabilities() {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let none = [0_u32; 6];
+    // SAFETY: capset reads a header and two sets of three words (capset(2)).
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    assert_eq!(result, 0, "capset: {}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn without_permission_the_error_says_how_to_get_it() {
+    isolated("without_permission_the_error_says_how_to_get_it", || {
+        drop_capabilities();
+        let mut subject = Subject::new();
+        for address in BOTH {
+            let text = subject
+                .network
+                .prepare(address)
+                .expect_err("forbidden")
+                .to_string();
+            assert!(text.contains("CAP_NET_RAW") && text.contains("sudo"), "{text}");
+        }
+        assert_eq!(
+            traceroute_net::source_address(LOCALHOST).expect("needs no permission"),
+            LOCALHOST
+        );
+    });
+}
+
+#[test]
+fn too_many_open_files_is_an_error_that_says_so() {
+    alone("too_many_open_files_is_an_error_that_says_so", || {
+        let limit = |soft, hard| {
+            let limit = libc::rlimit {
+                rlim_cur: soft,
+                rlim_max: hard,
+            };
+            // SAFETY: the pointer is valid during the call.
+            let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+            assert_eq!(result, 0, "setrlimit: {}", std::io::Error::last_os_error());
+        };
+        limit(40, 80);
+        let mut subject = Subject::new();
+        let mut ports = Vec::new();
+        let error = loop {
+            match subject.network.reserve_port(Transport::Udp, LOCALHOST) {
+                Ok(port) => ports.push(port),
+                Err(error) => break error,
+            }
+            assert!(ports.len() < 100, "no limit");
+        };
+        assert!(
+            ports.len() > 40,
+            "{} ports: the soft limit was not raised",
+            ports.len()
+        );
+        assert_eq!(error.source.raw_os_error(), Some(libc::EMFILE));
+        assert!(error.to_string().contains("ulimit -n"), "{error}");
+        let released = ports.pop().expect("a port");
+        subject.network.release_port(Transport::Udp, LOCALHOST, released);
+        subject
+            .network
+            .reserve_port(Transport::Udp, LOCALHOST)
+            .expect("one is free again");
+    });
+}

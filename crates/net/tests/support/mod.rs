@@ -1,0 +1,222 @@
+//! Network namespaces to test in, and what the tests say to and hear from the network.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Command;
+use std::time::Duration;
+
+use traceroute_net::{ConnectionId, Network, NetworkEvent, Time, Token, Transport};
+use traceroute_wire::{Ignored, Probe, ProbeKind, Reply};
+
+/// Set in the process that runs one test by itself.
+const ALONE: &str = "TRACEROUTE_TEST_ALONE";
+
+pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub(crate) const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+pub(crate) const BOTH: [IpAddr; 2] = [LOCALHOST, LOCALHOST_V6];
+
+/// Runs the test `name` in a network namespace of its own, in which only the loopback interface is up. The namespace goes
+/// away with the thread.
+///
+/// Without privileges, runs the test in a user namespace. Where that is forbidden, fails if `CI` is set, and otherwise
+/// says that the test was skipped.
+pub(crate) fn isolated(name: &str, test: fn()) {
+    if is_root() {
+        let thread = std::thread::spawn(move || {
+            enter_new_namespace();
+            test();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    } else if !run_alone(
+        name,
+        Command::new("unshare")
+            .args(["--user", "--map-root-user", "--"])
+            .arg(this_program()),
+    ) {
+        skip(name, "neither root nor allowed to make user namespaces");
+    }
+}
+
+/// Runs the test `name` like [`isolated`], in a process of its own, so that it may change what the process has.
+pub(crate) fn alone(name: &str, test: fn()) {
+    if std::env::var_os(ALONE).is_some() {
+        isolated(name, test);
+    } else if !run_alone(name, &mut Command::new(this_program())) {
+        skip(name, "cannot run itself");
+    }
+}
+
+/// Runs one test in a process of its own; whether that could be started. Panics if the test fails.
+fn run_alone(name: &str, command: &mut Command) -> bool {
+    let output = command
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1")
+        .output();
+    let Ok(output) = output else { return false };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let ran = text.contains("running 1 test");
+    assert!(
+        !ran || output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ran
+}
+
+fn skip(name: &str, why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{name} cannot run: {why}");
+    eprintln!("SKIPPED {name}: {why}");
+}
+
+fn this_program() -> std::path::PathBuf {
+    std::env::current_exe().expect("the path of this program")
+}
+
+fn is_root() -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn enter_new_namespace() {
+    // SAFETY: no pointers.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(
+        result,
+        0,
+        "cannot make a network namespace: {}",
+        io::Error::last_os_error()
+    );
+    ip("link set lo up");
+}
+
+/// Runs ip(8).
+pub(crate) fn ip(arguments: &str) {
+    run("ip", arguments);
+}
+
+/// Runs a program in the namespace of this thread.
+pub(crate) fn run(program: &str, arguments: &str) {
+    let status = Command::new(program)
+        .args(arguments.split_whitespace())
+        .status()
+        .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
+    assert!(status.success(), "{program} {arguments} failed");
+}
+
+/// A [`NetworkEvent`] that can be kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event {
+    Sent(Token, Time),
+    Reply(Reply, Time),
+    Ignored(Ignored),
+    Connected(ConnectionId),
+    ConnectFailed(ConnectionId, String),
+}
+
+/// The network under test.
+pub(crate) struct Subject {
+    pub(crate) network: Box<dyn Network + Send>,
+}
+
+impl Subject {
+    pub(crate) fn new() -> Self {
+        Subject {
+            network: traceroute_net::open().expect("the network"),
+        }
+    }
+
+    /// One poll.
+    pub(crate) fn poll_until(&mut self, deadline: Time) -> Vec<Event> {
+        let mut seen = Vec::new();
+        self.network
+            .poll(Some(deadline), &mut |event| {
+                seen.push(match event {
+                    NetworkEvent::Sent { token, at } => Event::Sent(token, at),
+                    NetworkEvent::Reply { reply, at } => Event::Reply(*reply, at),
+                    NetworkEvent::Ignored(reason) => Event::Ignored(reason),
+                    NetworkEvent::Connected(id) => Event::Connected(id),
+                    NetworkEvent::ConnectFailed(id, error) => Event::ConnectFailed(id, error.to_string()),
+                    NetworkEvent::Answered { .. } => panic!("this backend leaves matching to the engine"),
+                });
+            })
+            .expect("poll");
+        seen
+    }
+
+    /// Polls until an event is what is looked for; everything up to the end of that batch. Panics after 2 s.
+    pub(crate) fn collect(&mut self, mut is_last: impl FnMut(&Event) -> bool) -> Vec<Event> {
+        let deadline = self.network.now() + Duration::from_secs(2);
+        let mut seen = Vec::new();
+        loop {
+            let batch = self.poll_until(deadline);
+            let found = batch.iter().any(&mut is_last);
+            seen.extend(batch);
+            if found {
+                return seen;
+            }
+            assert!(
+                self.network.now() < deadline,
+                "what was waited for did not happen, but: {seen:?}"
+            );
+        }
+    }
+
+    /// Polls until there is a reply; the first one and when it came.
+    pub(crate) fn reply(&mut self) -> (Reply, Time) {
+        let seen = self.collect(|event| matches!(event, Event::Reply(..)));
+        seen.into_iter()
+            .find_map(|event| match event {
+                Event::Reply(reply, at) => Some((reply, at)),
+                _ => None,
+            })
+            .expect("collect saw it")
+    }
+
+    pub(crate) fn reserve(&mut self, transport: Transport, source: IpAddr) -> u16 {
+        self.network.reserve_port(transport, source).expect("a port")
+    }
+
+    pub(crate) fn send(&mut self, probe: &Probe, token: u64) -> Time {
+        self.network.send(probe, Token(token)).expect("sent").at
+    }
+}
+
+/// A probe from an address to itself.
+pub(crate) fn probe(address: IpAddr, kind: ProbeKind) -> Probe {
+    Probe {
+        source: address,
+        destination: address,
+        ttl: 7,
+        identification: 0x1234,
+        flow_label: 0x54321,
+        kind,
+    }
+}
+
+pub(crate) fn echo(sequence: u16) -> ProbeKind {
+    ProbeKind::Echo {
+        identifier: 0xBEEF,
+        sequence,
+        tag: 0x0ABC,
+        cookie: *b"cookie",
+    }
+}
+
+pub(crate) fn udp(source_port: u16, destination_port: u16) -> ProbeKind {
+    ProbeKind::Udp {
+        source_port,
+        destination_port,
+        tag: 0x0ABC,
+    }
+}
+
+pub(crate) fn syn(source_port: u16, destination_port: u16) -> ProbeKind {
+    ProbeKind::TcpSyn {
+        source_port,
+        destination_port,
+        sequence: 0x0102_0304,
+    }
+}
