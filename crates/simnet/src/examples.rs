@@ -1,0 +1,50 @@
+//! The topologies that come with the crate.
+
+use crate::topology::{Topology, TopologyError};
+
+/// A topology that comes with the crate, by the name of its file in `topologies/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Example {
+    /// File name without `.toml`.
+    pub name: &'static str,
+    /// The file.
+    pub text: &'static str,
+}
+
+impl Example {
+    /// Its first comment line.
+    pub fn summary(&self) -> &'static str {
+        self.text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches('#')
+            .trim()
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// None: a test reads them all.
+    pub fn topology(&self) -> Result<Topology, TopologyError> {
+        Topology::parse(self.name, self.text)
+    }
+}
+
+macro_rules! examples {
+    ($($name:literal),* $(,)?) => {
+        &[$(Example { name: $name, text: include_str!(concat!("../topologies/", $name, ".toml")) }),*]
+    };
+}
+
+const EXAMPLES: &[Example] = examples!["straight"];
+
+/// All topologies that come with the crate.
+pub fn examples() -> &'static [Example] {
+    EXAMPLES
+}
+
+/// One of them, by name.
+pub fn example(name: &str) -> Option<Example> {
+    EXAMPLES.iter().find(|example| example.name == name).copied()
+}

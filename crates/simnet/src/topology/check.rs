@@ -1,0 +1,147 @@
+//! What the types of the model cannot say: names and addresses are unique, references lead somewhere.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use toml::Spanned;
+
+use super::{Hop, Icmp, Target, Topology};
+
+/// A contradiction and its byte position in the file.
+pub(super) struct Problem {
+    pub(super) position: usize,
+    pub(super) message: String,
+}
+
+pub(super) fn check(topology: &Topology) -> Result<(), Problem> {
+    let mut names = Unique { seen: HashMap::new() };
+    let mut addresses = Unique { seen: HashMap::new() };
+    for address in topology.client_addresses() {
+        addresses
+            .seen
+            .insert(address.to_string(), "the client's".to_owned());
+    }
+    for hop in topology.every_hop() {
+        names.add(hop.name.get_ref().clone(), hop.name.span().start, "a hop's")?;
+        check_hop(hop)?;
+        let whose = format!("{}'s", hop.name.get_ref());
+        add_addresses(&mut addresses, hop.v4.as_ref(), &whose)?;
+        add_addresses(&mut addresses, hop.v6.as_ref(), &whose)?;
+    }
+    for spanned in &topology.targets {
+        let target = spanned.get_ref();
+        if let Some(name) = &target.name {
+            names.add(name.get_ref().clone(), name.span().start, "another node's")?;
+        }
+        check_target(topology, target, spanned.span().start)?;
+        add_addresses(&mut addresses, target.v4.as_ref(), "a target's")?;
+        add_addresses(&mut addresses, target.v6.as_ref(), "a target's")?;
+    }
+    Ok(())
+}
+
+struct Unique {
+    seen: HashMap<String, String>,
+}
+
+impl Unique {
+    fn add(&mut self, what: String, position: usize, whose: &str) -> Result<(), Problem> {
+        if let Some(owner) = self.seen.get(&what) {
+            return Err(Problem {
+                position,
+                message: format!("{what} is already {owner}"),
+            });
+        }
+        self.seen.insert(what, whose.to_owned());
+        Ok(())
+    }
+}
+
+fn add_addresses<A: Copy + Into<IpAddr>>(
+    addresses: &mut Unique,
+    address: Option<&Spanned<A>>,
+    whose: &str,
+) -> Result<(), Problem> {
+    let Some(address) = address else { return Ok(()) };
+    let ip: IpAddr = (*address.get_ref()).into();
+    let position = address.span().start;
+    if ip.is_multicast() || ip.is_unspecified() || ip.is_loopback() {
+        return Err(Problem {
+            position,
+            message: format!("{ip} is no address that a host can have"),
+        });
+    }
+    addresses.add(ip.to_string(), position, whose)
+}
+
+fn check_hop(hop: &Hop) -> Result<(), Problem> {
+    let name = hop.name.get_ref();
+    let problem = |message: String| {
+        Err(Problem {
+            position: hop.name.span().start,
+            message,
+        })
+    };
+    if hop.v4.is_none() && hop.v6.is_none() {
+        return problem(format!("{name} has neither v4 nor v6"));
+    }
+    if hop.balance.is_some() && hop.branches.len() < 2 {
+        return problem(format!("{name} balances over fewer than two branches"));
+    }
+    if hop.balance.is_none() && !hop.branches.is_empty() {
+        return problem(format!("{name} has branches but no balance"));
+    }
+    if hop
+        .nat
+        .as_ref()
+        .is_some_and(|nat| nat.v4.is_none() && nat.v6.is_none())
+    {
+        return problem(format!("{name}'s nat has neither v4 nor v6"));
+    }
+    check_icmp(&hop.icmp).or_else(|message| problem(format!("{name}: {message}")))
+}
+
+fn check_target(topology: &Topology, target: &Target, position: usize) -> Result<(), Problem> {
+    let problem = |message: String| Err(Problem { position, message });
+    if target.v4.is_none() && target.v6.is_none() {
+        return problem("a target has neither v4 nor v6".to_owned());
+    }
+    if let Some(behind) = &target.behind {
+        let known = topology
+            .hops
+            .iter()
+            .any(|hop| hop.name.get_ref() == behind.get_ref());
+        if !known {
+            let message = format!("there is no hop {} on the main path", behind.get_ref());
+            return Err(Problem {
+                position: behind.span().start,
+                message,
+            });
+        }
+    }
+    if target.tcp.window_scale.is_some_and(|scale| scale > 14) {
+        return problem("window_scale is at most 14 (RFC 7323 §2.3)".to_owned());
+    }
+    check_icmp(&target.icmp).or_else(problem)
+}
+
+fn check_icmp(icmp: &Icmp) -> Result<(), String> {
+    if icmp.mpls.iter().any(|mpls| mpls.label > 0xF_FFFF) {
+        return Err("an MPLS label has 20 bits".to_owned());
+    }
+    if icmp.mpls.iter().any(|mpls| mpls.traffic_class > 7) {
+        return Err("an MPLS traffic class has 3 bits".to_owned());
+    }
+    if icmp.ttl == Some(0) {
+        return Err("icmp.ttl is at least 1".to_owned());
+    }
+    let limits = [icmp.time_exceeded_limit, icmp.unreachable_limit];
+    if limits
+        .iter()
+        .flatten()
+        .any(|limit| limit.burst == 0 || limit.interval.0.is_zero())
+    {
+        return Err("a rate limit needs a burst of at least 1 and an interval above 0".to_owned());
+    }
+    Ok(())
+}
