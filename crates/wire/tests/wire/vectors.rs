@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use traceroute_wire::filter::{Family, Parameters, program};
 use traceroute_wire::{
     Checksums, IcmpError, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, ProbeKind, Quoted,
     QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps, UdpReply, decode,
 };
 
+use crate::support::bpf;
 use crate::support::packets::{self, hex, v4, v6};
 
 const UDP_PROBE: &str = "45000026a36540000111ea1cc000020ac6336407 c350829a0012395e 4e534d4e4300a3651234";
@@ -105,6 +107,20 @@ fn echo6_probe() -> Probe {
 #[test]
 fn udp_over_ipv4_encodes() {
     assert_encodes(&udp_probe(), UDP_PROBE);
+}
+
+#[test]
+fn udp_checksum_of_zero_is_sent_as_all_ones() {
+    // 0x855B = 0xC000 + 0x020A + 0xC350, in ones' complement: nothing is left for the checksum.
+    let kind = ProbeKind::Udp {
+        source_port: 50000,
+        destination_port: 33434,
+        tag: 0x855B,
+    };
+    let mut buffer = [0; MAX_PROBE_LEN];
+    let packet = Probe { kind, ..udp_probe() }.encode(&mut buffer).unwrap();
+    assert_eq!(packet[26..28], [0xFF, 0xFF]);
+    assert_eq!(quoted(&time_exceeded(packet)).tag(), Some(0x855B));
 }
 
 #[test]
@@ -398,12 +414,24 @@ fn fragments_are_told_apart() {
         Err(Ignored::Fragment)
     );
 
+    // Reserved bits are not part of the offset, and behind a later fragment's header there is no header.
+    assert!(behind_extensions("2c00010400000000 3a00000600000001").is_ok());
+    assert_eq!(
+        behind_extensions("2c00010400000000 3c00000800000001"),
+        Err(Ignored::Fragment)
+    );
+
     for fragment in [0x2000u16, 0x0001, 0x3FFF] {
         let mut packet = hex(SYN_ACK);
         packet[6..8].copy_from_slice(&fragment.to_be_bytes());
         packets::repair(&mut packet);
         assert_eq!(verified(&packet), Err(Ignored::Fragment));
     }
+}
+
+#[test]
+fn routing_headers_are_skipped() {
+    assert!(behind_extensions("2b00010400000000 3a00040000000000").is_ok());
 }
 
 #[test]
@@ -494,6 +522,11 @@ fn tcp_options_end_at_the_first_broken_one() {
     assert!(with_options("99040000 04020101").sack.permitted);
     assert!(!with_options("04040000").sack.permitted);
     assert_eq!(with_options("08090000 00000000 00010101").timestamps, None);
+    // They do not undo intact ones either.
+    let both = with_options("0809 0000 0000 0000 00 080a 0000000100000002 0101 01");
+    assert_eq!(both.timestamps, Some(TcpTimestamps { value: 1, echo: 2 }));
+    let both = with_options("080a 0000000100000002 0809 0000 0000 0000 00 0101 01");
+    assert_eq!(both.timestamps, Some(TcpTimestamps { value: 1, echo: 2 }));
     // Five blocks in two options: four are kept.
     let blocks = "051a 0000000100000002 0000000300000004 0000000500000006 050a 0000000700000008 0101";
     assert_eq!(with_options(blocks).sack.edges(), [1, 3, 5, 7]);
@@ -599,6 +632,9 @@ fn offloaded_checksums_are_not_verified() {
         assert!(decode(&packet, Checksums::Offloaded).is_ok());
         packet[10..12].fill(0);
         assert!(decode(&packet, Checksums::Offloaded).is_ok());
+        packets::repair(&mut packet);
+        packet[10..12].fill(0);
+        assert_eq!(verified(&packet), Err(Ignored::BadChecksum));
         packet[10..12].fill(1);
         assert_eq!(decode(&packet, Checksums::Offloaded), Err(Ignored::BadChecksum));
     }
@@ -819,5 +855,60 @@ fn other_extension_objects_are_skipped() {
         "20000000 00080208 00000001 002c0101 {}",
         "00010101".repeat(10)
     ));
-    assert_eq!(labels_of(128, 32, &objects).len(), 8);
+    let label = MplsLabel {
+        label: 16,
+        traffic_class: 0,
+        bottom: true,
+        ttl: 1,
+    };
+    assert_eq!(labels_of(128, 32, &objects), [label; 8]);
+}
+
+#[test]
+fn filter_wants_28_quoted_bytes() {
+    let program = program(&Parameters {
+        family: Family::V4,
+        port_blocks: &[],
+        link_header_len: 0,
+        snap_len: 1500,
+    });
+    let quote = hex(UDP_PROBE);
+    assert_eq!(bpf::run(&program, &time_exceeded(&quote[..28])), 1500);
+    assert_eq!(bpf::run(&program, &time_exceeded(&quote[..27])), 0);
+    assert_eq!(
+        bpf::run(
+            &program,
+            &packets::unreachable(target(), us(), 1, 0, &quote[..27])
+        ),
+        0
+    );
+}
+
+#[test]
+fn filter_stops_what_is_no_reply() {
+    let blocks = [0xC3];
+    let run = |packet: &[u8]| {
+        [Family::V4, Family::V6].map(|family| {
+            let parameters = Parameters {
+                family,
+                port_blocks: &blocks,
+                link_header_len: 0,
+                snap_len: 1500,
+            };
+            bpf::run(&program(&parameters), packet) != 0
+        })
+    };
+    for (from, to, mine) in [(target(), us(), [true, false]), (target6(), us6(), [false, true])] {
+        let none = [false; 2];
+        assert_eq!(run(&packets::echo(from, to, true, 1, 2, b"")), mine);
+        assert_eq!(run(&packets::echo(from, to, false, 1, 2, b"")), none);
+        for (port, expected) in [(0xC2FF, none), (0xC300, mine), (0xC3FF, mine), (0xC400, none)] {
+            assert_eq!(run(&packets::udp(from, to, (53, port), b"")), expected);
+            assert_eq!(
+                run(&packets::tcp(from, to, (80, port), (1, 2), 0x12, &[], &[])),
+                expected
+            );
+        }
+        assert_eq!(run(&packets::ip(from, to, 50, &[0xC3; 40])), none);
+    }
 }
