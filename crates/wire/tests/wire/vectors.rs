@@ -417,7 +417,7 @@ fn fragments_are_told_apart() {
     // Reserved bits are not part of the offset, and behind a later fragment's header there is no header.
     assert!(behind_extensions("2c00010400000000 3a00000600000001").is_ok());
     assert_eq!(
-        behind_extensions("2c00010400000000 3c00000800000001"),
+        behind_extensions("2c00010400000000 3c00000800000001 3cff010400000000"),
         Err(Ignored::Fragment)
     );
 
