@@ -7,7 +7,7 @@ mod support;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -436,6 +436,13 @@ fn a_reserved_port_is_ours_until_released() {
     });
 }
 
+fn assert_reset(peer: &mut TcpStream) {
+    peer.set_read_timeout(Some(Duration::from_secs(2)))
+        .expect("a timeout");
+    let error = peer.read(&mut [0]).expect_err("reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn a_connection_is_opened_seen_and_reset() {
     isolated("a_connection_is_opened_seen_and_reset", || {
@@ -454,8 +461,7 @@ fn a_connection_is_opened_seen_and_reset() {
                 let (mut peer, from) = listener.accept().expect("a connection");
                 assert_eq!(from, local);
                 subject.network.disconnect(id);
-                let error = peer.read(&mut [0]).expect_err("reset");
-                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+                assert_reset(&mut peer);
                 let taken = TcpListener::bind(local).expect_err("still reserved");
                 assert_eq!(taken.kind(), ErrorKind::AddrInUse);
             }
@@ -481,8 +487,7 @@ fn releasing_the_port_ends_its_connection() {
         subject.collect(|event| *event == Event::Connected(ConnectionId(1)));
         let (mut peer, _) = listener.accept().expect("a connection");
         subject.network.release_port(Transport::Tcp, LOCALHOST, port);
-        let error = peer.read(&mut [0]).expect_err("reset");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_reset(&mut peer);
         subject.network.disconnect(ConnectionId(1));
     });
 }
