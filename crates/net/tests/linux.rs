@@ -716,7 +716,8 @@ fn sack_probes_leave_too() {
             sequence: syn_ack.acknowledgment + 3,
             acknowledgment: syn_ack.sequence.wrapping_add(1),
             timestamps: syn_ack.timestamps.map(|theirs| traceroute_wire::TcpTimestamps {
-                value: theirs.echo,
+                // Our kernel's clock has gone on since its SYN; an older value than in its ACK would be dropped (RFC 7323 §5.3).
+                value: theirs.echo.wrapping_add(10_000),
                 echo: theirs.value,
             }),
         };
