@@ -713,7 +713,7 @@ fn sack_probes_leave_too() {
         let kind = ProbeKind::TcpSack {
             source_port: port,
             destination_port: remote.port(),
-            sequence: syn_ack.acknowledgment + 3,
+            sequence: syn_ack.acknowledgment.wrapping_add(3),
             acknowledgment: syn_ack.sequence.wrapping_add(1),
             timestamps: syn_ack.timestamps.map(|theirs| traceroute_wire::TcpTimestamps {
                 // Our kernel's clock has gone on since its SYN; an older value than in its ACK would be dropped (RFC 7323 §5.3).
@@ -727,7 +727,7 @@ fn sack_probes_leave_too() {
             panic!("{reply:?}")
         };
         assert_eq!(tcp.acknowledgment, syn_ack.acknowledgment);
-        assert_eq!(tcp.sack.edges(), [syn_ack.acknowledgment + 3]);
+        assert_eq!(tcp.sack.edges(), [syn_ack.acknowledgment.wrapping_add(3)]);
     });
 }
 
