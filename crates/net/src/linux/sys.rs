@@ -271,7 +271,8 @@ pub(super) fn readable(fd: BorrowedFd<'_>) -> libc::pollfd {
 /// Waits for any of `fds`, at most `timeout` (`None`: without end). A signal ends it early, without an error.
 pub(super) fn wait(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let limit = timeout.map(|timeout| libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        // At most 68 years.
+        tv_sec: i32::try_from(timeout.as_secs()).unwrap_or(i32::MAX).into(),
         tv_nsec: timeout.subsec_nanos() as _,
     });
     let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
