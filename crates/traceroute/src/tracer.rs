@@ -58,6 +58,8 @@ pub enum Progress {
 pub struct Options {
     /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests together.
     pub max_traces: usize,
+    /// How the network is opened.
+    pub network: traceroute_net::Options,
     /// Who looks up names; its cache is shared by all requests.
     pub reverse_dns: ReverseDns,
     /// Who finds out the public address; its cache is shared by all requests.
@@ -68,6 +70,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             max_traces: 65_536,
+            network: traceroute_net::Options::default(),
             reverse_dns: ReverseDns::new(),
             public_ip: PublicIp::new(),
         }
@@ -163,7 +166,8 @@ impl Tracer {
         }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| Error::Start(error.into()))?;
-        let open = Box::new(traceroute_net::open);
+        let network = self.shared.options.network;
+        let open = Box::new(move || traceroute_net::open(network));
         let started = Driver::spawn(open, self.shared.options.max_traces, seed).map_err(Error::Start)?;
         Ok(driver.insert(started).clone())
     }

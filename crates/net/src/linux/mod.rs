@@ -2,10 +2,12 @@
 
 mod capture;
 mod clock;
+mod cmsg;
 mod connect;
 mod errors;
 mod interfaces;
 mod ports;
+mod queue;
 mod ring;
 mod route;
 mod sender;
@@ -23,8 +25,8 @@ use traceroute_wire::filter::Family;
 use traceroute_wire::{MAX_PROBE_LEN, Probe};
 
 use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
-    Waker,
+    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
+    Transport, Waker,
 };
 use capture::Capture;
 use clock::{Converter, Sample};
@@ -44,15 +46,17 @@ const BATCH: usize = 128;
 ///
 /// # Errors
 /// Too many open files.
-pub fn open() -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     if let Err(error) = sys::raise_open_files() {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
-    let network = LinuxNetwork::new().map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+    let network =
+        LinuxNetwork::new(options).map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
     Ok(Box::new(network))
 }
 
 struct LinuxNetwork {
+    options: Options,
     v4: Option<FamilySockets>,
     v6: Option<FamilySockets>,
     reserved: HashMap<(Transport, IpAddr, u16), Socket>,
@@ -74,8 +78,9 @@ struct FamilySockets {
 }
 
 impl LinuxNetwork {
-    fn new() -> io::Result<Self> {
+    fn new(options: Options) -> io::Result<Self> {
         Ok(LinuxNetwork {
+            options,
             v4: None,
             v6: None,
             reserved: HashMap::new(),
@@ -97,7 +102,7 @@ impl LinuxNetwork {
         };
         match slot {
             Some(sockets) => Ok(sockets),
-            None => Ok(slot.insert(FamilySockets::open(family)?)),
+            None => Ok(slot.insert(FamilySockets::open(family, self.options)?)),
         }
     }
 
@@ -215,9 +220,9 @@ impl LinuxNetwork {
 }
 
 impl FamilySockets {
-    fn open(family: Family) -> Result<Self, NetError> {
-        let capture =
-            Capture::open(family).map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+    fn open(family: Family, options: Options) -> Result<Self, NetError> {
+        let capture = Capture::open(family, options.heavy_load)
+            .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
         Ok(FamilySockets {
             capture,
             sender: Some(open_sender(family)?),
