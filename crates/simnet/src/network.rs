@@ -504,7 +504,10 @@ impl Network {
         let Some(ttl) = self.nodes[node].reply_ttl(&to.packet) else {
             return self.drop(node, Dropped::TtlExpiredBack);
         };
-        let packet = self.packet(ttl, source, to.packet.source(), protocol, reply);
+        let mut packet = self.packet(ttl, source, to.packet.source(), protocol, reply);
+        if self.nodes[node].icmp.options {
+            packet.add_options();
+        }
         self.schedule(
             at,
             Event::Departure {

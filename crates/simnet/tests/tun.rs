@@ -2,12 +2,16 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use etherparse::{SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
+use socket2::{Domain, Protocol, Socket, Type};
+use traceroute_simnet::tun::{Activity, Settings};
 use traceroute_simnet::{Network, Topology, example, namespace, tun};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_traceroute-simnet");
@@ -205,6 +209,89 @@ fn speak_tcp(target: IpAddr) {
     assert_eq!(stream.read(&mut greeting).unwrap(), 0);
     let refused = TcpStream::connect((target, 23)).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+/// SACK probing in short: the kernel completes a handshake, a raw socket adds a byte beyond a gap, the server says so, and
+/// the kernel's connection lives on.
+#[test]
+fn bytes_beyond_a_gap_beside_a_kernels_connection() {
+    std::thread::spawn(sack_beside_a_kernel).join().unwrap();
+}
+
+fn sack_beside_a_kernel() {
+    if let Err(error) = namespace::enter() {
+        return not_run("sack", &error.to_string());
+    }
+    let (device, name) = match tun::open("") {
+        Ok(opened) => opened,
+        Err(error) => return not_run("sack", &error.to_string()),
+    };
+    let topology = example("sack").unwrap().topology().unwrap();
+    namespace::configure(&name, &topology, false).unwrap();
+    let mut network = Network::new(&topology, 1);
+    let (stop, stopper) = UnixStream::pair().unwrap();
+    let (seen, packets) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        tun::run_with(
+            &device,
+            &mut network,
+            &stop,
+            Settings::default(),
+            &mut |activity| {
+                let packet = match activity {
+                    Activity::Read { packet, .. } => packet,
+                    Activity::Written { delivery, .. } => &delivery.packet,
+                    Activity::Refused { error, .. } => panic!("{error}"),
+                };
+                if let Some(header) = tcp_header(packet) {
+                    seen.send(header).ok();
+                }
+            },
+        )
+    });
+
+    let mut stream = TcpStream::connect((V4, 80)).unwrap();
+    let next = || packets.recv_timeout(Duration::from_secs(5)).unwrap();
+    let (syn, syn_ack, ack) = (next(), next(), next());
+    assert!(syn.syn && syn_ack.syn && syn_ack.ack && !ack.syn && ack.ack);
+    assert!(options(&syn_ack).contains(&TcpOptionElement::SelectiveAcknowledgementPermitted));
+
+    let mut probe = ack.clone();
+    probe.sequence_number = ack.sequence_number.wrapping_add(7);
+    probe.psh = true;
+    let client = [192, 0, 2, 1];
+    let target: std::net::Ipv4Addr = V4.parse().unwrap();
+    probe.checksum = probe
+        .calc_checksum_ipv4_raw(client, target.octets(), b"x")
+        .unwrap();
+    let mut bytes = probe.to_bytes().to_vec();
+    bytes.push(b'x');
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).unwrap();
+    raw.send_to(&bytes, &std::net::SocketAddr::from((target, 0)).into())
+        .unwrap();
+    assert_eq!(next().sequence_number, probe.sequence_number);
+    let answer = next();
+    assert_eq!(answer.acknowledgment_number, ack.sequence_number);
+    let block = (probe.sequence_number, probe.sequence_number.wrapping_add(1));
+    let expected = TcpOptionElement::SelectiveAcknowledgement(block, [None; 3]);
+    assert!(options(&answer).contains(&expected), "{answer:?}");
+
+    stream.write_all(b"abc").unwrap();
+    assert_eq!(next().sequence_number, ack.sequence_number);
+    assert_eq!(next().acknowledgment_number, ack.sequence_number.wrapping_add(3));
+    drop(stopper);
+    thread.join().unwrap().unwrap();
+}
+
+fn tcp_header(packet: &[u8]) -> Option<TcpHeader> {
+    match SlicedPacket::from_ip(packet).unwrap().transport {
+        Some(TransportSlice::Tcp(tcp)) => Some(tcp.to_header()),
+        _ => None,
+    }
+}
+
+fn options(header: &TcpHeader) -> Vec<TcpOptionElement> {
+    header.options_iterator().map(Result::unwrap).collect()
 }
 
 #[test]

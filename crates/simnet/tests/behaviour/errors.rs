@@ -226,3 +226,22 @@ fn icmp_errors_are_never_answered_with_errors() {
     assert!(lab.ask(&packet).is_empty());
     assert_eq!(lab.counters("r2").dropped(Dropped::NoAnswerAllowed), 1);
 }
+
+#[test]
+fn options_and_extension_headers_may_be_anywhere() {
+    let mut lab = Lab::new(&three(
+        "icmp = { quote = 8, quote_options = true, options = true }",
+        "",
+    ));
+    // The lab's reader checks the outer header and its checksum.
+    let heard = lab.ask_one(&udp(TARGET, 33_434, 2));
+    let quote = heard.quote();
+    assert_eq!(heard.icmp().body[0], 0x47);
+    assert!(quote.header_checksum_ok);
+    assert_eq!(quote.transport, udp(TARGET, 33_434, 2)[20..28]);
+    let heard = lab.ask_one(&udp(TARGET_V6, 33_434, 2));
+    assert!(heard.icmp().checksum_ok);
+    assert_eq!(heard.icmp().body[6], 60);
+    assert_eq!(heard.quote().transport[..8], [17, 0, 1, 4, 0, 0, 0, 0]);
+    assert_eq!(heard.quote().transport[8..], udp(TARGET_V6, 33_434, 2)[40..48]);
+}
