@@ -151,6 +151,12 @@ fn rate_limits_are_token_buckets() {
     assert_eq!(burst(0), 0);
     assert_eq!(burst(10), 2);
     assert_eq!(lab.counters("r2").dropped(Dropped::RateLimited), 30 - 6);
+    // However long it was quiet, the burst stays.
+    lab.wait(ms(60_000.0));
+    for _ in 0..10 {
+        lab.send(&udp(TARGET, 1, 2));
+    }
+    assert_eq!(lab.wait(ms(100.0)).len(), 3);
     // What passes is not limited, nor is the other family's client address.
     assert!(lab.ask_one(&udp(TARGET, 1, 3)).is_time_exceeded());
     assert!(lab.ask_one(&udp(TARGET_V6, 1, 2)).is_time_exceeded());

@@ -122,3 +122,17 @@ fn all_addresses_are_known() {
     }
     assert!(!all.iter().any(|known| known == "192.0.2.1"));
 }
+
+#[test]
+fn the_guides_examples_are_right() {
+    let guide = include_str!("../../../../docs/simulated-network.md");
+    let blocks: Vec<_> = guide
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        Topology::parse("guide", block).unwrap_or_else(|error| panic!("{error}"));
+    }
+}

@@ -451,3 +451,34 @@ fn a_firewall_may_strip_options() {
         );
     }
 }
+
+#[test]
+fn acknowledgments_of_what_was_never_sent_are_refused() {
+    let mut connection = Connection::open(lab(""), TARGET, true);
+    connection.peer_next = connection.peer_next.wrapping_add(1);
+    assert_eq!(blocks(&connection.byte(5), connection.next), []);
+    assert_eq!(
+        connection.lab.counters("target").dropped(Dropped::OutsideWindow),
+        1
+    );
+}
+
+#[test]
+fn a_handshake_with_a_wrong_acknowledgment_is_reset() {
+    let mut lab = lab("greeting = \"hello\"");
+    lab.send(&syn(TARGET, 80, 64));
+    let heard = lab.wait(ms(500.0));
+    let right = heard[0].tcp().sequence_number.wrapping_add(1);
+    let mut header = segment(1001);
+    header.ack = true;
+    header.acknowledgment_number = right.wrapping_sub(1);
+    lab.send(&tcp(TARGET, 64, header.clone(), &[]));
+    let heard = lab.wait(ms(100.0));
+    assert_eq!(heard.len(), 1);
+    assert!(heard[0].tcp().rst && !heard[0].tcp().ack);
+    assert_eq!(heard[0].tcp().sequence_number, right.wrapping_sub(1));
+    // The right one still completes it.
+    header.acknowledgment_number = right;
+    lab.send(&tcp(TARGET, 64, header, &[]));
+    assert!(matches!(&lab.wait(ms(100.0))[0].what, What::Tcp(_, payload) if payload == b"hello"));
+}
