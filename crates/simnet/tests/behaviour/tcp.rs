@@ -482,3 +482,16 @@ fn a_handshake_with_a_wrong_acknowledgment_is_reset() {
     lab.send(&tcp(TARGET, 64, header, &[]));
     assert!(matches!(&lab.wait(ms(100.0))[0].what, What::Tcp(_, payload) if payload == b"hello"));
 }
+
+#[test]
+fn data_in_order_moves_the_limit_for_timestamps() {
+    let mut connection = Connection::open(lab(""), TARGET, true);
+    for value in [2000, 3000] {
+        connection.timestamp = Some((value, 0));
+        connection.byte(0);
+        connection.next = connection.next.wrapping_add(1);
+    }
+    connection.timestamp = Some((2500, 0));
+    assert_eq!(blocks(&connection.byte(5), connection.next), []);
+    assert_eq!(connection.lab.counters("target").dropped(Dropped::Paws), 1);
+}
