@@ -202,7 +202,7 @@ impl<'r> Job<'r> {
 
     async fn run(&self) -> Result<Report, Error> {
         let request = self.request;
-        let address = resolve(&request.host, request.ipv6).await?;
+        let address = Box::pin(resolve(&request.host, request.ipv6)).await?;
         let probing = Probing {
             job: self,
             driver: self.tracer.driver()?,
@@ -211,13 +211,14 @@ impl<'r> Job<'r> {
         let options = &self.tracer.shared.options;
         let public_ip = async {
             let wanted = request.source_public_ip.then_some(&options.public_ip)?;
-            wanted.address().await.map(IpAddr::V4)
+            // Boxed, like the look-up of names below: rarely asked for, and large beside the rest of a request.
+            Box::pin(wanted.address()).await.map(IpAddr::V4)
         };
         let probe = probing.probe();
         let (mut runs, rtts, public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })
             .map(|((runs, rtts), public_ip)| (runs, rtts, public_ip))?;
         if request.reverse_dns {
-            options.reverse_dns.annotate(&mut runs).await;
+            Box::pin(options.reverse_dns.annotate(&mut runs)).await;
         }
         let hop_count = HopCount::of(&runs);
         if request.skip_private_hops {
