@@ -442,3 +442,98 @@ pub(crate) fn distinct_messages(errors: &[RunError]) -> Vec<String> {
         .filter(|message| seen.insert(message.clone()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error as IoError, ErrorKind};
+
+    use traceroute_net::{NetError, Operation};
+
+    use super::*;
+    use crate::error::ErrorCode;
+    use crate::parameters::Parameters;
+
+    fn request(change: impl FnOnce(&mut Parameters)) -> Request {
+        let mut parameters = Parameters {
+            target: "192.0.2.1".to_owned(),
+            ..Parameters::default()
+        };
+        change(&mut parameters);
+        parameters.validate().unwrap()
+    }
+
+    fn no_route() -> TraceError {
+        NetError::new(
+            Operation::Route,
+            None,
+            IoError::from(ErrorKind::NetworkUnreachable),
+        )
+        .into()
+    }
+
+    #[test]
+    fn end_to_end_probes_are_spread_over_the_longest_run_but_at_most_a_second_apart() {
+        assert_eq!(e2e_spacing(&request(|_| {})), Duration::from_secs(1));
+        let short = request(|parameters| (parameters.max_ttl, parameters.timeout_ms) = (10, 1000));
+        assert_eq!(e2e_spacing(&short), Duration::from_millis(200));
+        let many = request(|parameters| (parameters.e2e_queries, parameters.timeout_ms) = (1000, 100));
+        assert_eq!(e2e_spacing(&many), Duration::from_millis(3));
+        assert_eq!(
+            e2e_spacing(&request(|parameters| parameters.e2e_queries = 0)),
+            Duration::from_secs(1)
+        );
+    }
+
+    #[test]
+    fn loss_is_an_error_only_when_nothing_could_be_sent() {
+        assert!(nothing_sent(&[]).is_none());
+        assert!(nothing_sent(&[Ok(None), Err(no_route())]).is_none());
+        let error = nothing_sent(&[Err(no_route()), Err(no_route())]).unwrap();
+        assert_eq!(error.to_string(), "cannot find a route: network unreachable");
+        assert_eq!(error.code(), ErrorCode::NetworkUnreachable);
+    }
+
+    #[test]
+    fn distinct_errors_are_joined_by_newlines() {
+        let not_supported = || RunError::Trace(TraceError::SackNotSupported("no blocks".to_owned()));
+        let errors = vec![not_supported(), RunError::Trace(no_route()), not_supported()];
+        assert_eq!(
+            Error::Traces(errors).to_string(),
+            "SACK not supported for this target/source: no blocks\ncannot find a route: network unreachable"
+        );
+        let fatal = RunError::Fatal(Box::new(RunError::Trace(no_route())));
+        assert_eq!(
+            fatal.to_string(),
+            "SACK traceroute failed fatally, not falling back: cannot find a route: network unreachable"
+        );
+    }
+
+    #[test]
+    fn only_the_destination_counts_end_to_end() {
+        let answer = |destination| traceroute_engine::HopAnswer {
+            address: "192.0.2.9".parse().unwrap(),
+            rtt: Duration::from_millis(5),
+            destination,
+            error: None,
+            reply_ttl: 0,
+            quoted_ttl: 0,
+            mpls: traceroute_wire::MplsStack::default(),
+            kernel_stamped: true,
+        };
+        let result = |answer| TraceResult {
+            source: "192.0.2.1".parse().unwrap(),
+            source_port: 1,
+            destination: "192.0.2.9".parse().unwrap(),
+            destination_port: 1,
+            hops: vec![traceroute_engine::Hop { ttl: 30, answer }],
+            probes_sent: 1,
+        };
+        assert_eq!(destination_rtt(&result(None)), None);
+        assert_eq!(destination_rtt(&result(Some(answer(false)))), None);
+        assert_eq!(
+            destination_rtt(&result(Some(answer(true)))),
+            Some(Duration::from_millis(5))
+        );
+        assert!((milliseconds(Duration::from_nanos(12_700)) - 0.0127).abs() < f64::EPSILON);
+    }
+}
