@@ -1,5 +1,7 @@
 //! The driver over a network that is simulated, clock included: nothing is sent and nothing sleeps.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;
