@@ -100,7 +100,9 @@ impl Network for Fake {
 
     fn reserve_port(&mut self, _: Transport, _: IpAddr) -> Result<u16, NetError> {
         let mut state = self.state();
-        let port = (40_000..=u16::MAX).find(|port| !state.ports.contains(port)).unwrap();
+        let port = (40_000..=u16::MAX)
+            .find(|port| !state.ports.contains(port))
+            .unwrap();
         state.ports.push(port);
         Ok(port)
     }

@@ -1,7 +1,7 @@
 //! One request from start to report: runs and end-to-end probes side by side, then names and statistics.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -203,6 +203,9 @@ impl<'r> Job<'r> {
     async fn run(&self) -> Result<Report, Error> {
         let request = self.request;
         let address = Box::pin(resolve(&request.host, request.ipv6)).await?;
+        if !is_one_host(address) {
+            return Err(Error::NotAHost(address));
+        }
         let probing = Probing {
             job: self,
             driver: self.tracer.driver()?,
@@ -370,6 +373,11 @@ impl Probing<'_> {
     }
 }
 
+/// Whether the address can be the end of a path. Directed broadcasts look like hosts; the kernel refuses those.
+fn is_one_host(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
 /// The end-to-end probes' distance in time: spread over the longest time that a run may take, at most 1 s.
 fn e2e_spacing(request: &Request) -> Duration {
     let longest = request.timeout.saturating_mul(u32::from(request.max_ttl));
@@ -482,6 +490,25 @@ mod tests {
             e2e_spacing(&request(|parameters| parameters.e2e_queries = 0)),
             Duration::from_secs(1)
         );
+    }
+
+    #[tokio::test]
+    async fn addresses_that_are_no_hosts_are_refused_before_anything_is_sent() {
+        for target in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            let tracer = Tracer::new();
+            let error = tracer
+                .trace(&request(|parameters| parameters.target = target.to_owned()))
+                .await
+                .unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("{target} is not the address of one host")),
+                "{error}"
+            );
+            assert_eq!(error.code(), ErrorCode::InvalidRequest);
+            assert!(tracer.statistics().await.is_none(), "nothing was even opened");
+        }
     }
 
     #[test]
