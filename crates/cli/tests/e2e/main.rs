@@ -6,6 +6,15 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
+mod capture;
+mod filters;
+mod names;
+mod neighbours;
 mod paths;
 mod program;
 mod report;
+mod sack;
+mod services;
+mod trouble;
+mod tun;
+mod wire;
