@@ -334,6 +334,8 @@ fn pcap(packets: &[Vec<u8>]) -> Vec<u8> {
 /// What tshark says of each packet: its protocols, the states of its checksums, and whether it is malformed.
 fn tshark(chain: &Chain, packets: &[Vec<u8>]) -> Option<Vec<String>> {
     let mut command = chain.client.command("tshark");
+    // Nobody's settings.
+    command.env("HOME", "/nonexistent").env_remove("XDG_CONFIG_HOME");
     command.args(["-n", "-r", "-", "-T", "fields", "-E", "separator=|"]);
     for checked in ["ip", "udp", "tcp"] {
         command.args(["-o", &format!("{checked}.check_checksum:TRUE")]);
