@@ -206,6 +206,7 @@ impl<'r> Job<'r> {
         if !is_one_host(address) {
             return Err(Error::NotAHost(address));
         }
+        tracing::debug!(hostname = request.hostname, %address, "tracing");
         let probing = Probing {
             job: self,
             driver: self.tracer.driver()?,
@@ -285,6 +286,8 @@ impl Probing<'_> {
         while let Some((index, result)) = pending.next().await {
             match result {
                 Ok(result) => {
+                    let (hops, probes) = (result.hops.len(), result.probes_sent);
+                    tracing::debug!(target = %self.address, run = index, hops, probes, "a run ended");
                     if let Some(slot) = results.get_mut(index as usize) {
                         *slot = Some(describe_run(&result));
                     }
@@ -346,6 +349,7 @@ impl Probing<'_> {
                 }
                 Some((index, result)) = pending.next(), if !pending.is_empty() => {
                     let rtt = result.as_ref().ok().copied().flatten();
+                    tracing::trace!(target = %self.address, index, ?rtt, "an end-to-end probe ended");
                     self.job.tell(Progress::E2eProbe { index, rtt });
                     if let Err(error) = &result {
                         tracing::debug!(target = %self.address, index, %error, "an end-to-end probe failed");

@@ -46,7 +46,7 @@ fn check_paths(arguments: &str) -> Result<()> {
     let chain = lab.chain(HOPS)?;
     let server = chain.target.listen_tcp(0)?;
     each_family(&chain, |path| {
-        check_path(&chain.client, path, arguments, server.port())
+        check_path(&chain.client, path, arguments, server.port());
     });
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::report::{Hop, Report, Run};
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute");
 
 /// Whatever a test does, it takes far less than this.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_mins(1);
 
 /// What an ended program leaves.
 #[derive(Debug)]

@@ -11,6 +11,7 @@ mod queue;
 mod ring;
 mod route;
 mod sender;
+mod stamps;
 mod sys;
 
 use std::collections::HashMap;
@@ -403,6 +404,10 @@ impl Ports for Binder<'_> {
         if self.transport == Transport::Udp {
             // Nobody reads what arrives; the kernel makes the least of it.
             socket.set_recv_buffer_size(0)?;
+        } else {
+            // Should the process end before it can reset its connection, the kernel does: otherwise the port would be held in
+            // TIME-WAIT for a minute. socket(7), SO_LINGER
+            socket.set_linger(Some(Duration::ZERO))?;
         }
         socket.bind(&route::with_scope(self.source, port, self.scope).into())?;
         Ok(socket)
