@@ -57,3 +57,8 @@ load *arguments:
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
+
+# RTT error against a simulated path with known delays, beside traceroute (needs root or user namespaces)
+accuracy rounds="5":
+    cargo build --release --locked --package traceroute-simnet --package traceroute-bench
+    target/release/accuracy {{ rounds }}
