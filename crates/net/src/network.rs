@@ -35,7 +35,7 @@ pub struct SendStamp {
 #[derive(Debug)]
 pub enum NetworkEvent<'a> {
     /// The kernel's own timestamp of a probe leaving: better than [`SendStamp::at`]. Delivered before any reply that the
-    /// probe caused.
+    /// probe caused; it does not end a wait by itself, and may never come.
     Sent {
         /// The probe.
         token: Token,

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use support::{
-    BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, ip, isolated, probe, run, syn, udp,
+    BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, ip, isolated, probe, run, skip, syn, udp,
 };
 use traceroute_net::{ConnectionId, Token, Transport};
 use traceroute_wire::{IcmpError, MAX_PROBE_LEN, Probe, ProbeKind, Quoted, QuotedTransport, ReplyKind};
@@ -165,8 +165,10 @@ fn a_reply_is_stamped_on_arrival_however_late_it_is_read() {
     });
 }
 
-/// A tun interface: what is routed to it is read from the file, and what is written there arrives from it.
-fn tun(name: &str) -> File {
+/// The interface tun0: what is routed to it is read from the file, and what is written there arrives from it.
+///
+/// `None`: this user may not have one, which is said.
+fn tun(test: &str) -> Option<File> {
     #[repr(C)]
     struct Request {
         name: [u8; libc::IFNAMSIZ],
@@ -177,18 +179,24 @@ fn tun(name: &str) -> File {
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .expect("the tun driver");
+        .open("/dev/net/tun");
+    let file = match file {
+        Ok(file) => file,
+        Err(error) => {
+            skip(test, &format!("/dev/net/tun: {error}"));
+            return None;
+        }
+    };
     let mut request = Request {
         name: [0; libc::IFNAMSIZ],
         flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
         padding: [0; 22],
     };
-    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    request.name[..4].copy_from_slice(b"tun0");
     // SAFETY: TUNSETIFF takes a struct ifreq, which `Request` is laid out as, size included.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     assert_eq!(result, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
-    file
+    Some(file)
 }
 
 /// The next packet routed to a tun interface that has this protocol: the kernel sends some of its own.
@@ -221,7 +229,9 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 #[test]
 fn a_link_without_link_layer_is_captured() {
     isolated("a_link_without_link_layer_is_captured", || {
-        let mut tun = tun("tun0");
+        let Some(mut tun) = tun("a_link_without_link_layer_is_captured") else {
+            return;
+        };
         ip("addr add 10.9.0.1/24 dev tun0");
         ip("link set tun0 up");
         let source: IpAddr = "10.9.0.1".parse().expect("address");
@@ -271,7 +281,9 @@ fn a_link_without_link_layer_is_captured() {
 #[test]
 fn a_link_local_target_is_probed_on_its_interface() {
     isolated("a_link_local_target_is_probed_on_its_interface", || {
-        let mut tun = tun("tun0");
+        let Some(mut tun) = tun("a_link_local_target_is_probed_on_its_interface") else {
+            return;
+        };
         // Only this address, so that the interface and the source are known.
         ip("link set tun0 addrgenmode none");
         ip("link set tun0 up");
@@ -353,7 +365,7 @@ fn drops_by_the_kernel_are_counted() {
                 .iter()
                 .filter(|event| matches!(event, Event::Reply(..)))
                 .count();
-            assert!(found <= 256, "a batch of {found}");
+            assert!(found <= 128, "a batch of {found}");
             if found == 0 {
                 break;
             }
@@ -367,7 +379,7 @@ fn drops_by_the_kernel_are_counted() {
             replies >= 4_096 && counters.kernel_drops > 0,
             "{replies} replies, {counters:?}"
         );
-        assert!(batches >= 16);
+        assert!(batches >= 32);
 
         // And it goes on as if nothing had been.
         subject.send(&probe(LOCALHOST, echo(1)), PROBES);
@@ -566,6 +578,57 @@ fn a_send_that_fails_does_not_mix_up_later_reports() {
             assert_eq!(reports[0].0, Token(token));
             assert!(reports[0].1 >= handed_over);
         }
+    });
+}
+
+#[test]
+fn a_send_without_route_does_not_mix_up_later_reports() {
+    isolated("a_send_without_route_does_not_mix_up_later_reports", || {
+        let mut subject = Subject::new();
+        ip("route add unreachable 192.0.2.0/24");
+        ip("-6 route add unreachable 2001:db8::/32");
+        for (address, nowhere) in [(LOCALHOST, "192.0.2.1"), (LOCALHOST_V6, "2001:db8::1")] {
+            subject.network.prepare(address).expect("prepared");
+            let sockets = subject.network.counters().sockets;
+            for token in 0..10 {
+                let unreachable = Probe {
+                    destination: nowhere.parse().expect("address"),
+                    ..probe(address, echo(1))
+                };
+                let error = subject
+                    .network
+                    .send(&unreachable, Token(1_000))
+                    .expect_err("no route");
+                assert!(error.to_string().contains(nowhere), "{error}");
+                assert_eq!(subject.network.counters().sockets, sockets, "the socket is kept");
+                subject.send(&probe(address, echo(token as u16)), token);
+                let seen = subject.collect(|event| matches!(event, Event::Reply(..)));
+                assert!(
+                    matches!(seen[..], [Event::Sent(about, _), Event::Reply(..)] if about == Token(token)),
+                    "{seen:?}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn one_family_does_not_keep_the_other_waiting() {
+    isolated("one_family_does_not_keep_the_other_waiting", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            subject.network.prepare(address).expect("prepared");
+        }
+        for token in 0..1_000 {
+            subject.send(&probe(LOCALHOST, echo(token as u16)), token);
+        }
+        subject.send(&probe(LOCALHOST_V6, echo(1)), 1_000);
+        let now = subject.network.now();
+        let seen = subject.poll_until(now);
+        assert!(
+            seen.iter()
+                .any(|event| matches!(event, Event::Reply(reply, _) if reply.source == LOCALHOST_V6))
+        );
     });
 }
 

@@ -23,6 +23,9 @@ fn advice(operation: Operation, error: &io::Error) -> &'static str {
         (_, Some(libc::EMFILE)) => "too many open files: raise `ulimit -n`",
         (_, Some(libc::ENFILE)) => "too many open files on this host: raise fs.file-max",
         (Operation::OpenCapture, Some(libc::ENOMEM)) => "no memory for the capture ring",
+        (Operation::OpenCapture, Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => {
+            "this kernel or sandbox has no memory-mapped packet capture"
+        }
         (Operation::OpenSender | Operation::OpenCapture | Operation::Route, Some(libc::EAFNOSUPPORT)) => {
             "this address family is switched off on this host"
         }

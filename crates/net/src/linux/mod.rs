@@ -33,8 +33,9 @@ use ports::{LocalPorts, PortPool, Ports};
 pub use route::source_address;
 use sender::Sender;
 
-/// Packets delivered by one [`Network::poll`], so that sending is not kept waiting: some 100 µs of work.
-const BATCH: usize = 256;
+/// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other family is kept waiting:
+/// some 100 µs of work.
+const BATCH: usize = 128;
 
 /// Opens the backend. Its sockets are opened when they are first needed, in the network namespace of the thread that
 /// needs them.
@@ -157,15 +158,13 @@ impl LinuxNetwork {
 
     /// Delivers send reports and packets.
     fn deliver(&mut self, events: &mut dyn FnMut(NetworkEvent<'_>)) {
-        let mut room = BATCH;
         // What is counted here has arrived, and with it the report of the probe that it answers. So the reports read next
         // include those of all packets counted, though others may arrive meanwhile.
         let mut ready = [0; 2];
         for (ready, family) in ready.iter_mut().zip(self.families()) {
-            *ready = family.capture.ready(room);
-            room -= *ready;
+            *ready = family.capture.ready(BATCH);
         }
-        if room == BATCH && self.families().all(|family| !family.expects_reports()) {
+        if ready == [0; 2] && !self.families().any(|family| family.expects_reports()) {
             return;
         }
         self.clock.begin(Sample::take());
@@ -190,7 +189,7 @@ impl LinuxNetwork {
                 });
             }
         }
-        self.clock.end(room > 0);
+        self.clock.end(ready.iter().all(|ready| *ready < BATCH));
     }
 
     /// Delivers the outcomes of attempts to connect.
@@ -229,6 +228,15 @@ impl FamilySockets {
     fn expects_reports(&self) -> bool {
         self.sender.as_ref().is_some_and(Sender::expects_reports)
     }
+}
+
+/// Whether the kernel says so before it counts a request for a send report: no room, no route, too long. A firewall's
+/// refusal, for one, comes after.
+fn is_found_out_early(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EMSGSIZE)
+    )
 }
 
 fn open_sender(family: Family) -> Result<Sender, NetError> {
@@ -300,15 +308,15 @@ impl Network for LinuxNetwork {
             Some(sender) => sender,
             none => none.insert(open_sender(family)?),
         };
-        match sender.send(packet, destination, scope, Some(token)) {
+        match sender.send(packet, destination, scope, token) {
             Ok(at) => {
                 self.sent += 1;
                 Ok(SendStamp { at })
             }
             Err(error) => {
-                // The kernel may have counted the request for a report or not, so later reports could be taken for those of
-                // other probes. With a full buffer it has not: that is found out first.
-                if error.kind() != io::ErrorKind::WouldBlock {
+                if !is_found_out_early(&error) {
+                    // The kernel may have counted the request for a report or not, so later reports could be taken for those
+                    // of other probes. A new socket counts from zero.
                     sockets.sender = None;
                 }
                 Err(failed(error))

@@ -14,8 +14,8 @@ use crate::{Time, Token};
 const REMEMBERED: usize = 1024;
 /// `SCM_TSTAMP_SND` (linux/errqueue.h): the report is about handing the packet to the device.
 const SCM_TSTAMP_SND: u32 = 0;
-/// Bytes of buffer asked for, in which the reports wait: some thousand.
-const REPORT_BUFFER: i32 = 4 << 20;
+/// Bytes of buffer asked for, in which the reports wait: as many as are remembered, at less than 1 KiB each.
+const REPORT_BUFFER: i32 = 1 << 20;
 
 /// Sends packets of one address family.
 pub(super) struct Sender {
@@ -63,36 +63,26 @@ impl Sender {
     /// Sends a packet; when, by the clock just before. One system call per packet: on loopback and virtual interfaces
     /// the reply arrives during the call, so that packets of a batch would seem to have left too early.
     ///
-    /// `scope`: interface of a link-local destination, otherwise 0. `report`: ask when the packet left.
+    /// `scope`: interface of a link-local destination, otherwise 0. The kernel is asked to report when the packet left,
+    /// always: that costs 0.8 µs in all, a third of the system call.
     pub(super) fn send(
         &mut self,
         packet: &[u8],
         destination: IpAddr,
         scope: u32,
-        report: Option<Token>,
+        token: Token,
     ) -> io::Result<Time> {
-        let at = sys::monotonic();
-        let mut result = sys::send(
-            self.socket.as_fd(),
-            packet,
-            (destination, scope),
-            report.is_some(),
-        );
-        while let Err(error) = &result
-            && error.kind() == io::ErrorKind::Interrupted
-        {
-            result = sys::send(
-                self.socket.as_fd(),
-                packet,
-                (destination, scope),
-                report.is_some(),
-            );
+        loop {
+            let at = sys::monotonic();
+            match sys::send(self.socket.as_fd(), packet, (destination, scope)) {
+                Ok(()) => {
+                    self.recent.push(token, at);
+                    return Ok(at);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        result?;
-        if let Some(token) = report {
-            self.recent.push(token, at);
-        }
-        Ok(at)
     }
 
     /// Whether there are probes whose reports have not been seen.

@@ -173,8 +173,8 @@ struct StampRequest {
     padding: u32,
 }
 
-/// Sends one packet. `stamp`: ask the kernel to report when it left (Documentation/networking/timestamping.rst §1.3.4).
-pub(super) fn send(socket: BorrowedFd<'_>, packet: &[u8], to: (IpAddr, u32), stamp: bool) -> io::Result<()> {
+/// Sends one packet, and asks the kernel to report when it left (`Documentation/networking/timestamping.rst` §1.3.4).
+pub(super) fn send(socket: BorrowedFd<'_>, packet: &[u8], to: (IpAddr, u32)) -> io::Result<()> {
     let (mut address, length) = Destination::new(to.0, to.1);
     let mut request = StampRequest {
         length: size_of::<usize>() + 12,
@@ -193,10 +193,8 @@ pub(super) fn send(socket: BorrowedFd<'_>, packet: &[u8], to: (IpAddr, u32), sta
     message.msg_namelen = length;
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
-    if stamp {
-        message.msg_control = ptr::from_mut(&mut request).cast();
-        message.msg_controllen = size_of::<StampRequest>() as _;
-    }
+    message.msg_control = ptr::from_mut(&mut request).cast();
+    message.msg_controllen = size_of::<StampRequest>() as _;
     // SAFETY: every pointer in `message` is valid for the length beside it during the call; sendmsg only reads.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
     if sent < 0 {
