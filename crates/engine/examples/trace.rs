@@ -29,7 +29,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let result = runtime.block_on(trace)?;
         if times == 1 {
             for hop in result.hops {
-                println!("{:3} {:?}", hop.ttl, hop.answer.map(|answer| (answer.address, answer.rtt, answer.kernel_stamped)));
+                println!(
+                    "{:3} {:?}",
+                    hop.ttl,
+                    hop.answer
+                        .map(|answer| (answer.address, answer.rtt, answer.kernel_stamped))
+                );
             }
         }
     }

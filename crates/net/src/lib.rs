@@ -7,9 +7,14 @@
 
 mod error;
 mod network;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod ports;
 mod time;
 
 // The one place that asks for the operating system.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod unix;
+
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]

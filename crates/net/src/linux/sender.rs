@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use traceroute_wire::filter::Family;
 
-use super::clock::Converter;
 use super::sys::{self, ERROR_BATCH, ErrorBatch};
+use crate::unix::clock::Converter;
 use crate::{Time, Token};
 
 /// Reports come within a few packets' time; a probe this many probes ago has lost its.

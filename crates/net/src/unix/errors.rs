@@ -3,39 +3,35 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::{NetError, Operation};
+use crate::{NetError, Operation, imp};
 
 /// An error with the advice for its cause.
-pub(super) fn error(operation: Operation, address: Option<IpAddr>, source: io::Error) -> NetError {
+pub(crate) fn error(operation: Operation, address: Option<IpAddr>, source: io::Error) -> NetError {
     let hint = advice(operation, &source);
     NetError::new(operation, address, source).with_hint(hint)
 }
 
+/// What this operating system is asked first about, then what all have in common.
 fn advice(operation: Operation, error: &io::Error) -> &'static str {
-    if operation == Operation::ReservePort && error.kind() == io::ErrorKind::AddrInUse {
-        return "no local port is free; see net.ipv4.ip_local_port_range";
-    }
-    match (operation, error.raw_os_error()) {
-        (Operation::OpenSender | Operation::OpenCapture, Some(libc::EPERM | libc::EACCES)) => {
-            "needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`"
-        }
-        (Operation::Send, Some(libc::EPERM | libc::EACCES)) => "a firewall on this host forbids it",
-        (_, Some(libc::EMFILE)) => "too many open files: raise `ulimit -n`",
-        (_, Some(libc::ENFILE)) => "too many open files on this host: raise fs.file-max",
-        (Operation::OpenCapture, Some(libc::ENOMEM)) => "no memory for the capture ring",
-        (Operation::OpenCapture, Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => {
-            "this kernel or sandbox has no memory-mapped packet capture"
-        }
-        (Operation::OpenSender | Operation::OpenCapture | Operation::Route, Some(libc::EAFNOSUPPORT)) => {
+    imp::advice(operation, error)
+        .or_else(|| common(operation, error))
+        .unwrap_or("")
+}
+
+fn common(operation: Operation, error: &io::Error) -> Option<&'static str> {
+    Some(match (operation, error.raw_os_error()?) {
+        (Operation::Send, libc::EPERM | libc::EACCES) => "a firewall on this host forbids it",
+        (_, libc::EMFILE) => "too many open files: raise `ulimit -n`",
+        (Operation::OpenSender | Operation::OpenCapture | Operation::Route, libc::EAFNOSUPPORT) => {
             "this address family is switched off on this host"
         }
-        (_, Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => "this host has no route to it",
-        (_, Some(libc::ENETDOWN)) => "the network interface is down",
-        (Operation::Route | Operation::Send, Some(libc::EADDRNOTAVAIL)) => {
+        (_, libc::ENETUNREACH | libc::EHOSTUNREACH) => "this host has no route to it",
+        (_, libc::ENETDOWN) => "the network interface is down",
+        (Operation::Route | Operation::Send, libc::EADDRNOTAVAIL) => {
             "this host has no address of that family to send from"
         }
-        _ => "",
-    }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -46,7 +42,7 @@ mod tests {
     fn missing_permission_says_how_to_get_it() {
         for operation in [Operation::OpenSender, Operation::OpenCapture] {
             let text = error(operation, None, io::Error::from_raw_os_error(libc::EPERM)).to_string();
-            assert!(text.contains("CAP_NET_RAW") && text.contains("sudo"), "{text}");
+            assert!(text.contains("sudo"), "{text}");
         }
     }
 

@@ -40,7 +40,7 @@ fn connect(target: IpAddr) -> io::Result<IpAddr> {
 }
 
 /// The family's domain.
-pub(super) fn domain(address: IpAddr) -> Domain {
+pub(crate) fn domain(address: IpAddr) -> Domain {
     match address {
         IpAddr::V4(_) => Domain::IPV4,
         IpAddr::V6(_) => Domain::IPV6,
@@ -48,10 +48,18 @@ pub(super) fn domain(address: IpAddr) -> Domain {
 }
 
 /// A socket address with the interface of a link-local address.
-pub(super) fn with_scope(address: IpAddr, port: u16, scope: u32) -> SocketAddr {
+pub(crate) fn with_scope(address: IpAddr, port: u16, scope: u32) -> SocketAddr {
     match address {
         IpAddr::V4(_) => SocketAddr::new(address, port),
         IpAddr::V6(address) => SocketAddrV6::new(address, port, 0, scope).into(),
+    }
+}
+
+/// A socket address with the interface of a link-local address, unless it has one already.
+pub(crate) fn scoped(address: SocketAddr, scope: u32) -> SocketAddr {
+    match address {
+        SocketAddr::V6(given) if given.scope_id() != 0 => address,
+        _ => with_scope(address.ip(), address.port(), scope),
     }
 }
 

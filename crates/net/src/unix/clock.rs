@@ -1,8 +1,8 @@
 //! From the kernel's wall-clock stamps to the monotonic clock.
 //!
 //! The kernel stamps packets with `CLOCK_REALTIME`, which jumps when somebody sets the time. `CLOCK_MONOTONIC` minus
-//! `CLOCK_REALTIME` changes at such a jump and only then (slewing by NTP moves both alike), so the difference tells
-//! both how to convert and when not to trust the result.
+//! `CLOCK_REALTIME` changes at such a jump and only then (slewing by NTP moves both alike; on macOS the former even is
+//! the latter less the time of booting), so the difference tells both how to convert and when not to trust the result.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ const AFTER_JUMP: Duration = Duration::from_secs(5);
 
 /// Both clocks, read at (almost) the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// The monotonic clock.
-    pub(super) now: Time,
+    pub(crate) now: Time,
     /// Monotonic minus wall clock, in nanoseconds.
-    pub(super) offset: i64,
+    pub(crate) offset: i64,
     /// How wrong `offset` may be, in nanoseconds.
-    pub(super) uncertainty: i64,
+    pub(crate) uncertainty: i64,
 }
 
 impl Sample {
     /// Reads the clocks; again when the thread was interrupted in between.
-    pub(super) fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let mut best = Self::read();
         for _ in 0..3 {
             if best.uncertainty <= TOLERANCE {
@@ -58,7 +58,7 @@ impl Sample {
 
 /// Converts stamps. Told the clocks once per batch of packets, with [`Converter::begin`].
 #[derive(Debug)]
-pub(super) struct Converter {
+pub(crate) struct Converter {
     current: Sample,
     now: Time,
     /// The offset before the last jump and until when it is worth a try.
@@ -68,7 +68,7 @@ pub(super) struct Converter {
 }
 
 impl Converter {
-    pub(super) fn new(sample: Sample) -> Self {
+    pub(crate) fn new(sample: Sample) -> Self {
         Converter {
             current: sample,
             now: sample.now,
@@ -78,7 +78,7 @@ impl Converter {
     }
 
     /// Begins a batch: all stamps that follow are from before `sample.now`.
-    pub(super) fn begin(&mut self, sample: Sample) {
+    pub(crate) fn begin(&mut self, sample: Sample) {
         self.now = sample.now;
         let moved = (sample.offset.saturating_sub(self.current.offset)).saturating_abs();
         if moved > TOLERANCE + sample.uncertainty + self.current.uncertainty {
@@ -93,19 +93,19 @@ impl Converter {
     }
 
     /// Ends a batch. `emptied`: nothing that was there when it began is left for the next one.
-    pub(super) fn end(&mut self, emptied: bool) {
+    pub(crate) fn end(&mut self, emptied: bool) {
         if emptied {
             self.delivered_until = self.now - BACKLOG;
         }
     }
 
     /// When a packet arrived, from its stamp in nanoseconds of the wall clock.
-    pub(super) fn received(&self, stamp: i64) -> Time {
+    pub(crate) fn received(&self, stamp: i64) -> Time {
         self.convert(stamp, self.delivered_until)
     }
 
     /// When a packet left, from its stamp in nanoseconds of the wall clock. It was handed over at `handed_over`.
-    pub(super) fn sent(&self, stamp: i64, handed_over: Time) -> Time {
+    pub(crate) fn sent(&self, stamp: i64, handed_over: Time) -> Time {
         self.convert(stamp, handed_over)
     }
 

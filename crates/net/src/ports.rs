@@ -17,35 +17,13 @@ const CROWDED: u16 = 192;
 
 /// Where the kernel takes ephemeral ports from, and which it leaves alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LocalPorts {
+pub(crate) struct LocalPorts {
     range: RangeInclusive<u16>,
     excluded: Vec<RangeInclusive<u16>>,
 }
 
 impl LocalPorts {
-    /// As `net.ipv4.ip_local_port_range` and `ip_local_reserved_ports` say; they hold for IPv6 too.
-    pub(super) fn of_system() -> Self {
-        let read =
-            |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
-        Self::parse(&read("ip_local_port_range"), &read("ip_local_reserved_ports"))
-    }
-
-    /// `range`: two numbers. `excluded`: numbers and ranges, separated by commas. The kernel's default range when `range`
-    /// makes no sense.
-    fn parse(range: &str, excluded: &str) -> Self {
-        let mut bounds = range.split_whitespace().map(str::parse);
-        let range = match (bounds.next(), bounds.next()) {
-            (Some(Ok(first)), Some(Ok(last))) if 0 < first && first <= last => first..=last,
-            _ => 32_768..=60_999,
-        };
-        let excluded = excluded
-            .trim()
-            .split(',')
-            .filter_map(|item| {
-                let (first, last) = item.split_once('-').unwrap_or((item, item));
-                Some(first.parse().ok()?..=last.parse().ok()?)
-            })
-            .collect();
+    pub(crate) fn new(range: RangeInclusive<u16>, excluded: Vec<RangeInclusive<u16>>) -> Self {
         LocalPorts { range, excluded }
     }
 
@@ -59,7 +37,7 @@ impl LocalPorts {
 }
 
 /// What [`PortPool::reserve`] needs from the system.
-pub(super) trait Ports {
+pub(crate) trait Ports {
     /// What holds a port.
     type Socket;
 
@@ -72,7 +50,7 @@ pub(super) trait Ports {
 
 /// The reserved ports of one address family.
 #[derive(Debug)]
-pub(super) struct PortPool {
+pub(crate) struct PortPool {
     local: LocalPorts,
     /// The blocks that the capture watches; only ever grows.
     blocks: Vec<u8>,
@@ -83,7 +61,7 @@ pub(super) struct PortPool {
 }
 
 impl PortPool {
-    pub(super) fn new(local: LocalPorts, rng: fastrand::Rng) -> Self {
+    pub(crate) fn new(local: LocalPorts, rng: fastrand::Rng) -> Self {
         PortPool {
             local,
             blocks: Vec::new(),
@@ -97,7 +75,7 @@ impl PortPool {
     ///
     /// # Errors
     /// `AddrInUse`: no port is left. Otherwise what the system says.
-    pub(super) fn reserve<P: Ports>(
+    pub(crate) fn reserve<P: Ports>(
         &mut self,
         transport: Transport,
         system: &mut P,
@@ -123,7 +101,7 @@ impl PortPool {
     }
 
     /// Gives a port back; whether it was reserved.
-    pub(super) fn release(&mut self, transport: Transport, port: u16) -> bool {
+    pub(crate) fn release(&mut self, transport: Transport, port: u16) -> bool {
         let was_used = self.used.remove(&(transport, port));
         if was_used {
             *self.count((port / BLOCK) as u8, transport) -= 1;
@@ -240,11 +218,7 @@ mod tests {
     }
 
     fn pool(range: RangeInclusive<u16>) -> PortPool {
-        let local = LocalPorts {
-            range,
-            excluded: Vec::new(),
-        };
-        PortPool::new(local, fastrand::Rng::with_seed(7))
+        PortPool::new(LocalPorts::new(range, Vec::new()), fastrand::Rng::with_seed(7))
     }
 
     #[test]
@@ -313,7 +287,7 @@ mod tests {
 
     #[test]
     fn ports_set_aside_by_the_administrator_are_left_alone() {
-        let local = LocalPorts::parse("40000\t40003\n", "40000,40002-40003\n");
+        let local = LocalPorts::new(40_000..=40_003, vec![40_000..=40_000, 40_002..=40_003]);
         let mut pool = PortPool::new(local, fastrand::Rng::with_seed(7));
         let mut system = Fake::default();
         assert_eq!(
@@ -340,7 +314,7 @@ mod tests {
     #[test]
     fn the_choice_is_random() {
         let first = |seed| {
-            let local = LocalPorts::parse("", "");
+            let local = LocalPorts::new(32_768..=60_999, Vec::new());
             let mut pool = PortPool::new(local, fastrand::Rng::with_seed(seed));
             pool.reserve(Transport::Udp, &mut Fake::default())
                 .expect("a port")
@@ -349,20 +323,5 @@ mod tests {
         let distinct: HashSet<u16> = (0..100).map(first).collect();
         assert!(distinct.len() > 90, "{distinct:?}");
         assert!(distinct.iter().all(|port| (32_768..=60_999).contains(port)));
-    }
-
-    #[test]
-    fn the_system_files_are_read() {
-        let of = |range, excluded| LocalPorts::parse(range, excluded);
-        assert_eq!(of("1024\t65535\n", "\n").range, 1_024..=65_535);
-        assert_eq!(of("1024\t65535\n", "\n").excluded, []);
-        assert_eq!(of("1\t65535\n", "").blocks(), 0..=255);
-        for nonsense in ["", "x y", "5", "9 3", "0 0", "70000 80000"] {
-            assert_eq!(of(nonsense, "").range, 32_768..=60_999, "{nonsense:?}");
-        }
-        assert_eq!(
-            of("", "8080,9148-9150,x").excluded,
-            [8_080..=8_080, 9_148..=9_150]
-        );
     }
 }
