@@ -114,7 +114,11 @@ impl Chain {
             script += &self.routes(hop);
             node.ip_with(&script, next)?;
         }
-        Ok(())
+        self.routers
+            .iter()
+            .try_for_each(|router| router.wait_until_up(&["eth0", "eth1"]))?;
+        self.client.wait_until_up(&["eth0"])?;
+        self.target.wait_until_up(&["eth0"])
     }
 
     /// What is nearer to the client goes back, everything else goes on.

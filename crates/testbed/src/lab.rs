@@ -83,6 +83,8 @@ impl Lab {
         let (link, script_a, script_b) = link_scripts(a, addresses_a, b, addresses_b);
         a.ip_with(&script_a, Some(b))?;
         b.ip(&script_b)?;
+        a.wait_until_up(&[&link.a])?;
+        b.wait_until_up(&[&link.b])?;
         Ok(link)
     }
 }

@@ -11,6 +11,7 @@ use std::process::{self, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::lab::Link;
 use crate::{Error, Result, sys};
@@ -126,12 +127,12 @@ impl Node {
             .map_err(Error::system(what))
     }
 
-    /// Runs a program in this node with `input` as its standard input, until it ends.
-    fn run(&self, mut command: Command, input: &str, package: &'static str) -> Result<()> {
+    /// Runs a program in this node with `input` as its standard input, until it ends. Returns its standard output.
+    fn run(&self, mut command: Command, input: &str, package: &'static str) -> Result<String> {
         let program = command.get_program().to_string_lossy().into_owned();
         command
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Error::MissingTool {
@@ -151,7 +152,7 @@ impl Node {
             .wait_with_output()
             .map_err(Error::system(format!("wait for {program}")))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         Err(Error::Tool {
@@ -169,11 +170,11 @@ impl Node {
     /// # Errors
     /// When `ip` is missing or one of the commands fails; those before it have been carried out.
     pub fn ip(&self, script: &str) -> Result<()> {
-        self.ip_with(script, None)
+        self.ip_with(script, None).map(drop)
     }
 
     /// As [`Node::ip`]; the script may name the namespace of `peer` as [`Node::inherited_path`].
-    pub(crate) fn ip_with(&self, script: &str, peer: Option<&Node>) -> Result<()> {
+    pub(crate) fn ip_with(&self, script: &str, peer: Option<&Node>) -> Result<String> {
         let mut command = self.command("ip");
         command.args(["-batch", "-"]);
         if let Some(peer) = peer.cloned() {
@@ -182,6 +183,24 @@ impl Node {
             unsafe { command.pre_exec(keep) };
         }
         self.run(command, script, "iproute2")
+    }
+
+    /// Waits until the kernel has noticed the carrier of these interfaces, which it does in the background: before
+    /// that it drops what they send. `ip` reads the state under the lock under which the kernel changes it.
+    pub(crate) fn wait_until_up(&self, interfaces: &[&str]) -> Result<()> {
+        let mut script = String::new();
+        for interface in interfaces {
+            let _ = writeln!(script, "link show dev {interface}");
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.ip_with(&script, None)?.matches(" state UP ").count() < interfaces.len() {
+            if Instant::now() > deadline {
+                let what = format!("bring up {interfaces:?} in node {}", self.0.name);
+                return Err(Error::system(what)(io::ErrorKind::TimedOut.into()));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// What a child that has inherited the descriptor calls this namespace. Not [`Node::namespace_path`], because a
@@ -249,7 +268,7 @@ impl Node {
     fn sh(&self, script: &str) -> Result<()> {
         let mut command = self.command("sh");
         command.args(["-e", "-s"]);
-        self.run(command, script, "dash")
+        self.run(command, script, "dash").map(drop)
     }
 
     /// Makes a TUN device with these addresses, up. Each read from the result gives one packet that the node sent into
@@ -349,7 +368,7 @@ impl Node {
     pub fn nft(&self, script: &str) -> Result<()> {
         let mut command = self.command("nft");
         command.args(["-f", "-"]);
-        self.run(command, script, "nftables")
+        self.run(command, script, "nftables").map(drop)
     }
 
     /// Drops packets without a word, as a filtered port does.

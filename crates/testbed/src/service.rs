@@ -1,6 +1,6 @@
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -35,7 +35,17 @@ impl Node {
             .local_addr()
             .map_err(Error::system("read the address of a listener"))?;
         let greeting = greeting.to_vec();
-        Service::start(address, move |stop| serve_tcp(&listener, &greeting, &stop))
+        Service::start(address, move |stop| {
+            let mut connections = Vec::new();
+            let served = serve_tcp(&listener, &mut connections, &greeting, &stop);
+            // A child that another thread has just forked holds copies until it executes its program, so closing is not
+            // enough. To shutdown(2), a listener is a socket like any other.
+            connections.push(TcpStream::from(OwnedFd::from(listener)));
+            for socket in connections {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            served
+        })
     }
 
     /// Listens on a UDP port (0: any) of all IPv4 and IPv6 addresses, and sends each datagram back.
@@ -93,9 +103,13 @@ fn any(port: u16) -> SocketAddr {
     (Ipv6Addr::UNSPECIFIED, port).into()
 }
 
-fn serve_tcp(listener: &TcpListener, greeting: &[u8], stop: &PipeReader) -> io::Result<()> {
+fn serve_tcp(
+    listener: &TcpListener,
+    connections: &mut Vec<TcpStream>,
+    greeting: &[u8],
+    stop: &PipeReader,
+) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let mut connections: Vec<TcpStream> = Vec::new();
     loop {
         let mut fds = vec![stop.as_raw_fd(), listener.as_raw_fd()];
         fds.extend(connections.iter().map(AsRawFd::as_raw_fd));

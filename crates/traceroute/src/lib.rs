@@ -3,6 +3,7 @@
 //! [`Parameters::validate`] turns what a user asks for into a [`Request`]; a [`Report`] is what comes out, and
 //! [`json`] writes it down.
 
+mod error;
 pub mod json;
 mod model;
 mod parameters;
@@ -10,8 +11,10 @@ mod public_ip;
 mod reverse_dns;
 mod statistics;
 mod target;
+mod tracer;
 mod values;
 
+pub use error::{Error, ErrorCode};
 pub use model::{
     Destination, E2eProbe, Hop, HopCount, Report, RttStatistics, Run, RunDestination, RunSource, Source,
     Traceroute,
@@ -23,5 +26,6 @@ pub use parameters::{
 pub use public_ip::PublicIp;
 pub use reverse_dns::ReverseDns;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve};
+pub use tracer::{Options, Progress, RunError, Tracer};
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};

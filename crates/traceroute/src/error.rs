@@ -1,0 +1,114 @@
+//! Why a request has no report.
+
+use std::fmt;
+use std::io;
+
+use traceroute_engine::TraceError;
+
+use crate::target::ResolveError;
+use crate::tracer::{RunError, distinct_messages};
+
+/// Why a request has no report.
+#[derive(Debug)]
+pub enum Error {
+    /// The target has no address.
+    Resolve(ResolveError),
+    /// Every run failed; these are their errors.
+    Traces(Vec<RunError>),
+    /// The probing engine could not be started.
+    Start(io::Error),
+}
+
+/// The class of an [`Error`], as the HTTP service reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// The name cannot be resolved.
+    Dns,
+    /// Something took too long.
+    Timeout,
+    /// The target refused the connection.
+    ConnectionRefused,
+    /// No way to the host.
+    HostUnreachable,
+    /// No way to the network.
+    NetworkUnreachable,
+    /// The operating system does not allow it.
+    Denied,
+    /// The request itself is wrong.
+    InvalidRequest,
+    /// Anything else.
+    Unknown,
+}
+
+impl ErrorCode {
+    /// The name in JSON errors.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorCode::Dns => "DNS",
+            ErrorCode::Timeout => "TIMEOUT",
+            ErrorCode::ConnectionRefused => "CONNREFUSED",
+            ErrorCode::HostUnreachable => "HOSTUNREACH",
+            ErrorCode::NetworkUnreachable => "NETUNREACH",
+            ErrorCode::Denied => "DENIED",
+            ErrorCode::InvalidRequest => "INVALID_REQUEST",
+            ErrorCode::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+impl Error {
+    /// The class of the error; of several different ones, that of the first.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Error::Resolve(_) => ErrorCode::Dns,
+            Error::Start(error) => io_code(error),
+            Error::Traces(errors) => errors.first().map_or(ErrorCode::Unknown, run_code),
+        }
+    }
+}
+
+fn run_code(error: &RunError) -> ErrorCode {
+    match error {
+        RunError::Fatal(error) => run_code(error),
+        RunError::Trace(TraceError::Net(error)) => io_code(&error.source),
+        RunError::Trace(TraceError::Handshake(_)) => ErrorCode::Timeout,
+        RunError::Trace(_) => ErrorCode::Unknown,
+    }
+}
+
+fn io_code(error: &io::Error) -> ErrorCode {
+    match error.kind() {
+        io::ErrorKind::TimedOut => ErrorCode::Timeout,
+        io::ErrorKind::ConnectionRefused => ErrorCode::ConnectionRefused,
+        io::ErrorKind::HostUnreachable => ErrorCode::HostUnreachable,
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => ErrorCode::NetworkUnreachable,
+        io::ErrorKind::PermissionDenied => ErrorCode::Denied,
+        _ => ErrorCode::Unknown,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Resolve(error) => error.fmt(f),
+            Error::Traces(errors) => f.write_str(&distinct_messages(errors).join("\n")),
+            Error::Start(error) => write!(f, "cannot start the probing engine: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Resolve(error) => Some(error),
+            Error::Traces(errors) => errors.first().map(|error| error as _),
+            Error::Start(error) => Some(error),
+        }
+    }
+}
+
+impl From<ResolveError> for Error {
+    fn from(error: ResolveError) -> Self {
+        Error::Resolve(error)
+    }
+}

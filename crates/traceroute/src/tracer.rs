@@ -1,0 +1,439 @@
+//! One request from start to report: runs and end-to-end probes side by side, then names and statistics.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use traceroute_engine::driver::{Driver, OnFound, Statistics};
+use traceroute_engine::{Method, TraceError, TraceResult, TraceSpec};
+
+use crate::error::Error;
+use crate::model::{
+    Destination, E2eProbe, Hop, HopCount, Report, Run, RunDestination, RunSource, Source, Traceroute,
+};
+use crate::parameters::{Protocol, Request, TcpMethod};
+use crate::public_ip::PublicIp;
+use crate::reverse_dns::ReverseDns;
+use crate::target::resolve;
+
+/// End-to-end probes are at most this far apart.
+const MAX_E2E_SPACING: Duration = Duration::from_secs(1);
+
+/// What happens while a request is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A hop answered.
+    HopFound {
+        /// Which run, from 0.
+        run: u32,
+        /// TTL, in hops.
+        ttl: u8,
+        /// Who answered.
+        address: IpAddr,
+        /// Round-trip time.
+        rtt: Duration,
+        /// The answer is the destination's.
+        destination: bool,
+    },
+    /// A traceroute run ended.
+    RunFinished {
+        /// Which run, from 0.
+        run: u32,
+    },
+    /// An end-to-end probe was answered, or will not be any more.
+    E2eProbe {
+        /// Which probe, from 0.
+        index: u32,
+        /// Round-trip time; `None`: no answer.
+        rtt: Option<Duration>,
+    },
+}
+
+/// How a [`Tracer`] is set up.
+pub struct Options {
+    /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests together.
+    pub max_traces: usize,
+    /// Who looks up names; its cache is shared by all requests.
+    pub reverse_dns: ReverseDns,
+    /// Who finds out the public address; its cache is shared by all requests.
+    pub public_ip: PublicIp,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            max_traces: 65_536,
+            reverse_dns: ReverseDns::new(),
+            public_ip: PublicIp::new(),
+        }
+    }
+}
+
+/// Carries out requests, any number at once, over one set of sockets. Cloning is cheap and shares everything.
+///
+/// Needs a Tokio runtime with time and I/O enabled. Sockets are opened by the first request.
+#[derive(Clone)]
+pub struct Tracer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: Options,
+    driver: Mutex<Option<Driver>>,
+}
+
+impl Default for Tracer {
+    fn default() -> Self {
+        Tracer::new()
+    }
+}
+
+impl Tracer {
+    /// A tracer with the usual options. Opens nothing yet.
+    pub fn new() -> Self {
+        Tracer::with_options(Options::default())
+    }
+
+    /// A tracer with other options. Opens nothing yet.
+    pub fn with_options(options: Options) -> Self {
+        Tracer {
+            shared: Arc::new(Shared {
+                options,
+                driver: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// Carries out `request`. Dropping the future stops its probes at once and frees their ports.
+    ///
+    /// # Errors
+    /// The target's name cannot be resolved, or every run failed; local problems such as a missing permission or
+    /// route say what to do about it.
+    pub async fn trace(&self, request: &Request) -> Result<Report, Error> {
+        Job::new(self, request, None).run().await
+    }
+
+    /// [`Tracer::trace`] that also tells what happens meanwhile.
+    ///
+    /// # Errors
+    /// As [`Tracer::trace`].
+    pub async fn trace_with_progress(
+        &self,
+        request: &Request,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Report, Error> {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let job = Job::new(self, request, Some(sender));
+        let report = job.run();
+        tokio::pin!(report);
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = receiver.recv() => progress(event),
+                result = &mut report => {
+                    while let Ok(event) = receiver.try_recv() {
+                        progress(event);
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// Counters of the probing engine; `None` before the first request.
+    pub async fn statistics(&self) -> Option<Statistics> {
+        let driver = self
+            .shared
+            .driver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        driver?.statistics().await
+    }
+
+    fn driver(&self) -> Result<Driver, Error> {
+        let mut driver = self.shared.driver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(driver) = driver.as_ref() {
+            return Ok(driver.clone());
+        }
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| Error::Start(error.into()))?;
+        let open = Box::new(traceroute_net::open);
+        let started = Driver::spawn(open, self.shared.options.max_traces, seed).map_err(Error::Start)?;
+        Ok(driver.insert(started).clone())
+    }
+}
+
+/// One request under way.
+struct Job<'r> {
+    tracer: &'r Tracer,
+    request: &'r Request,
+    progress: Option<mpsc::UnboundedSender<Progress>>,
+}
+
+/// One request's probing: a resolved target and who probes it.
+struct Probing<'j> {
+    job: &'j Job<'j>,
+    driver: Driver,
+    address: IpAddr,
+}
+
+impl<'r> Job<'r> {
+    fn new(
+        tracer: &'r Tracer,
+        request: &'r Request,
+        progress: Option<mpsc::UnboundedSender<Progress>>,
+    ) -> Self {
+        Job {
+            tracer,
+            request,
+            progress,
+        }
+    }
+
+    async fn run(&self) -> Result<Report, Error> {
+        let request = self.request;
+        let address = resolve(&request.host, request.ipv6).await?;
+        let probing = Probing {
+            job: self,
+            driver: self.tracer.driver()?,
+            address,
+        };
+        let options = &self.tracer.shared.options;
+        let public_ip = async {
+            let wanted = request.source_public_ip.then_some(&options.public_ip)?;
+            wanted.address().await.map(IpAddr::V4)
+        };
+        let probe = probing.probe();
+        let (mut runs, rtts, public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })
+            .map(|((runs, rtts), public_ip)| (runs, rtts, public_ip))?;
+        if request.reverse_dns {
+            options.reverse_dns.annotate(&mut runs).await;
+        }
+        let hop_count = HopCount::of(&runs);
+        if request.skip_private_hops {
+            runs.iter_mut().for_each(Run::blank_private_hops);
+        }
+        Ok(Report {
+            protocol: request.protocol,
+            source: Source { public_ip },
+            destination: Destination {
+                hostname: request.hostname.clone(),
+                port: request.port,
+            },
+            traceroute: Traceroute { runs, hop_count },
+            e2e_probe: E2eProbe::from_rtts(rtts),
+        })
+    }
+
+    fn tell(&self, event: Progress) {
+        if let Some(progress) = &self.progress {
+            // Nobody listening any more means the request is being dropped.
+            let _ = progress.send(event);
+        }
+    }
+
+    fn on_found(&self, run: u32) -> Option<OnFound> {
+        let progress = self.progress.clone()?;
+        Some(Box::new(move |found| {
+            let event = Progress::HopFound {
+                run,
+                ttl: found.ttl,
+                address: found.address,
+                rtt: found.rtt,
+                destination: found.destination,
+            };
+            let _ = progress.send(event);
+        }))
+    }
+}
+
+impl Probing<'_> {
+    /// All runs and end-to-end probes, started together. Fails as soon as every run has failed.
+    async fn probe(&self) -> Result<(Vec<Run>, Vec<f64>), Error> {
+        let (runs, rtts) = tokio::try_join!(self.runs(), self.e2e_probes())?;
+        if self.job.request.traceroute_queries == 0
+            && let Some(error) = nothing_sent(&rtts)
+        {
+            return Err(error);
+        }
+        let rtts = rtts
+            .into_iter()
+            .map(|rtt| rtt.ok().flatten().map_or(0.0, milliseconds))
+            .collect();
+        Ok((runs, rtts))
+    }
+
+    async fn runs(&self) -> Result<Vec<Run>, Error> {
+        let count = self.job.request.traceroute_queries;
+        let mut pending: FuturesUnordered<_> = (0..count).map(|index| self.run(index)).collect();
+        let mut results: Vec<Option<Run>> = (0..count).map(|_| None).collect();
+        let mut errors = Vec::new();
+        while let Some((index, result)) = pending.next().await {
+            match result {
+                Ok(result) => {
+                    if let Some(slot) = results.get_mut(index as usize) {
+                        *slot = Some(describe_run(&result));
+                    }
+                }
+                Err(error) => errors.push(error),
+            }
+            self.job.tell(Progress::RunFinished { run: index });
+        }
+        let runs: Vec<Run> = results.into_iter().flatten().collect();
+        if runs.is_empty() && !errors.is_empty() {
+            return Err(Error::Traces(errors));
+        }
+        for error in errors {
+            tracing::warn!(target = %self.address, %error, "a traceroute run failed; others worked");
+        }
+        Ok(runs)
+    }
+
+    async fn run(&self, index: u32) -> (u32, Result<TraceResult, RunError>) {
+        let request = self.job.request;
+        let result = match (request.protocol, request.tcp_method) {
+            (Protocol::Udp, _) => self.trace(Method::Udp, index).await,
+            (Protocol::Icmp, _) => self.trace(Method::Icmp, index).await,
+            (Protocol::Tcp, TcpMethod::Syn | TcpMethod::SynSocket) => self.trace(Method::TcpSyn, index).await,
+            (Protocol::Tcp, TcpMethod::Sack) => self.trace(Method::TcpSack, index).await,
+            (Protocol::Tcp, TcpMethod::PreferSack) => match self.trace(Method::TcpSack, index).await {
+                Err(RunError::Trace(error @ TraceError::SackNotSupported(_))) => {
+                    tracing::debug!(target = %self.address, %error, "falling back to SYN");
+                    self.trace(Method::TcpSyn, index).await
+                }
+                Err(error) => Err(RunError::Fatal(Box::new(error))),
+                result => result,
+            },
+        };
+        (index, result)
+    }
+
+    async fn trace(&self, method: Method, index: u32) -> Result<TraceResult, RunError> {
+        let request = self.job.request;
+        let port = request.probed_port();
+        let spec = TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout);
+        Ok(self.driver.trace(spec, self.job.on_found(index)).await?)
+    }
+
+    /// Round-trip times in the order of sending; `Ok(None)` for no answer.
+    async fn e2e_probes(&self) -> Result<Vec<Result<Option<Duration>, TraceError>>, Error> {
+        let request = self.job.request;
+        let count = request.e2e_queries;
+        let spacing = e2e_spacing(request);
+        let start = Instant::now();
+        let mut results: Vec<Result<Option<Duration>, TraceError>> = (0..count).map(|_| Ok(None)).collect();
+        let mut pending = FuturesUnordered::new();
+        let mut next = 0;
+        while next < count || !pending.is_empty() {
+            tokio::select! {
+                () = sleep_until(start + spacing * next), if next < count => {
+                    pending.push(self.e2e_probe(next));
+                    next += 1;
+                }
+                Some((index, result)) = pending.next(), if !pending.is_empty() => {
+                    let rtt = result.as_ref().ok().copied().flatten();
+                    self.job.tell(Progress::E2eProbe { index, rtt });
+                    if let Err(error) = &result {
+                        tracing::debug!(target = %self.address, index, %error, "an end-to-end probe failed");
+                    }
+                    if let Some(slot) = results.get_mut(index as usize) {
+                        *slot = result;
+                    }
+                }
+            }
+        }
+        Ok(results)
+    }
+
+    async fn e2e_probe(&self, index: u32) -> (u32, Result<Option<Duration>, TraceError>) {
+        let request = self.job.request;
+        let method = match request.protocol {
+            Protocol::Udp => Method::Udp,
+            Protocol::Icmp => Method::Icmp,
+            Protocol::Tcp => Method::TcpSyn,
+        };
+        let port = request.probed_port();
+        let spec = TraceSpec::single(method, self.address, port, request.max_ttl, request.timeout);
+        let result = self.driver.trace(spec, None).await;
+        (index, result.map(|result| destination_rtt(&result)))
+    }
+}
+
+/// The end-to-end probes' distance in time: spread over the longest time that a run may take, at most 1 s.
+fn e2e_spacing(request: &Request) -> Duration {
+    let longest = request.timeout.saturating_mul(u32::from(request.max_ttl));
+    (longest / request.e2e_queries.max(1)).min(MAX_E2E_SPACING)
+}
+
+/// Only the destination's own answer counts end to end.
+fn destination_rtt(result: &TraceResult) -> Option<Duration> {
+    let answers = result.hops.iter().filter_map(|hop| hop.answer);
+    answers
+        .filter(|answer| answer.destination)
+        .map(|answer| answer.rtt)
+        .next()
+}
+
+/// When every end-to-end probe failed for a local reason, that is an error, not loss.
+fn nothing_sent(rtts: &[Result<Option<Duration>, TraceError>]) -> Option<Error> {
+    let errors: Vec<RunError> = rtts
+        .iter()
+        .filter_map(|rtt| rtt.clone().err())
+        .map(RunError::Trace)
+        .collect();
+    (!errors.is_empty() && errors.len() == rtts.len()).then_some(Error::Traces(errors))
+}
+
+fn describe_run(result: &TraceResult) -> Run {
+    Run {
+        run_id: uuid::Uuid::new_v4(),
+        source: RunSource {
+            ip_address: result.source,
+            port: result.source_port,
+        },
+        destination: RunDestination {
+            ip_address: result.destination,
+            port: result.destination_port,
+            reverse_dns: Vec::new(),
+        },
+        hops: result.hops.iter().map(describe_hop).collect(),
+    }
+}
+
+fn describe_hop(hop: &traceroute_engine::Hop) -> Hop {
+    match hop.answer {
+        Some(answer) => Hop::answered(hop.ttl, answer.address, milliseconds(answer.rtt)),
+        None => Hop::silent(hop.ttl),
+    }
+}
+
+fn milliseconds(rtt: Duration) -> f64 {
+    rtt.as_nanos() as f64 / 1e6
+}
+
+/// Why one run failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RunError {
+    /// The trace itself failed.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// `prefer_sack` found a problem that SYN would have as well.
+    #[error("SACK traceroute failed fatally, not falling back: {0}")]
+    Fatal(Box<RunError>),
+}
+
+/// The distinct messages of all errors, in order of appearance.
+pub(crate) fn distinct_messages(errors: &[RunError]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .filter(|message| seen.insert(message.clone()))
+        .collect()
+}

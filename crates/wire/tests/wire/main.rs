@@ -1,0 +1,7 @@
+//! Tests of the wire crate.
+#![allow(clippy::unwrap_used)]
+
+mod corpus;
+mod properties;
+mod support;
+mod vectors;
