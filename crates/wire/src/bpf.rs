@@ -31,6 +31,11 @@ impl<'a> Records<'a> {
     pub fn new(buffer: &'a [u8]) -> Self {
         Records { rest: buffer }
     }
+
+    /// What is left to walk.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
 }
 
 impl<'a> Iterator for Records<'a> {

@@ -9,7 +9,8 @@ use std::ptr;
 
 use socket2::Socket;
 
-use crate::unix::sys::{check, check_fd, length_of};
+use super::sys::length_of;
+use crate::unix::sys::{check, check_fd};
 
 /// Which descriptors have become writable or failed.
 pub(crate) struct Readiness {

@@ -22,7 +22,6 @@ use crate::unix::clock::{Converter, Sample};
 use crate::unix::families::{PerFamily, family_of};
 use crate::unix::interfaces::Scopes;
 use crate::unix::reservations::Reservations;
-pub use crate::unix::route::source_address;
 use crate::unix::{errors, route};
 use crate::{
     ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
@@ -50,6 +49,14 @@ pub fn open() -> Result<Box<dyn Network + Send>, NetError> {
     }
     let network = LinuxNetwork::new().map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
     Ok(Box::new(network))
+}
+
+/// The address that probes to `target` come from.
+///
+/// # Errors
+/// No route, interface down, no address of that family; a link-local target that could be on several interfaces.
+pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
+    route::source_address(target)
 }
 
 struct LinuxNetwork {

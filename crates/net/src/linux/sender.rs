@@ -101,7 +101,7 @@ impl Sender {
                     continue;
                 };
                 if let Some((token, handed_over)) = self.recent.take(id) {
-                    report(token, clock.sent(stamp, handed_over));
+                    report(token, clock.convert(stamp, handed_over));
                 }
             }
             if count < ERROR_BATCH {

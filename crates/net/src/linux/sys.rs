@@ -8,8 +8,28 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-use crate::unix::sys::{check, check_fd, length_of};
-pub(super) use crate::unix::sys::{monotonic, set_option};
+pub(super) use crate::unix::sys::monotonic;
+use crate::unix::sys::{check, check_fd};
+
+/// The size of a structure as the socket interface counts it.
+pub(super) fn length_of<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
+/// setsockopt(2) with a plain value.
+pub(super) fn set_option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {
+    // SAFETY: the kernel only reads, and no more than the `size_of::<T>()` bytes of `value`.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            ptr::from_ref(&value).cast(),
+            length_of::<T>(),
+        )
+    })
+    .map(drop)
+}
 
 /// A non-blocking socket that children do not inherit.
 pub(super) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {

@@ -104,14 +104,11 @@ impl Converter {
         self.convert(stamp, self.delivered_until)
     }
 
-    /// When a packet left, from its stamp in nanoseconds of the wall clock. It was handed over at `handed_over`.
-    pub(crate) fn sent(&self, stamp: i64, handed_over: Time) -> Time {
-        self.convert(stamp, handed_over)
-    }
-
+    /// When something happened that cannot have been before `earliest`, from its stamp in nanoseconds of the wall clock.
+    ///
     /// The stamp on the monotonic clock, by the offset that puts it where it must be: not before `earliest`, not in the
     /// future. When none does, the nearest such time.
-    fn convert(&self, stamp: i64, earliest: Time) -> Time {
+    pub(crate) fn convert(&self, stamp: i64, earliest: Time) -> Time {
         let at = shift(stamp, self.current.offset);
         if (earliest..=self.now).contains(&at) {
             return at;
@@ -155,7 +152,7 @@ mod tests {
         let mut clock = Converter::new(sample(1_000, EPOCH));
         clock.begin(sample(1_050, EPOCH));
         assert_eq!(clock.received(EPOCH + 1_020 * MS), ms(1_020));
-        assert_eq!(clock.sent(EPOCH + 1_020 * MS, ms(1_019)), ms(1_020));
+        assert_eq!(clock.convert(EPOCH + 1_020 * MS, ms(1_019)), ms(1_020));
     }
 
     #[test]
@@ -179,7 +176,7 @@ mod tests {
         let mut clock = Converter::new(sample(1_000, EPOCH));
         clock.begin(sample(1_050, EPOCH + 86_400_000 * MS));
         assert_eq!(clock.received(EPOCH + 1_020 * MS), ms(1_020));
-        assert_eq!(clock.sent(EPOCH + 1_020 * MS, ms(1_010)), ms(1_020));
+        assert_eq!(clock.convert(EPOCH + 1_020 * MS, ms(1_010)), ms(1_020));
     }
 
     #[test]
@@ -209,7 +206,7 @@ mod tests {
         assert_eq!(clock.received(EPOCH + 2_000 * MS), ms(1_100), "in the future");
         assert_eq!(clock.received(0), ms(1_050) - BACKLOG, "long delivered");
         assert_eq!(
-            clock.sent(EPOCH, ms(1_090)),
+            clock.convert(EPOCH, ms(1_090)),
             ms(1_090),
             "before it was handed over"
         );

@@ -15,7 +15,7 @@ const PORT: u16 = 33434;
 ///
 /// # Errors
 /// No route, interface down, no address of that family; a link-local target that could be on several interfaces.
-pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
+pub(crate) fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
     connect(target).map_err(|source| {
         let error = errors::error(Operation::Route, Some(target), source);
         if interfaces::needs_scope(target) && interfaces::only_interface().is_none() {

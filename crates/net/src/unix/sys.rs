@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
 use crate::Time;
@@ -27,26 +27,6 @@ pub(crate) unsafe fn check_fd(result: libc::c_int) -> io::Result<OwnedFd> {
     let fd = check(result)?;
     // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// The size of a structure as the socket interface counts it.
-pub(crate) fn length_of<T>() -> libc::socklen_t {
-    size_of::<T>() as libc::socklen_t
-}
-
-/// setsockopt(2) with a plain value.
-pub(crate) fn set_option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {
-    // SAFETY: the kernel only reads, and no more than the `size_of::<T>()` bytes of `value`.
-    check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            ptr::from_ref(&value).cast(),
-            length_of::<T>(),
-        )
-    })
-    .map(drop)
 }
 
 fn clock(id: libc::clockid_t) -> libc::timespec {
