@@ -58,6 +58,8 @@ pub enum Progress {
 pub struct Options {
     /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests together.
     pub max_traces: usize,
+    /// How the network is opened.
+    pub network: traceroute_net::Options,
     /// Who looks up names; its cache is shared by all requests.
     pub reverse_dns: ReverseDns,
     /// Who finds out the public address; its cache is shared by all requests.
@@ -68,6 +70,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             max_traces: 65_536,
+            network: traceroute_net::Options::default(),
             reverse_dns: ReverseDns::new(),
             public_ip: PublicIp::new(),
         }
@@ -163,7 +166,8 @@ impl Tracer {
         }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| Error::Start(error.into()))?;
-        let open = Box::new(traceroute_net::open);
+        let network = self.shared.options.network;
+        let open = Box::new(move || traceroute_net::open(network));
         let started = Driver::spawn(open, self.shared.options.max_traces, seed).map_err(Error::Start)?;
         Ok(driver.insert(started).clone())
     }
@@ -198,7 +202,7 @@ impl<'r> Job<'r> {
 
     async fn run(&self) -> Result<Report, Error> {
         let request = self.request;
-        let address = resolve(&request.host, request.ipv6).await?;
+        let address = Box::pin(resolve(&request.host, request.ipv6)).await?;
         let probing = Probing {
             job: self,
             driver: self.tracer.driver()?,
@@ -207,13 +211,14 @@ impl<'r> Job<'r> {
         let options = &self.tracer.shared.options;
         let public_ip = async {
             let wanted = request.source_public_ip.then_some(&options.public_ip)?;
-            wanted.address().await.map(IpAddr::V4)
+            // Boxed, like the look-up of names below: rarely asked for, and large beside the rest of a request.
+            Box::pin(wanted.address()).await.map(IpAddr::V4)
         };
         let probe = probing.probe();
         let (mut runs, rtts, public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })
             .map(|((runs, rtts), public_ip)| (runs, rtts, public_ip))?;
         if request.reverse_dns {
-            options.reverse_dns.annotate(&mut runs).await;
+            Box::pin(options.reverse_dns.annotate(&mut runs)).await;
         }
         let hop_count = HopCount::of(&runs);
         if request.skip_private_hops {

@@ -2,8 +2,10 @@
 
 mod advice;
 mod capture;
+mod cmsg;
 mod connections;
 mod local_ports;
+mod queue;
 mod ring;
 mod sender;
 mod sys;
@@ -24,8 +26,8 @@ use crate::unix::interfaces::Scopes;
 use crate::unix::reservations::Reservations;
 use crate::unix::{errors, route};
 use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
-    Waker,
+    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
+    Transport, Waker,
 };
 pub(crate) use advice::advice;
 use capture::Capture;
@@ -43,11 +45,12 @@ const BATCH: usize = 128;
 ///
 /// # Errors
 /// Too many open files.
-pub fn open() -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     if let Err(error) = crate::unix::sys::raise_open_files(libc::RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
-    let network = LinuxNetwork::new().map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+    let network =
+        LinuxNetwork::new(options).map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
     Ok(Box::new(network))
 }
 
@@ -60,6 +63,7 @@ pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
 }
 
 struct LinuxNetwork {
+    options: Options,
     families: PerFamily<FamilySockets>,
     reservations: Reservations,
     wake: Arc<OwnedFd>,
@@ -79,8 +83,9 @@ struct FamilySockets {
 }
 
 impl LinuxNetwork {
-    fn new() -> io::Result<Self> {
+    fn new(options: Options) -> io::Result<Self> {
         Ok(LinuxNetwork {
+            options,
             families: PerFamily::default(),
             reservations: Reservations::new()?,
             wake: Arc::new(sys::event()?),
@@ -178,9 +183,13 @@ impl LinuxNetwork {
 }
 
 impl FamilySockets {
-    fn open(family: Family) -> Result<Self, NetError> {
-        let capture =
-            Capture::open(family).map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+    fn open_with(options: Options) -> impl FnOnce(Family) -> Result<Self, NetError> {
+        move |family| Self::open(family, options)
+    }
+
+    fn open(family: Family, options: Options) -> Result<Self, NetError> {
+        let capture = Capture::open(family, options.heavy_load)
+            .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
         Ok(FamilySockets {
             capture,
             sender: Some(open_sender(family)?),
@@ -221,13 +230,16 @@ impl Network for LinuxNetwork {
     }
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        self.families.get_or_open(target, FamilySockets::open)?;
+        self.families
+            .get_or_open(target, FamilySockets::open_with(self.options))?;
         source_address(target)
     }
 
     fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
         let scope = self.scopes.of(source, source);
-        let sockets = self.families.get_or_open(source, FamilySockets::open)?;
+        let sockets = self
+            .families
+            .get_or_open(source, FamilySockets::open_with(self.options))?;
         let FamilySockets { capture, ports, .. } = sockets;
         self.reservations
             .reserve(ports, transport, (source, scope), |blocks| capture.watch(blocks))
@@ -235,7 +247,9 @@ impl Network for LinuxNetwork {
 
     fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
         if self.reservations.release(transport, source, port)
-            && let Ok(family) = self.families.get_or_open(source, FamilySockets::open)
+            && let Ok(family) = self
+                .families
+                .get_or_open(source, FamilySockets::open_with(self.options))
         {
             family.ports.release(transport, port);
         }
@@ -249,7 +263,9 @@ impl Network for LinuxNetwork {
             .encode(&mut buffer)
             .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         let scope = self.scopes.of(destination, probe.source);
-        let sockets = self.families.get_or_open(destination, FamilySockets::open)?;
+        let sockets = self
+            .families
+            .get_or_open(destination, FamilySockets::open_with(self.options))?;
         let sender = match &mut sockets.sender {
             Some(sender) => sender,
             none => none.insert(open_sender(family_of(destination))?),

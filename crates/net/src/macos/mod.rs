@@ -24,8 +24,8 @@ use crate::unix::reservations::Reservations;
 use crate::unix::sys::monotonic;
 use crate::unix::{errors, route};
 use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
-    Waker,
+    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
+    Transport, Waker,
 };
 pub(crate) use advice::advice;
 use capture::{Capture, Statistics};
@@ -43,7 +43,7 @@ const BATCH: usize = 128;
 ///
 /// # Errors
 /// Too many open files.
-pub fn open() -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(_: Options) -> Result<Box<dyn Network + Send>, NetError> {
     if let Err(error) = raise_open_files() {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
