@@ -8,6 +8,7 @@ mod local_ports;
 mod queue;
 mod ring;
 mod sender;
+mod stamps;
 mod sys;
 
 use std::io;

@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-pub(super) use crate::unix::sys::monotonic;
 use crate::unix::sys::{check, check_fd};
+pub(super) use crate::unix::sys::{monotonic, realtime};
 
 /// The size of a structure as the socket interface counts it.
 pub(super) fn length_of<T>() -> libc::socklen_t {

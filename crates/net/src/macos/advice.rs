@@ -16,7 +16,7 @@ pub(crate) fn advice(operation: Operation, error: &io::Error) -> Option<&'static
         }
         (Operation::OpenCapture, libc::EBUSY) => "all BPF devices are in use by other programs",
         (Operation::OpenCapture, libc::ENXIO) => "the network interface is gone",
-        (Operation::Send | Operation::Connect, libc::EHOSTUNREACH) => {
+        (Operation::Send, libc::EHOSTUNREACH) => {
             "no route, or blocked: see System Settings, Privacy & Security, Local Network; or by a security agent"
         }
         (_, libc::ENFILE) => "too many open files on this host: raise kern.maxfiles",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sys::{Event, Queue};
+use crate::unix::reservations;
 
 /// Which descriptors have become writable or failed.
 pub(crate) struct Readiness {
@@ -59,9 +60,8 @@ pub(crate) fn dissolve(socket: &mut Socket, local: SocketAddr) -> io::Result<()>
     // With its scope, which `local` may lack. Failed connections have lost their address, or show an unspecified one.
     let address = address.filter(|known| known.ip() == local.ip() && known.port() == local.port());
     let next = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
-    next.set_nonblocking(true)?;
-    // Fails only when there is no connection to reset.
-    let _ = socket.set_linger(Some(Duration::ZERO));
+    reservations::prepare_tcp(&next)?;
+    // Closes the other, which resets its connection.
     *socket = next;
     socket.bind(&address.unwrap_or(local).into())
 }

@@ -75,7 +75,7 @@ impl Reservations {
         Ok(port)
     }
 
-    /// Gives a port back, and resets its connection; whether it was reserved.
+    /// Gives a port back, and by that resets its connection; whether it was reserved.
     pub(crate) fn release(&mut self, transport: Transport, source: IpAddr, port: u16) -> bool {
         let Some(socket) = self.sockets.remove(&(transport, source, port)) else {
             return false;
@@ -83,8 +83,6 @@ impl Reservations {
         if transport == Transport::Tcp {
             let local = SocketAddr::new(source, port);
             self.readiness.forget(socket.as_fd());
-            // Have the coming close(2) reset a connection that there may be. Fails only when there is nothing to reset.
-            let _ = socket.set_linger(Some(Duration::ZERO));
             self.connections
                 .retain(|_, connection| !connection.is_from(local));
             self.refused
@@ -208,6 +206,15 @@ fn reset(readiness: &Readiness, socket: &mut Socket, local: SocketAddr) {
     }
 }
 
+/// Prepares a socket for connections that never block and end with a reset.
+///
+/// Also should the process end before it can reset its connection: otherwise the port would be held in TIME-WAIT for a
+/// minute. socket(7), `SO_LINGER`
+pub(crate) fn prepare_tcp(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_linger(Some(Duration::ZERO))
+}
+
 /// Binds sockets for [`PortPool`].
 struct Binder<W> {
     transport: Transport,
@@ -228,7 +235,7 @@ impl<W: FnMut(&[u8]) -> io::Result<()>> Ports for Binder<W> {
         match self.transport {
             // Nobody reads what arrives; the kernel makes the least of it. 0 is too little for macOS.
             Transport::Udp => socket.set_recv_buffer_size(1)?,
-            Transport::Tcp => socket.set_nonblocking(true)?,
+            Transport::Tcp => prepare_tcp(&socket)?,
         }
         socket.bind(&route::with_scope(self.address, port, self.scope).into())?;
         Ok(socket)
