@@ -7,17 +7,34 @@
 
 mod error;
 mod network;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod ports;
 mod time;
 
 // The one place that asks for the operating system.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod unix;
+
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 use linux as imp;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(target_os = "macos")]
+use macos as imp;
+
+/// What touches no system in it is tested on Linux too.
+#[cfg(all(test, target_os = "linux"))]
+mod macos {
+    mod advice;
+    mod rules;
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 mod unsupported;
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 use unsupported as imp;
 
 pub use error::{NetError, Operation};
