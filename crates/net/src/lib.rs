@@ -7,7 +7,19 @@
 
 mod error;
 mod network;
+mod options;
 mod time;
+
+// Parts of the Windows backend that call no operating system are tested on all of them.
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod ddnpm;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod inbox;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod winerror;
 
 // The one place that asks for the operating system.
 #[cfg(target_os = "linux")]
@@ -15,17 +27,46 @@ mod linux;
 #[cfg(target_os = "linux")]
 use linux as imp;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as imp;
+
+#[cfg(not(any(target_os = "linux", windows)))]
 mod unsupported;
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", windows)))]
 use unsupported as imp;
 
 pub use error::{NetError, Operation};
-pub use imp::{open, source_address};
+pub use imp::source_address;
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, SendStamp, Token, Transport, Waker,
 };
+pub use options::Options;
 pub use time::Time;
+
+#[cfg(not(windows))]
+pub use imp::open;
+#[cfg(windows)]
+pub use imp::{open, open_with, start_windows_driver};
+
+/// Opens the network as `options` say; only on Windows do they make a difference.
+///
+/// # Errors
+/// As [`open`].
+#[cfg(not(windows))]
+pub fn open_with(_options: Options) -> Result<Box<dyn Network + Send>, NetError> {
+    open()
+}
+
+/// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none and need none.
+///
+/// # Errors
+/// None here.
+#[cfg(not(windows))]
+pub fn start_windows_driver() -> Result<(), NetError> {
+    Ok(())
+}
 
 /// Whether this operating system reports the answers to its own TCP connects well enough to trace with them
 /// (the TCP method `syn_socket`).
