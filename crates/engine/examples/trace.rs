@@ -20,9 +20,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let port = arguments.next().map_or(Ok(33434), |port| port.parse())?;
     let times: usize = arguments.next().map_or(Ok(1), |times| times.parse())?;
 
-    let driver = Driver::spawn(Box::new(traceroute_net::open), 100_000, [1; 32])?;
+    let driver = Driver::spawn(
+        Box::new(|| traceroute_net::open(traceroute_net::Options::default())),
+        100_000,
+        [1; 32],
+    )?;
     let started = Instant::now();
-    let spec = TraceSpec::full(method, target, port, 30, Duration::from_millis(1000));
+    let spec = TraceSpec::full(method, target, port, 30, Duration::from_secs(1));
     let traces: Vec<_> = (0..times).map(|_| driver.trace(spec, None)).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     for trace in traces {

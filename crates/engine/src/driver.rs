@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::thread;
 
 use tokio::sync::oneshot;
-use traceroute_net::{ConnectionId, NetError, Network, Time, Transport, Waker};
+use traceroute_net::{ConnectionId, NetError, Network, NetworkEvent, Time, Transport, Waker};
 
 use crate::engine::{Action, Engine, Event, TraceId};
 use crate::method;
@@ -394,7 +394,17 @@ impl Pump {
         };
         let now = network.now();
         let engine = &mut self.engine;
-        network.poll(deadline, &mut |event| engine.handle(now, event))
+        let mut connected = Vec::new();
+        network.poll(deadline, &mut |event| match event {
+            NetworkEvent::Connected(id) => connected.push(id),
+            event => engine.handle(now, event),
+        })?;
+        // What counts from the connection on must not count the time that was waited for it.
+        let now = network.now();
+        for id in connected {
+            engine.handle(now, NetworkEvent::Connected(id));
+        }
+        Ok(())
     }
 
     /// The network is broken for good: every trace fails, and the next one opens it anew.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use traceroute_net::Time;
+use traceroute_net::{NetError, Operation, Time};
 use traceroute_wire::{IcmpError, MplsStack, Probe, Reply, ReplyKind};
 
 use crate::key::Key;
@@ -365,7 +365,7 @@ impl Run {
         }
     }
 
-    pub(crate) fn connect_failed(&mut self, cause: &traceroute_net::NetError) {
+    pub(crate) fn connect_failed(&mut self, cause: &NetError) {
         if matches!(self.phase, Phase::Handshake { .. }) {
             self.phase = Phase::Failed(method::sack::not_supported(cause.to_string()));
         }
@@ -393,6 +393,9 @@ impl Run {
                 let Some(probe) = self.method.quoted(&self.flow, quoted) else {
                     return Credit::Rejected;
                 };
+                if reply.source == self.flow.source && self.flow.source != self.flow.destination {
+                    return self.refused_by_own_kernel(probe.ttl);
+                }
                 let received = Received {
                     from: reply.source,
                     at,
@@ -406,6 +409,24 @@ impl Run {
             }
             _ => self.direct(reply, at),
         }
+    }
+
+    /// Our own kernel took the probe and then gave up: nobody answers at the next hop's address, or a local firewall
+    /// rejects it. That is a local error, not a hop; it ends the trace when nothing has come back yet.
+    fn refused_by_own_kernel(&mut self, ttl: u8) -> Credit {
+        if self.probes.iter().flatten().all(|sent| sent.answer.is_none()) {
+            let unreachable = std::io::Error::from(std::io::ErrorKind::HostUnreachable);
+            let error = NetError::new(Operation::Send, Some(self.flow.destination), unreachable).with_hint(
+                "this machine's own kernel reports it: the next hop does not answer, or a local firewall rejects probes",
+            );
+            self.phase = Phase::Failed(error.into());
+        } else if let Some(slot) = self
+            .probes
+            .get_mut(usize::from(ttl.saturating_sub(self.spec.first_ttl)))
+        {
+            *slot = None;
+        }
+        Credit::Irrelevant
     }
 
     fn is_destination(&self, from: IpAddr, error: IcmpError) -> bool {

@@ -121,7 +121,7 @@ fn not_supported_always_reads_the_same() {
     let silent = |_: Time, _: &Probe| vec![];
     let prefix = "SACK not supported for this target/source: ";
     let refused = simulate(silent, |simulation| {
-        simulation.connect = Some(Err(ErrorKind::ConnectionRefused))
+        simulation.connect = Some(Err(ErrorKind::ConnectionRefused));
     });
     let no_connection = simulate(silent, |simulation| simulation.connect = None);
     let not_permitted = simulate(silent, |simulation| simulation.post(at(5), syn_ack(false)));

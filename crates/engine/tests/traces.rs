@@ -512,3 +512,44 @@ fn kernel_send_stamps_replace_ours() {
         ("7".to_owned(), true)
     );
 }
+
+#[test]
+fn an_unreachable_next_hop_is_a_local_error_not_a_path_of_our_own_address() {
+    for method in METHODS {
+        let mut simulation = Simulation::new(|now, probe: &Probe| {
+            vec![(
+                now + ms(3000),
+                error(client(), probe, IcmpError::Unreachable { code: 1 }),
+            )]
+        });
+        let id = simulation.start(TraceSpec {
+            timeout: ms(3000),
+            ..spec(method)
+        });
+        simulation.run();
+        let message = simulation.error(id);
+        assert!(
+            message.starts_with("cannot send a probe to 203.0.113.9: host unreachable ("),
+            "{method:?}: {message}"
+        );
+        assert_eq!(
+            simulation.finished[&id].0,
+            at(1 + 3000),
+            "{method:?} does not wait for more of them"
+        );
+    }
+    // When it only breaks halfway, the path found until then is the result.
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 => vec![(now + ms(1), time_exceeded(probe))],
+        _ => vec![(
+            now + ms(10),
+            error(client(), probe, IcmpError::Unreachable { code: 1 }),
+        )],
+    });
+    let id = simulation.start(TraceSpec {
+        max_ttl: 3,
+        ..spec(Method::Udp)
+    });
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:* 3:*");
+}

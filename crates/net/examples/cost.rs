@@ -63,7 +63,7 @@ mod linux {
     }
 
     fn measure(address: IpAddr) {
-        let mut network = traceroute_net::open().expect("the network");
+        let mut network = traceroute_net::open(traceroute_net::Options::default()).expect("the network");
         network.prepare(address).expect("sockets");
         println!("{address}: resident with sockets: {} KiB", resident());
         for (burst, rounds) in [(BURST, ROUNDS), (1, 20_000)] {

@@ -40,7 +40,7 @@ use unsupported as imp;
 pub use error::{NetError, Operation};
 pub use imp::source_address;
 pub use network::{
-    Answer, ConnectionId, Counters, Network, NetworkEvent, SendStamp, Token, Transport, Waker,
+    Answer, ConnectionId, Counters, Network, NetworkEvent, Options, SendStamp, Token, Transport, Waker,
 };
 pub use options::Options;
 pub use time::Time;

@@ -95,6 +95,14 @@ pub struct Counters {
 /// Wakes a thread that waits in [`Network::poll`]. Callable from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
+/// How a backend is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Thousands of probes a second are to come: room for 4096 packets per address family that nobody has read yet, 8 MiB
+    /// each, which take some 10 ms longer to set up (Linux).
+    pub heavy_load: bool,
+}
+
 /// One process's access to the network. All calls come from one thread; none blocks except [`Network::poll`].
 ///
 /// Sockets are opened when first needed, per address family, and shared by everything that follows.

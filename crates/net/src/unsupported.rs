@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::{NetError, Network, Operation};
+use crate::{NetError, Network, Operation, Options};
 
 fn unsupported(operation: Operation) -> NetError {
     NetError::new(
@@ -17,7 +17,7 @@ fn unsupported(operation: Operation) -> NetError {
 ///
 /// # Errors
 /// Always: this platform is not supported.
-pub fn open() -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(_options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     Err(unsupported(Operation::OpenCapture))
 }
 

@@ -37,7 +37,34 @@ macro_rules! examples {
     };
 }
 
-const EXAMPLES: &[Example] = examples!["straight"];
+const EXAMPLES: &[Example] = examples![
+    "asymmetric",
+    "balance-checksum",
+    "balance-flow",
+    "balance-flow-label",
+    "balance-packet",
+    "delay-0.1ms",
+    "delay-100ms",
+    "delay-10ms",
+    "delay-1ms",
+    "hosts",
+    "jitter",
+    "late-duplicates",
+    "loss",
+    "mpls",
+    "nat",
+    "nat-untranslated",
+    "odd-quotes",
+    "rate-limit",
+    "sack",
+    "sack-stripped",
+    "silent",
+    "straight",
+    "strangers",
+    "ttl-reset",
+    "ttl-tricks",
+    "unreachable",
+];
 
 /// All topologies that come with the crate.
 pub fn examples() -> &'static [Example] {

@@ -111,6 +111,11 @@ fn quote(about: &Packet, manner: &Icmp) -> Vec<u8> {
     if let Some(ttl) = manner.quote_ttl {
         quoted.set_ttl(ttl);
     }
+    let mut wanted = wanted;
+    if manner.quote_options {
+        quoted.add_options();
+        wanted += quoted.transport_offset() - about.transport_offset();
+    }
     let mut quote = quoted.into_bytes();
     quote.truncate(wanted.min(room));
     if manner.quote_length_swapped && !about.is_v6() {

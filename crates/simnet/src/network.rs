@@ -1,18 +1,20 @@
 //! The network as a whole: packets move from node to node as events on simulated time.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
 
 use crate::counters::{Counters, Dropped};
 use crate::icmp::{self, Error};
-use crate::link::{happens, random_below};
-use crate::node::{self, Node};
-use crate::packet::{self, ICMP, ICMP_V6, Packet, TCP, UDP};
-use crate::tcp::{Ends, Outcome, Segment, Timer};
-use crate::topology::{Hop, Port, Topology, Unreachable, addresses};
+use crate::node::Node;
+use crate::packet::Packet;
+use crate::tcp::{Ends, Timer};
+use crate::topology::{Hop, Topology, Unreachable, addresses};
+
+mod answers;
+mod hosts;
 
 /// A simulated network between one client and its targets. Times are since any fixed moment of the caller's choice.
 ///
@@ -227,8 +229,6 @@ impl Network {
         self.nodes[node].counters.drop(reason);
     }
 
-    // Towards the targets.
-
     /// Sends a packet over the link to `next`, or to its target where the path ends.
     fn forward(&mut self, next: Option<usize>, flight: Flight, now: Duration) {
         let target = self.targets.get(&flight.packet.destination()).copied();
@@ -239,18 +239,14 @@ impl Network {
             (Some((target, None)), None) => target,
             _ => return self.no_route(flight, now),
         };
-        let arrivals = self.nodes[node].forward.cross(now, &mut self.rng);
-        if arrivals == [None; 2] {
-            self.drop(node, Dropped::LostForward);
+        let [first, duplicate] = self.nodes[node].forward.cross(now, &mut self.rng);
+        if let Some(at) = duplicate {
+            let flight = flight.clone();
+            self.schedule(at, Event::Arrival { node, flight });
         }
-        for at in arrivals.into_iter().flatten() {
-            self.schedule(
-                at,
-                Event::Arrival {
-                    node,
-                    flight: flight.clone(),
-                },
-            );
+        match first {
+            Some(at) => self.schedule(at, Event::Arrival { node, flight }),
+            None => self.drop(node, Dropped::LostForward),
         }
     }
 
@@ -358,235 +354,6 @@ impl Network {
         if let Some(why) = answer {
             self.answer_with_error(node, Error::Unreachable(why), flight, now);
         }
-    }
-
-    // At a destination.
-
-    fn arrive_at_host(&mut self, node: usize, flight: &Flight, now: Duration) {
-        let packet = &flight.packet;
-        if packet.is_fragment() {
-            return self.drop(node, Dropped::Fragment);
-        }
-        let has_checksum = matches!(packet.protocol(), ICMP | ICMP_V6 | UDP | TCP);
-        if has_checksum && !packet.transport_checksum_ok() {
-            return self.drop(node, Dropped::WrongChecksum);
-        }
-        if let Some(block) = self.nodes[node].blocked(packet) {
-            let answer = block.answer;
-            return self.refuse(node, answer, flight, now);
-        }
-        match packet.protocol() {
-            ICMP | ICMP_V6 => self.echo(node, flight, now),
-            UDP => self.udp(node, flight, now),
-            TCP => self.tcp(node, flight, now),
-            _ => self.answer_with_error(node, Error::Unreachable(Unreachable::Protocol), flight, now),
-        }
-    }
-
-    fn echo(&mut self, node: usize, flight: &Flight, now: Duration) {
-        let request = &flight.packet;
-        if !icmp::is_echo_request(request) {
-            return self.drop(node, Dropped::NotUnderstood);
-        }
-        if !self.nodes[node].host.echo {
-            return self.drop(node, Dropped::Silent);
-        }
-        let reply = icmp::echo_reply(request, request.destination());
-        self.answer(
-            node,
-            request.destination(),
-            request.protocol(),
-            &reply,
-            flight,
-            now,
-        );
-    }
-
-    fn udp(&mut self, node: usize, flight: &Flight, now: Duration) {
-        let request = flight.packet.transport();
-        let length = packet::u16_at(request, 4).map_or(0, usize::from);
-        let ports = node::source_port(&flight.packet).zip(node::destination_port(&flight.packet));
-        let (Some((from, to)), Some(payload)) = (ports, request.get(8..length)) else {
-            return self.drop(node, Dropped::NotUnderstood);
-        };
-        match self.nodes[node].host.udp.port(to) {
-            Port::Silent => self.drop(node, Dropped::Silent),
-            Port::Closed => self.answer_with_error(node, Error::Unreachable(Unreachable::Port), flight, now),
-            Port::Open => {
-                let fixed = &self.nodes[node].host.udp.reply;
-                let payload = fixed.as_ref().map_or(payload, |reply| reply.as_bytes());
-                let mut reply = Vec::with_capacity(8 + payload.len());
-                reply.extend(to.to_be_bytes());
-                reply.extend(from.to_be_bytes());
-                reply.extend(((8 + payload.len()) as u16).to_be_bytes());
-                reply.extend([0, 0]);
-                reply.extend(payload);
-                let source = flight.packet.destination();
-                packet::fill_checksum(source, flight.packet.source(), UDP, &mut reply);
-                self.answer(node, source, UDP, &reply, flight, now);
-            }
-        }
-    }
-
-    fn tcp(&mut self, node: usize, flight: &Flight, now: Duration) {
-        let packet = &flight.packet;
-        let ports = node::source_port(packet).zip(node::destination_port(packet));
-        let (Some((from, to)), Some(segment)) = (ports, Segment::parse(packet.transport())) else {
-            return self.drop(node, Dropped::NotUnderstood);
-        };
-        let ends = (
-            SocketAddr::new(packet.source(), from),
-            SocketAddr::new(packet.destination(), to),
-        );
-        let Some(ttl) = self.nodes[node].reply_ttl(packet) else {
-            return self.drop(node, Dropped::TtlExpiredBack);
-        };
-        let outcome = self.nodes[node]
-            .host
-            .tcp
-            .segment(ends, &segment, now, &mut self.rng);
-        self.tcp_outcome(node, ends, outcome, &flight.route, ttl, now);
-    }
-
-    fn tcp_outcome(
-        &mut self,
-        node: usize,
-        ends: Ends,
-        outcome: Outcome,
-        route: &Route,
-        ttl: u8,
-        now: Duration,
-    ) {
-        let (client, server) = ends;
-        if let Some(reason) = outcome.dropped {
-            self.drop(node, reason);
-        }
-        for (delay, segment) in outcome.send {
-            let mut bytes = segment.encode(server.port(), client.port());
-            packet::fill_checksum(server.ip(), client.ip(), TCP, &mut bytes);
-            let packet = self.packet(ttl, server.ip(), client.ip(), TCP, &bytes);
-            let flight = Flight {
-                packet,
-                route: route.clone(),
-            };
-            self.schedule(now + delay, Event::Departure { node, flight });
-        }
-        for (delay, timer) in outcome.timers {
-            let route = route.clone();
-            self.schedule(
-                now + delay,
-                Event::Timer {
-                    node,
-                    ends,
-                    timer,
-                    route,
-                    ttl,
-                },
-            );
-        }
-    }
-
-    // Back to the client.
-
-    fn packet(
-        &mut self,
-        ttl: u8,
-        source: IpAddr,
-        destination: IpAddr,
-        protocol: u8,
-        transport: &[u8],
-    ) -> Packet {
-        Packet::build(source, destination, ttl, self.rng.u16(..), protocol, transport)
-    }
-
-    /// Answers from `source` at once.
-    fn answer(&mut self, node: usize, source: IpAddr, protocol: u8, reply: &[u8], to: &Flight, at: Duration) {
-        let Some(ttl) = self.nodes[node].reply_ttl(&to.packet) else {
-            return self.drop(node, Dropped::TtlExpiredBack);
-        };
-        let packet = self.packet(ttl, source, to.packet.source(), protocol, reply);
-        self.schedule(
-            at,
-            Event::Departure {
-                node,
-                flight: Flight {
-                    packet,
-                    route: to.route.clone(),
-                },
-            },
-        );
-    }
-
-    /// Answers with an ICMP error, if the node does such a thing.
-    fn answer_with_error(&mut self, node: usize, error: Error, about: &Flight, now: Duration) {
-        if let Some(reason) = self.no_error_because(node, error, &about.packet, now) {
-            return self.drop(node, reason);
-        }
-        let sender = &self.nodes[node];
-        let Some(source) = sender.error_source(about.packet.is_v6()) else {
-            return;
-        };
-        let message = icmp::error(error, &about.packet, source, &sender.icmp);
-        let protocol = if about.packet.is_v6() { ICMP_V6 } else { ICMP };
-        let late: Vec<Duration> = sender.icmp.late_duplicates.iter().map(|late| late.0).collect();
-        let at = now + sender.icmp.delay.0 + random_below(sender.icmp.jitter.0, &mut self.rng);
-        self.answer(node, source, protocol, &message, about, at);
-        for late in late {
-            self.answer(node, source, protocol, &message, about, at + late);
-        }
-    }
-
-    fn no_error_because(
-        &mut self,
-        node: usize,
-        error: Error,
-        about: &Packet,
-        now: Duration,
-    ) -> Option<Dropped> {
-        let sender = &mut self.nodes[node];
-        if !icmp::may_answer(about) {
-            return Some(Dropped::NoAnswerAllowed);
-        }
-        let able = sender.answers(about) && sender.error_source(about.is_v6()).is_some();
-        if !able || happens(sender.icmp.loss.0, &mut self.rng) {
-            return Some(Dropped::Silent);
-        }
-        (!sender.within_limit(error, about.source(), now)).then_some(Dropped::RateLimited)
-    }
-
-    /// Sends an answer over the link from `node` towards the client.
-    fn send_back(&mut self, node: usize, mut flight: Flight, now: Duration) {
-        let arrivals = self.nodes[node].back.cross(now, &mut self.rng);
-        if arrivals == [None; 2] {
-            self.drop(node, Dropped::LostBack);
-        }
-        let previous = flight.route.trail.pop();
-        for at in arrivals.into_iter().flatten() {
-            let flight = flight.clone();
-            let event = match previous {
-                Some(node) => Event::Return { node, flight },
-                None => Event::Delivery { flight },
-            };
-            self.schedule(at, event);
-        }
-    }
-
-    fn pass_back(&mut self, node: usize, mut flight: Flight, now: Duration) {
-        if let Some(router) = &self.nodes[node].router {
-            let ttl = flight.packet.ttl();
-            if router.ttl_decrement > 0 && ttl <= router.ttl_decrement {
-                return self.drop(node, Dropped::TtlExpiredBack);
-            }
-            flight.packet.set_ttl(ttl - router.ttl_decrement.min(ttl));
-            let translated = router
-                .nat
-                .as_ref()
-                .is_none_or(|nat| nat.inbound(&mut flight.packet));
-            if !translated {
-                return self.drop(node, Dropped::NoTranslation);
-            }
-        }
-        self.send_back(node, flight, now);
     }
 }
 

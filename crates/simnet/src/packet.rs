@@ -300,6 +300,33 @@ impl Packet {
         }
     }
 
+    /// Adds 8 bytes between IP header and transport: four-byte router alert (RFC 2113) and NOPs in IPv4, a destination
+    /// options header with padding (RFC 8200 §4.6) in IPv6.
+    pub(crate) fn add_options(&mut self) {
+        // IPv4 headers end at 60 bytes.
+        if !self.is_v6() && self.transport > 52 {
+            return;
+        }
+        if self.is_v6() {
+            let next = std::mem::replace(&mut self.bytes[6], 60);
+            self.bytes
+                .splice(IPV6_HEADER..IPV6_HEADER, [next, 0, 1, 4, 0, 0, 0, 0]);
+            let length = u16_at(&self.bytes, 4).unwrap_or(0).wrapping_add(8);
+            put_u16(&mut self.bytes, 4, length);
+        } else {
+            self.bytes
+                .splice(IPV4_HEADER..IPV4_HEADER, [0x94, 4, 0, 0, 1, 1, 1, 1]);
+            self.bytes[0] += 2;
+            let length = u16_at(&self.bytes, 2).unwrap_or(0).wrapping_add(8);
+            put_u16(&mut self.bytes, 2, length);
+            put_u16(&mut self.bytes, 10, 0);
+            let header = self.transport + 8;
+            let sum = checksum(&self.bytes[..header], 0);
+            put_u16(&mut self.bytes, 10, sum);
+        }
+        self.transport += 8;
+    }
+
     /// Sends an ICMP error on to another address with another body; computes its checksum unless it was wrong before.
     pub(crate) fn replace_message(&mut self, destination: IpAddr, mut message: Vec<u8>, checksum_ok: bool) {
         self.set_destination(destination);

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 // C's integer types differ between architectures; the values are small.
-#![allow(clippy::cast_possible_wrap)]
+#![allow(clippy::cast_possible_wrap, clippy::unnecessary_cast)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -81,7 +81,7 @@ pub(crate) fn wait(files: [BorrowedFd<'_>; 2], timeout: Option<Duration>) -> io:
     let mut time: libc::timespec = unsafe { std::mem::zeroed() };
     let time_pointer = match timeout {
         Some(timeout) => {
-            time.tv_sec = timeout.as_secs().min(3600) as libc::time_t;
+            time.tv_sec = timeout.as_secs().min(3600) as _;
             time.tv_nsec = timeout.subsec_nanos() as _;
             &raw const time
         }

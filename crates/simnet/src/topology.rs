@@ -298,6 +298,10 @@ pub(crate) struct Icmp {
     pub(crate) quote_ttl: Option<u8>,
     /// Swaps the bytes of the IPv4 total length in the quote, as old BSD systems did.
     pub(crate) quote_length_swapped: bool,
+    /// The quote has IPv4 options or an IPv6 extension header, as if the packet had got them on its way.
+    pub(crate) quote_options: bool,
+    /// The node's own packets, TCP aside, have IPv4 options or an IPv6 extension header.
+    pub(crate) options: bool,
     /// Initial TTL of what the node sends; 255 for routers and 64 for targets when absent.
     pub(crate) ttl: Option<u8>,
     /// Initial TTL as in the packet that is answered.

@@ -67,9 +67,12 @@ pub enum Activity<'a> {
 /// What the kernel says, with what it needs.
 pub fn open(name: &str) -> io::Result<(File, String)> {
     sys::open_tun(name).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::PermissionDenied => " (needs CAP_NET_ADMIN: run as root or with --namespace)",
-            io::ErrorKind::NotFound => " (no /dev/net/tun: modprobe tun, or give the container the device)",
+        let hint = match (error.kind(), error.raw_os_error()) {
+            (_, Some(libc::EPERM)) => " (needs CAP_NET_ADMIN: run as root or with --namespace)",
+            (io::ErrorKind::PermissionDenied, _) => " (/dev/net/tun must be readable and writable)",
+            (io::ErrorKind::NotFound, _) => {
+                " (no /dev/net/tun: modprobe tun, or give the container the device)"
+            }
             _ => "",
         };
         io::Error::new(error.kind(), format!("cannot create a TUN device: {error}{hint}"))

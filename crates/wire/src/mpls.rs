@@ -1,8 +1,8 @@
 //! ICMP extensions (RFC 4884) and the MPLS label stacks in them (RFC 4950).
 
+use crate::MplsStack;
 use crate::checksum::Sum;
-use crate::layout::{u8_at, u16_at, u32_at};
-use crate::{MplsLabel, MplsStack};
+use crate::layout::{u8_at, u16_at};
 
 /// Bytes that a quote takes at least when extensions follow (RFC 4884 §3), and exactly when its length is not given (§5.5).
 const MIN_QUOTE_LEN: usize = 128;
@@ -48,7 +48,7 @@ fn parse(extensions: &[u8]) -> MplsStack {
         if class == MPLS_STACK {
             let (entries, _) = payload.as_chunks::<4>();
             for entry in entries {
-                stack.push(label(entry));
+                stack.push(u32::from_be_bytes(*entry));
             }
         }
         objects = rest;
@@ -61,15 +61,4 @@ fn next_object(objects: &[u8]) -> Option<([u8; 2], &[u8], &[u8])> {
     let [high, low, class, kind] = *objects.first_chunk()?;
     let (object, rest) = objects.split_at_checked(usize::from(u16::from_be_bytes([high, low])))?;
     Some(([class, kind], object.get(HEADER_LEN..)?, rest))
-}
-
-/// A label stack entry (RFC 3032 §2.1).
-fn label(entry: &[u8; 4]) -> MplsLabel {
-    let word = u32_at::<0, _>(entry);
-    MplsLabel {
-        label: word >> 12,
-        traffic_class: (word >> 9 & 0b111) as u8,
-        bottom: word >> 8 & 1 != 0,
-        ttl: word as u8,
-    }
 }

@@ -1,5 +1,6 @@
 //! What comes back: the parts of a reply that identify its probe and describe its sender.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::{TcpTimestamps, echo, udp};
@@ -203,9 +204,10 @@ pub struct UdpReply {
 }
 
 /// MPLS label stack entries (RFC 4950) of one reply; at most 8 are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct MplsStack {
-    entries: [MplsLabel; 8],
+    /// As on the wire: every answered probe carries a stack, mostly an empty one, so it is kept small.
+    entries: [u32; 8],
     len: u8,
 }
 
@@ -222,18 +224,45 @@ pub struct MplsLabel {
     pub ttl: u8,
 }
 
+impl MplsLabel {
+    /// From a label stack entry in host byte order: label, traffic class, bottom of stack, TTL.
+    pub fn from_bits(bits: u32) -> Self {
+        MplsLabel {
+            label: bits >> 12,
+            traffic_class: (bits >> 9) as u8 & 7,
+            bottom: bits & 0x100 != 0,
+            ttl: bits as u8,
+        }
+    }
+}
+
 impl MplsStack {
     /// The entries, outermost first.
-    pub fn labels(&self) -> &[MplsLabel] {
-        self.entries.get(..usize::from(self.len)).unwrap_or(&self.entries)
+    pub fn labels(&self) -> impl Iterator<Item = MplsLabel> + '_ {
+        self.entries
+            .iter()
+            .take(usize::from(self.len))
+            .copied()
+            .map(MplsLabel::from_bits)
     }
 
-    /// Adds an entry; beyond 8 it is dropped.
-    pub fn push(&mut self, label: MplsLabel) {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds an entry as it is on the wire, in host byte order; beyond 8 it is dropped.
+    pub fn push(&mut self, bits: u32) {
         if let Some(slot) = self.entries.get_mut(usize::from(self.len)) {
-            *slot = label;
+            *slot = bits;
             self.len += 1;
         }
+    }
+}
+
+impl fmt::Debug for MplsStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.labels()).finish()
     }
 }
 

@@ -11,7 +11,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Parameters, Report, Tracer};
+use datadog_traceroute::{Options, Parameters, Report, Tracer};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use traceroute_bench::{Usage, percentile};
@@ -57,7 +57,9 @@ fn work(protocol: &str, traces: usize, path: &[IpAddr]) -> Result<(), Box<dyn Er
             ..Parameters::default()
         };
         let request = parameters.validate()?;
-        let tracer = Tracer::new();
+        let mut options = Options::default();
+        options.network.heavy_load = std::env::var_os("LIGHT").is_none();
+        let tracer = Tracer::with_options(options);
         // Opens the sockets and fills the neighbour tables of the chain.
         tracer.trace(&request).await?;
         Usage::reset_peak()?;

@@ -8,8 +8,9 @@ use socket2::SockRef;
 use traceroute_wire::filter::{self, Family};
 use traceroute_wire::{Checksums, Ignored, Reply};
 
+use super::queue::Queue;
 use super::ring::{FRAME_SIZE, Frame, Ring};
-use super::sys;
+use super::{stamps, sys};
 
 /// Captures one address family on all interfaces.
 ///
@@ -18,9 +19,16 @@ use super::sys;
 /// layer. And it is of type `SOCK_DGRAM`, whose packets start at the IP header whatever the link.
 pub(super) struct Capture {
     socket: OwnedFd,
-    ring: Ring,
+    inbox: Inbox,
     family: Family,
     seen: Cell<Statistics>,
+}
+
+/// Where packets wait. The kernel fills a ring without regard to `net.core.rmem_max`, and reading it takes no system call,
+/// but it takes some 10 ms to set up.
+enum Inbox {
+    Queue(Queue),
+    Ring(Ring),
 }
 
 /// Packets since the capture began.
@@ -34,13 +42,20 @@ pub(super) struct Statistics {
 
 impl Capture {
     /// Opens the capture, without local ports in its filter yet.
-    pub(super) fn open(family: Family) -> io::Result<Self> {
+    /// With `heavy_load` it takes longer, and then holds more.
+    pub(super) fn open(family: Family, heavy_load: bool) -> io::Result<Self> {
         // Protocol 0 captures nothing, until `bind` names one. So no packet comes in unfiltered.
         let socket = sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
         sys::attach_filter(socket.as_fd(), &program(family, &[]))?;
-        // Have packets stamped on arrival and not when they reach the ring.
+        // Have packets stamped on arrival and not when they reach the socket.
         sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1_i32)?;
-        let ring = Ring::new(socket.as_fd())?;
+        let inbox = if heavy_load {
+            Inbox::Ring(Ring::new(socket.as_fd())?)
+        } else {
+            // A ring's packets are stamped when they get there, a queue's not.
+            stamps::wait_until_active();
+            Inbox::Queue(Queue::new(socket.as_fd())?)
+        };
         let protocol = match family {
             Family::V4 => libc::ETH_P_IP,
             Family::V6 => libc::ETH_P_IPV6,
@@ -48,7 +63,7 @@ impl Capture {
         sys::bind_packet(socket.as_fd(), protocol)?;
         Ok(Capture {
             socket,
-            ring,
+            inbox,
             family,
             seen: Cell::default(),
         })
@@ -60,17 +75,24 @@ impl Capture {
     }
 
     /// How many packets wait, counted up to `limit`.
-    pub(super) fn ready(&self, limit: usize) -> usize {
-        self.ring.ready(limit)
+    pub(super) fn ready(&mut self, limit: usize) -> usize {
+        match &mut self.inbox {
+            Inbox::Queue(queue) => queue.ready(self.socket.as_fd(), limit),
+            Inbox::Ring(ring) => ring.ready(limit),
+        }
     }
 
     /// Decodes the oldest packet and passes it on with its stamp, in nanoseconds of the wall clock.
     pub(super) fn take(&mut self, deliver: impl FnOnce(i64, Result<Reply, Ignored>)) {
-        self.ring.take(|frame| {
+        let read = |frame: Frame<'_>| {
             if is_for_us(&frame) {
                 deliver(frame.stamp, decode(&frame));
             }
-        });
+        };
+        match &mut self.inbox {
+            Inbox::Queue(queue) => queue.take(read),
+            Inbox::Ring(ring) => ring.take(read),
+        };
     }
 
     /// The socket's pending error, if there is one.

@@ -29,6 +29,10 @@ fn advice(operation: Operation, error: &io::Error) -> &'static str {
         (Operation::OpenSender | Operation::OpenCapture | Operation::Route, Some(libc::EAFNOSUPPORT)) => {
             "this address family is switched off on this host"
         }
+        // Also what ICMP errors from routers become (icmp(7)); a missing route here is found before connecting.
+        (Operation::Connect, Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
+            "the next hop does not answer, or a router on the way refuses"
+        }
         (_, Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => "this host has no route to it",
         (_, Some(libc::ENETDOWN)) => "the network interface is down",
         (Operation::Route | Operation::Send, Some(libc::EADDRNOTAVAIL)) => {
@@ -72,6 +76,16 @@ mod tests {
         .to_string();
         assert!(
             text.contains("192.0.2.1") && text.contains("this host has no route"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_refusing_router_is_no_missing_route() {
+        let source = io::Error::from_raw_os_error(libc::EHOSTUNREACH);
+        let text = error(Operation::Connect, None, source).to_string();
+        assert!(
+            text.contains("a router on the way refuses") && !text.contains("this host has no route"),
             "{text}"
         );
     }

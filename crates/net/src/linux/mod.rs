@@ -2,13 +2,16 @@
 
 mod capture;
 mod clock;
+mod cmsg;
 mod connect;
 mod errors;
 mod interfaces;
 mod ports;
+mod queue;
 mod ring;
 mod route;
 mod sender;
+mod stamps;
 mod sys;
 
 use std::collections::HashMap;
@@ -23,8 +26,8 @@ use traceroute_wire::filter::Family;
 use traceroute_wire::{MAX_PROBE_LEN, Probe};
 
 use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
-    Waker,
+    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
+    Transport, Waker,
 };
 use capture::Capture;
 use clock::{Converter, Sample};
@@ -44,15 +47,17 @@ const BATCH: usize = 128;
 ///
 /// # Errors
 /// Too many open files.
-pub fn open() -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     if let Err(error) = sys::raise_open_files() {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
-    let network = LinuxNetwork::new().map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+    let network =
+        LinuxNetwork::new(options).map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
     Ok(Box::new(network))
 }
 
 struct LinuxNetwork {
+    options: Options,
     v4: Option<FamilySockets>,
     v6: Option<FamilySockets>,
     reserved: HashMap<(Transport, IpAddr, u16), Socket>,
@@ -74,8 +79,9 @@ struct FamilySockets {
 }
 
 impl LinuxNetwork {
-    fn new() -> io::Result<Self> {
+    fn new(options: Options) -> io::Result<Self> {
         Ok(LinuxNetwork {
+            options,
             v4: None,
             v6: None,
             reserved: HashMap::new(),
@@ -97,7 +103,7 @@ impl LinuxNetwork {
         };
         match slot {
             Some(sockets) => Ok(sockets),
-            None => Ok(slot.insert(FamilySockets::open(family)?)),
+            None => Ok(slot.insert(FamilySockets::open(family, self.options)?)),
         }
     }
 
@@ -215,9 +221,9 @@ impl LinuxNetwork {
 }
 
 impl FamilySockets {
-    fn open(family: Family) -> Result<Self, NetError> {
-        let capture =
-            Capture::open(family).map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+    fn open(family: Family, options: Options) -> Result<Self, NetError> {
+        let capture = Capture::open(family, options.heavy_load)
+            .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
         Ok(FamilySockets {
             capture,
             sender: Some(open_sender(family)?),
@@ -398,6 +404,10 @@ impl Ports for Binder<'_> {
         if self.transport == Transport::Udp {
             // Nobody reads what arrives; the kernel makes the least of it.
             socket.set_recv_buffer_size(0)?;
+        } else {
+            // Should the process end before it can reset its connection, the kernel does: otherwise the port would be held in
+            // TIME-WAIT for a minute. socket(7), SO_LINGER
+            socket.set_linger(Some(Duration::ZERO))?;
         }
         socket.bind(&route::with_scope(self.source, port, self.scope).into())?;
         Ok(socket)

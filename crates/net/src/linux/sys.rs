@@ -259,6 +259,78 @@ pub(super) fn receive_errors(socket: BorrowedFd<'_>, batch: &mut ErrorBatch) -> 
     Ok(count)
 }
 
+/// Packets read from a socket at once.
+pub(super) const PACKET_BATCH: usize = 64;
+/// Room for one packet's control data: a timestamp (32 bytes) and auxiliary data (40), and some.
+const PACKET_CONTROL_WORDS: usize = 12;
+
+/// Where [`receive_packets`] puts packets of up to `SIZE` bytes.
+pub(super) struct PacketBatch<const SIZE: usize> {
+    packets: [[u8; SIZE]; PACKET_BATCH],
+    control: [[u64; PACKET_CONTROL_WORDS]; PACKET_BATCH],
+    senders: [libc::sockaddr_ll; PACKET_BATCH],
+    /// Of the packet and of its control data.
+    lengths: [(usize, usize); PACKET_BATCH],
+}
+
+impl<const SIZE: usize> PacketBatch<SIZE> {
+    pub(super) fn new() -> Box<Self> {
+        // SAFETY: all-zero is valid for every field, which are integers and structures of integers.
+        unsafe { Box::new_zeroed().assume_init() }
+    }
+
+    /// Packet `index` of the last batch, its control data, and for whom it was (`sll_pkttype`).
+    pub(super) fn packet(&self, index: usize) -> Option<(&[u8], &[u8], u8)> {
+        let (length, control) = *self.lengths.get(index)?;
+        let packet = self.packets.get(index)?.get(..length)?;
+        let words = self.control.get(index)?;
+        let control = control.min(size_of_val(words));
+        // SAFETY: `control` bytes lie within the array, and integers have no invalid or uninitialised bytes.
+        let control = unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), control) };
+        Some((packet, control, self.senders.get(index)?.sll_pkttype))
+    }
+}
+
+/// Reads packets that wait; how many it was. `WouldBlock`: none.
+pub(super) fn receive_packets<const SIZE: usize>(
+    socket: BorrowedFd<'_>,
+    batch: &mut PacketBatch<SIZE>,
+) -> io::Result<usize> {
+    // SAFETY: all-zero is a valid mmsghdr, and a valid iovec.
+    let (mut messages, mut parts): ([libc::mmsghdr; PACKET_BATCH], [libc::iovec; PACKET_BATCH]) =
+        unsafe { (zeroed(), zeroed()) };
+    let buffers = batch
+        .packets
+        .iter_mut()
+        .zip(&mut batch.control)
+        .zip(&mut batch.senders);
+    for ((message, part), ((packet, control), sender)) in messages.iter_mut().zip(&mut parts).zip(buffers) {
+        part.iov_base = packet.as_mut_ptr().cast();
+        part.iov_len = SIZE;
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
+        message.msg_hdr.msg_control = control.as_mut_ptr().cast();
+        message.msg_hdr.msg_controllen = size_of_val(control) as _;
+        message.msg_hdr.msg_name = ptr::from_mut(sender).cast();
+        message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as _;
+    }
+    // SAFETY: every pointer in `messages` is valid for the length beside it during the call, and there are as many
+    // messages as told.
+    let count = check(unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            PACKET_BATCH as libc::c_uint,
+            libc::MSG_DONTWAIT as _,
+            ptr::null_mut(),
+        )
+    })? as usize;
+    for (message, lengths) in messages.iter().zip(&mut batch.lengths).take(count) {
+        *lengths = (message.msg_len as usize, message.msg_hdr.msg_controllen as _);
+    }
+    Ok(count)
+}
+
 /// A descriptor that ppoll(2) should wait for.
 pub(super) fn readable(fd: BorrowedFd<'_>) -> libc::pollfd {
     libc::pollfd {
@@ -271,7 +343,8 @@ pub(super) fn readable(fd: BorrowedFd<'_>) -> libc::pollfd {
 /// Waits for any of `fds`, at most `timeout` (`None`: without end). A signal ends it early, without an error.
 pub(super) fn wait(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let limit = timeout.map(|timeout| libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        // At most 68 years.
+        tv_sec: i32::try_from(timeout.as_secs()).unwrap_or(i32::MAX).into(),
         tv_nsec: timeout.subsec_nanos() as _,
     });
     let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);

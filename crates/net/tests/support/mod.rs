@@ -1,12 +1,13 @@
 //! Network namespaces to test in, and what the tests say to and hear from the network.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Duration;
 
-use traceroute_net::{ConnectionId, Network, NetworkEvent, Time, Token, Transport};
+use traceroute_net::{ConnectionId, Network, NetworkEvent, Options, Time, Token, Transport};
 use traceroute_wire::{Ignored, Probe, ProbeKind, Reply};
 
 /// Set in the process that runs one test by itself.
@@ -16,19 +17,33 @@ pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 pub(crate) const BOTH: [IpAddr; 2] = [LOCALHOST, LOCALHOST_V6];
 
-/// Runs the test `name` in a network namespace of its own, in which only the loopback interface is up. The namespace goes
-/// away with the thread.
+thread_local! {
+    /// How [`Subject::new`] opens the network.
+    static HEAVY_LOAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the network under test is opened for heavy load.
+pub(crate) fn heavy_load() -> bool {
+    HEAVY_LOAD.get()
+}
+
+/// Runs the test `name` twice, with a network for light and one for heavy load, each time in a network namespace of its
+/// own, in which only the loopback interface is up. The namespace goes away with the thread.
 ///
 /// Without privileges, runs the test in a user namespace. Where that is forbidden, fails if `CI` is set, and otherwise
 /// says that the test was skipped.
 pub(crate) fn isolated(name: &str, test: fn()) {
     if is_root() {
-        let thread = std::thread::spawn(move || {
-            enter_new_namespace();
-            test();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
+        for heavy in [false, true] {
+            let thread = std::thread::spawn(move || {
+                enter_new_namespace();
+                HEAVY_LOAD.set(heavy);
+                test();
+            });
+            if let Err(panic) = thread.join() {
+                eprintln!("{name} failed with heavy_load = {heavy}");
+                std::panic::resume_unwind(panic);
+            }
         }
     } else if !run_alone(
         name,
@@ -125,7 +140,10 @@ pub(crate) struct Subject {
 impl Subject {
     pub(crate) fn new() -> Self {
         Subject {
-            network: traceroute_net::open().expect("the network"),
+            network: traceroute_net::open(Options {
+                heavy_load: heavy_load(),
+            })
+            .expect("the network"),
         }
     }
 

@@ -140,6 +140,14 @@ impl Connection {
         if segment.flags & ACK == 0 {
             return Outcome::dropped(Dropped::NotUnderstood);
         }
+        if self.state == State::SynReceived && segment.acknowledgment != self.send_next {
+            let sequence = segment.acknowledgment;
+            return Outcome::now(Segment {
+                sequence,
+                flags: RST,
+                ..Segment::default()
+            });
+        }
         if is_before(self.send_next, segment.acknowledgment) {
             return self.ack(spec, None, now).with_drop(Dropped::OutsideWindow);
         }
@@ -236,7 +244,7 @@ impl Connection {
         }
         let mut outcome = Outcome::default();
         match self.state {
-            State::SynReceived if acknowledgment == self.send_next => {
+            State::SynReceived => {
                 self.state = State::Established;
                 if spec.greeting.is_some() {
                     outcome

@@ -123,9 +123,9 @@ impl Options {
             bytes.extend([1, 3, 3, scale]);
         }
         // RFC 2018 §3: 40 bytes of options hold four blocks, three beside timestamps.
-        let room = self.sack.len().min((40 - bytes.len()) / 8);
+        let room = self.sack.len().min((40 - 4 - bytes.len().min(36)) / 8);
         let blocks = self.sack.get(..room).unwrap_or_default();
-        if !blocks.is_empty() && bytes.len() + 4 + 8 * room <= 40 {
+        if !blocks.is_empty() {
             bytes.extend([1, 1, 5, (2 + 8 * room) as u8]);
             for (left, right) in blocks {
                 bytes.extend(left.to_be_bytes());

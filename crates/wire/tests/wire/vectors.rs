@@ -56,7 +56,7 @@ fn quoted(packet: &[u8]) -> Quoted {
 
 fn labels(packet: &[u8]) -> Vec<MplsLabel> {
     match kind(packet) {
-        ReplyKind::IcmpError { mpls, .. } => mpls.labels().to_vec(),
+        ReplyKind::IcmpError { mpls, .. } => mpls.labels().collect(),
         other => panic!("{other:?}"),
     }
 }

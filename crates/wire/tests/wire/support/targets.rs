@@ -173,7 +173,7 @@ pub fn check_probe(probe: &Probe, nat_source: std::net::IpAddr, nat_id: u16) {
         };
         assert_eq!(quoted, packets::expected_quote(probe, &packet));
         assert_eq!(quoted.tag(), packets::tag(probe));
-        assert!(mpls.labels().is_empty());
+        assert!(mpls.is_empty());
     }
 
     let mut translated = packet;
