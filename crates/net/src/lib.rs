@@ -7,7 +7,6 @@
 
 mod error;
 mod network;
-mod options;
 mod time;
 
 // Parts of the Windows backend that call no operating system are tested on all of them.
@@ -38,26 +37,13 @@ mod unsupported;
 use unsupported as imp;
 
 pub use error::{NetError, Operation};
-pub use imp::source_address;
+#[cfg(windows)]
+pub use imp::start_windows_driver;
+pub use imp::{open, source_address};
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, Options, SendStamp, Token, Transport, Waker,
 };
-pub use options::Options;
 pub use time::Time;
-
-#[cfg(not(windows))]
-pub use imp::open;
-#[cfg(windows)]
-pub use imp::{open, open_with, start_windows_driver};
-
-/// Opens the network as `options` say; only on Windows do they make a difference.
-///
-/// # Errors
-/// As [`open`].
-#[cfg(not(windows))]
-pub fn open_with(_options: Options) -> Result<Box<dyn Network + Send>, NetError> {
-    open()
-}
 
 /// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none and need none.
 ///

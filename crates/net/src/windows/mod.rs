@@ -24,11 +24,10 @@ use traceroute_wire::{MAX_PROBE_LEN, Probe, ProbeKind};
 
 use crate::ddnpm::TRANSPORT_PATH;
 use crate::inbox::{Inbox, Item};
-use crate::options::Options;
 use crate::winerror::{self, WSAEACCES};
 use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
-    Waker,
+    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
+    Transport, Waker,
 };
 use connect::Connector;
 use driver::Driver;
@@ -44,19 +43,11 @@ const INBOX: usize = 1 << 16;
 /// Any port will do where nothing is sent.
 const ROUTE_PORT: u16 = 33434;
 
-/// Opens the backend that uses raw sockets, or the ICMP API where they are refused.
-///
-/// # Errors
-/// As [`open_with`].
-pub fn open() -> Result<Box<dyn Network + Send>, NetError> {
-    open_with(Options::default())
-}
-
 /// Opens the backend. Its sockets and handles are opened when they are first needed.
 ///
 /// # Errors
 /// None; they come with the first [`Network::prepare`].
-pub fn open_with(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     Ok(Box::new(WindowsNetwork::new(options.effective(), TRANSPORT_PATH)))
 }
 

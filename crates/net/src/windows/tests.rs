@@ -12,6 +12,7 @@ fn network(windows_driver: bool, syn_socket: bool) -> WindowsNetwork {
     let options = Options {
         windows_driver,
         syn_socket,
+        ..Options::default()
     };
     WindowsNetwork::new(options.effective(), TRANSPORT_PATH)
 }
