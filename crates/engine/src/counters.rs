@@ -1,5 +1,7 @@
 //! Counters of what happened to probes and replies.
 
+use std::ops::AddAssign;
+
 use traceroute_wire::Ignored;
 
 /// What the engine counted since it was made.
@@ -29,4 +31,23 @@ pub struct Counters {
     pub rejected: u64,
     /// Captured packets that are no reply, by [`Ignored::index`].
     pub ignored: [u64; Ignored::ALL.len()],
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Counters) {
+        self.started += other.started;
+        self.finished += other.finished;
+        self.cancelled += other.cancelled;
+        self.sent += other.sent;
+        self.send_retries += other.send_retries;
+        self.send_errors += other.send_errors;
+        self.matched += other.matched;
+        self.translated += other.translated;
+        self.duplicates += other.duplicates;
+        self.unmatched += other.unmatched;
+        self.rejected += other.rejected;
+        for (sum, count) in self.ignored.iter_mut().zip(other.ignored) {
+            *sum += count;
+        }
+    }
 }

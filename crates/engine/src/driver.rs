@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::IpAddr;
+use std::ops::AddAssign;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -37,6 +38,14 @@ pub struct Statistics {
     pub engine: crate::Counters,
     /// The network's counters; all zero until the first trace opens it.
     pub network: traceroute_net::Counters,
+}
+
+impl AddAssign for Statistics {
+    fn add_assign(&mut self, other: Statistics) {
+        self.running += other.running;
+        self.engine += other.engine;
+        self.network += other.network;
+    }
 }
 
 /// A handle to the driver. Cloning is cheap. The thread ends when every handle and every trace is gone.

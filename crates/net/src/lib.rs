@@ -11,6 +11,17 @@ mod network;
 mod ports;
 mod time;
 
+// Parts of the Windows backend that call no operating system are tested on all of them.
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod ddnpm;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod inbox;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod winerror;
+
 // The one place that asks for the operating system.
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod unix;
@@ -32,17 +43,33 @@ mod macos {
     mod rules;
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as imp;
+
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 mod unsupported;
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 use unsupported as imp;
 
 pub use error::{NetError, Operation};
+#[cfg(windows)]
+pub use imp::start_windows_driver;
 pub use imp::{open, source_address};
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, Options, SendStamp, Token, Transport, Waker,
 };
 pub use time::Time;
+
+/// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none and need none.
+///
+/// # Errors
+/// None here.
+#[cfg(not(windows))]
+pub fn start_windows_driver() -> Result<(), NetError> {
+    Ok(())
+}
 
 /// Whether this operating system reports the answers to its own TCP connects well enough to trace with them
 /// (the TCP method `syn_socket`).

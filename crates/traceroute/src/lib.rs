@@ -42,5 +42,6 @@ pub use public_ip::PublicIp;
 pub use reverse_dns::ReverseDns;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve};
 pub use tracer::{Options, Progress, RunError, Tracer};
+pub use traceroute_net::start_windows_driver;
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};

@@ -1,8 +1,8 @@
 //! One request from start to report: runs and end-to-end probes side by side, then names and statistics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -58,7 +58,7 @@ pub enum Progress {
 pub struct Options {
     /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests together.
     pub max_traces: usize,
-    /// How the network is opened.
+    /// How the network is opened. What a request asks for itself comes in addition.
     pub network: traceroute_net::Options,
     /// Who looks up names; its cache is shared by all requests.
     pub reverse_dns: ReverseDns,
@@ -87,7 +87,8 @@ pub struct Tracer {
 
 struct Shared {
     options: Options,
-    driver: Mutex<Option<Driver>>,
+    /// One for each way of probing that requests have asked for: just one, but for Windows.
+    drivers: Mutex<HashMap<traceroute_net::Options, Driver>>,
 }
 
 impl Default for Tracer {
@@ -107,7 +108,7 @@ impl Tracer {
         Tracer {
             shared: Arc::new(Shared {
                 options,
-                driver: Mutex::new(None),
+                drivers: Mutex::default(),
             }),
         }
     }
@@ -150,26 +151,37 @@ impl Tracer {
 
     /// Counters of the probing engine; `None` before the first request.
     pub async fn statistics(&self) -> Option<Statistics> {
-        let driver = self
-            .shared
-            .driver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        driver?.statistics().await
+        let drivers: Vec<Driver> = self.drivers().values().cloned().collect();
+        let mut sum: Option<Statistics> = None;
+        for driver in drivers {
+            if let Some(statistics) = driver.statistics().await {
+                *sum.get_or_insert_default() += statistics;
+            }
+        }
+        sum
     }
 
-    fn driver(&self) -> Result<Driver, Error> {
-        let mut driver = self.shared.driver.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(driver) = driver.as_ref() {
+    fn drivers(&self) -> MutexGuard<'_, HashMap<traceroute_net::Options, Driver>> {
+        self.shared.drivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn driver(&self, request: &Request) -> Result<Driver, Error> {
+        let network = traceroute_net::Options {
+            windows_driver: request.windows_driver,
+            syn_socket: (request.protocol, request.tcp_method) == (Protocol::Tcp, TcpMethod::SynSocket),
+            ..self.shared.options.network
+        }
+        .effective();
+        let mut drivers = self.drivers();
+        if let Some(driver) = drivers.get(&network) {
             return Ok(driver.clone());
         }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| Error::Start(error.into()))?;
-        let network = self.shared.options.network;
         let open = Box::new(move || traceroute_net::open(network));
-        let started = Driver::spawn(open, self.shared.options.max_traces, seed).map_err(Error::Start)?;
-        Ok(driver.insert(started).clone())
+        let driver = Driver::spawn(open, self.shared.options.max_traces, seed).map_err(Error::Start)?;
+        drivers.insert(network, driver.clone());
+        Ok(driver)
     }
 }
 
@@ -209,7 +221,7 @@ impl<'r> Job<'r> {
         tracing::debug!(hostname = request.hostname, %address, "tracing");
         let probing = Probing {
             job: self,
-            driver: self.tracer.driver()?,
+            driver: self.tracer.driver(request)?,
             address,
         };
         let options = &self.tracer.shared.options;
