@@ -106,7 +106,8 @@ impl Client {
             if let (IcmpError::Unreachable { code }, QuotedTransport::Tcp { source_port, .. }) =
                 (*error, quoted.transport)
             {
-                self.unreachable(SocketAddr::new(quoted.source, source_port), code);
+                let local = SocketAddr::new(quoted.source, source_port);
+                self.refused(local, error_number(local.is_ipv6(), code));
             }
             return;
         }
@@ -123,12 +124,11 @@ impl Client {
     }
 
     /// In this state every such error is final (Linux `tcp_v4_err`, `tcp_v6_err`).
-    fn unreachable(&mut self, local: SocketAddr, code: u8) {
+    fn refused(&mut self, local: SocketAddr, error_number: i32) {
         let opening = |c: &Connection| c.local == local && c.peer_next.is_none();
         if let Some(index) = self.connections.iter().position(opening) {
             let connection = self.connections.swap_remove(index);
-            self.told
-                .push(connection.failed(error_number(local.is_ipv6(), code)));
+            self.told.push(connection.failed(error_number));
         }
     }
 
@@ -214,6 +214,18 @@ impl Connection {
     }
 }
 
+/// The connection that an ICMPv6 parameter problem (RFC 4443 §3.4) is about.
+fn parameter_problem(bytes: &[u8]) -> Option<SocketAddr> {
+    const ICMP: usize = 40;
+    const QUOTE: usize = ICMP + 8;
+    if bytes.get(6) != Some(&58) || bytes.get(ICMP) != Some(&4) {
+        return None;
+    }
+    let address: [u8; 16] = bytes.get(QUOTE + 8..QUOTE + 24)?.try_into().ok()?;
+    let port = bytes.get(QUOTE + 40..QUOTE + 42)?.try_into().ok()?;
+    Some(SocketAddr::new(address.into(), u16::from_be_bytes(port)))
+}
+
 fn timestamp(tcp: &TcpHeader) -> Option<u32> {
     tcp.options_iterator().find_map(|option| match option {
         Ok(TcpOptionElement::Timestamp(value, _)) => Some(value),
@@ -232,6 +244,7 @@ const HOST_UNREACHABLE: i32 = 113;
 const NET_UNREACHABLE: i32 = 101;
 const NO_PROTOCOL: i32 = 92;
 const ACCESS: i32 = 13;
+const PROTOCOL_ERROR: i32 = 71;
 
 /// What Linux makes of an ICMP code (`icmp_err_convert`, `icmpv6_err_convert`).
 fn error_number(v6: bool, code: u8) -> i32 {

@@ -25,6 +25,8 @@ pub struct Simulation {
     pub journal: Journal,
     /// What forgers add, if any.
     pub interference: Option<Interference>,
+    /// Only what forgers make arrives.
+    pub replace_genuine: bool,
     /// Every probe's packet, in order.
     pub probes: Vec<Vec<u8>>,
     now: Duration,
@@ -48,6 +50,7 @@ impl Simulation {
             network,
             journal: Journal::default(),
             interference: None,
+            replace_genuine: false,
             probes: Vec::new(),
             now: Duration::from_secs(1),
             client: Client::default(),
@@ -170,7 +173,9 @@ impl Simulation {
         for forged in &before {
             self.capture(forged, delivery.at);
         }
-        self.capture(&delivery.packet, delivery.at);
+        if !self.replace_genuine {
+            self.capture(&delivery.packet, delivery.at);
+        }
         let reply = decode(&delivery.packet, Checksums::Verify).ok();
         self.client.receive(&delivery.packet, reply.as_ref(), delivery.at);
         for forged in &after {

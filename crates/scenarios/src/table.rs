@@ -43,6 +43,8 @@ const HOST: &str =
     "SACK not supported for this target/source: cannot connect to {target}: No route to host (os error 113)";
 const NET: &str = "SACK not supported for this target/source: cannot connect to {target}: Network is unreachable (os error 101)";
 const PROTOCOL: &str = "SACK not supported for this target/source: cannot connect to {target}: Protocol not available (os error 92)";
+const PARAMETER: &str =
+    "SACK not supported for this target/source: cannot connect to {target}: Protocol error (os error 71)";
 const DENIED: &str =
     "SACK not supported for this target/source: cannot connect to {target}: Permission denied (os error 13)";
 
@@ -515,7 +517,7 @@ fn refusals() -> Vec<Scenario> {
         ),
         four(
             "protocol-unreachable",
-            "r3 answers protocol unreachable; IPv6 has no such error, so there it is silence",
+            "r3 answers protocol unreachable, which in IPv6 is a parameter problem: no answer to a probe",
             &[(3, "block = [{ answer = \"protocol\" }]")],
             vec![
                 Expect::on(&NOT_SACK, "r1 r2 r3 r3 r3 r3 r3 r3")
@@ -525,7 +527,7 @@ fn refusals() -> Vec<Scenario> {
                     .only(V6)
                     .received(0..=0),
                 Expect::fails(&[Sack], PROTOCOL).only(V4).received(0..=0),
-                Expect::fails(&[Sack], NO_CONNECTION).only(V6).received(0..=0),
+                Expect::fails(&[Sack], PARAMETER).only(V6).received(0..=0),
             ],
         ),
         refused(

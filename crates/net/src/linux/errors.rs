@@ -29,6 +29,8 @@ fn advice(operation: Operation, error: &io::Error) -> &'static str {
         (Operation::OpenSender | Operation::OpenCapture | Operation::Route, Some(libc::EAFNOSUPPORT)) => {
             "this address family is switched off on this host"
         }
+        // These may also be what a router far away has answered.
+        (Operation::Connect, Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => "",
         (_, Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => "this host has no route to it",
         (_, Some(libc::ENETDOWN)) => "the network interface is down",
         (Operation::Route | Operation::Send, Some(libc::EADDRNOTAVAIL)) => {
@@ -74,6 +76,15 @@ mod tests {
             text.contains("192.0.2.1") && text.contains("this host has no route"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_routers_refusal_is_not_blamed_on_this_hosts_routes() {
+        let address = "192.0.2.1".parse().expect("address");
+        for number in [libc::ENETUNREACH, libc::EHOSTUNREACH] {
+            let source = io::Error::from_raw_os_error(number);
+            assert_eq!(error(Operation::Connect, Some(address), source).hint, "");
+        }
     }
 
     #[test]
