@@ -111,6 +111,10 @@ impl Client {
             }
             return;
         }
+        if let Some(local) = parameter_problem(bytes) {
+            self.refused(local, PROTOCOL_ERROR);
+            return;
+        }
         let Some((from, to, _)) = header(bytes) else {
             return;
         };

@@ -74,6 +74,22 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// The true round-trip times of packets with this TTL to `target`, for messages.
+    pub fn true_rtts(&self, target: IpAddr, ttl: u8) -> Vec<(IpAddr, Duration)> {
+        let probes = self
+            .sent
+            .iter()
+            .filter(|sent| sent.ttl == ttl && sent.to == target);
+        probes
+            .flat_map(|sent| {
+                let answers = self.heard.iter().filter(|heard| heard.cause == sent.number);
+                answers.map(|heard| (heard.from, heard.at - sent.at))
+            })
+            .collect()
+    }
+}
+
 /// Source, destination and TTL of a packet.
 pub(crate) fn header(packet: &[u8]) -> Option<(IpAddr, IpAddr, u8)> {
     match SlicedPacket::from_ip(packet).ok()?.net? {

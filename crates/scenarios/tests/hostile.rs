@@ -3,6 +3,7 @@
 
 use fastrand::Rng;
 use traceroute_scenarios::{Family, Interference, Method, Scenario, Simulation, hostile, memory, table};
+use traceroute_wire::{Checksums, decode};
 
 fn cases() -> impl Iterator<Item = (Scenario, Method, Family)> {
     table::scenarios().into_iter().flat_map(|scenario| {
@@ -20,7 +21,11 @@ fn cases() -> impl Iterator<Item = (Scenario, Method, Family)> {
 
 fn around(seed: u64, make: fn(&[u8], &mut Rng) -> Vec<Vec<u8>>) -> Interference {
     let mut rng = Rng::with_seed(seed);
-    Box::new(move |genuine| (make(genuine, &mut rng), make(genuine, &mut rng)))
+    // What the simulated network itself has damaged is nothing genuine: repairing it would be cheating.
+    Box::new(move |genuine| match decode(genuine, Checksums::Verify) {
+        Ok(_) => (make(genuine, &mut rng), make(genuine, &mut rng)),
+        Err(_) => (Vec::new(), Vec::new()),
+    })
 }
 
 fn unchanged(make: fn(&[u8], &mut Rng) -> Vec<Vec<u8>>) {

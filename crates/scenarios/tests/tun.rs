@@ -147,12 +147,18 @@ impl Lab {
             };
             let any_cause = destination && matches!(method, Method::Sack | Method::PreferSack);
             if !journal.explains(target, ttl, address, rtt, &SLACK, any_cause) {
-                complain(format!("wrong RTT {rtt:?} at TTL {ttl} from {address}"));
+                let truth = journal.true_rtts(target, ttl);
+                complain(format!(
+                    "wrong RTT {rtt:?} at TTL {ttl} from {address}, truly {truth:?}"
+                ));
             }
         }
         for rtt in rtts.iter().flatten() {
             if !e2e_journal.explains(target, scenario.max_ttl, target, *rtt, &SLACK, false) {
-                complain(format!("wrong end-to-end RTT {rtt:?}"));
+                let truth = e2e_journal.true_rtts(target, scenario.max_ttl);
+                complain(format!(
+                    "wrong end-to-end RTT {rtt:?} in {rtts:?}, truly {truth:?}"
+                ));
             }
         }
         Outcome { target, hops, rtts }
