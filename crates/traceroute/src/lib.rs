@@ -23,6 +23,7 @@ pub mod json;
 mod model;
 mod parameters;
 mod public_ip;
+mod rate_limit;
 mod reverse_dns;
 mod statistics;
 mod target;

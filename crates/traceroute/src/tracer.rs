@@ -18,6 +18,7 @@ use crate::model::{
 };
 use crate::parameters::{Protocol, Request, TcpMethod};
 use crate::public_ip::PublicIp;
+use crate::rate_limit;
 use crate::reverse_dns::ReverseDns;
 use crate::target::resolve;
 
@@ -372,7 +373,25 @@ impl Probing<'_> {
                 }
             }
         }
+        self.warn_of_rate_limit(&results, spacing);
         Ok(results)
+    }
+
+    /// Loss that is the target's limit on ICMP errors cannot be told from the path's by a single probe, only by the
+    /// pattern: it is reported as it is, and said aloud.
+    fn warn_of_rate_limit(&self, results: &[Result<Option<Duration>, TraceError>], spacing: Duration) {
+        let answered: Vec<bool> = results
+            .iter()
+            .map(|result| matches!(result, Ok(Some(_))))
+            .collect();
+        if self.job.request.protocol == Protocol::Udp && rate_limit::explains(&answered, spacing) {
+            tracing::warn!(
+                target = %self.address,
+                "the target answers UDP probes at most once a second, as its limit on ICMP errors is: most of the reported \
+                 loss is probably not the path's (a longer timeout or fewer e2e queries keep probes further apart; ICMP and \
+                 TCP are not limited)"
+            );
+        }
     }
 
     async fn e2e_probe(&self, index: u32) -> (u32, Result<Option<Duration>, TraceError>) {
