@@ -30,3 +30,17 @@ pub struct Counters {
     /// Captured packets that are no reply, by [`Ignored::index`].
     pub ignored: [u64; Ignored::ALL.len()],
 }
+
+impl Counters {
+    /// Replies and other packets that were credited to no probe, by reason; the names are `snake_case`.
+    pub fn not_credited(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let replies = [
+            ("duplicate", self.duplicates),
+            ("unmatched", self.unmatched),
+            ("rejected", self.rejected),
+        ];
+        let ignored = self.ignored;
+        let others = Ignored::ALL.map(|reason| (reason.name(), ignored[reason.index()]));
+        replies.into_iter().chain(others)
+    }
+}

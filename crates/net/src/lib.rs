@@ -7,6 +7,7 @@
 
 mod error;
 mod network;
+mod privileges;
 mod time;
 
 // The one place that asks for the operating system.
@@ -21,10 +22,11 @@ mod unsupported;
 use unsupported as imp;
 
 pub use error::{NetError, Operation};
-pub use imp::{open, source_address};
+pub use imp::{keep_probing_privileges, open, source_address};
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, SendStamp, Token, Transport, Waker,
 };
+pub use privileges::Privileges;
 pub use time::Time;
 
 /// Whether this operating system reports the answers to its own TCP connects well enough to trace with them

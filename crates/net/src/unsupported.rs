@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::{NetError, Network, Operation};
+use crate::{NetError, Network, Operation, Privileges};
 
 fn unsupported(operation: Operation) -> NetError {
     NetError::new(
@@ -27,4 +27,12 @@ pub fn open() -> Result<Box<dyn Network + Send>, NetError> {
 /// Always: this platform is not supported.
 pub fn source_address(_target: IpAddr) -> Result<IpAddr, NetError> {
     Err(unsupported(Operation::Route))
+}
+
+/// Drops nothing.
+///
+/// # Errors
+/// Always: this platform is not supported.
+pub fn keep_probing_privileges() -> io::Result<Privileges> {
+    Err(io::ErrorKind::Unsupported.into())
 }

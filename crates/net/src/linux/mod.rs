@@ -6,6 +6,7 @@ mod connect;
 mod errors;
 mod interfaces;
 mod ports;
+mod privileges;
 mod ring;
 mod route;
 mod sender;
@@ -30,6 +31,7 @@ use capture::Capture;
 use clock::{Converter, Sample};
 use connect::{Connections, Outcome};
 use ports::{LocalPorts, PortPool, Ports};
+pub use privileges::keep_probing_privileges;
 pub use route::source_address;
 use sender::Sender;
 

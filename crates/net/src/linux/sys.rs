@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::Time;
 
 /// Turns the return value of a system call into a result.
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -1,0 +1,6 @@
+//! The OpenAPI document.
+
+/// The document.
+pub(crate) fn document() -> String {
+    String::new()
+}
