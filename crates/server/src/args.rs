@@ -171,7 +171,7 @@ struct Flags {
     #[arg(long, value_name = "duration", default_value = "0s", value_parser = duration::parse)]
     max_duration: Duration,
 
-    /// Most bytes of a request's header, and of its body; at least 8192 for the header
+    /// Most bytes of a request's header, and of its body
     #[arg(long, value_name = "bytes", default_value = "65536", value_parser = parse_count)]
     max_request_size: u32,
 

@@ -206,6 +206,7 @@ impl Server {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
+            .max_header_size(config.max_request_size)
             .max_buf_size(config.max_request_size.max(SMALLEST_BUFFER));
         let (sender, stopping) = watch::channel(());
         let (alive, receiver) = mpsc::channel(1);

@@ -289,7 +289,11 @@ async fn only_get_traces() {
             assert_eq!(answer.status, 405, "{method}");
             assert_eq!(answer.header("allow"), "GET");
             // A response to HEAD has no body.
-            let body = if method == "HEAD" { "" } else { "Method not allowed\n" };
+            let body = if method == "HEAD" {
+                ""
+            } else {
+                "Method not allowed\n"
+            };
             assert_eq!(answer.body, body);
         }
     }
