@@ -107,7 +107,7 @@ impl Drop for Observation {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
         self.service.metrics.end_request(self.path, self.status, duration);
-        let duration_ms = duration.as_secs_f64() * 1000.0;
+        let duration_ms = duration.as_micros() as f64 / 1000.0;
         let status = self.status;
         self.span.in_scope(|| {
             if status == CLIENT_GONE {

@@ -20,7 +20,7 @@ function draw(tag, attributes, text) {
   return element;
 }
 
-const milliseconds = (rtt) => `${rtt < 10 ? rtt.toFixed(2) : rtt.toFixed(1)} ms`;
+const milliseconds = (rtt) => (rtt === 0 ? "0" : rtt.toFixed(rtt < 1 ? 3 : rtt < 10 ? 2 : 1)) + " ms";
 
 /** What is known of the present trace. */
 let trace = null;
