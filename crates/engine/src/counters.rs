@@ -51,3 +51,17 @@ impl AddAssign for Counters {
         }
     }
 }
+
+impl Counters {
+    /// Replies and other packets that were credited to no probe, by reason; the names are `snake_case`.
+    pub fn not_credited(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let replies = [
+            ("duplicate", self.duplicates),
+            ("unmatched", self.unmatched),
+            ("rejected", self.rejected),
+        ];
+        let ignored = self.ignored;
+        let others = Ignored::ALL.map(|reason| (reason.name(), ignored[reason.index()]));
+        replies.into_iter().chain(others)
+    }
+}

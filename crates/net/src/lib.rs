@@ -9,6 +9,7 @@ mod error;
 mod network;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod ports;
+mod privileges;
 mod time;
 
 // Parts of the Windows backend that call no operating system are tested on all of them.
@@ -54,13 +55,25 @@ mod unsupported;
 use unsupported as imp;
 
 pub use error::{NetError, Operation};
+#[cfg(target_os = "linux")]
+pub use imp::keep_probing_privileges;
 #[cfg(windows)]
 pub use imp::start_windows_driver;
 pub use imp::{open, source_address};
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, Options, SendStamp, Token, Transport, Waker,
 };
+pub use privileges::Privileges;
 pub use time::Time;
+
+/// Gives up what probing does not need; this system has nothing of the kind.
+///
+/// # Errors
+/// Always: not supported here.
+#[cfg(not(target_os = "linux"))]
+pub fn keep_probing_privileges() -> std::io::Result<Privileges> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
 
 /// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none and need none.
 ///

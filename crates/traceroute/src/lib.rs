@@ -41,8 +41,10 @@ pub use parameters::{
 };
 pub use public_ip::PublicIp;
 pub use reverse_dns::ReverseDns;
+pub use statistics::is_private;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve};
 pub use tracer::{Options, Progress, RunError, Tracer};
+pub use traceroute_engine::driver::Statistics;
 pub use traceroute_net::start_windows_driver;
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};

@@ -419,6 +419,17 @@ fn e2e_spacing(request: &Request) -> Duration {
     (longest / request.e2e_queries.max(1)).min(MAX_E2E_SPACING)
 }
 
+impl Request {
+    /// How many traces (runs and end-to-end probes) the request has in flight at once at most: what it takes from
+    /// [`Options::max_traces`], and about as many ports.
+    pub fn traces_at_once(&self) -> u32 {
+        let spacing = e2e_spacing(self).max(Duration::from_nanos(1));
+        let waiting = self.timeout.as_nanos().div_ceil(spacing.as_nanos()) + 1;
+        let probes = u128::from(self.e2e_queries).min(waiting) as u32;
+        self.traceroute_queries.saturating_add(probes)
+    }
+}
+
 /// Only the destination's own answer counts end to end.
 fn destination_rtt(result: &TraceResult) -> Option<Duration> {
     let answers = result.hops.iter().filter_map(|hop| hop.answer);

@@ -5,6 +5,7 @@ mod capture;
 mod cmsg;
 mod connections;
 mod local_ports;
+mod privileges;
 mod queue;
 mod ring;
 mod sender;
@@ -33,6 +34,7 @@ use crate::{
 pub(crate) use advice::advice;
 use capture::Capture;
 pub(crate) use connections::{Readiness, dissolve};
+pub use privileges::keep_probing_privileges;
 use sender::Sender;
 
 /// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other family is kept waiting:

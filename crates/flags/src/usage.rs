@@ -7,30 +7,25 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command line that cannot be obeyed.
 #[derive(Debug)]
-pub(crate) struct UsageError {
+pub struct UsageError {
     message: String,
     usage: String,
+    program: &'static str,
 }
 
 impl UsageError {
-    /// An error that `message` explains.
-    pub(crate) fn new(message: impl Into<String>) -> Self {
+    /// An error of `program` that `message` explains; `usage` is its usage in one line.
+    pub(crate) fn new(program: &'static str, usage: &str, message: impl Into<String>) -> Self {
         UsageError {
             message: message.into(),
-            usage: "Usage: datadog-traceroute [options] target".to_owned(),
+            usage: format!("Usage: {usage}"),
+            program,
         }
     }
 
-    /// A command's name where a target is expected, as in `--ipv6 version`: command or host?
-    pub(crate) fn command_as_target(name: &str) -> Self {
-        UsageError::new(format!(
-            "the command {name} takes no options before it; to trace a host of that name, write -- {name}"
-        ))
-    }
-
     /// What clap found wrong.
-    pub(crate) fn from_clap(error: &clap::Error) -> Self {
-        let mut usage_error = UsageError::new(message(error));
+    pub(crate) fn from_clap(program: &'static str, usage: &str, error: &clap::Error) -> Self {
+        let mut usage_error = UsageError::new(program, usage, message(error));
         if let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) {
             usage_error.usage = usage.to_string();
         }
@@ -40,9 +35,13 @@ impl UsageError {
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let UsageError { message, usage } = self;
+        let UsageError {
+            message,
+            usage,
+            program,
+        } = self;
         writeln!(f, "{message}\n\n{usage}\n")?;
-        write!(f, "Run 'datadog-traceroute --help' for all options.")
+        write!(f, "Run '{program} --help' for all options.")
     }
 }
 
