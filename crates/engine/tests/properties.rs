@@ -70,6 +70,9 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
+/// Answers by the identifier of the trace: TTL, from whom, after what time.
+type Log = Arc<Mutex<Vec<(u16, u8, IpAddr, Duration)>>>;
+
 /// A genuine answer as it was put on the wire.
 #[derive(Debug, Clone, Copy)]
 struct Genuine {
@@ -279,7 +282,7 @@ proptest! {
     #[test]
     fn traces_do_not_mix(methods in prop::collection::vec(0_u8..3, 1..40), seed in any::<u64>()) {
         let mut random = seed;
-        let log: Arc<Mutex<Vec<(u16, u8, IpAddr, Duration)>>> = Arc::default();
+        let log: Log = Arc::default();
         let known = Arc::clone(&log);
         let mut simulation = Simulation::new(move |now, probe| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

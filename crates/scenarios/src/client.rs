@@ -218,7 +218,7 @@ impl Connection {
     }
 }
 
-/// The connection that an ICMPv6 parameter problem (RFC 4443 §3.4) is about.
+/// The connection that an `ICMPv6` parameter problem (RFC 4443 §3.4) is about.
 fn parameter_problem(bytes: &[u8]) -> Option<SocketAddr> {
     const ICMP: usize = 40;
     const QUOTE: usize = ICMP + 8;

@@ -67,8 +67,8 @@ impl Journal {
             answers
                 .filter(|heard| any_cause || heard.cause == sent.number)
                 .any(|heard| {
-                    let true_rtt = (heard.at - sent.at).as_nanos() as i128;
-                    slack.contains(&(rtt.as_nanos() as i128 - true_rtt))
+                    let true_rtt = heard.at.saturating_sub(sent.at).as_nanos();
+                    slack.contains(&(rtt.as_nanos().cast_signed() - true_rtt.cast_signed()))
                 })
         })
     }
@@ -84,7 +84,7 @@ impl Journal {
         probes
             .flat_map(|sent| {
                 let answers = self.heard.iter().filter(|heard| heard.cause == sent.number);
-                answers.map(|heard| (heard.from, heard.at - sent.at))
+                answers.map(|heard| (heard.from, heard.at.saturating_sub(sent.at)))
             })
             .collect()
     }

@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use crate::scenario::{Expect, Family, Method, Outcome, Scenario};
 
+/// What one combination of a scenario came to.
+pub type Found = (Method, Family, Outcome);
+
 /// One line of the table: an outcome, and who has it.
 struct Line {
     path: String,
@@ -12,7 +15,7 @@ struct Line {
 }
 
 /// The document: all scenarios with their outcomes, which must be those expected.
-pub fn document(outcomes: &[(Scenario, Vec<(Method, Family, Outcome)>)]) -> String {
+pub fn document(outcomes: &[(Scenario, Vec<Found>)]) -> String {
     let mut text = String::from(HEAD);
     for (scenario, outcomes) in outcomes {
         for line in lines(scenario, outcomes) {
@@ -47,7 +50,7 @@ destination's answer. TCP probes go to an open port and UDP probes to a closed o
 |---|---|---|---|---|
 ";
 
-fn lines(scenario: &Scenario, outcomes: &[(Method, Family, Outcome)]) -> Vec<Line> {
+fn lines(scenario: &Scenario, outcomes: &[Found]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for (method, family, outcome) in outcomes {
         let Some(expect) = scenario.expectation(*method, *family) else {
@@ -78,7 +81,7 @@ fn describe(expect: &Expect, outcome: &Outcome) -> String {
 }
 
 /// Names methods, with the family where the other does otherwise.
-fn who(who: &[(Method, Family)], outcomes: &[(Method, Family, Outcome)]) -> String {
+fn who(who: &[(Method, Family)], outcomes: &[Found]) -> String {
     let has = |method, family| who.contains(&(method, family));
     let ran = |method, family| outcomes.iter().any(|(m, f, _)| (*m, *f) == (method, family));
     if who.len() == outcomes.len() && Method::ALL.iter().all(|method| ran(*method, Family::V4)) {

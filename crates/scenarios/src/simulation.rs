@@ -37,7 +37,7 @@ pub struct Simulation {
 }
 
 /// No trace may take longer than this.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_hours(1);
 
 impl Simulation {
     /// Everything random follows from the seed.

@@ -10,13 +10,11 @@ use traceroute_simnet::{Network, Topology};
 
 /// What a request does: `runs` traces, and 50 end-to-end probes beside them. Returns how many of these are unanswered.
 fn lost(timeout_ms: u64, runs: u32, one_way_ms: u32) -> usize {
-    let mut text = String::new();
-    for number in 1..=10 {
-        text += &format!("[[hop]]\nname = \"r{number}\"\nv4 = \"10.0.{number}.1\"\ndelay = 0.1\n");
-    }
-    text += &format!(
+    let router = |number| format!("[[hop]]\nname = \"r{number}\"\nv4 = \"10.0.{number}.1\"\ndelay = 0.1\n");
+    let target = format!(
         "[[target]]\nv4 = \"198.51.100.11\"\ndelay = {one_way_ms}\nicmp = {{ unreachable_limit = {{}} }}\n"
     );
+    let text: String = (1..=10).map(router).chain([target]).collect();
     let topology = Topology::parse("false-loss", &text).unwrap();
     let mut simulation = Simulation::new(Network::new(&topology, 1), 1);
     let timeout = Duration::from_millis(timeout_ms);
@@ -50,4 +48,39 @@ fn loss_on_a_lossless_path_is_what_the_documentation_says() {
     ];
     let found = figures.map(|(timeout, runs, delay, _)| (timeout, runs, delay, lost(timeout, runs, delay)));
     assert_eq!(found, figures);
+}
+
+/// The same over real hosts: Linux's own limiter.
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "takes 80 seconds"]
+fn linux_limits_as_simulated() {
+    let Some(lab) = traceroute_testbed::require_lab() else {
+        return;
+    };
+    for (timeout_ms, expected) in [(0, 0..=1), (1000, 17..=19)] {
+        let chain = lab.chain(4).unwrap();
+        chain.target.icmp_rate_limits(true).unwrap();
+        let parameters = datadog_traceroute::Parameters {
+            target: chain.target_v4().to_string(),
+            timeout_ms,
+            ..datadog_traceroute::Parameters::default()
+        };
+        let request = parameters.validate().unwrap();
+        let report = chain.client.enter(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let tracer = datadog_traceroute::Tracer::new();
+            runtime.block_on(tracer.trace(&request)).unwrap()
+        });
+        let e2e = report.unwrap().e2e_probe;
+        let lost = e2e.packets_sent - e2e.packets_received;
+        assert!(
+            expected.contains(&lost),
+            "timeout {timeout_ms}: {lost} of 50 unanswered: {:?}",
+            e2e.rtts
+        );
+    }
 }
