@@ -73,6 +73,11 @@ const SEND_RETRY: Duration = Duration::from_millis(1);
 /// How many times fresh identifiers are drawn when they collide with those of other traces.
 const IDENTIFIER_DRAWS: usize = 64;
 
+/// Room for what one batch of replies has to tell, so that telling does not allocate.
+const EVENTS_AT_ONCE: usize = 512;
+/// Timer entries that a trace may have at once: the one that counts, and some that no longer do.
+const TIMERS_PER_TRACE: usize = 4;
+
 /// Generations fit the 24 bits that a [`Token`] has for them.
 const GENERATION_MASK: u32 = 0xFF_FFFF;
 
@@ -107,7 +112,7 @@ impl Engine {
             free: Vec::new(),
             table: HashMap::new(),
             timers: BinaryHeap::new(),
-            events: VecDeque::new(),
+            events: VecDeque::with_capacity(EVENTS_AT_ONCE),
             rng: StdRng::from_seed(seed),
             limit,
             counters: Counters::default(),
@@ -139,6 +144,7 @@ impl Engine {
             run.renew_identifiers(now, &mut self.rng);
         }
         self.counters.started += 1;
+        self.timers.reserve(TIMERS_PER_TRACE);
         let id = self.occupy(run);
         self.register_keys(id.slot);
         self.reschedule(id.slot);
