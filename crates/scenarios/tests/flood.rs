@@ -55,7 +55,10 @@ fn trace_in_flood(device: &File, name: &str) {
             .build()
             .unwrap();
         let tracer = Tracer::with_options(Options {
-            network: traceroute_net::Options { heavy_load: true },
+            network: traceroute_net::Options {
+                heavy_load: true,
+                ..traceroute_net::Options::default()
+            },
             ..Options::default()
         });
         for (round, protocol) in ["icmp", "udp", "tcp", "icmp", "udp", "tcp"]
