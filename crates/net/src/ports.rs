@@ -4,7 +4,7 @@
 //! as will do: the filter changes seldom and stays narrow. Blocks and the ports in them are random, within what the
 //! system lets ephemeral ports be.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::RangeInclusive;
 
@@ -14,6 +14,11 @@ use crate::Transport;
 const BLOCK: u16 = 256;
 /// Beyond this many of a block's ports in use for one transport, finding a free one costs too many tries.
 const CROWDED: u16 = 192;
+
+/// This many ports that were given back last are not given out again while there are others: the target, and firewalls and NATs on
+/// the way, may still know the last connection from there and take a new SYN for part of it. Fewer than a block that is not
+/// crowded has free.
+const RESTING: usize = 48;
 
 /// Where the kernel takes ephemeral ports from, and which it leaves alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +60,8 @@ pub(crate) struct PortPool {
     /// The blocks that the capture watches; only ever grows.
     blocks: Vec<u8>,
     used: HashSet<(Transport, u16)>,
+    /// Given back last, the oldest first.
+    resting: VecDeque<(Transport, u16)>,
     /// How many of `used` are in a block, by its number; UDP, TCP.
     used_in: Box<[[u16; 2]; 256]>,
     rng: fastrand::Rng,
@@ -66,6 +73,7 @@ impl PortPool {
             local,
             blocks: Vec::new(),
             used: HashSet::new(),
+            resting: VecDeque::with_capacity(RESTING + 1),
             used_in: Box::new([[0; 2]; 256]),
             rng,
         }
@@ -92,6 +100,7 @@ impl PortPool {
                 return Ok(found);
             }
         }
+        self.resting.clear();
         for block in self.blocks.clone() {
             if let Some(found) = self.reserve_in(block, transport, system)? {
                 return Ok(found);
@@ -105,6 +114,10 @@ impl PortPool {
         let was_used = self.used.remove(&(transport, port));
         if was_used {
             *self.count((port / BLOCK) as u8, transport) -= 1;
+            self.resting.push_back((transport, port));
+            if self.resting.len() > RESTING {
+                self.resting.pop_front();
+            }
         }
         was_used
     }
@@ -130,7 +143,11 @@ impl PortPool {
         for i in 0..BLOCK {
             let low = start.wrapping_add(step.wrapping_mul(i)) % BLOCK;
             let port = u16::from(block) * BLOCK + low;
-            if !self.local.contains(port) || self.used.contains(&(transport, port)) {
+            let candidate = (transport, port);
+            if !self.local.contains(port)
+                || self.used.contains(&candidate)
+                || self.resting.contains(&candidate)
+            {
                 continue;
             }
             match system.bind(port) {
@@ -219,6 +236,34 @@ mod tests {
 
     fn pool(range: RangeInclusive<u16>) -> PortPool {
         PortPool::new(LocalPorts::new(range, Vec::new()), fastrand::Rng::with_seed(7))
+    }
+
+    /// A server that still knows the last connection from a port takes a new SYN from there for part of it.
+    #[test]
+    fn a_port_just_given_back_is_not_given_out_again() {
+        let mut pool = pool(32_768..=60_999);
+        let mut system = Fake::default();
+        let mut last = VecDeque::new();
+        for _ in 0..1000 {
+            let (port, _) = pool.reserve(Transport::Tcp, &mut system).expect("a port");
+            assert!(!last.contains(&port), "{port} came back at once");
+            pool.release(Transport::Tcp, port);
+            last.push_back(port);
+            if last.len() > RESTING {
+                last.pop_front();
+            }
+        }
+        assert_eq!(system.watches, 1, "one block is enough");
+    }
+
+    #[test]
+    fn resting_ports_are_given_out_when_there_are_no_others() {
+        let mut pool = pool(40_000..=40_001);
+        let mut system = Fake::default();
+        for _ in 0..10 {
+            let (port, _) = pool.reserve(Transport::Tcp, &mut system).expect("a port");
+            pool.release(Transport::Tcp, port);
+        }
     }
 
     #[test]
