@@ -1,4 +1,6 @@
 //! The command line: from arguments to something to do.
+// Documentation here is help text as well, in which brackets are brackets.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
 use std::iter;
@@ -45,8 +47,10 @@ pub(crate) enum Action {
 pub(crate) struct Config {
     /// TCP address; `None`: a Unix socket only.
     pub(crate) addr: Option<ListenAddress>,
+    #[cfg_attr(not(unix), allow(dead_code))]
     pub(crate) unix_socket: Option<PathBuf>,
     /// Permission bits.
+    #[cfg_attr(not(unix), allow(dead_code))]
     pub(crate) unix_socket_mode: u32,
     pub(crate) log_level: LogLevel,
     pub(crate) log_format: LogFormat,

@@ -162,6 +162,7 @@ struct Stop {
 }
 
 impl Stop {
+    #[cfg_attr(not(unix), allow(clippy::unnecessary_wraps))]
     fn watch() -> io::Result<Self> {
         #[cfg(unix)]
         use tokio::signal::unix::{SignalKind, signal};
