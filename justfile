@@ -62,3 +62,12 @@ bench *arguments:
 accuracy rounds="5":
     cargo build --release --locked --package traceroute-simnet --package traceroute-bench
     target/release/accuracy {{ rounds }}
+
+# Install what linting and testing for Windows and macOS on Linux needs (Debian 12)
+cross-setup:
+    ./scripts/cross-setup
+
+# Lint for Windows and macOS, and run the Windows tests and programs under Wine
+cross: cross-setup
+    ./scripts/cross-check
+    ./scripts/cross-test-windows

@@ -1,13 +1,11 @@
 //! Errors as clients see them.
 
 use axum::body::Body;
+use axum::http::StatusCode;
 use axum::http::header::{self, HeaderValue};
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use datadog_traceroute::{Error, ErrorCode, InvalidParameter};
 use serde::Serialize;
-
-use crate::accept::prefers_json;
 
 /// A request that has no result. How it is written depends on the request's headers, so it travels in the response's
 /// extensions until [`Failure::render`].
@@ -84,9 +82,9 @@ impl Failure {
             .to_owned()
     }
 
-    /// The response in the form that `request`'s headers ask for.
-    pub(crate) fn render(&self, request: &HeaderMap) -> Response {
-        let (kind, text) = if prefers_json(request) {
+    /// The response, as JSON or as plain text.
+    pub(crate) fn render(&self, json: bool) -> Response {
+        let (kind, text) = if json {
             ("application/json", self.to_json())
         } else {
             ("text/plain; charset=utf-8", self.message.clone())

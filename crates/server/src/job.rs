@@ -4,13 +4,12 @@ use std::future::{Future, pending};
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use datadog_traceroute::{ErrorCode, Host, Report, Request};
+use datadog_traceroute::{ErrorCode, Host, Parameters, Report, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backend::{OnProgress, start_windows_driver};
 use crate::failure::Failure;
-use crate::parameters;
 use crate::router::Service;
 
 /// A request that has been let in. Dropping it gives its room back.
@@ -26,9 +25,9 @@ impl Job {
     ///
     /// # Errors
     /// Wrong parameters, too much going on, a name that cannot be resolved, or a target that may not be traced.
-    pub(crate) async fn admit(service: Arc<Service>, query: &str) -> Result<Job, Failure> {
+    pub(crate) async fn admit(service: Arc<Service>, parameters: Parameters) -> Result<Job, Failure> {
         let invalid = |error| Failure::invalid_parameters(&error);
-        let request = parameters::from_query(query).validate().map_err(invalid)?;
+        let request = parameters.validate().map_err(invalid)?;
         service.settings.ceilings.check(&request).map_err(invalid)?;
         let room = service
             .admission

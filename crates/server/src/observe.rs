@@ -17,6 +17,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::{Instrument, Span};
 
+use crate::accept::prefers_json;
 use crate::failure::Failure;
 use crate::router::{PATHS, Service, is_protected};
 
@@ -163,13 +164,14 @@ impl Drop for Observed {
 
 /// Writes errors in the form that the client wants, and empty responses of axum's own as errors.
 pub(crate) async fn render(request: Request, next: Next) -> Response {
-    let headers = request.headers().clone();
+    // Not the headers themselves: they would keep the connection's whole read buffer in memory.
+    let json = prefers_json(request.headers());
     let path_allows_head = !request.uri().path().starts_with("/traceroute");
     let mut response = next.run(request).await;
     let Some(failure) = response.extensions_mut().remove::<Failure>() else {
         return response;
     };
-    let mut response = failure.render(&headers);
+    let mut response = failure.render(json);
     if failure.status == StatusCode::METHOD_NOT_ALLOWED {
         let allow = HeaderValue::from_static(if path_allows_head { "GET, HEAD" } else { "GET" });
         response.headers_mut().insert(header::ALLOW, allow);

@@ -11,6 +11,7 @@ use axum::http::{Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::any;
+use datadog_traceroute::Parameters;
 use tokio::sync::watch;
 
 use crate::auth::Token;
@@ -20,6 +21,7 @@ use crate::job::Job;
 use crate::limits::{Admission, Ceilings};
 use crate::metrics::Metrics;
 use crate::observe;
+use crate::parameters::from_query;
 use crate::policy::Policy;
 use crate::{health, openapi, page, stream};
 
@@ -97,7 +99,7 @@ type Answer = Result<Response, Failure>;
 
 async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Answer {
     only_get(&method)?;
-    let job = Job::admit(service, uri.query().unwrap_or_default()).await?;
+    let job = Job::admit(service, parameters(uri)).await?;
     let report = job.run(None).await?;
     let document =
         datadog_traceroute::json::to_compact(&report).map_err(|error| Failure::encoding(&error))?;
@@ -106,7 +108,7 @@ async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Ur
 
 async fn events(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Answer {
     only_get(&method)?;
-    let job = Job::admit(service, uri.query().unwrap_or_default()).await?;
+    let job = Job::admit(service, parameters(uri)).await?;
     Ok(stream::response(job))
 }
 
@@ -130,6 +132,13 @@ async fn metrics(State(service): State<Arc<Service>>, method: Method) -> Answer 
 async fn api(method: Method) -> Answer {
     get_or_head(&method)?;
     Ok(respond("application/json", openapi::document()))
+}
+
+/// Takes the address apart, and lets go of it: it would keep the connection's whole read buffer in memory.
+fn parameters(uri: Uri) -> Parameters {
+    let parameters = from_query(uri.query().unwrap_or_default());
+    drop(uri);
+    parameters
 }
 
 fn only_get(method: &Method) -> Result<(), Failure> {

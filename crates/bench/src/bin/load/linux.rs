@@ -1,11 +1,4 @@
-//! Load bench: N traces at once from one process over a chain of network namespaces without loss.
-//!
-//! ```text
-//! load [PROTOCOL [TRACES [HOPS [FAMILY]]]]     defaults: udp 2000 11 4; PROTOCOL udp, icmp, tcp
-//! ```
-//!
-//! Prints complete paths, RTT percentiles over all hops, CPU per trace, memory above idle and sockets. The kernel forwards
-//! the packets of all eleven hops while the sender's system call runs, so the CPU time contains the network's own.
+//! The bench itself.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -17,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use traceroute_bench::{Usage, percentile};
 use traceroute_testbed::Lab;
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(super) fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument =
         |index: usize, default: &str| arguments.get(index).map_or(default, String::as_str).to_owned();
