@@ -57,3 +57,15 @@ load *arguments:
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
+
+# Install what linting and testing for other systems needs (Debian, root)
+cross-setup:
+    scripts/cross-setup
+
+# Lint for Windows and macOS
+cross-check *targets:
+    scripts/cross-check {{ targets }}
+
+# Test the Windows build under Wine (Linux, root)
+cross-test-windows *what:
+    scripts/cross-test-windows {{ what }}
