@@ -2,6 +2,7 @@
 
 mod args;
 mod backend;
+mod doctor;
 mod progress;
 mod signals;
 mod trace;
@@ -12,6 +13,7 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use args::Action;
+use datadog_traceroute::system::diagnose;
 use trace::Failure;
 
 fn main() -> ExitCode {
@@ -24,7 +26,19 @@ fn main() -> ExitCode {
         Ok(Action::Help(text)) => print(text.as_bytes()),
         Ok(Action::Version) => print(version().as_bytes()),
         Ok(Action::Completion(shell)) => print(&args::completion(shell)),
+        Ok(Action::Doctor) => doctor(),
         Err(error) => fail(&error, Failure::EXIT_STATUS),
+    }
+}
+
+/// Succeeds when something can be probed.
+fn doctor() -> ExitCode {
+    let findings = diagnose();
+    let printed = print(doctor::render(&findings).as_bytes());
+    if doctor::can_probe(&findings) {
+        printed
+    } else {
+        ExitCode::from(Failure::EXIT_STATUS)
     }
 }
 

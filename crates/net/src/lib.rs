@@ -5,6 +5,8 @@
 //! capture) or let the kernel do it and report which probe was answered. Each operating system is one module; nothing
 //! outside this crate asks which one it runs on.
 
+mod access;
+mod diagnosis;
 mod error;
 mod network;
 mod time;
@@ -20,8 +22,10 @@ mod unsupported;
 #[cfg(not(target_os = "linux"))]
 use unsupported as imp;
 
+pub use access::Access;
+pub use diagnosis::{Finding, PROTOCOLS, Subject, Verdict};
 pub use error::{NetError, Operation};
-pub use imp::{open, source_address};
+pub use imp::{access, diagnose, open, source_address};
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, Options, SendStamp, Token, Transport, Waker,
 };

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::{NetError, Network, Operation, Options};
+use crate::{Access, Finding, NetError, Network, Operation, Options};
 
 fn unsupported(operation: Operation) -> NetError {
     NetError::new(
@@ -27,4 +27,14 @@ pub fn open(_options: Options) -> Result<Box<dyn Network + Send>, NetError> {
 /// Always: this platform is not supported.
 pub fn source_address(_target: IpAddr) -> Result<IpAddr, NetError> {
     Err(unsupported(Operation::Route))
+}
+
+/// Nothing is known to be missing.
+pub fn access() -> Access {
+    Access::Raw
+}
+
+/// Looks at nothing.
+pub fn diagnose() -> Vec<Finding> {
+    crate::diagnosis::unknown()
 }

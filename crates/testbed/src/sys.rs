@@ -48,6 +48,30 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
+/// Gives up every privilege of the calling process, also those that root gets at exec. capabilities(7)
+pub(crate) fn become_nobody(may_change_user: bool) -> io::Result<()> {
+    /// `SECBIT_NOROOT` and `SECBIT_NOROOT_LOCKED` (linux/securebits.h).
+    const NO_ROOT: libc::c_ulong = 0b11;
+    /// `_LINUX_CAPABILITY_VERSION_3`.
+    const VERSION: u32 = 0x2008_0522;
+    const NOBODY: libc::c_ulong = 65534;
+    // SAFETY: PR_SET_SECUREBITS reads one unsigned long.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NO_ROOT) })?;
+    if may_change_user {
+        // The system calls and not the library's functions, which concern all threads and are not for after a fork.
+        // SAFETY: a list of no groups is not read.
+        check(unsafe { libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) } as c_int)?;
+        // SAFETY: integers only.
+        check(unsafe { libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) } as c_int)?;
+        // SAFETY: integers only.
+        check(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) } as c_int)?;
+    }
+    // Version and process (0: this one); effective, permitted and inheritable, twice.
+    let (header, none) = ([VERSION, 0], [0_u32; 6]);
+    // SAFETY: both point to what this version of the call reads.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) } as c_int).map(drop)
+}
+
 /// Lets a descriptor survive exec, in the calling process only.
 pub(crate) fn keep_across_exec(fd: RawFd) -> io::Result<()> {
     // SAFETY: F_SETFD takes an integer; a wrong descriptor is an error, not undefined.

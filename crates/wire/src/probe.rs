@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::layout::protocol;
+use crate::layout::{protocol, udp as udp_layout};
 use crate::tcp::ProbeSegment;
 use crate::writer::Writer;
 use crate::{echo, ip, tcp, udp};
@@ -112,6 +112,21 @@ impl Probe {
         let len = out.written().len();
         ip::write_header(header, self, self.kind.protocol(self.destination), len as u16)?;
         buffer.get(..header_len + len)
+    }
+
+    /// Writes what an ordinary socket wants of the packet and returns it: the complete message for ICMP (the kernel computes
+    /// its checksum anew), the payload for UDP, nothing for TCP. Sent with the probe's TTL, addresses and ports, such a
+    /// message becomes the packet that [`Probe::encode`] writes, but for the IPv4 identification and the IPv6 flow label.
+    ///
+    /// `None` when `source` and `destination` are of different families.
+    pub fn encode_message<'b>(&self, buffer: &'b mut [u8; MAX_PROBE_LEN]) -> Option<&'b [u8]> {
+        let packet = self.encode(buffer)?;
+        let transport_len = match self.kind {
+            ProbeKind::Echo { .. } => 0,
+            ProbeKind::Udp { .. } => udp_layout::HEADER_LEN,
+            ProbeKind::TcpSyn { .. } | ProbeKind::TcpSack { .. } => return Some(&[]),
+        };
+        packet.get(ip::header_len(self.destination) + transport_len..)
     }
 }
 

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 
 use crate::{NetError, Operation};
 
+/// How to get raw sockets.
+pub(super) const NEEDS_RAW: &str = "needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`";
+
 /// An error with the advice for its cause.
 pub(super) fn error(operation: Operation, address: Option<IpAddr>, source: io::Error) -> NetError {
     let hint = advice(operation, &source);
@@ -16,8 +19,11 @@ fn advice(operation: Operation, error: &io::Error) -> &'static str {
         return "no local port is free; see net.ipv4.ip_local_port_range";
     }
     match (operation, error.raw_os_error()) {
-        (Operation::OpenSender | Operation::OpenCapture, Some(libc::EPERM | libc::EACCES)) => {
-            "needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`"
+        (Operation::OpenSender | Operation::OpenCapture, Some(libc::EPERM | libc::EACCES)) => NEEDS_RAW,
+        (Operation::OpenEcho, Some(libc::EPERM | libc::EACCES)) => {
+            "this user's groups are not in net.ipv4.ping_group_range: \
+             `sudo sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"`; or give the program CAP_NET_RAW: \
+             run with sudo, or `setcap cap_net_raw+ep <binary>`"
         }
         (Operation::Send, Some(libc::EPERM | libc::EACCES)) => "a firewall on this host forbids it",
         (_, Some(libc::EMFILE)) => "too many open files: raise `ulimit -n`",

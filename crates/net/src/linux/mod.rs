@@ -1,11 +1,14 @@
-//! Linux: raw sockets send, packet sockets capture (raw(7), packet(7)). Needs `CAP_NET_RAW`.
+//! Linux: raw sockets send, packet sockets capture (raw(7), packet(7)), which needs `CAP_NET_RAW`. Without it, ordinary
+//! sockets do what they can: module `plain`.
 
 mod capture;
 mod clock;
 mod cmsg;
 mod connect;
+mod diagnose;
 mod errors;
 mod interfaces;
+mod plain;
 mod ports;
 mod queue;
 mod ring;
@@ -25,13 +28,15 @@ use traceroute_wire::filter::Family;
 use traceroute_wire::{MAX_PROBE_LEN, Probe};
 
 use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
+    Access, ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
     Transport, Waker,
 };
 use capture::Capture;
 use clock::{Converter, Sample};
 use connect::{Connections, Outcome};
+use plain::PlainNetwork;
 use ports::{LocalPorts, PortPool, Ports};
+pub use diagnose::diagnose;
 pub use route::source_address;
 use sender::Sender;
 
@@ -39,7 +44,7 @@ use sender::Sender;
 /// some 100 µs of work.
 const BATCH: usize = 128;
 
-/// Opens the backend. Its sockets are opened when they are first needed, in the network namespace of the thread that
+/// Opens the backend that this thread has the privileges for. Its sockets are opened when they are first needed, in the network namespace of the thread that
 /// needs them.
 ///
 /// Raises the process's limit of open files as far as it may: each reserved port is one.
@@ -50,9 +55,31 @@ pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     if let Err(error) = sys::raise_open_files() {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
-    let network =
-        LinuxNetwork::new(options).map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
-    Ok(Box::new(network))
+    let failed = |error| errors::error(Operation::OpenCapture, None, error);
+    Ok(match access() {
+        Access::Raw => Box::new(LinuxNetwork::new(options).map_err(failed)?),
+        access @ Access::Ordinary => {
+            tracing::info!("{access}");
+            Box::new(PlainNetwork::new().map_err(failed)?)
+        }
+    })
+}
+
+/// Whether this thread may open raw sockets. Closing a packet socket would take some 10 ms, and needs the same privilege.
+pub fn access() -> Access {
+    let refused = |domain| {
+        let socket = sys::socket(domain, libc::SOCK_RAW, libc::IPPROTO_RAW);
+        match socket.map_err(|error| error.raw_os_error()) {
+            Ok(_) => Some(false),
+            Err(Some(libc::EPERM | libc::EACCES)) => Some(true),
+            Err(_) => None,
+        }
+    };
+    match refused(libc::AF_INET).or_else(|| refused(libc::AF_INET6)) {
+        Some(true) => Access::Ordinary,
+        // What else is wrong is said when a socket is needed.
+        Some(false) | None => Access::Raw,
+    }
 }
 
 struct LinuxNetwork {
@@ -395,22 +422,28 @@ impl Ports for Binder<'_> {
     type Socket = Socket;
 
     fn bind(&mut self, port: u16) -> io::Result<Socket> {
-        let (kind, protocol) = match self.transport {
-            Transport::Udp => (Type::DGRAM, Protocol::UDP),
-            Transport::Tcp => (Type::STREAM, Protocol::TCP),
-        };
-        let socket = Socket::new(route::domain(self.source), kind.nonblocking(), Some(protocol))?;
+        let socket = bound_socket(self.transport, self.source, self.scope, port)?;
         if self.transport == Transport::Udp {
             // Nobody reads what arrives; the kernel makes the least of it.
             socket.set_recv_buffer_size(0)?;
         }
-        socket.bind(&route::with_scope(self.source, port, self.scope).into())?;
         Ok(socket)
     }
 
     fn watch(&mut self, blocks: &[u8]) -> io::Result<()> {
         self.capture.watch(blocks)
     }
+}
+
+/// A socket that holds a port of an address.
+fn bound_socket(transport: Transport, source: IpAddr, scope: u32, port: u16) -> io::Result<Socket> {
+    let (kind, protocol) = match transport {
+        Transport::Udp => (Type::DGRAM, Protocol::UDP),
+        Transport::Tcp => (Type::STREAM, Protocol::TCP),
+    };
+    let socket = Socket::new(route::domain(source), kind.nonblocking(), Some(protocol))?;
+    socket.bind(&route::with_scope(source, port, scope).into())?;
+    Ok(socket)
 }
 
 /// The interfaces of link-local source addresses.
