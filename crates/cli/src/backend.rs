@@ -1,7 +1,7 @@
 //! Where the program meets the library that traces.
 
-pub(crate) use datadog_traceroute::{Error, Progress};
 use datadog_traceroute::system::{Access, access};
+pub(crate) use datadog_traceroute::{Error, Progress};
 use datadog_traceroute::{Report, Request, Tracer};
 
 /// Traces what `request` asks for, telling `progress` what happens meanwhile. Dropping the future stops everything.

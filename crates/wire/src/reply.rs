@@ -50,7 +50,11 @@ impl ReplyKind {
     /// What an ICMP socket received: a message whose checksum the kernel has verified. `None`: not an echo reply.
     pub fn from_echo_message(v4: bool, message: &[u8]) -> Option<ReplyKind> {
         let (header, payload) = message.split_first_chunk()?;
-        let wanted = if v4 { icmp::V4_ECHO_REPLY } else { icmp::V6_ECHO_REPLY };
+        let wanted = if v4 {
+            icmp::V4_ECHO_REPLY
+        } else {
+            icmp::V6_ECHO_REPLY
+        };
         (u8_at::<{ icmp::TYPE }, _>(header) == wanted).then(|| echo::reply(header, payload))
     }
 

@@ -6,6 +6,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
+mod ordinary;
 mod paths;
 mod program;
 mod report;

@@ -131,7 +131,11 @@ impl Notes {
         let is_report = error.number == libc::ENOMSG as u32
             && error.origin == libc::SO_EE_ORIGIN_TIMESTAMPING
             && error.info == SCM_TSTAMP_SND;
-        if is_report { Some((error.data, self.stamp?)) } else { None }
+        if is_report {
+            Some((error.data, self.stamp?))
+        } else {
+            None
+        }
     }
 }
 

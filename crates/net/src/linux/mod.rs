@@ -28,15 +28,15 @@ use traceroute_wire::filter::Family;
 use traceroute_wire::{MAX_PROBE_LEN, Probe};
 
 use crate::{
-    Access, ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
-    Transport, Waker,
+    Access, ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time,
+    Token, Transport, Waker,
 };
 use capture::Capture;
 use clock::{Converter, Sample};
 use connect::{Connections, Outcome};
+pub use diagnose::diagnose;
 use plain::PlainNetwork;
 use ports::{LocalPorts, PortPool, Ports};
-pub use diagnose::diagnose;
 pub use route::source_address;
 use sender::Sender;
 

@@ -402,7 +402,12 @@ pub(super) fn epoll_add_once(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>, data: u6
     epoll_control(epoll, fd, libc::EPOLLOUT | libc::EPOLLONESHOT, data)
 }
 
-fn epoll_control(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>, events: libc::c_int, data: u64) -> io::Result<()> {
+fn epoll_control(
+    epoll: BorrowedFd<'_>,
+    fd: BorrowedFd<'_>,
+    events: libc::c_int,
+    data: u64,
+) -> io::Result<()> {
     let mut event = libc::epoll_event {
         events: events as u32,
         u64: data,

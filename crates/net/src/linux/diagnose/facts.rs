@@ -117,7 +117,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// What stands behind `name:` in proc_pid_status(5).
+/// What stands behind `name:` in `proc_pid_status(5)`.
 fn field<'s>(status: &'s str, name: &str) -> &'s str {
     let value = |line: &'s str| line.strip_prefix(name)?.strip_prefix(':').map(str::trim);
     status.lines().find_map(value).unwrap_or_default()
@@ -129,7 +129,7 @@ fn numbers(text: &str) -> Vec<u32> {
         .collect()
 }
 
-/// user_namespaces(7): the initial one maps all users to themselves.
+/// `user_namespaces(7)`: the initial one maps all users to themselves.
 fn is_initial(map: &str) -> bool {
     numbers(map) == [0, 0, u32::MAX]
 }

@@ -95,10 +95,7 @@ fn privileges(facts: &Facts) -> Finding {
     if effective & facts::NET_RAW != 0 {
         return Finding::new(subject, Verdict::Good, text);
     }
-    let remedy = format!(
-        "run with sudo, or: sudo setcap cap_net_raw+ep {}",
-        facts.program
-    );
+    let remedy = format!("run with sudo, or: sudo setcap cap_net_raw+ep {}", facts.program);
     Finding::new(subject, Verdict::Limited, text).with_remedy(remedy)
 }
 
@@ -116,14 +113,22 @@ fn file_capabilities(facts: &Facts) -> Finding {
         return Finding::new(subject, Verdict::Good, text);
     }
     let (cause, remedy) = if facts.no_new_privileges {
-        ("no_new_privs is set", "start it without NoNewPrivileges= or --no-new-privs")
+        (
+            "no_new_privs is set",
+            "start it without NoNewPrivileges= or --no-new-privs",
+        )
     } else {
         (
             "a mount with nosuid, or a bounding set without it",
             "move the program, or start the container with --cap-add=NET_RAW",
         )
     };
-    Finding::new(subject, Verdict::Limited, format!("{text}, without effect: {cause}")).with_remedy(remedy)
+    Finding::new(
+        subject,
+        Verdict::Limited,
+        format!("{text}, without effect: {cause}"),
+    )
+    .with_remedy(remedy)
 }
 
 fn user_namespace(facts: &Facts) -> Finding {
@@ -150,7 +155,11 @@ fn ping_group_range(facts: &Facts) -> Finding {
     if facts.groups.iter().any(|group| (first..=last).contains(group)) {
         Finding::new(subject, Verdict::Good, text)
     } else {
-        limited_without_raw(facts, subject, &format!("{text}, and this user is in none of them"))
+        limited_without_raw(
+            facts,
+            subject,
+            &format!("{text}, and this user is in none of them"),
+        )
     }
 }
 

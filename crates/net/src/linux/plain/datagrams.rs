@@ -57,11 +57,7 @@ impl Datagrams {
     pub(super) fn new(kind: Kind, socket: Socket, local: SocketAddr) -> io::Result<Self> {
         let (level, errors, hop_limit) = match local.ip() {
             IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR, libc::IP_RECVTTL),
-            IpAddr::V6(_) => (
-                libc::IPPROTO_IPV6,
-                libc::IPV6_RECVERR,
-                libc::IPV6_RECVHOPLIMIT,
-            ),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, libc::IPV6_RECVHOPLIMIT),
         };
         sys::set_option(socket.as_fd(), level, errors, 1_i32)?;
         // An improvement only, as the two that follow.
@@ -105,7 +101,11 @@ impl Datagrams {
         let mut attempt = 0;
         let at = loop {
             let _ = SockRef::from(&self.socket).take_error();
-            let settings = if self.reports { &settings[..] } else { &settings[..1] };
+            let settings = if self.reports {
+                &settings[..]
+            } else {
+                &settings[..1]
+            };
             let at = sys::monotonic();
             match sys::send(self.socket.as_fd(), message, to, settings) {
                 Ok(()) => break at,

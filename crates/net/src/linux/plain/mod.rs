@@ -104,7 +104,7 @@ impl PlainNetwork {
         let endpoint = match protocol {
             Protocols::Udp => datagrams(Kind::Udp, socket)?,
             Protocols::Echo => datagrams(Kind::Echo, socket)?,
-            Protocols::Tcp => Endpoint::Syns(Syns::new(socket, source.is_ipv4())?),
+            Protocols::Tcp => Endpoint::Syns(Syns::new(socket, source)?),
         };
         self.next_number += 1;
         self.numbers.insert(local, number);
@@ -314,7 +314,10 @@ fn protocol(transport: Transport) -> Protocols {
 }
 
 fn no_sack(target: IpAddr) -> NetError {
-    let cause = io::Error::new(io::ErrorKind::Unsupported, "ordinary sockets cannot probe with TCP SACK");
+    let cause = io::Error::new(
+        io::ErrorKind::Unsupported,
+        "ordinary sockets cannot probe with TCP SACK",
+    );
     NetError::new(Operation::Connect, Some(target), cause).with_hint(errors::NEEDS_RAW)
 }
 

@@ -19,6 +19,7 @@ use crate::{Answer, Time, Token};
 /// A socket and the SYN that is out.
 pub(super) struct Syns {
     socket: Socket,
+    source: IpAddr,
     pending: Option<Pending>,
 }
 
@@ -40,12 +41,11 @@ pub(super) struct Outcome {
 }
 
 impl Syns {
-    /// Prepares a socket that is bound to an address of the family `v4` or IPv6.
-    pub(super) fn new(socket: Socket, v4: bool) -> io::Result<Self> {
-        let (level, errors) = if v4 {
-            (libc::IPPROTO_IP, libc::IP_RECVERR)
-        } else {
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+    /// Prepares a socket that is bound to `source`.
+    pub(super) fn new(socket: Socket, source: IpAddr) -> io::Result<Self> {
+        let (level, errors) = match source {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
         };
         sys::set_option(socket.as_fd(), level, errors, 1_i32)?;
         // Improvements only: stamps of ICMP errors, and as few repetitions of a SYN as can be.
@@ -54,6 +54,7 @@ impl Syns {
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, 1_i32);
         Ok(Syns {
             socket,
+            source,
             pending: None,
         })
     }
@@ -81,7 +82,9 @@ impl Syns {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
             // On loopback the answer can come during the call. The socket is reported below nevertheless.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => refused = Some(sys::monotonic()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                refused = Some(sys::monotonic());
+            }
             Err(error) => return Err(error),
         }
         let (epoll, id) = epoll;
@@ -98,7 +101,7 @@ impl Syns {
     /// What became of the SYN; called when the socket was reported. `None`: nothing that answers it.
     ///
     /// When the kernel has repeated the SYN (after 1 s), nobody knows which of the two was answered and after how long: it
-    /// counts as lost.
+    /// counts as lost. Unless it is this machine itself that gave up, of which no round-trip time is wanted.
     pub(super) fn outcome(
         &mut self,
         inbox: &mut Inbox,
@@ -120,7 +123,8 @@ impl Syns {
             State::Answered(answer, at) => {
                 self.reset(epoll);
                 let token = pending.token;
-                (!handshake.repeated).then_some(Outcome { token, answer, at })
+                let is_clear = !handshake.repeated || answer.from == self.source;
+                is_clear.then_some(Outcome { token, answer, at })
             }
         }
     }
@@ -154,7 +158,11 @@ impl Syns {
         if handshake.connected {
             // Measured by the kernel, so without the time that it took to wake this thread.
             let measured = pending.at + Duration::from_micros(handshake.rtt.into());
-            return from_target(if handshake.rtt == 0 { now } else { measured.min(now) });
+            return from_target(if handshake.rtt == 0 {
+                now
+            } else {
+                measured.min(now)
+            });
         }
         let error = SockRef::from(&self.socket).take_error().unwrap_or_else(Some);
         match error.map(|error| error.kind()) {

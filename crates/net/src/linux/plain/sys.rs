@@ -98,7 +98,7 @@ impl Inbox {
     }
 }
 
-/// States in `tcpi_state` (linux/tcp_states.h).
+/// States in `tcpi_state` (`linux/tcp_states.h`).
 const TCP_SYN_SENT: u8 = 2;
 const TCP_CLOSE: u8 = 7;
 
