@@ -48,10 +48,11 @@ impl Syns {
             IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
         };
         sys::set_option(socket.as_fd(), level, errors, 1_i32)?;
-        // Improvements only: stamps of ICMP errors, and as few repetitions of a SYN as can be.
+        // Improvements only: stamps of ICMP errors, and few repetitions of a SYN (two: giving up must take longer than the
+        // 3 s after which the kernel reports a neighbour that is not there).
         let stamps = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_RX_SOFTWARE;
         let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, stamps);
-        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, 1_i32);
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, 2_i32);
         Ok(Syns {
             socket,
             source,
