@@ -191,3 +191,46 @@ impl ProbeKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_what_a_socket_makes_the_packet_from() {
+        let udp = ProbeKind::Udp {
+            source_port: 40_000,
+            destination_port: 33_434,
+            tag: 7,
+        };
+        let echo = ProbeKind::Echo {
+            identifier: 1,
+            sequence: 9,
+            tag: 7,
+            cookie: *b"cookie",
+        };
+        let syn = ProbeKind::TcpSyn {
+            source_port: 40_000,
+            destination_port: 443,
+            sequence: 1,
+        };
+        // The headers that the kernel puts in front; TCP has no payload.
+        for (address, ip_header) in [("192.0.2.1", 20), ("2001:db8::1", 40)] {
+            for (kind, headers) in [(udp, 8), (echo, 0), (syn, 20)] {
+                let address: IpAddr = address.parse().expect("address");
+                let probe = Probe {
+                    source: address,
+                    destination: address,
+                    ttl: 9,
+                    identification: 41,
+                    flow_label: 1,
+                    kind,
+                };
+                let (mut packet, mut message) = ([0; MAX_PROBE_LEN], [0; MAX_PROBE_LEN]);
+                let packet = probe.encode(&mut packet).expect("encodes");
+                let message = probe.encode_message(&mut message).expect("encodes");
+                assert_eq!(message, &packet[ip_header + headers..], "{kind:?}");
+            }
+        }
+    }
+}

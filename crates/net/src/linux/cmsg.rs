@@ -154,7 +154,7 @@ mod tests {
         bytes
     }
 
-    /// Time exceeded from fd00::7 with remaining hop limit 61.
+    /// Time exceeded from `fd00::7` with remaining hop limit 61.
     fn time_exceeded() -> Vec<u8> {
         let mut error = 113_u32.to_ne_bytes().to_vec();
         error.extend([libc::SO_EE_ORIGIN_ICMP6, 3, 0, 0]);
