@@ -235,10 +235,9 @@ fn sack_needs_raw_sockets_and_says_so() -> Result<()> {
 
 #[test]
 fn icmp_needs_a_group_that_may_and_says_so() -> Result<()> {
-    let Some((_lab, chain)) = lab_with_chain(2)? else {
-        return Ok(());
-    };
-    chain.client.sysctl("net.ipv4.ping_group_range", "1 0")?;
+    let Some(lab) = require_lab() else { return Ok(()) };
+    // Where at first no group may.
+    let chain = lab.chain(2)?;
     each_family(&chain, |path| {
         let outcome = run_trace(&chain.client, path.target, "-P icmp -q 1 -Q 1");
         assert_eq!(
@@ -281,9 +280,8 @@ fn table(doctor: &str) -> Vec<Vec<&str>> {
 
 #[test]
 fn the_doctor_tells_root_from_nobody() -> Result<()> {
-    let Some((_lab, chain)) = lab_with_chain(1)? else {
-        return Ok(());
-    };
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(1)?;
     let rows = |how: [&'static str; 4]| {
         let mut rows = vec![vec!["IPv4", "IPv6"]];
         let names = ["icmp", "udp", "tcp syn", "tcp sack"];
@@ -299,6 +297,16 @@ fn the_doctor_tells_root_from_nobody() -> Result<()> {
     assert_eq!(table(&by_root.stdout), rows(["raw sockets"; 4]));
 
     let (plain, no) = ("ordinary sockets", "not possible");
+    let without_ping = run(&chain.client, "doctor");
+    assert_eq!(table(&without_ping.stdout), rows([no, plain, plain, no]));
+    assert!(
+        without_ping
+            .stdout
+            .contains("-> sudo sysctl -w net.ipv4.ping_group_range="),
+        "{without_ping:?}"
+    );
+
+    allow_ping(&lab, &chain.client)?;
     let by_nobody = run(&chain.client, "doctor");
     assert_eq!(
         (by_nobody.status, by_nobody.stderr.as_str()),
@@ -313,15 +321,6 @@ fn the_doctor_tells_root_from_nobody() -> Result<()> {
         "{by_nobody:?}"
     );
 
-    chain.client.sysctl("net.ipv4.ping_group_range", "1 0")?;
-    let without_ping = run(&chain.client, "doctor");
-    assert_eq!(table(&without_ping.stdout), rows([no, plain, plain, no]));
-    assert!(
-        without_ping
-            .stdout
-            .contains("-> sudo sysctl -w net.ipv4.ping_group_range="),
-        "{without_ping:?}"
-    );
     chain.client.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
     let without_v6 = run(&chain.client, "doctor");
     assert!(
