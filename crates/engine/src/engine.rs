@@ -73,6 +73,11 @@ const SEND_RETRY: Duration = Duration::from_millis(1);
 /// How many times fresh identifiers are drawn when they collide with those of other traces.
 const IDENTIFIER_DRAWS: usize = 64;
 
+/// Events for which there is room before [`Engine::poll_event`] is called: more than one batch of replies causes.
+const EVENT_ROOM: usize = 512;
+/// Timer entries for which there is room for each trace: the one that counts, and stale ones.
+const TIMERS_PER_TRACE: usize = 4;
+
 /// Generations fit the 24 bits that a [`Token`] has for them.
 const GENERATION_MASK: u32 = 0xFF_FFFF;
 
@@ -107,7 +112,7 @@ impl Engine {
             free: Vec::new(),
             table: HashMap::new(),
             timers: BinaryHeap::new(),
-            events: VecDeque::new(),
+            events: VecDeque::with_capacity(EVENT_ROOM),
             rng: StdRng::from_seed(seed),
             limit,
             counters: Counters::default(),
@@ -140,6 +145,7 @@ impl Engine {
         }
         self.counters.started += 1;
         let id = self.occupy(run);
+        self.make_room();
         self.register_keys(id.slot);
         self.reschedule(id.slot);
         Ok(id)
@@ -160,6 +166,12 @@ impl Engine {
             slot,
             generation: entry.generation,
         }
+    }
+
+    /// Replies must not have to allocate: room for timers is made when a trace starts.
+    fn make_room(&mut self) {
+        let wanted = self.running() * TIMERS_PER_TRACE;
+        self.timers.reserve(wanted.saturating_sub(self.timers.len()));
     }
 
     /// Ends a trace at once, without an event. Returns the connection to close, if it has one. Unknown ids are ignored.
@@ -195,18 +207,12 @@ impl Engine {
     /// When [`Engine::poll_action`] has something to do next; `None`: never, unless something happens.
     pub fn wake_at(&mut self) -> Option<Time> {
         while let Some(Reverse((at, id))) = self.timers.peek().copied() {
-            if self.is_current(at, id) {
+            if is_current(&self.slots, at, id) {
                 return Some(at);
             }
             self.timers.pop();
         }
         None
-    }
-
-    fn is_current(&self, at: Time, id: TraceId) -> bool {
-        self.slots
-            .get(id.slot as usize)
-            .is_some_and(|slot| slot.run.is_some() && slot.generation == id.generation && slot.wake_at == at)
     }
 
     /// The next thing to do at `now`, if anything is due.
@@ -378,16 +384,17 @@ impl Engine {
         let entry = &mut self.slots[slot as usize];
         let Some(run) = &entry.run else { return };
         let at = run.wake_at();
-        if at != entry.wake_at {
-            entry.wake_at = at;
-            self.timers.push(Reverse((
-                at,
-                TraceId {
-                    slot,
-                    generation: entry.generation,
-                },
-            )));
+        if at == entry.wake_at {
+            return;
         }
+        entry.wake_at = at;
+        let generation = entry.generation;
+        if self.timers.len() == self.timers.capacity() {
+            let slots = &self.slots;
+            self.timers
+                .retain(|Reverse((at, id))| is_current(slots, *at, *id));
+        }
+        self.timers.push(Reverse((at, TraceId { slot, generation })));
     }
 
     fn finish(&mut self, id: TraceId) {
@@ -418,6 +425,12 @@ impl Engine {
         self.free.push(id.slot);
         Some(run)
     }
+}
+
+fn is_current(slots: &[Slot], at: Time, id: TraceId) -> bool {
+    slots
+        .get(id.slot as usize)
+        .is_some_and(|slot| slot.run.is_some() && slot.generation == id.generation && slot.wake_at == at)
 }
 
 /// 32 bits of slot, 24 of generation, 8 of TTL.
