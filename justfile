@@ -6,16 +6,16 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 default:
     @just --list --unsorted
 
-# Everything that a change must pass without privileges or network
+# What a change must pass; CI adds the cross checks
 check: lint test doc deny
 
 # Build both programs for use, into target/release
 build:
     cargo build --release --locked --workspace --bins
 
-# Run all tests that need neither root nor a network
+# Run all tests: as root, or as a user who may make user namespaces (installs ip and nft if they are missing)
 test *arguments:
-    cargo test --workspace --locked {{ arguments }}
+    ./scripts/test {{ arguments }}
 
 # Format all code
 fmt:
@@ -38,15 +38,36 @@ deny:
 advisories:
     cargo deny --locked check advisories
 
-# Trace with the real programs, on loopback and through networks made of namespaces (Linux, root)
+# Trace with the real programs, on loopback and through networks made of namespaces (part of `just test`)
 e2e *arguments:
-    cargo test --package datadog-traceroute-cli --locked -- --ignored
-    cargo test --package traceroute-testbed --locked {{ arguments }}
+    cargo test --package datadog-traceroute-cli --locked {{ arguments }}
 
 # Replay the committed fuzz corpora
 fuzz-replay:
-    cargo test --workspace --locked corpus
+    cargo test --package traceroute-wire --locked --test wire corpus
+
+# Fuzz one target for some seconds (needs the nightly toolchain and cargo-fuzz)
+fuzz target seconds="60":
+    cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+
+# N traces at once over a chain of namespaces: complete paths, RTTs, CPU, memory, sockets
+load *arguments:
+    cargo run --release --locked --package traceroute-bench --bin load -- {{ arguments }}
 
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
+
+# RTT error against a simulated path with known delays, beside traceroute (needs root or user namespaces)
+accuracy rounds="5":
+    cargo build --release --locked --package traceroute-simnet --package traceroute-bench
+    target/release/accuracy {{ rounds }}
+
+# Install what linting and testing for Windows and macOS on Linux needs (Debian 12)
+cross-setup:
+    ./scripts/cross-setup
+
+# Lint for Windows and macOS, and run the Windows tests and programs under Wine
+cross: cross-setup
+    ./scripts/cross-check
+    ./scripts/cross-test-windows

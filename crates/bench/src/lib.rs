@@ -29,7 +29,15 @@ impl Usage {
     /// # Errors
     /// `/proc` is not there.
     pub fn now() -> std::io::Result<Usage> {
-        let status = std::fs::read_to_string("/proc/self/status")?;
+        Usage::of("self")
+    }
+
+    /// That of another process, by its number.
+    ///
+    /// # Errors
+    /// `/proc` is not there, or the process is not.
+    pub fn of(process: &str) -> std::io::Result<Usage> {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(|rest| rest.split_whitespace().next())
@@ -37,10 +45,10 @@ impl Usage {
                 .unwrap_or(0)
         };
         Ok(Usage {
-            cpu: cpu_time()?,
+            cpu: cpu_time(process)?,
             resident: field("VmRSS:"),
             peak: field("VmHWM:"),
-            descriptors: std::fs::read_dir("/proc/self/fd")?.count(),
+            descriptors: std::fs::read_dir(format!("/proc/{process}/fd"))?.count(),
         })
     }
 
@@ -51,12 +59,20 @@ impl Usage {
     pub fn reset_peak() -> std::io::Result<()> {
         std::fs::write("/proc/self/clear_refs", "5")
     }
+
+    /// [`Usage::reset_peak`] of another process.
+    ///
+    /// # Errors
+    /// `/proc` is not there, or the process is not or not ours.
+    pub fn reset_peak_of(process: &str) -> std::io::Result<()> {
+        std::fs::write(format!("/proc/{process}/clear_refs"), "5")
+    }
 }
 
 /// The scheduler's own nanosecond count, summed over threads: more precise than clock ticks.
-fn cpu_time() -> std::io::Result<Duration> {
+fn cpu_time(process: &str) -> std::io::Result<Duration> {
     let mut nanos = 0;
-    for task in std::fs::read_dir("/proc/self/task")? {
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
         let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
         nanos += text
             .split_whitespace()

@@ -4,14 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::iter;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
-use clap_complete::Shell;
-use datadog_traceroute::{Parameters, Request, parse_bool, parse_int};
-
-use crate::usage::UsageError;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use datadog_traceroute::{Parameters, Request, parse_int};
+use traceroute_flags::{Program, Shell, UsageError, go_style};
 
 /// Name of the program, also where it was renamed.
-pub(crate) const NAME: &str = "datadog-traceroute";
+const NAME: &str = "datadog-traceroute";
+
+/// This program.
+pub(crate) const PROGRAM: Program = Program {
+    name: NAME,
+    usage: "datadog-traceroute [options] target",
+};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     let flags = match Flags::read(arguments) {
         Ok(flags) => flags,
         Err(error) if !error.use_stderr() => return Ok(Action::Help(error.to_string())),
-        Err(error) => return Err(UsageError::from_clap(&error)),
+        Err(error) => return Err(PROGRAM.clap_error(&error)),
     };
     match flags.command {
         Some(Command::Version) => return Ok(Action::Version),
@@ -54,12 +58,19 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     let verbose = flags.verbose;
     let parameters = flags.parameters()?;
     if !literal && is_command(&parameters.target) {
-        return Err(UsageError::command_as_target(&parameters.target));
+        return Err(command_as_target(&parameters.target));
     }
     let request = parameters
         .validate()
-        .map_err(|error| UsageError::new(error.for_command_line()))?;
+        .map_err(|error| PROGRAM.usage_error(error.for_command_line()))?;
     Ok(Action::Trace(Trace { request, verbose }))
+}
+
+/// A command's name where a target is expected, as in `--ipv6 version`: command or host?
+fn command_as_target(name: &str) -> UsageError {
+    PROGRAM.usage_error(format!(
+        "the command {name} takes no options before it; to trace a host of that name, write -- {name}"
+    ))
 }
 
 fn is_command(name: &str) -> bool {
@@ -71,9 +82,7 @@ fn is_command(name: &str) -> bool {
 
 /// The completion script for `shell`.
 pub(crate) fn completion(shell: Shell) -> Vec<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut go_style(Flags::command()), NAME, &mut script);
-    script
+    PROGRAM.completion(Flags::command(), shell)
 }
 
 /// Trace the network path to a host and measure it end to end; the result is one JSON document
@@ -81,7 +90,7 @@ pub(crate) fn completion(shell: Shell) -> Vec<u8> {
 #[command(
     name = NAME,
     bin_name = NAME,
-    override_usage = "datadog-traceroute [options] target",
+    override_usage = PROGRAM.usage,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
     after_help = "Options may stand before or after the target; when one is repeated, the last counts.\n\
@@ -182,12 +191,10 @@ impl Flags {
     fn parameters(self) -> Result<Parameters, UsageError> {
         if !self.surplus.is_empty() {
             let received = 1 + self.surplus.len();
-            return Err(UsageError::new(format!(
-                "exactly one target is needed, not {received}"
-            )));
+            return Err(PROGRAM.usage_error(format!("exactly one target is needed, not {received}")));
         }
         Ok(Parameters {
-            target: self.target.ok_or_else(|| UsageError::new("missing target"))?,
+            target: self.target.ok_or_else(|| PROGRAM.usage_error("missing target"))?,
             protocol: self.proto,
             tcp_method: self.tcp_method,
             port: self.port,
@@ -202,22 +209,6 @@ impl Flags {
             skip_private_hops: self.skip_private_hops,
         })
     }
-}
-
-/// Makes flags behave as those of Go programs: `--switch=false`, and `--number -1`.
-fn go_style(command: clap::Command) -> clap::Command {
-    command.mut_args(|flag| match flag.get_action() {
-        ArgAction::SetTrue => flag
-            .action(ArgAction::Set)
-            .value_name("bool")
-            .value_parser(parse_bool)
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true")
-            .default_value("false"),
-        ArgAction::Set if !flag.is_positional() => flag.allow_hyphen_values(true),
-        _ => flag,
-    })
 }
 
 /// Takes any text, and knows the values to offer in completions. Which are right is for the library to say.

@@ -1,15 +1,9 @@
 //! Where the program meets the library that traces.
 
-pub(crate) use datadog_traceroute::{Error, Progress};
+pub(crate) use datadog_traceroute::{Error, Progress, start_windows_driver};
 use datadog_traceroute::{Report, Request, Tracer};
 
 /// Traces what `request` asks for, telling `progress` what happens meanwhile. Dropping the future stops everything.
 pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress)) -> Result<Report, Error> {
     Tracer::new().trace_with_progress(request, progress).await
-}
-
-/// Starts the capture driver that `--windows-driver` asks for; other systems have none and need none.
-#[expect(clippy::unnecessary_wraps, reason = "there is no driver yet")]
-pub(crate) fn start_windows_driver() -> Result<(), &'static str> {
-    Ok(())
 }

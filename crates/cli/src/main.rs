@@ -5,14 +5,12 @@ mod backend;
 mod progress;
 mod signals;
 mod trace;
-mod usage;
 
-use std::fmt;
-use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use args::Action;
 use trace::Failure;
+use traceroute_flags::{fail, print};
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1).collect();
@@ -22,38 +20,8 @@ fn main() -> ExitCode {
             Err(failure) => fail(&failure, failure.exit_status()),
         },
         Ok(Action::Help(text)) => print(text.as_bytes()),
-        Ok(Action::Version) => print(version().as_bytes()),
+        Ok(Action::Version) => print(args::PROGRAM.version().as_bytes()),
         Ok(Action::Completion(shell)) => print(&args::completion(shell)),
         Err(error) => fail(&error, Failure::EXIT_STATUS),
     }
-}
-
-fn version() -> String {
-    format!(
-        "{} {}\ncommit: {}\nbuilt: {}\n",
-        args::NAME,
-        env!("CARGO_PKG_VERSION"),
-        env!("BUILD_COMMIT"),
-        env!("BUILD_DATE"),
-    )
-}
-
-/// Writes to standard output, where nothing but results goes.
-fn print(bytes: &[u8]) -> ExitCode {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // The reader has seen enough, as in `| head -1`.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(Failure::EXIT_STATUS),
-        Err(error) => fail(
-            &format_args!("cannot write to standard output: {error}"),
-            Failure::EXIT_STATUS,
-        ),
-    }
-}
-
-fn fail(error: &dyn fmt::Display, status: u8) -> ExitCode {
-    // Where standard error is closed there is nobody left to tell, and `eprintln!` would panic.
-    let _ = writeln!(io::stderr(), "Error: {error}");
-    ExitCode::from(status)
 }

@@ -1,96 +1,242 @@
-//! What a trace costs the engine: 10,000 at once through all 11 hops on simulated time, from start to result.
-//!
-//! The figure is the time per trace, and the throughput that of probes.
-#![allow(missing_docs, clippy::unwrap_used)]
+//! What the engine itself costs, on simulated time: `cargo bench -p traceroute-engine`.
 
-mod support;
-
-use std::collections::VecDeque;
+use std::collections::BinaryHeap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use support::{
-    Action, Engine, Event, HOPS, METHODS, Method, NetworkEvent, Probe, Reply, TRACES, Time, answer,
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use traceroute_engine::{Action, Engine, Event, Method, TraceSpec};
+use traceroute_net::{NetworkEvent, Time};
+use traceroute_wire::{
+    IcmpError, MAX_PROBE_LEN, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind,
+    SackInfo, TcpFlags, TcpReply,
 };
 
-const RTT: Duration = Duration::from_millis(10);
+const TRACES: u16 = 10_000;
+const HOPS: u8 = 11;
+/// Replies between two looks at what the engine has to tell, as the driver has it.
+const BATCH: usize = 128;
+const METHODS: [(&str, Method); 3] = [
+    ("icmp", Method::Icmp),
+    ("udp", Method::Udp),
+    ("tcp_syn", Method::TcpSyn),
+];
 
-/// Runs all traces. `respond` gives the reply to the n-th probe sent. Returns how many results were complete.
-fn run(engine: &mut Engine, mut respond: impl FnMut(usize, &Probe) -> Reply) -> usize {
-    let mut now = Time::ZERO + Duration::from_secs(1);
-    // All replies take equally long, so they arrive in the order in which they were caused.
-    let mut under_way: VecDeque<(Time, Reply)> = VecDeque::with_capacity(TRACES);
-    let (mut sent, mut complete) = (0, 0);
-    loop {
-        while let Some(action) = engine.poll_action(now) {
-            let Action::Send { token, probe } = action else {
-                panic!("no connections here")
+fn client() -> IpAddr {
+    [192, 0, 2, 1].into()
+}
+
+fn target() -> IpAddr {
+    [203, 0, 113, 9].into()
+}
+
+/// An engine with all traces started.
+fn loaded(method: Method) -> Engine {
+    let mut engine = Engine::new(usize::from(TRACES), [9; 32]);
+    let spec = TraceSpec::full(method, target(), 33434, 30, Duration::from_secs(1));
+    for index in 0..TRACES {
+        engine
+            .start(Time::ZERO, spec, client(), 20_000 + index)
+            .expect("started");
+    }
+    engine
+}
+
+/// What the path says to a probe: a time exceeded, or the target's answer.
+fn answer(probe: &Probe) -> Reply {
+    let reply = |source, kind| Reply {
+        source,
+        destination: client(),
+        ttl: 60,
+        kind,
+    };
+    match probe.kind {
+        ProbeKind::Echo {
+            identifier,
+            sequence,
+            cookie,
+            ..
+        } if probe.ttl >= HOPS => reply(
+            target(),
+            ReplyKind::Echo {
+                identifier,
+                sequence,
+                cookie: Some(cookie),
+            },
+        ),
+        ProbeKind::TcpSyn {
+            source_port,
+            destination_port,
+            sequence,
+        } if probe.ttl >= HOPS => {
+            let tcp = TcpReply {
+                source_port: destination_port,
+                destination_port: source_port,
+                sequence: 1,
+                acknowledgment: sequence.wrapping_add(1),
+                flags: TcpFlags {
+                    syn: true,
+                    ack: true,
+                    rst: false,
+                    fin: false,
+                },
+                payload_len: 0,
+                sack: SackInfo::default(),
+                timestamps: None,
             };
-            engine.sent(token, now);
-            under_way.push_back((now + RTT, respond(sent, &probe)));
-            sent += 1;
+            reply(target(), ReplyKind::Tcp(tcp))
         }
-        while let Some(event) = engine.poll_event() {
-            if let Event::Finished { result, .. } = event {
-                complete += usize::from(result.unwrap().hops.len() == usize::from(HOPS));
-            }
-        }
-        let reply_at = under_way.front().map(|(at, _)| *at);
-        let Some(next) = engine.wake_at().into_iter().chain(reply_at).min() else {
-            return complete;
-        };
-        now = now.max(next);
-        for _ in 0..128 {
-            let Some((at, reply)) = under_way.pop_front_if(|(at, _)| *at <= now) else {
-                break;
+        _ => {
+            let (source, error) = match probe.ttl {
+                HOPS.. => (target(), IcmpError::Unreachable { code: 3 }),
+                ttl => ([10, 0, ttl, 1].into(), IcmpError::TimeExceeded),
             };
-            engine.handle(now, NetworkEvent::Reply { reply: &reply, at });
+            reply(
+                source,
+                ReplyKind::IcmpError {
+                    error,
+                    quoted: quote(probe),
+                    mpls: MplsStack::default(),
+                },
+            )
         }
     }
 }
 
-/// The replies to all probes in the order of sending: the same in every run, as identifiers depend on the seed only.
-fn rehearse(method: Method) -> Vec<Reply> {
-    let mut engine = support::engine(method, Time::ZERO);
-    let mut replies = Vec::new();
-    let complete = run(&mut engine, |_, probe| {
-        let reply = answer(probe);
-        replies.push(reply);
-        reply
-    });
-    assert_eq!((complete, replies.len()), (TRACES, TRACES * usize::from(HOPS)));
-    replies
-}
-
-/// The time that `count` traces take.
-fn measure(method: Method, replies: &[Reply], count: u64) -> Duration {
-    let (mut elapsed, mut done) = (Duration::ZERO, 0);
-    while done < count {
-        let started = Instant::now();
-        let mut engine = support::engine(method, Time::ZERO);
-        let complete = run(&mut engine, |index, _| replies[index]);
-        elapsed += started.elapsed();
-        assert_eq!(complete, TRACES);
-        done += TRACES as u64;
+fn quote(probe: &Probe) -> Quoted {
+    let mut buffer = [0; MAX_PROBE_LEN];
+    let packet = probe.encode(&mut buffer).expect("one family");
+    let word = |at: usize| u16::from_be_bytes([packet[20 + at], packet[21 + at]]);
+    let transport = match probe.kind {
+        ProbeKind::Echo { .. } => QuotedTransport::Echo {
+            identifier: word(4),
+            sequence: word(6),
+            checksum: word(2),
+        },
+        ProbeKind::Udp { .. } => QuotedTransport::Udp {
+            source_port: word(0),
+            destination_port: word(2),
+            length: word(4),
+            checksum: word(6),
+        },
+        ProbeKind::TcpSyn { sequence, .. } | ProbeKind::TcpSack { sequence, .. } => QuotedTransport::Tcp {
+            source_port: word(0),
+            destination_port: word(2),
+            sequence,
+        },
+    };
+    Quoted {
+        source: client(),
+        destination: target(),
+        ttl: 1,
+        identification: probe.identification,
+        flow_label: 0,
+        transport,
     }
-    elapsed.mul_f64(count as f64 / done as f64)
 }
 
-fn bench(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("engine");
-    group
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .throughput(Throughput::Elements(u64::from(HOPS)));
+/// A reply finds its probe among ten thousand traces and is credited to it.
+fn matching(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("match_among_10000");
+    group.sample_size(10).measurement_time(Duration::from_secs(2));
     for (name, method) in METHODS {
-        let replies = rehearse(method);
-        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            bencher.iter_custom(|count| measure(method, &replies, count));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|count| match_time(method, count));
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, bench);
+/// The time that `count` replies take, by the median of batches: a busy machine interrupts some of them for long. Replies
+/// come in random order; making them is not measured.
+fn match_time(method: Method, count: u64) -> Duration {
+    let mut batches = Vec::new();
+    while ((batches.len() * BATCH) as u64) < count {
+        let mut now = Time::ZERO;
+        let mut engine = loaded(method);
+        for _ in 0..HOPS {
+            let mut replies = Vec::with_capacity(usize::from(TRACES));
+            while let Some(Action::Send { token, probe }) = engine.poll_action(now) {
+                engine.sent(token, now);
+                replies.push(answer(&probe));
+            }
+            assert_eq!(replies.len(), usize::from(TRACES));
+            fastrand::shuffle(&mut replies);
+            now = now + Duration::from_millis(1);
+            for batch in replies.chunks(BATCH) {
+                let started = Instant::now();
+                for reply in batch {
+                    engine.handle(now, NetworkEvent::Reply { reply, at: now });
+                }
+                if batch.len() == BATCH {
+                    batches.push(started.elapsed());
+                }
+                while engine.poll_event().is_some() {}
+            }
+            now = now + Duration::from_millis(50);
+        }
+        assert_eq!(engine.counters().matched, u64::from(TRACES) * u64::from(HOPS));
+    }
+    batches.sort_unstable();
+    batches[batches.len() / 2].mul_f64(count as f64 / BATCH as f64)
+}
+
+/// Ten thousand traces from start to result. Includes making the replies.
+fn whole(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("10000_traces_of_11_hops");
+    group
+        .sample_size(10)
+        .throughput(Throughput::Elements(u64::from(TRACES)));
+    for (name, method) in METHODS {
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || loaded(method),
+                |engine| assert_eq!(run(engine), usize::from(TRACES)),
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// Runs to the end, each answer 1 ms after its probe; how many traces found the destination at the right TTL.
+fn run(mut engine: Engine) -> usize {
+    let mut complete = 0;
+    let mut now = Time::ZERO;
+    let mut replies = Vec::new();
+    let mut due = BinaryHeap::new();
+    loop {
+        while let Some(Action::Send { token, probe }) = engine.poll_action(now) {
+            engine.sent(token, now);
+            due.push(std::cmp::Reverse((now + Duration::from_millis(1), replies.len())));
+            replies.push(answer(&probe));
+        }
+        while let Some(event) = engine.poll_event() {
+            if let Event::Finished {
+                result: Ok(result), ..
+            } = event
+            {
+                complete += usize::from(result.hops.len() == usize::from(HOPS));
+            }
+        }
+        let next_reply = due.peek().map(|std::cmp::Reverse((at, _))| *at);
+        now = match (engine.wake_at(), next_reply) {
+            (None, None) => return complete,
+            (a, b) => a.unwrap_or(Time::MAX).min(b.unwrap_or(Time::MAX)),
+        };
+        while let Some(std::cmp::Reverse((at, index))) = due.peek().copied().filter(|entry| entry.0.0 <= now)
+        {
+            due.pop();
+            engine.handle(
+                now,
+                NetworkEvent::Reply {
+                    reply: &replies[index],
+                    at,
+                },
+            );
+        }
+    }
+}
+
+criterion_group!(benches, matching, whole);
 criterion_main!(benches);

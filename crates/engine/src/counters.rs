@@ -1,5 +1,7 @@
 //! Counters of what happened to probes and replies.
 
+use std::ops::AddAssign;
+
 use traceroute_wire::Ignored;
 
 /// What the engine counted since it was made.
@@ -29,4 +31,37 @@ pub struct Counters {
     pub rejected: u64,
     /// Captured packets that are no reply, by [`Ignored::index`].
     pub ignored: [u64; Ignored::ALL.len()],
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Counters) {
+        self.started += other.started;
+        self.finished += other.finished;
+        self.cancelled += other.cancelled;
+        self.sent += other.sent;
+        self.send_retries += other.send_retries;
+        self.send_errors += other.send_errors;
+        self.matched += other.matched;
+        self.translated += other.translated;
+        self.duplicates += other.duplicates;
+        self.unmatched += other.unmatched;
+        self.rejected += other.rejected;
+        for (sum, count) in self.ignored.iter_mut().zip(other.ignored) {
+            *sum += count;
+        }
+    }
+}
+
+impl Counters {
+    /// Replies and other packets that were credited to no probe, by reason; the names are `snake_case`.
+    pub fn not_credited(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let replies = [
+            ("duplicate", self.duplicates),
+            ("unmatched", self.unmatched),
+            ("rejected", self.rejected),
+        ];
+        let ignored = self.ignored;
+        let others = Ignored::ALL.map(|reason| (reason.name(), ignored[reason.index()]));
+        replies.into_iter().chain(others)
+    }
 }

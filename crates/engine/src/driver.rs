@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::IpAddr;
+use std::ops::AddAssign;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -11,7 +12,7 @@ use std::task::{Context, Poll};
 use std::thread;
 
 use tokio::sync::oneshot;
-use traceroute_net::{ConnectionId, NetError, Network, Time, Transport, Waker};
+use traceroute_net::{ConnectionId, NetError, Network, NetworkEvent, Time, Transport, Waker};
 
 use crate::engine::{Action, Engine, Event, TraceId};
 use crate::method;
@@ -37,6 +38,14 @@ pub struct Statistics {
     pub engine: crate::Counters,
     /// The network's counters; all zero until the first trace opens it.
     pub network: traceroute_net::Counters,
+}
+
+impl AddAssign for Statistics {
+    fn add_assign(&mut self, other: Statistics) {
+        self.running += other.running;
+        self.engine += other.engine;
+        self.network += other.network;
+    }
 }
 
 /// A handle to the driver. Cloning is cheap. The thread ends when every handle and every trace is gone.
@@ -394,7 +403,17 @@ impl Pump {
         };
         let now = network.now();
         let engine = &mut self.engine;
-        network.poll(deadline, &mut |event| engine.handle(now, event))
+        let mut connected = Vec::new();
+        network.poll(deadline, &mut |event| match event {
+            NetworkEvent::Connected(id) => connected.push(id),
+            event => engine.handle(now, event),
+        })?;
+        // What counts from the connection on must not count the time that was waited for it.
+        let now = network.now();
+        for id in connected {
+            engine.handle(now, NetworkEvent::Connected(id));
+        }
+        Ok(())
     }
 
     /// The network is broken for good: every trace fails, and the next one opens it anew.

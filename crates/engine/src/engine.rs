@@ -73,9 +73,9 @@ const SEND_RETRY: Duration = Duration::from_millis(1);
 /// How many times fresh identifiers are drawn when they collide with those of other traces.
 const IDENTIFIER_DRAWS: usize = 64;
 
-/// Events for which there is room before [`Engine::poll_event`] is called: more than one batch of replies causes.
-const EVENT_ROOM: usize = 512;
-/// Timer entries for which there is room for each trace: the one that counts, and stale ones.
+/// Room for what one batch of replies has to tell, so that telling does not allocate.
+const EVENTS_AT_ONCE: usize = 512;
+/// Timer entries for which there is room for each trace: the one that counts, and some that no longer do.
 const TIMERS_PER_TRACE: usize = 4;
 
 /// Generations fit the 24 bits that a [`Token`] has for them.
@@ -112,7 +112,7 @@ impl Engine {
             free: Vec::new(),
             table: HashMap::new(),
             timers: BinaryHeap::new(),
-            events: VecDeque::with_capacity(EVENT_ROOM),
+            events: VecDeque::with_capacity(EVENTS_AT_ONCE),
             rng: StdRng::from_seed(seed),
             limit,
             counters: Counters::default(),

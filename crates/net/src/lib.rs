@@ -7,25 +7,82 @@
 
 mod error;
 mod network;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod ports;
+mod privileges;
 mod time;
 
+// Parts of the Windows backend that call no operating system are tested on all of them.
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod ddnpm;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod inbox;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+mod winerror;
+
 // The one place that asks for the operating system.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod unix;
+
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 use linux as imp;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(target_os = "macos")]
+use macos as imp;
+
+/// What touches no system in it is tested on Linux too.
+#[cfg(all(test, target_os = "linux"))]
+mod macos {
+    mod advice;
+    mod rules;
+}
+
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as imp;
+
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 mod unsupported;
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 use unsupported as imp;
 
 pub use error::{NetError, Operation};
+#[cfg(target_os = "linux")]
+pub use imp::keep_probing_privileges;
+#[cfg(windows)]
+pub use imp::start_windows_driver;
 pub use imp::{open, source_address};
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, Options, SendStamp, Token, Transport, Waker,
 };
+pub use privileges::Privileges;
 pub use time::Time;
+
+/// Gives up what probing does not need; this system has nothing of the kind.
+///
+/// # Errors
+/// Always: not supported here.
+#[cfg(not(target_os = "linux"))]
+pub fn keep_probing_privileges() -> std::io::Result<Privileges> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none and need none.
+///
+/// # Errors
+/// None here.
+#[cfg(not(windows))]
+pub fn start_windows_driver() -> Result<(), NetError> {
+    Ok(())
+}
 
 /// Whether this operating system reports the answers to its own TCP connects well enough to trace with them
 /// (the TCP method `syn_socket`).

@@ -1,6 +1,7 @@
 //! The seam between the engine and the operating system.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use traceroute_wire::{IcmpError, Ignored, Probe, Reply};
@@ -66,6 +67,17 @@ pub enum NetworkEvent<'a> {
     ConnectFailed(ConnectionId, NetError),
 }
 
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Counters) {
+        self.captured += other.captured;
+        self.kernel_drops += other.kernel_drops;
+        self.sent += other.sent;
+        self.kernel_send_stamps += other.kernel_send_stamps;
+        self.sockets += other.sockets;
+        self.reserved_ports += other.reserved_ports;
+    }
+}
+
 /// An answer that the kernel matched to its probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
@@ -96,11 +108,30 @@ pub struct Counters {
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
 /// How a backend is opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Options {
     /// Thousands of probes a second are to come: room for 4096 packets per address family that nobody has read yet, 8 MiB
     /// each, which take some 10 ms longer to set up (Linux).
     pub heavy_load: bool,
+    /// Send and capture with the driver, which [`start_windows_driver`](crate::start_windows_driver) must have started
+    /// (Windows; ignored elsewhere).
+    pub windows_driver: bool,
+    /// Probe TCP with the system's own connects, which need no rights; nothing but TCP SYN probes can be sent then
+    /// (Windows; ignored elsewhere).
+    pub syn_socket: bool,
+}
+
+impl Options {
+    /// The same without what makes no difference here: traces with equal effective options can share a network.
+    #[must_use]
+    pub fn effective(self) -> Self {
+        Options {
+            heavy_load: self.heavy_load,
+            // The system's own connects are the same with the driver as without.
+            windows_driver: cfg!(windows) && self.windows_driver && !self.syn_socket,
+            syn_socket: cfg!(windows) && self.syn_socket,
+        }
+    }
 }
 
 /// One process's access to the network. All calls come from one thread; none blocks except [`Network::poll`].
@@ -158,4 +189,26 @@ pub trait Network {
 
     /// Counters since this network was opened.
     fn counters(&self) -> Counters;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_windows_make_no_difference_elsewhere() {
+        let all = Options {
+            heavy_load: true,
+            windows_driver: true,
+            syn_socket: true,
+        };
+        let effective = all.effective();
+        assert!(effective.heavy_load && !effective.windows_driver);
+        assert_eq!(effective.syn_socket, cfg!(windows));
+        let driver = Options {
+            syn_socket: false,
+            ..all
+        };
+        assert_eq!(driver.effective().windows_driver, cfg!(windows));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 
 use traceroute_engine::TraceError;
 
@@ -13,6 +14,8 @@ use crate::tracer::{RunError, distinct_messages};
 pub enum Error {
     /// The target has no address.
     Resolve(ResolveError),
+    /// The target's address is no single host's: unspecified, multicast or broadcast.
+    NotAHost(IpAddr),
     /// Every run failed; these are their errors.
     Traces(Vec<RunError>),
     /// The probing engine could not be started.
@@ -61,6 +64,7 @@ impl Error {
     pub fn code(&self) -> ErrorCode {
         match self {
             Error::Resolve(_) => ErrorCode::Dns,
+            Error::NotAHost(_) => ErrorCode::InvalidRequest,
             Error::Start(error) => io_code(error),
             Error::Traces(errors) => errors.first().map_or(ErrorCode::Unknown, run_code),
         }
@@ -91,6 +95,12 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Resolve(error) => error.fmt(f),
+            Error::NotAHost(address) => {
+                write!(
+                    f,
+                    "{address} is not the address of one host: unspecified, multicast and broadcast addresses have no path"
+                )
+            }
             Error::Traces(errors) => f.write_str(&distinct_messages(errors).join("\n")),
             Error::Start(error) => write!(f, "cannot start the probing engine: {error}"),
         }
@@ -101,6 +111,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Resolve(error) => Some(error),
+            Error::NotAHost(_) => None,
             Error::Traces(errors) => errors.first().map(|error| error as _),
             Error::Start(error) => Some(error),
         }

@@ -1,13 +1,29 @@
 //! Traceroute as a library: parameters in, one JSON document out.
 //!
-//! [`Parameters::validate`] turns what a user asks for into a [`Request`]; a [`Report`] is what comes out, and
-//! [`json`] writes it down.
+//! [`Parameters::validate`] turns what a user asks for into a [`Request`], a [`Tracer`] carries it out, a [`Report`] is
+//! what comes out, and [`json`] writes it down. One [`Tracer`] serves any number of requests at once over the same sockets.
+//!
+//! ```no_run
+//! use datadog_traceroute::{Parameters, Tracer, json};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let parameters = Parameters {
+//!     target: "example.com:443".to_owned(),
+//!     protocol: "tcp".to_owned(),
+//!     ..Parameters::default()
+//! };
+//! let report = Tracer::new().trace(&parameters.validate()?).await?;
+//! println!("{}", json::to_pretty(&report)?);
+//! # Ok(())
+//! # }
+//! ```
 
 mod error;
 pub mod json;
 mod model;
 mod parameters;
 mod public_ip;
+mod rate_limit;
 mod reverse_dns;
 mod statistics;
 mod target;
@@ -25,7 +41,10 @@ pub use parameters::{
 };
 pub use public_ip::PublicIp;
 pub use reverse_dns::ReverseDns;
+pub use statistics::is_private;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve};
 pub use tracer::{Options, Progress, RunError, Tracer};
+pub use traceroute_engine::driver::Statistics;
+pub use traceroute_net::start_windows_driver;
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};

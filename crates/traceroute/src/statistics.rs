@@ -21,7 +21,8 @@ impl Run {
     }
 }
 
-fn is_private(address: IpAddr) -> bool {
+/// Whether an address belongs to a private network (RFC 1918, RFC 4193): what [`Run::blank_private_hops`] hides.
+pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private(),
         IpAddr::V6(v6) => v6.is_unique_local(),

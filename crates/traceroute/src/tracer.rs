@@ -1,8 +1,8 @@
 //! One request from start to report: runs and end-to-end probes side by side, then names and statistics.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -18,6 +18,7 @@ use crate::model::{
 };
 use crate::parameters::{Protocol, Request, TcpMethod};
 use crate::public_ip::PublicIp;
+use crate::rate_limit;
 use crate::reverse_dns::ReverseDns;
 use crate::target::resolve;
 
@@ -58,7 +59,7 @@ pub enum Progress {
 pub struct Options {
     /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests together.
     pub max_traces: usize,
-    /// How the network is opened.
+    /// How the network is opened. What a request asks for itself comes in addition.
     pub network: traceroute_net::Options,
     /// Who looks up names; its cache is shared by all requests.
     pub reverse_dns: ReverseDns,
@@ -87,7 +88,8 @@ pub struct Tracer {
 
 struct Shared {
     options: Options,
-    driver: Mutex<Option<Driver>>,
+    /// One for each way of probing that requests have asked for: just one, but for Windows.
+    drivers: Mutex<HashMap<traceroute_net::Options, Driver>>,
 }
 
 impl Default for Tracer {
@@ -107,7 +109,7 @@ impl Tracer {
         Tracer {
             shared: Arc::new(Shared {
                 options,
-                driver: Mutex::new(None),
+                drivers: Mutex::default(),
             }),
         }
     }
@@ -150,26 +152,37 @@ impl Tracer {
 
     /// Counters of the probing engine; `None` before the first request.
     pub async fn statistics(&self) -> Option<Statistics> {
-        let driver = self
-            .shared
-            .driver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        driver?.statistics().await
+        let drivers: Vec<Driver> = self.drivers().values().cloned().collect();
+        let mut sum: Option<Statistics> = None;
+        for driver in drivers {
+            if let Some(statistics) = driver.statistics().await {
+                *sum.get_or_insert_default() += statistics;
+            }
+        }
+        sum
     }
 
-    fn driver(&self) -> Result<Driver, Error> {
-        let mut driver = self.shared.driver.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(driver) = driver.as_ref() {
+    fn drivers(&self) -> MutexGuard<'_, HashMap<traceroute_net::Options, Driver>> {
+        self.shared.drivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn driver(&self, request: &Request) -> Result<Driver, Error> {
+        let network = traceroute_net::Options {
+            windows_driver: request.windows_driver,
+            syn_socket: (request.protocol, request.tcp_method) == (Protocol::Tcp, TcpMethod::SynSocket),
+            ..self.shared.options.network
+        }
+        .effective();
+        let mut drivers = self.drivers();
+        if let Some(driver) = drivers.get(&network) {
             return Ok(driver.clone());
         }
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| Error::Start(error.into()))?;
-        let network = self.shared.options.network;
         let open = Box::new(move || traceroute_net::open(network));
-        let started = Driver::spawn(open, self.shared.options.max_traces, seed).map_err(Error::Start)?;
-        Ok(driver.insert(started).clone())
+        let driver = Driver::spawn(open, self.shared.options.max_traces, seed).map_err(Error::Start)?;
+        drivers.insert(network, driver.clone());
+        Ok(driver)
     }
 }
 
@@ -203,9 +216,13 @@ impl<'r> Job<'r> {
     async fn run(&self) -> Result<Report, Error> {
         let request = self.request;
         let address = Box::pin(resolve(&request.host, request.ipv6)).await?;
+        if !is_one_host(address) {
+            return Err(Error::NotAHost(address));
+        }
+        tracing::debug!(hostname = request.hostname, %address, "tracing");
         let probing = Probing {
             job: self,
-            driver: self.tracer.driver()?,
+            driver: self.tracer.driver(request)?,
             address,
         };
         let options = &self.tracer.shared.options;
@@ -282,6 +299,8 @@ impl Probing<'_> {
         while let Some((index, result)) = pending.next().await {
             match result {
                 Ok(result) => {
+                    let (hops, probes) = (result.hops.len(), result.probes_sent);
+                    tracing::debug!(target = %self.address, run = index, hops, probes, "a run ended");
                     if let Some(slot) = results.get_mut(index as usize) {
                         *slot = Some(describe_run(&result));
                     }
@@ -343,6 +362,7 @@ impl Probing<'_> {
                 }
                 Some((index, result)) = pending.next(), if !pending.is_empty() => {
                     let rtt = result.as_ref().ok().copied().flatten();
+                    tracing::trace!(target = %self.address, index, ?rtt, "an end-to-end probe ended");
                     self.job.tell(Progress::E2eProbe { index, rtt });
                     if let Err(error) = &result {
                         tracing::debug!(target = %self.address, index, %error, "an end-to-end probe failed");
@@ -353,7 +373,25 @@ impl Probing<'_> {
                 }
             }
         }
+        self.warn_of_rate_limit(&results, spacing);
         Ok(results)
+    }
+
+    /// Loss that is the target's limit on ICMP errors cannot be told from the path's by a single probe, only by the
+    /// pattern: it is reported as it is, and said aloud.
+    fn warn_of_rate_limit(&self, results: &[Result<Option<Duration>, TraceError>], spacing: Duration) {
+        let answered: Vec<bool> = results
+            .iter()
+            .map(|result| matches!(result, Ok(Some(_))))
+            .collect();
+        if self.job.request.protocol == Protocol::Udp && rate_limit::explains(&answered, spacing) {
+            tracing::warn!(
+                target = %self.address,
+                "the target answers UDP probes at most once a second, as its limit on ICMP errors is: most of the reported \
+                 loss is probably not the path's (a longer timeout or fewer e2e queries keep probes further apart; ICMP and \
+                 TCP are not limited)"
+            );
+        }
     }
 
     async fn e2e_probe(&self, index: u32) -> (u32, Result<Option<Duration>, TraceError>) {
@@ -370,10 +408,26 @@ impl Probing<'_> {
     }
 }
 
+/// Whether the address can be the end of a path. Directed broadcasts look like hosts; the kernel refuses those.
+fn is_one_host(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
 /// The end-to-end probes' distance in time: spread over the longest time that a run may take, at most 1 s.
 fn e2e_spacing(request: &Request) -> Duration {
     let longest = request.timeout.saturating_mul(u32::from(request.max_ttl));
     (longest / request.e2e_queries.max(1)).min(MAX_E2E_SPACING)
+}
+
+impl Request {
+    /// How many traces (runs and end-to-end probes) the request has in flight at once at most: what it takes from
+    /// [`Options::max_traces`], and about as many ports.
+    pub fn traces_at_once(&self) -> u32 {
+        let spacing = e2e_spacing(self).max(Duration::from_nanos(1));
+        let waiting = self.timeout.as_nanos().div_ceil(spacing.as_nanos()) + 1;
+        let probes = u128::from(self.e2e_queries).min(waiting) as u32;
+        self.traceroute_queries.saturating_add(probes)
+    }
 }
 
 /// Only the destination's own answer counts end to end.
@@ -441,4 +495,118 @@ pub(crate) fn distinct_messages(errors: &[RunError]) -> Vec<String> {
         .map(ToString::to_string)
         .filter(|message| seen.insert(message.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error as IoError, ErrorKind};
+
+    use traceroute_net::{NetError, Operation};
+
+    use super::*;
+    use crate::error::ErrorCode;
+    use crate::parameters::Parameters;
+
+    fn request(change: impl FnOnce(&mut Parameters)) -> Request {
+        let mut parameters = Parameters {
+            target: "192.0.2.1".to_owned(),
+            ..Parameters::default()
+        };
+        change(&mut parameters);
+        parameters.validate().unwrap()
+    }
+
+    fn no_route() -> TraceError {
+        NetError::new(
+            Operation::Route,
+            None,
+            IoError::from(ErrorKind::NetworkUnreachable),
+        )
+        .into()
+    }
+
+    #[test]
+    fn end_to_end_probes_are_spread_over_the_longest_run_but_at_most_a_second_apart() {
+        assert_eq!(e2e_spacing(&request(|_| {})), Duration::from_secs(1));
+        let short = request(|parameters| (parameters.max_ttl, parameters.timeout_ms) = (10, 1000));
+        assert_eq!(e2e_spacing(&short), Duration::from_millis(200));
+        let many = request(|parameters| (parameters.e2e_queries, parameters.timeout_ms) = (1000, 100));
+        assert_eq!(e2e_spacing(&many), Duration::from_millis(3));
+        assert_eq!(
+            e2e_spacing(&request(|parameters| parameters.e2e_queries = 0)),
+            Duration::from_secs(1)
+        );
+    }
+
+    #[tokio::test]
+    async fn addresses_that_are_no_hosts_are_refused_before_anything_is_sent() {
+        for target in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            let tracer = Tracer::new();
+            let error = tracer
+                .trace(&request(|parameters| parameters.target = target.to_owned()))
+                .await
+                .unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .starts_with(&format!("{target} is not the address of one host")),
+                "{error}"
+            );
+            assert_eq!(error.code(), ErrorCode::InvalidRequest);
+            assert!(tracer.statistics().await.is_none(), "nothing was even opened");
+        }
+    }
+
+    #[test]
+    fn loss_is_an_error_only_when_nothing_could_be_sent() {
+        assert!(nothing_sent(&[]).is_none());
+        assert!(nothing_sent(&[Ok(None), Err(no_route())]).is_none());
+        let error = nothing_sent(&[Err(no_route()), Err(no_route())]).unwrap();
+        assert_eq!(error.to_string(), "cannot find a route: network unreachable");
+        assert_eq!(error.code(), ErrorCode::NetworkUnreachable);
+    }
+
+    #[test]
+    fn distinct_errors_are_joined_by_newlines() {
+        let not_supported = || RunError::Trace(TraceError::SackNotSupported("no blocks".to_owned()));
+        let errors = vec![not_supported(), RunError::Trace(no_route()), not_supported()];
+        assert_eq!(
+            Error::Traces(errors).to_string(),
+            "SACK not supported for this target/source: no blocks\ncannot find a route: network unreachable"
+        );
+        let fatal = RunError::Fatal(Box::new(RunError::Trace(no_route())));
+        assert_eq!(
+            fatal.to_string(),
+            "SACK traceroute failed fatally, not falling back: cannot find a route: network unreachable"
+        );
+    }
+
+    #[test]
+    fn only_the_destination_counts_end_to_end() {
+        let answer = |destination| traceroute_engine::HopAnswer {
+            address: "192.0.2.9".parse().unwrap(),
+            rtt: Duration::from_millis(5),
+            destination,
+            error: None,
+            reply_ttl: 0,
+            quoted_ttl: 0,
+            mpls: traceroute_wire::MplsStack::default(),
+            kernel_stamped: true,
+        };
+        let result = |answer| TraceResult {
+            source: "192.0.2.1".parse().unwrap(),
+            source_port: 1,
+            destination: "192.0.2.9".parse().unwrap(),
+            destination_port: 1,
+            hops: vec![traceroute_engine::Hop { ttl: 30, answer }],
+            probes_sent: 1,
+        };
+        assert_eq!(destination_rtt(&result(None)), None);
+        assert_eq!(destination_rtt(&result(Some(answer(false)))), None);
+        assert_eq!(
+            destination_rtt(&result(Some(answer(true)))),
+            Some(Duration::from_millis(5))
+        );
+        assert!((milliseconds(Duration::from_nanos(12_700)) - 0.0127).abs() < f64::EPSILON);
+    }
 }

@@ -52,25 +52,25 @@ pub struct Parameters<'a> {
 
 /// Operations (Linux `include/uapi/linux/bpf_common.h`; the same numbers on every system). IND
 /// means at an offset from X, which holds the length of the IPv4 header.
-mod op {
-    pub(super) const LOAD_IMMEDIATE: u16 = 0x00;
-    pub(super) const LOAD_HALF: u16 = 0x28;
-    pub(super) const LOAD_BYTE: u16 = 0x30;
-    pub(super) const LOAD_HALF_INDEXED: u16 = 0x48;
-    pub(super) const LOAD_BYTE_INDEXED: u16 = 0x50;
-    pub(super) const LOAD_SCRATCH: u16 = 0x60;
-    pub(super) const LOAD_X_IPV4_HEADER_LEN: u16 = 0xB1;
-    pub(super) const STORE_SCRATCH: u16 = 0x02;
-    pub(super) const AND: u16 = 0x54;
-    pub(super) const SHIFT_RIGHT: u16 = 0x74;
-    pub(super) const SHIFT_RIGHT_X: u16 = 0x7C;
-    pub(super) const SUBTRACT_X: u16 = 0x1C;
-    pub(super) const JUMP_ALWAYS: u16 = 0x05;
-    pub(super) const JUMP_EQUAL: u16 = 0x15;
-    pub(super) const JUMP_GREATER_EQUAL: u16 = 0x35;
-    pub(super) const JUMP_SET: u16 = 0x45;
-    pub(super) const RETURN: u16 = 0x06;
-    pub(super) const A_TO_X: u16 = 0x07;
+pub(crate) mod op {
+    pub(crate) const LOAD_IMMEDIATE: u16 = 0x00;
+    pub(crate) const LOAD_HALF: u16 = 0x28;
+    pub(crate) const LOAD_BYTE: u16 = 0x30;
+    pub(crate) const LOAD_HALF_INDEXED: u16 = 0x48;
+    pub(crate) const LOAD_BYTE_INDEXED: u16 = 0x50;
+    pub(crate) const LOAD_SCRATCH: u16 = 0x60;
+    pub(crate) const LOAD_X_IPV4_HEADER_LEN: u16 = 0xB1;
+    pub(crate) const STORE_SCRATCH: u16 = 0x02;
+    pub(crate) const AND: u16 = 0x54;
+    pub(crate) const SHIFT_RIGHT: u16 = 0x74;
+    pub(crate) const SHIFT_RIGHT_X: u16 = 0x7C;
+    pub(crate) const SUBTRACT_X: u16 = 0x1C;
+    pub(crate) const JUMP_ALWAYS: u16 = 0x05;
+    pub(crate) const JUMP_EQUAL: u16 = 0x15;
+    pub(crate) const JUMP_GREATER_EQUAL: u16 = 0x35;
+    pub(crate) const JUMP_SET: u16 = 0x45;
+    pub(crate) const RETURN: u16 = 0x06;
+    pub(crate) const A_TO_X: u16 = 0x07;
 }
 
 /// The word of scratch memory that holds the block.

@@ -5,11 +5,13 @@
 //!
 //! - [`Probe`] says what one probe looks like; [`Probe::encode`] writes the complete packet, IP header included.
 //! - [`decode()`] reads a captured packet, starting at its IP header, into a [`Reply`].
+//! - [`bpf`] finds the packets in what a BPF device delivers.
 //! - [`filter`] holds the classic BPF program that lets only packets through that [`decode()`] could understand.
 #![forbid(unsafe_code)]
 // All headers are borrowed, be they 8 bytes long or 40.
 #![allow(clippy::trivially_copy_pass_by_ref)]
 
+pub mod bpf;
 mod checksum;
 mod decode;
 mod echo;

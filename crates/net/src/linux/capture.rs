@@ -10,7 +10,7 @@ use traceroute_wire::{Checksums, Ignored, Reply};
 
 use super::queue::Queue;
 use super::ring::{FRAME_SIZE, Frame, Ring};
-use super::sys;
+use super::{stamps, sys};
 
 /// Captures one address family on all interfaces.
 ///
@@ -52,6 +52,8 @@ impl Capture {
         let inbox = if heavy_load {
             Inbox::Ring(Ring::new(socket.as_fd())?)
         } else {
+            // A ring's packets are stamped when they get there, a queue's not.
+            stamps::wait_until_active();
             Inbox::Queue(Queue::new(socket.as_fd())?)
         };
         let protocol = match family {

@@ -1,38 +1,40 @@
 //! Linux: raw sockets send, packet sockets capture (raw(7), packet(7)). Needs `CAP_NET_RAW`.
 
+mod advice;
 mod capture;
-mod clock;
 mod cmsg;
-mod connect;
-mod errors;
-mod interfaces;
-mod ports;
+mod connections;
+mod local_ports;
+mod privileges;
 mod queue;
 mod ring;
-mod route;
 mod sender;
+mod stamps;
 mod sys;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Protocol, Socket, Type};
 use traceroute_wire::filter::Family;
 use traceroute_wire::{MAX_PROBE_LEN, Probe};
 
+use crate::ports::PortPool;
+use crate::unix::clock::{Converter, Sample};
+use crate::unix::families::{PerFamily, family_of};
+use crate::unix::interfaces::Scopes;
+use crate::unix::reservations::Reservations;
+use crate::unix::{errors, route};
 use crate::{
     ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
     Transport, Waker,
 };
+pub(crate) use advice::advice;
 use capture::Capture;
-use clock::{Converter, Sample};
-use connect::{Connections, Outcome};
-use ports::{LocalPorts, PortPool, Ports};
-pub use route::source_address;
+pub(crate) use connections::{Readiness, dissolve};
+pub use privileges::keep_probing_privileges;
 use sender::Sender;
 
 /// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other family is kept waiting:
@@ -47,7 +49,7 @@ const BATCH: usize = 128;
 /// # Errors
 /// Too many open files.
 pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
-    if let Err(error) = sys::raise_open_files() {
+    if let Err(error) = crate::unix::sys::raise_open_files(libc::RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
     let network =
@@ -55,12 +57,18 @@ pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     Ok(Box::new(network))
 }
 
+/// The address that probes to `target` come from.
+///
+/// # Errors
+/// No route, interface down, no address of that family; a link-local target that could be on several interfaces.
+pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
+    route::source_address(target)
+}
+
 struct LinuxNetwork {
     options: Options,
-    v4: Option<FamilySockets>,
-    v6: Option<FamilySockets>,
-    reserved: HashMap<(Transport, IpAddr, u16), Socket>,
-    connections: Connections,
+    families: PerFamily<FamilySockets>,
+    reservations: Reservations,
     wake: Arc<OwnedFd>,
     clock: Converter,
     scopes: Scopes,
@@ -81,10 +89,8 @@ impl LinuxNetwork {
     fn new(options: Options) -> io::Result<Self> {
         Ok(LinuxNetwork {
             options,
-            v4: None,
-            v6: None,
-            reserved: HashMap::new(),
-            connections: Connections::new()?,
+            families: PerFamily::default(),
+            reservations: Reservations::new()?,
             wake: Arc::new(sys::event()?),
             clock: Converter::new(Sample::take()),
             scopes: Scopes::default(),
@@ -94,25 +100,9 @@ impl LinuxNetwork {
         })
     }
 
-    /// The sockets of the family of `address`, opened if they are not.
-    fn family(&mut self, address: IpAddr) -> Result<&mut FamilySockets, NetError> {
-        let (slot, family) = match address {
-            IpAddr::V4(_) => (&mut self.v4, Family::V4),
-            IpAddr::V6(_) => (&mut self.v6, Family::V6),
-        };
-        match slot {
-            Some(sockets) => Ok(sockets),
-            None => Ok(slot.insert(FamilySockets::open(family, self.options)?)),
-        }
-    }
-
-    fn families(&mut self) -> impl Iterator<Item = &mut FamilySockets> {
-        self.v4.iter_mut().chain(&mut self.v6)
-    }
-
     /// Waits for packets, connections or the waker.
     fn wait(&mut self, deadline: Option<Time>) -> Result<(), NetError> {
-        let timeout = if self.connections.has_refused() {
+        let timeout = if self.reservations.has_refused() {
             Some(Duration::ZERO)
         } else {
             deadline.map(|deadline| deadline.since(sys::monotonic()))
@@ -121,12 +111,9 @@ impl LinuxNetwork {
         let unused = sys::readable(self.wake.as_fd());
         let mut fds = [unused; 4];
         let mut count = 0;
-        let captures = [&self.v4, &self.v6]
-            .into_iter()
-            .flatten()
-            .map(|family| family.capture.as_fd());
+        let captures = self.families.iter().map(|family| family.capture.as_fd());
         for (slot, fd) in fds.iter_mut().zip(
-            [self.wake.as_fd(), self.connections.as_fd()]
+            [self.wake.as_fd(), self.reservations.as_fd()]
                 .into_iter()
                 .chain(captures),
         ) {
@@ -152,7 +139,7 @@ impl LinuxNetwork {
 
     /// Asks captures for a pending error. That an interface went down is none: captures are on all of them.
     fn check_captures(&mut self) -> Result<(), NetError> {
-        for family in self.families() {
+        for family in self.families.iter_mut() {
             match family.capture.take_error() {
                 Some(error) if error.raw_os_error() != Some(libc::ENETDOWN) => return Err(broken(error)),
                 _ => {}
@@ -166,16 +153,16 @@ impl LinuxNetwork {
         // What is counted here has arrived, and with it the report of the probe that it answers. So the reports read next
         // include those of all packets counted, though others may arrive meanwhile.
         let mut ready = [0; 2];
-        for (ready, family) in ready.iter_mut().zip(self.families()) {
+        for (ready, family) in ready.iter_mut().zip(self.families.iter_mut()) {
             *ready = family.capture.ready(BATCH);
         }
-        if ready == [0; 2] && !self.families().any(|family| family.expects_reports()) {
+        if ready == [0; 2] && !self.families.iter_mut().any(|family| family.expects_reports()) {
             return;
         }
         self.clock.begin(Sample::take());
         let clock = &self.clock;
         let stamps = &mut self.kernel_send_stamps;
-        for family in self.v4.iter_mut().chain(&mut self.v6) {
+        for family in self.families.iter_mut() {
             if let Some(sender) = &mut family.sender {
                 sender.reports(clock, |token, at| {
                     *stamps += 1;
@@ -183,7 +170,7 @@ impl LinuxNetwork {
                 });
             }
         }
-        for (ready, family) in ready.iter().zip(self.v4.iter_mut().chain(&mut self.v6)) {
+        for (ready, family) in ready.iter().zip(self.families.iter_mut()) {
             for _ in 0..*ready {
                 family.capture.take(|stamp, decoded| match decoded {
                     Ok(reply) => events(NetworkEvent::Reply {
@@ -196,37 +183,20 @@ impl LinuxNetwork {
         }
         self.clock.end(ready.iter().all(|ready| *ready < BATCH));
     }
-
-    /// Delivers the outcomes of attempts to connect.
-    fn deliver_connections(&mut self, events: &mut dyn FnMut(NetworkEvent<'_>)) {
-        let reserved = &self.reserved;
-        let socket_at = |local: SocketAddr| reserved.get(&(Transport::Tcp, local.ip(), local.port()));
-        for _ in 0..BATCH {
-            let Some(Outcome {
-                id, remote, error, ..
-            }) = self.connections.next(socket_at)
-            else {
-                return;
-            };
-            events(match error {
-                None => NetworkEvent::Connected(id),
-                Some(error) => NetworkEvent::ConnectFailed(
-                    id,
-                    errors::error(Operation::Connect, Some(remote.ip()), error),
-                ),
-            });
-        }
-    }
 }
 
 impl FamilySockets {
+    fn open_with(options: Options) -> impl FnOnce(Family) -> Result<Self, NetError> {
+        move |family| Self::open(family, options)
+    }
+
     fn open(family: Family, options: Options) -> Result<Self, NetError> {
         let capture = Capture::open(family, options.heavy_load)
             .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
         Ok(FamilySockets {
             capture,
             sender: Some(open_sender(family)?),
-            ports: PortPool::new(LocalPorts::of_system(), fastrand::Rng::new()),
+            ports: PortPool::new(local_ports::of_system(), fastrand::Rng::new()),
         })
     }
 
@@ -263,35 +233,27 @@ impl Network for LinuxNetwork {
     }
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        self.family(target)?;
+        self.families
+            .get_or_open(target, FamilySockets::open_with(self.options))?;
         source_address(target)
     }
 
     fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
         let scope = self.scopes.of(source, source);
-        let FamilySockets { capture, ports, .. } = self.family(source)?;
-        let mut system = Binder {
-            transport,
-            source,
-            scope,
-            capture,
-        };
-        let (port, socket) = ports
-            .reserve(transport, &mut system)
-            .map_err(|error| errors::error(Operation::ReservePort, Some(source), error))?;
-        self.reserved.insert((transport, source, port), socket);
-        Ok(port)
+        let sockets = self
+            .families
+            .get_or_open(source, FamilySockets::open_with(self.options))?;
+        let FamilySockets { capture, ports, .. } = sockets;
+        self.reservations
+            .reserve(ports, transport, (source, scope), |blocks| capture.watch(blocks))
     }
 
     fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
-        let Some(socket) = self.reserved.remove(&(transport, source, port)) else {
-            return;
-        };
-        if transport == Transport::Tcp {
-            self.connections.reset(&socket);
-            self.connections.forget(SocketAddr::new(source, port));
-        }
-        if let Ok(family) = self.family(source) {
+        if self.reservations.release(transport, source, port)
+            && let Ok(family) = self
+                .families
+                .get_or_open(source, FamilySockets::open_with(self.options))
+        {
             family.ports.release(transport, port);
         }
     }
@@ -304,14 +266,12 @@ impl Network for LinuxNetwork {
             .encode(&mut buffer)
             .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         let scope = self.scopes.of(destination, probe.source);
-        let family = match destination {
-            IpAddr::V4(_) => Family::V4,
-            IpAddr::V6(_) => Family::V6,
-        };
-        let sockets = self.family(destination)?;
+        let sockets = self
+            .families
+            .get_or_open(destination, FamilySockets::open_with(self.options))?;
         let sender = match &mut sockets.sender {
             Some(sender) => sender,
-            none => none.insert(open_sender(family)?),
+            none => none.insert(open_sender(family_of(destination))?),
         };
         match sender.send(packet, destination, scope, token) {
             Ok(at) => {
@@ -330,25 +290,12 @@ impl Network for LinuxNetwork {
     }
 
     fn connect(&mut self, id: ConnectionId, local: SocketAddr, remote: SocketAddr) -> Result<(), NetError> {
-        let failed = |error| errors::error(Operation::Connect, Some(remote.ip()), error);
         let scope = self.scopes.of(remote.ip(), local.ip());
-        let target = match remote {
-            SocketAddr::V6(given) if given.scope_id() != 0 => remote,
-            _ => route::with_scope(remote.ip(), remote.port(), scope),
-        };
-        let socket = self
-            .reserved
-            .get(&(Transport::Tcp, local.ip(), local.port()))
-            .ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
-        self.connections.begin(id, socket, local, target).map_err(failed)
+        self.reservations.connect(id, local, route::scoped(remote, scope))
     }
 
     fn disconnect(&mut self, id: ConnectionId) {
-        if let Some(local) = self.connections.end(id)
-            && let Some(socket) = self.reserved.get(&(Transport::Tcp, local.ip(), local.port()))
-        {
-            self.connections.reset(socket);
-        }
+        self.reservations.disconnect(id);
     }
 
     fn poll(
@@ -362,7 +309,7 @@ impl Network for LinuxNetwork {
         }
         self.wait(deadline)?;
         self.deliver(events);
-        self.deliver_connections(events);
+        self.reservations.deliver(events);
         Ok(())
     }
 
@@ -370,62 +317,15 @@ impl Network for LinuxNetwork {
         let mut counters = Counters {
             sent: self.sent,
             kernel_send_stamps: self.kernel_send_stamps,
-            reserved_ports: self.reserved.len() as u64,
+            reserved_ports: self.reservations.len() as u64,
             ..Counters::default()
         };
-        for family in self.v4.iter().chain(&self.v6) {
+        for family in self.families.iter() {
             let statistics = family.capture.statistics();
             counters.captured += statistics.passed;
             counters.kernel_drops += statistics.dropped;
             counters.sockets += 1 + u64::from(family.sender.is_some());
         }
         counters
-    }
-}
-
-/// Binds sockets for [`PortPool`].
-struct Binder<'a> {
-    transport: Transport,
-    source: IpAddr,
-    scope: u32,
-    capture: &'a Capture,
-}
-
-impl Ports for Binder<'_> {
-    type Socket = Socket;
-
-    fn bind(&mut self, port: u16) -> io::Result<Socket> {
-        let (kind, protocol) = match self.transport {
-            Transport::Udp => (Type::DGRAM, Protocol::UDP),
-            Transport::Tcp => (Type::STREAM, Protocol::TCP),
-        };
-        let socket = Socket::new(route::domain(self.source), kind.nonblocking(), Some(protocol))?;
-        if self.transport == Transport::Udp {
-            // Nobody reads what arrives; the kernel makes the least of it.
-            socket.set_recv_buffer_size(0)?;
-        }
-        socket.bind(&route::with_scope(self.source, port, self.scope).into())?;
-        Ok(socket)
-    }
-
-    fn watch(&mut self, blocks: &[u8]) -> io::Result<()> {
-        self.capture.watch(blocks)
-    }
-}
-
-/// The interfaces of link-local source addresses.
-#[derive(Default)]
-struct Scopes(HashMap<IpAddr, u32>);
-
-impl Scopes {
-    /// The interface for packets from `source` to `address`: 0, the kernel's choice, unless `address` is link-local.
-    fn of(&mut self, address: IpAddr, source: IpAddr) -> u32 {
-        match source {
-            IpAddr::V6(link_local) if interfaces::needs_scope(address) => *self
-                .0
-                .entry(source)
-                .or_insert_with(|| interfaces::interface_of(link_local).unwrap_or(0)),
-            _ => 0,
-        }
     }
 }

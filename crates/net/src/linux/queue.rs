@@ -63,7 +63,7 @@ impl Queue {
 }
 
 /// When the packet was received, in nanoseconds of the wall clock, and whether its checksum was left to the device.
-fn parse(control: &[u8]) -> Option<(i64, bool)> {
+pub(super) fn parse(control: &[u8]) -> Option<(i64, bool)> {
     let mut stamp = None;
     let mut checksum_missing = false;
     for (level, kind, data) in ControlMessages(control) {

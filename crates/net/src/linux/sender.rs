@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use traceroute_wire::filter::Family;
 
-use super::clock::Converter;
 use super::cmsg::ControlMessages;
 use super::sys::{self, ERROR_BATCH, ErrorBatch};
+use crate::unix::clock::Converter;
 use crate::{Time, Token};
 
 /// Reports come within a few packets' time; a probe this many probes ago has lost its.
@@ -102,7 +102,7 @@ impl Sender {
                     continue;
                 };
                 if let Some((token, handed_over)) = self.recent.take(id) {
-                    report(token, clock.sent(stamp, handed_over));
+                    report(token, clock.convert(stamp, handed_over));
                 }
             }
             if count < ERROR_BATCH {

@@ -1,39 +1,19 @@
-//! Safe wrappers around the system calls that neither `std` nor `socket2` has.
+//! Safe wrappers around the system calls of Linux that neither `std` nor `socket2` has.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem::{MaybeUninit, zeroed};
+use std::mem::zeroed;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-use crate::Time;
+use crate::unix::sys::{check, check_fd};
+pub(super) use crate::unix::sys::{monotonic, realtime};
 
-/// Turns the return value of a system call into a result.
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
-
-/// Takes ownership of a descriptor that a system call just made.
-fn check_fd(result: libc::c_int) -> io::Result<OwnedFd> {
-    let fd = check(result)?;
-    // SAFETY: the kernel just made this descriptor for us and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn length_of<T>() -> libc::socklen_t {
+/// The size of a structure as the socket interface counts it.
+pub(super) fn length_of<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
-}
-
-/// A non-blocking socket that children do not inherit.
-pub(super) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    check_fd(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, protocol) })
 }
 
 /// setsockopt(2) with a plain value.
@@ -49,6 +29,18 @@ pub(super) fn set_option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32,
         )
     })
     .map(drop)
+}
+
+/// A non-blocking socket that children do not inherit.
+pub(super) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; makes a descriptor.
+    unsafe {
+        check_fd(libc::socket(
+            domain,
+            kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            protocol,
+        ))
+    }
 }
 
 /// Sets a classic BPF program, or replaces the one that is set: no packet sees a state in between (socket(7)).
@@ -357,8 +349,8 @@ pub(super) fn wait(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::R
 
 /// A counter that makes ppoll(2) return (eventfd(2)).
 pub(super) fn event() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    check_fd(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+    // SAFETY: no pointers; makes a descriptor.
+    unsafe { check_fd(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }
 }
 
 /// Raises an [`event`].
@@ -375,106 +367,8 @@ pub(super) fn lower(event: BorrowedFd<'_>) {
     unsafe { libc::read(event.as_raw_fd(), ptr::from_mut(&mut count).cast(), 8) };
 }
 
-/// An epoll instance.
-pub(super) fn epoll() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers.
-    check_fd(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
-}
-
-/// Reports `fd` once, as `data`, when it becomes writable or fails.
-pub(super) fn epoll_add_once(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>, data: u64) -> io::Result<()> {
-    let mut event = libc::epoll_event {
-        events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32,
-        u64: data,
-    };
-    // SAFETY: `event` is valid during the call.
-    check(unsafe {
-        libc::epoll_ctl(
-            epoll.as_raw_fd(),
-            libc::EPOLL_CTL_ADD,
-            fd.as_raw_fd(),
-            &raw mut event,
-        )
-    })
-    .map(drop)
-}
-
-/// Forgets `fd`, if it was known.
-pub(super) fn epoll_remove(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>) {
-    // SAFETY: a null event is allowed when deleting.
-    unsafe {
-        libc::epoll_ctl(
-            epoll.as_raw_fd(),
-            libc::EPOLL_CTL_DEL,
-            fd.as_raw_fd(),
-            ptr::null_mut(),
-        )
-    };
-}
-
-/// The `data` of one descriptor that is ready; does not wait.
-pub(super) fn epoll_next(epoll: BorrowedFd<'_>) -> Option<u64> {
-    let mut event = libc::epoll_event { events: 0, u64: 0 };
-    // SAFETY: room for one event, and told so.
-    let count = unsafe { libc::epoll_wait(epoll.as_raw_fd(), &raw mut event, 1, 0) };
-    (count == 1).then_some(event.u64)
-}
-
-/// Ends a connection with a reset but keeps the socket and its port: connect(2) to `AF_UNSPEC`.
-pub(super) fn dissolve(socket: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: all-zero is a valid sockaddr, and AF_UNSPEC is 0.
-    let address: libc::sockaddr = unsafe { zeroed() };
-    // SAFETY: the address is valid for its length during the call.
-    check(unsafe {
-        libc::connect(
-            socket.as_raw_fd(),
-            &raw const address,
-            length_of::<libc::sockaddr>(),
-        )
-    })
-    .map(drop)
-}
-
-fn clock(id: libc::clockid_t) -> libc::timespec {
-    let mut time = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: the pointer is valid. The call cannot fail for these clocks; if it did, the zeros would be valid.
-    unsafe {
-        libc::clock_gettime(id, time.as_mut_ptr());
-        time.assume_init()
-    }
-}
-
-/// `CLOCK_MONOTONIC`.
-pub(super) fn monotonic() -> Time {
-    let time = clock(libc::CLOCK_MONOTONIC);
-    Time::from_nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
-}
-
-/// `CLOCK_REALTIME`, in nanoseconds since 1970.
-#[allow(clippy::unnecessary_cast)] // Narrower on 32-bit systems.
-pub(super) fn realtime() -> i64 {
-    let time = clock(libc::CLOCK_REALTIME);
-    time.tv_sec as i64 * 1_000_000_000 + time.tv_nsec as i64
-}
-
 /// Lets timeouts of this thread end on time instead of up to 50 µs late (`PR_SET_TIMERSLACK`).
 pub(super) fn precise_timeouts() {
     // SAFETY: no pointers. 1 ns is the least; 0 would mean the default.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
-}
-
-/// Raises the limit of open files as far as an ordinary process may.
-pub(super) fn raise_open_files() -> io::Result<()> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the pointer is valid during the call.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
-    if limit.rlim_cur < limit.rlim_max {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: the pointer is valid during the call.
-        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
-    }
-    Ok(())
 }

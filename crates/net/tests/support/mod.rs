@@ -142,6 +142,7 @@ impl Subject {
         Subject {
             network: traceroute_net::open(Options {
                 heavy_load: heavy_load(),
+                ..Options::default()
             })
             .expect("the network"),
         }

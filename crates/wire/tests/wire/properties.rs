@@ -3,8 +3,11 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use traceroute_wire::bpf::{LinkType, Records};
+use traceroute_wire::filter::Family;
+
 use crate::support::input::Input;
-use crate::support::targets;
+use crate::support::{bpf, packets, targets};
 
 fn bytes(len: usize) -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 0..len)
@@ -42,6 +45,46 @@ proptest! {
         };
         targets::any_packet(&packet);
         targets::check_filter(&packet, &[0, 1, 0x80, 0xFF], 14);
+    }
+
+    #[test]
+    fn any_bytes_from_a_bpf_device_are_walked_without_panic(data in bytes(300)) {
+        targets::bpf_records(&data);
+    }
+
+    #[test]
+    fn what_a_bpf_device_delivers_comes_back(
+        link in prop::sample::select(&targets::LINK_TYPES),
+        replies in vec((vec(any::<u8>(), 60..200), any::<bool>(), 18..24u16), 0..8),
+    ) {
+        let packets: Vec<_> = replies.iter().map(|(data, ..)| targets::valid_reply(&mut Input(data))).collect();
+        let buffer: Vec<u8> = replies
+            .iter()
+            .zip(&packets)
+            .flat_map(|((_, tagged, header_len), packet)| {
+                packets::bpf_record(*header_len, &packets::frame(link, *tagged, packet))
+            })
+            .collect();
+        let found: Vec<_> = Records::new(&buffer).map(|record| link.packet(record.frame).unwrap()).collect();
+        prop_assert_eq!(found, packets);
+    }
+
+    #[test]
+    fn the_filter_of_a_link_sees_through_its_header(
+        link in prop::sample::select(&targets::LINK_TYPES),
+        tagged: bool,
+        data in vec(any::<u8>(), 60..200),
+        blocks in vec(any::<u8>(), 0..256),
+    ) {
+        let packet = targets::valid_reply(&mut Input(&data));
+        let frame = packets::frame(link, tagged, &packet);
+        for family in [Family::V4, Family::V6] {
+            let alone = bpf::run(&LinkType::Raw.program(family, &blocks, 1500), &packet) != 0;
+            let framed = bpf::run(&link.program(family, &blocks, 1500), &frame);
+            prop_assert_eq!(framed != 0, alone);
+            let header_len = frame.len() - packet.len();
+            prop_assert!(framed == 0 || framed as usize == 1500 + header_len);
+        }
     }
 
     #[test]

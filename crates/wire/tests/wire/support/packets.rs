@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::LaxSlicedPacket;
+use traceroute_wire::bpf::LinkType;
 use traceroute_wire::{MplsLabel, Probe, ProbeKind, Quoted, QuotedTransport};
 
 pub const ICMP: u8 = 1;
@@ -347,4 +348,34 @@ pub fn nat(packet: &mut [u8], source: IpAddr, id: u16) {
     };
     packet[id_at..id_at + 2].copy_from_slice(&id.to_be_bytes());
     repair(packet);
+}
+
+/// A record as a BPF device of macOS delivers it.
+pub fn bpf_record(header_len: u16, frame: &[u8]) -> Vec<u8> {
+    let mut bytes: Vec<u8> = [1_700_000_000, 123_456, frame.len() as u32, frame.len() as u32]
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    bytes.extend(header_len.to_ne_bytes());
+    bytes.resize(usize::from(header_len), 0);
+    bytes.extend(frame);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// A packet behind the header of its link; Ethernet with a VLAN tag if `tagged`.
+pub fn frame(link: LinkType, tagged: bool, packet: &[u8]) -> Vec<u8> {
+    let v4 = packet[0] >> 4 == 4;
+    let header = match link {
+        LinkType::Null => u32::to_ne_bytes(if v4 { 2 } else { 30 }).to_vec(),
+        LinkType::Loop => vec![0, 0, 0, if v4 { 2 } else { 24 }],
+        LinkType::Ppp => vec![0xFF, 3, 0, if v4 { 0x21 } else { 0x57 }],
+        LinkType::Raw => vec![],
+        LinkType::Ethernet => {
+            let ethertype = if v4 { [8, 0] } else { [0x86, 0xDD] };
+            let tag: &[u8] = if tagged { &[0x81, 0, 0x40, 5] } else { &[] };
+            [&[0x45; 12], tag, &ethertype].concat()
+        }
+    };
+    [&header[..], packet].concat()
 }

@@ -1,5 +1,6 @@
 //! Bodies of the fuzz targets: each takes any bytes and panics when something is wrong.
 
+use traceroute_wire::bpf::{LinkType, Records};
 use traceroute_wire::filter::{Family, Parameters, program};
 use traceroute_wire::{Checksums, Ignored, MAX_PROBE_LEN, MplsLabel, Probe, Reply, ReplyKind, decode};
 
@@ -9,12 +10,13 @@ use super::{bpf, oracle, packets};
 /// A target by its name, which is also the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 5] = [
+pub const ALL: [Target; 6] = [
     ("decode", any_packet),
     ("quoted", quoted),
     ("mutate_reply", mutate_reply),
     ("encode", encode),
     ("filter", filter),
+    ("bpf_records", bpf_records),
 ];
 
 /// Decodes in both ways and checks what must hold for any packet.
@@ -230,6 +232,44 @@ pub fn check_filter(packet: &[u8], port_blocks: &[u8], link_header_len: u32) {
         }
         if accepted {
             assert!(may_be_reply(packet, port_blocks), "{packet:x?}");
+        }
+    }
+}
+
+pub const LINK_TYPES: [LinkType; 5] = [
+    LinkType::Null,
+    LinkType::Ethernet,
+    LinkType::Ppp,
+    LinkType::Raw,
+    LinkType::Loop,
+];
+
+/// Any bytes as what was read from a BPF device, and as what is behind one record's header.
+pub fn bpf_records(data: &[u8]) {
+    let mut input = Input(data);
+    let link = LINK_TYPES[usize::from(input.byte()) % LINK_TYPES.len()];
+    let frame = input.0;
+    check_records(link, frame);
+    let buffer = packets::bpf_record(18, frame);
+    let records: Vec<_> = Records::new(&buffer).collect();
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].frame, frame);
+    check_records(link, &buffer);
+}
+
+/// Records lie in the buffer in order, and packets at the end of their frames.
+fn check_records(link: LinkType, buffer: &[u8]) {
+    let mut end = 0;
+    for record in Records::new(buffer) {
+        let start = record.frame.as_ptr() as usize - buffer.as_ptr() as usize;
+        assert!(start >= end + 18, "overlaps the record before it");
+        end = start + record.frame.len();
+        assert!(end <= buffer.len());
+        if let Some(packet) = link.packet(record.frame) {
+            assert!(record.frame.ends_with(packet));
+            assert!(record.frame.len() >= packet.len() + link.header_len());
+            assert!(matches!(packet[0] >> 4, 4 | 6));
+            let _ = check_decode(packet);
         }
     }
 }

@@ -1,0 +1,249 @@
+//! RTT error against a simulated path with known delays, idle and with the CPUs saturated by other processes, beside a run of
+//! `traceroute` on the same path where that is installed.
+//!
+//! ```text
+//! cargo build --release -p traceroute-simnet -p traceroute-bench && target/release/accuracy [ROUNDS]
+//! ```
+//!
+//! The error is what the tool reports minus the delay that the simulator really produced for that answer: from reading
+//! the probe from its device to writing the answer there, by its own log. What the device and the simulator's wake-up take
+//! counts as the tool's error.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use datadog_traceroute::{Parameters, Request, Tracer};
+use futures_util::future::join_all;
+use traceroute_bench::percentile;
+
+const TARGET: &str = "198.51.100.11";
+const DELAYS: [&str; 4] = ["0.1", "1", "10", "100"];
+const TRACES_PER_ROUND: u32 = 8;
+/// Between the starts of traces, so that they do not queue for the simulator's one thread.
+const STAGGER: Duration = Duration::from_micros(5300);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "worker") {
+        return work(arguments.get(1).ok_or("no rounds")?.parse()?);
+    }
+    let rounds = arguments.first().map_or("5", String::as_str);
+    let directory = std::env::current_exe()?
+        .parent()
+        .ok_or("no directory")?
+        .to_path_buf();
+    println!("error of the reported RTT, in µs                 samples      p50      p90      p99      max");
+    for load in ["idle", "saturated"] {
+        for delay in DELAYS {
+            let _burners = if load == "saturated" {
+                Burners::start()?
+            } else {
+                Burners(Vec::new())
+            };
+            let ours = measure_ours(&directory, delay, rounds)?;
+            print(&format!("{load:9} {delay:>4} ms  datadog-traceroute"), ours);
+            match measure_traceroute(&directory, delay, rounds) {
+                Ok(theirs) => print(&format!("{load:9} {delay:>4} ms  traceroute"), theirs),
+                Err(error) => println!("{load:9} {delay:>4} ms  traceroute: not run: {error}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(what: &str, mut errors: Vec<f64>) {
+    errors.sort_by(f64::total_cmp);
+    let at = |share| percentile(&errors, share);
+    println!(
+        "{what:45} {:>9} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
+        errors.len(),
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(1.0)
+    );
+}
+
+/// Busy processes of normal priority, two for each CPU.
+struct Burners(Vec<Child>);
+
+impl Burners {
+    fn start() -> Result<Self, Box<dyn Error>> {
+        let count = 2 * std::thread::available_parallelism()?.get();
+        let burn = || Command::new("sh").args(["-c", "while :; do :; done"]).spawn();
+        Ok(Burners((0..count).map(|_| burn()).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Drop for Burners {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // Already gone is fine.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What the simulator logged about one answer.
+struct Logged {
+    /// Echo identifier and sequence number of the probe.
+    probe: (String, String),
+    from: IpAddr,
+    delay_us: f64,
+}
+
+/// Runs `command` on the path with this delay; its output and the simulator's log.
+fn simulate(
+    directory: &Path,
+    delay: &str,
+    command: &[String],
+) -> Result<(String, Vec<Logged>), Box<dyn Error>> {
+    let log: PathBuf = std::env::temp_dir().join(format!("accuracy-{}.csv", std::process::id()));
+    let output = Command::new(directory.join("traceroute-simnet"))
+        .args([
+            "run",
+            &format!("delay-{delay}ms"),
+            "--namespace",
+            "--realtime",
+            "--log-delays",
+        ])
+        .arg(&log)
+        .arg("--")
+        .args(command)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("traceroute-simnet: {error}; build it first"))?;
+    let text = std::fs::read_to_string(&log)?;
+    std::fs::remove_file(&log)?;
+    if !output.status.success() {
+        return Err(format!("{command:?} failed: {}", output.status).into());
+    }
+    let logged = text.lines().skip(1).filter_map(parse_log_line).collect();
+    Ok((String::from_utf8(output.stdout)?, logged))
+}
+
+/// number, 9 fields of the probe, from, `read_ns`, `due_ns`, `written_ns`.
+fn parse_log_line(line: &str) -> Option<Logged> {
+    let fields: Vec<&str> = line.split(',').collect();
+    let [
+        _,
+        _,
+        _,
+        _,
+        _,
+        identifier,
+        _,
+        _,
+        _,
+        sequence,
+        from,
+        read,
+        _,
+        written,
+    ] = fields[..]
+    else {
+        return None;
+    };
+    let nanos = written.parse::<i64>().ok()? - read.parse::<i64>().ok()?;
+    Some(Logged {
+        probe: (identifier.to_owned(), sequence.to_owned()),
+        from: from.parse().ok()?,
+        delay_us: nanos as f64 / 1000.0,
+    })
+}
+
+fn measure_ours(directory: &Path, delay: &str, rounds: &str) -> Result<Vec<f64>, Box<dyn Error>> {
+    let worker = std::env::current_exe()?.display().to_string();
+    let (output, log) = simulate(
+        directory,
+        delay,
+        &[worker, "worker".to_owned(), rounds.to_owned()],
+    )?;
+    let known: HashMap<(String, String), f64> = log
+        .into_iter()
+        .map(|logged| (logged.probe, logged.delay_us))
+        .collect();
+    let mut errors = Vec::new();
+    for line in output.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [identifier, ttl, rtt] = fields[..] else {
+            return Err(format!("unexpected: {line}").into());
+        };
+        let delay = known
+            .get(&(identifier.to_owned(), ttl.to_owned()))
+            .ok_or("a hop that the simulator did not answer")?;
+        errors.push(rtt.parse::<f64>()? * 1000.0 - delay);
+    }
+    Ok(errors)
+}
+
+/// Inside the namespace: traces, and prints identifier, TTL and RTT in ms of each hop.
+fn work(rounds: u32) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let parameters = Parameters {
+            target: TARGET.to_owned(),
+            protocol: "icmp".to_owned(),
+            traceroute_queries: 1,
+            e2e_queries: 0,
+            timeout_ms: 1000,
+            ..Parameters::default()
+        };
+        let (tracer, request) = (Tracer::new(), parameters.validate()?);
+        for _ in 0..rounds {
+            let traces = (0..TRACES_PER_ROUND).map(|index| trace_later(&tracer, &request, STAGGER * index));
+            for lines in join_all(traces).await {
+                println!("{}", lines?);
+            }
+        }
+        Ok(())
+    })
+}
+
+async fn trace_later(
+    tracer: &Tracer,
+    request: &Request,
+    delay: Duration,
+) -> Result<String, datadog_traceroute::Error> {
+    tokio::time::sleep(delay).await;
+    let report = tracer.trace(request).await?;
+    let runs = report.traceroute.runs.iter();
+    let hops = runs.flat_map(|run| run.hops.iter().map(|hop| (run.source.port, hop)));
+    let answered = hops.filter(|(_, hop)| hop.reachable);
+    let lines = answered.map(|(identifier, hop)| format!("{identifier} {} {}", hop.ttl, hop.rtt));
+    Ok(lines.collect::<Vec<_>>().join(
+        "
+",
+    ))
+}
+
+fn measure_traceroute(directory: &Path, delay: &str, rounds: &str) -> Result<Vec<f64>, Box<dyn Error>> {
+    let script =
+        format!("for i in $(seq {rounds}); do traceroute -n -I -q 1 -N 1 -w 2 {TARGET} || exit 1; done");
+    let (output, log) = simulate(directory, delay, &["sh".to_owned(), "-c".to_owned(), script])?;
+    // It prints hops in order and asks one after the other, so the n-th answer from an address is in the n-th line with it.
+    let mut by_address: HashMap<IpAddr, Vec<f64>> = HashMap::new();
+    for logged in log.into_iter().rev() {
+        by_address.entry(logged.from).or_default().push(logged.delay_us);
+    }
+    let mut errors = Vec::new();
+    for line in output.lines().filter(|line| line.ends_with(" ms")) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, address, rtt, _] = fields[..] else {
+            continue;
+        };
+        let delays = by_address
+            .get_mut(&address.parse()?)
+            .ok_or("a hop that the simulator did not answer")?;
+        let delay = delays.pop().ok_or("more answers than the simulator gave")?;
+        errors.push(rtt.parse::<f64>()? * 1000.0 - delay);
+    }
+    Ok(errors)
+}

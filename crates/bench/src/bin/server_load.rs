@@ -1,0 +1,247 @@
+//! Load bench of the HTTP service: N requests at once to one server process over a chain of network namespaces.
+//!
+//! ```text
+//! server_load SERVER [QUERY [REQUESTS [HOPS]]]
+//!     SERVER   the program, target/release/datadog-traceroute-server
+//!     QUERY    default protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000; the target is added
+//!     REQUESTS default 2000
+//!     HOPS     default 11
+//! ```
+//!
+//! Server and clients are in the first namespace of the chain. CPU time, memory and descriptors are the server process's
+//! alone; the kernel forwards the packets of all hops while its system calls run, so that is in its CPU time.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use datadog_traceroute::Report;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use traceroute_bench::{Usage, percentile};
+use traceroute_testbed::{Lab, Node};
+
+const QUERY: &str = "protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let argument =
+        |index: usize, default: &str| arguments.get(index).map_or(default, String::as_str).to_owned();
+    if argument(0, "") == "worker" {
+        let path = argument(5, "")
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<Vec<IpAddr>, _>>()?;
+        let requests = argument(4, "").parse()?;
+        return work(
+            &argument(1, ""),
+            argument(2, "").parse()?,
+            &argument(3, ""),
+            requests,
+            &path,
+        );
+    }
+    let program = arguments
+        .first()
+        .ok_or("usage: server_load SERVER [QUERY [REQUESTS [HOPS]]]")?;
+    let lab = Lab::new()?;
+    let chain = lab.chain(argument(3, "11").parse()?)?;
+    // A port that is open, for TCP and SACK.
+    let _service = chain.target.listen_tcp(80)?;
+    let path: Vec<String> = chain.hop_addresses_v4().iter().map(ToString::to_string).collect();
+    let (mut server, address) = start(&chain.client, program)?;
+    let mut worker = chain.client.command(std::env::current_exe()?);
+    worker.args(["worker", &server.id().to_string(), &address, &argument(1, QUERY)]);
+    let status = worker.args([&argument(2, "2000"), &path.join(",")]).status()?;
+    server.kill()?;
+    server.wait()?;
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+/// Starts the server on any port, and reads its address from its log.
+fn start(node: &Node, program: &str) -> Result<(Child, String), Box<dyn Error>> {
+    let mut server = node
+        .command(program)
+        .args(["--addr", "127.0.0.1:0", "--log-level", "info"])
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut log = BufReader::new(server.stderr.take().ok_or("no log")?);
+    let mut line = String::new();
+    while log.read_line(&mut line)? > 0 {
+        if let Some((_, rest)) = line.split_once("listening address=\"") {
+            let address = rest.split('"').next().unwrap_or_default().to_owned();
+            // Reads on, so that the server never waits for its log; its line per request is part of its work.
+            std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+            return Ok((server, address));
+        }
+        line.clear();
+    }
+    Err("the server ended".into())
+}
+
+fn work(
+    server: &str,
+    address: SocketAddr,
+    query: &str,
+    requests: usize,
+    path: &[IpAddr],
+) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let target = path.last().ok_or("no path")?;
+        let uri = format!("/traceroute?target={target}&{query}");
+        // Opens the sockets and fills the neighbour tables of the chain.
+        let (status, _) = get(
+            address,
+            "/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=0",
+        )
+        .await?;
+        get(
+            address,
+            &format!("/traceroute?target={target}&traceroute-queries=1&e2e-queries=0"),
+        )
+        .await?;
+        println!("request             {uri} × {requests} (warm-up: {status})");
+        Usage::reset_peak_of(server)?;
+        let idle = Usage::of(server)?;
+        let started = Instant::now();
+        let mut pending: FuturesUnordered<_> = (0..requests).map(|_| get(address, &uri)).collect();
+        let mut totals = Totals::default();
+        let mut descriptors = idle.descriptors;
+        while !pending.is_empty() {
+            match tokio::time::timeout(Duration::from_millis(100), pending.next()).await {
+                Ok(Some(answer)) => totals.add(answer, path),
+                Ok(None) => {}
+                Err(_) => descriptors = descriptors.max(Usage::of(server)?.descriptors),
+            }
+        }
+        let elapsed = started.elapsed();
+        let usage = Usage::of(server)?;
+        totals.print(requests, elapsed);
+        let cpu = usage.cpu.saturating_sub(idle.cpu).as_secs_f64() * 1000.0;
+        println!(
+            "CPU per request     {:.3} ms ({cpu:.0} ms in all)",
+            cpu / requests as f64
+        );
+        let megabytes = |kib: u64| kib as f64 / 1024.0;
+        println!(
+            "memory              idle {:.1} MB, peak {:.1} MB",
+            megabytes(idle.resident),
+            megabytes(usage.peak)
+        );
+        println!(
+            "file descriptors    idle {}, peak seen {descriptors}",
+            idle.descriptors
+        );
+        // The last connections may still be closing.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        println!("  half a second on  {}", Usage::of(server)?.descriptors);
+        let (_, metrics) = get(address, "/metrics").await?;
+        for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+            if ["probe", "replies", "traces", "drops", "ports", "captured"]
+                .iter()
+                .any(|word| line.contains(word))
+            {
+                println!("  {line}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Status and body of one request on a connection of its own.
+async fn get(address: SocketAddr, uri: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {uri} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let text = String::from_utf8_lossy(&answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.unwrap_or(0), body.to_owned()))
+}
+
+#[derive(Default)]
+struct Totals {
+    ok: usize,
+    complete: usize,
+    runs: usize,
+    empty_hops: usize,
+    hops: usize,
+    probes: u32,
+    lost: u32,
+    rtts: Vec<f64>,
+    e2e_rtts: Vec<f64>,
+    first_error: Option<String>,
+}
+
+impl Totals {
+    fn add(&mut self, answer: std::io::Result<(u16, String)>, path: &[IpAddr]) {
+        match answer {
+            Ok((200, body)) => match serde_json::from_str(&body) {
+                Ok(report) => self.add_report(&report, path),
+                Err(error) => self.fail(format!("no document: {error}")),
+            },
+            Ok((status, body)) => self.fail(format!("{status} {body}")),
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    fn fail(&mut self, error: String) {
+        self.first_error.get_or_insert(error);
+    }
+
+    fn add_report(&mut self, report: &Report, path: &[IpAddr]) {
+        self.ok += 1;
+        let mut complete = true;
+        for run in &report.traceroute.runs {
+            let found: Vec<_> = run.hops.iter().filter_map(|hop| hop.ip_address).collect();
+            complete &= found == path;
+            self.runs += 1;
+            self.hops += run.hops.len();
+            self.empty_hops += run.hops.iter().filter(|hop| !hop.reachable).count();
+            self.rtts
+                .extend(run.hops.iter().filter(|hop| hop.reachable).map(|hop| hop.rtt));
+        }
+        self.complete += usize::from(complete);
+        self.probes += report.e2e_probe.packets_sent;
+        self.lost += report.e2e_probe.packets_sent - report.e2e_probe.packets_received;
+        self.e2e_rtts
+            .extend(report.e2e_probe.rtts.iter().filter(|rtt| **rtt > 0.0));
+    }
+
+    fn print(&mut self, requests: usize, elapsed: Duration) {
+        println!(
+            "answers             {} × 200, {} other, {:.2} s{}",
+            self.ok,
+            requests - self.ok,
+            elapsed.as_secs_f64(),
+            self.first_error
+                .as_ref()
+                .map_or(String::new(), |error| format!("; first error: {error}"))
+        );
+        println!(
+            "complete            {} requests; {} runs, {} of {} hops empty",
+            self.complete, self.runs, self.empty_hops, self.hops
+        );
+        println!("end-to-end probes   {}, {} lost", self.probes, self.lost);
+        for (name, rtts) in [("RTT ms", &mut self.rtts), ("e2e RTT ms", &mut self.e2e_rtts)] {
+            rtts.sort_by(f64::total_cmp);
+            println!(
+                "{name:19} p50 {:.3}  p90 {:.3}  p99 {:.3}  max {:.3}  ({})",
+                percentile(rtts, 0.5),
+                percentile(rtts, 0.9),
+                percentile(rtts, 0.99),
+                percentile(rtts, 1.0),
+                rtts.len()
+            );
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! Soak test of the HTTP service: mixed load for a time, and a check that nothing is left behind.
+//!
+//! ```text
+//! server_soak SERVER [SECONDS [CLIENTS]]      defaults: 3600 8
+//! ```
+//!
+//! Over a chain of network namespaces, at once: requests of all protocols and both families, streams, clients that go
+//! away, half-open and slow clients, bad requests; and hostile packets towards the server: forged, truncated and random ICMP,
+//! UDP and TCP from the first router. Every error that was not asked for is reported and makes the exit status 1, as do
+//! ports, traces or descriptors left at the end, and memory that grows in the second half.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use datadog_traceroute::Report;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use traceroute_bench::Usage;
+use traceroute_testbed::{Lab, Node};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let argument =
+        |index: usize, default: &str| arguments.get(index).map_or(default, String::as_str).to_owned();
+    match argument(0, "").as_str() {
+        "worker" => {
+            let address = argument(2, "").parse()?;
+            let (seconds, clients) = (argument(3, "").parse()?, argument(4, "").parse()?);
+            let paths = [path(&argument(5, ""))?, path(&argument(6, ""))?];
+            return work(&argument(1, ""), address, seconds, clients, paths);
+        }
+        "hostile" => return hostile(&argument(1, "")),
+        _ => {}
+    }
+    let program = arguments
+        .first()
+        .ok_or("usage: server_soak SERVER [SECONDS [CLIENTS]]")?;
+    let lab = Lab::new()?;
+    let chain = lab.chain(6)?;
+    let _service = chain.target.listen_tcp(80)?;
+    // A hop that never answers, so that timeouts happen too.
+    chain.routers.get(3).ok_or("too short")?.silence()?;
+    let (mut server, address) = start(&chain.client, program)?;
+    let client = chain.client_v4().to_string();
+    let router = chain.routers.first().ok_or("no router")?;
+    let mut enemy = router
+        .command(std::env::current_exe()?)
+        .args(["hostile", &client])
+        .spawn()?;
+    let v4: Vec<String> = chain.hop_addresses_v4().iter().map(ToString::to_string).collect();
+    let v6: Vec<String> = chain.hop_addresses_v6().iter().map(ToString::to_string).collect();
+    let status = chain
+        .client
+        .command(std::env::current_exe()?)
+        .args(["worker", &server.id().to_string(), &address])
+        .args([&argument(1, "3600"), &argument(2, "8")])
+        .args([&v4.join(","), &v6.join(",")])
+        .status()?;
+    enemy.kill()?;
+    enemy.wait()?;
+    server.kill()?;
+    server.wait()?;
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+fn path(list: &str) -> Result<Vec<IpAddr>, Failure> {
+    Ok(list.split(',').map(str::parse).collect::<Result<_, _>>()?)
+}
+
+/// Starts the server on any port, and reads its address from its log.
+fn start(node: &Node, program: &str) -> Result<(Child, String), Failure> {
+    let mut server = node
+        .command(program)
+        .args(["--addr", "127.0.0.1:0", "--header-timeout", "3s"])
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut log = BufReader::new(server.stderr.take().ok_or("no log")?);
+    let mut line = String::new();
+    while log.read_line(&mut line)? > 0 {
+        if let Some((_, rest)) = line.split_once("listening address=\"") {
+            let address = rest.split('"').next().unwrap_or_default().to_owned();
+            // A panic or an error in the log is worth seeing.
+            std::thread::spawn(move || {
+                for line in log.lines().map_while(Result::ok) {
+                    if line.contains("panicked") || line.contains("ERROR") {
+                        eprintln!("server: {line}");
+                    }
+                }
+            });
+            return Ok((server, address));
+        }
+        line.clear();
+    }
+    Err("the server ended".into())
+}
+
+/// Packets that no decent host sends, a thousand a second, until killed.
+fn hostile(victim: &str) -> Result<(), Failure> {
+    use std::net::UdpSocket;
+    let victim: IpAddr = victim.parse()?;
+    let raw = |protocol: i32| -> std::io::Result<socket2::Socket> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol.into()))?;
+        socket.connect(&SocketAddr::new(victim, 0).into())?;
+        Ok(socket)
+    };
+    let (icmp, tcp, udp) = (raw(1)?, raw(6)?, UdpSocket::bind("0.0.0.0:0")?);
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    loop {
+        for _ in 0..20 {
+            let packet = packet(&mut random);
+            // The victim's kernel may answer with an error, which the next call reports.
+            let _ = match random() % 4 {
+                0 => tcp.send(&packet),
+                1 => udp.send_to(&packet, (victim, 32768 + (random() % 28232) as u16)),
+                _ => icmp.send(&packet),
+            };
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// An ICMP message that may quote something like a probe, cut off anywhere and with wrong bytes; checksums mostly right.
+fn packet(random: &mut impl FnMut() -> u64) -> Vec<u8> {
+    let kinds = [
+        [11, 0],
+        [3, 3],
+        [3, 13],
+        [0, 0],
+        [5, 1],
+        [12, 0],
+        [11, 1],
+        [random() as u8, 0],
+    ];
+    let [kind, code] = kinds[(random() % 8) as usize];
+    let mut packet = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    // A quoted header: version and length, protocol, addresses, then ports.
+    packet.extend([0x45, 0, 0, 36, random() as u8, random() as u8, 0x40, 0, 1]);
+    packet.extend([
+        [1, 6, 17, 0][(random() % 4) as usize],
+        0,
+        0,
+        10,
+        0,
+        1,
+        1,
+        10,
+        0,
+        6,
+        2,
+    ]);
+    packet.extend((0..random() % 40).map(|_| random() as u8));
+    if random().is_multiple_of(3) {
+        let at = random() as usize % packet.len();
+        packet[at] = random() as u8;
+    }
+    packet.truncate(4.max(random() as usize % (packet.len() + 20)));
+    if !random().is_multiple_of(4) {
+        packet[2] = 0;
+        packet[3] = 0;
+        let mut sum: u32 = packet
+            .chunks(2)
+            .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)))
+            .sum();
+        while sum > 0xffff {
+            sum = (sum >> 16) + (sum & 0xffff);
+        }
+        let sum = !(sum as u16);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+/// What clients share.
+struct Soak {
+    address: SocketAddr,
+    paths: [Vec<IpAddr>; 2],
+    over: AtomicBool,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+    failures: Mutex<Vec<String>>,
+}
+
+impl Soak {
+    fn count(&self, what: &'static str) {
+        *lock(&self.counts).entry(what).or_default() += 1;
+    }
+
+    fn fail(&self, what: String) {
+        let mut failures = lock(&self.failures);
+        if failures.len() < 20 {
+            eprintln!("FAILURE {what}");
+        }
+        failures.push(what);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn work(
+    server: &str,
+    address: SocketAddr,
+    seconds: u64,
+    clients: u64,
+    paths: [Vec<IpAddr>; 2],
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let soak = Arc::new(Soak {
+        address,
+        paths,
+        over: AtomicBool::new(false),
+        counts: Mutex::default(),
+        failures: Mutex::default(),
+    });
+    runtime.block_on(async {
+        let mut tasks = Vec::new();
+        for client in 0..clients {
+            tasks.push(tokio::spawn(client_loop(Arc::clone(&soak), client)));
+        }
+        let samples = watch(server, seconds).await?;
+        soak.over.store(true, Ordering::Relaxed);
+        for task in tasks {
+            task.await?;
+        }
+        // Slow clients are closed within their timeout, and what was cancelled is gone.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        conclude(&soak, server, &samples).await
+    })
+}
+
+/// Samples the server until time is up.
+async fn watch(server: &str, seconds: u64) -> Result<Vec<Usage>, Failure> {
+    let started = Instant::now();
+    let mut samples = Vec::new();
+    let step = Duration::from_secs((seconds / 60).clamp(1, 60));
+    while started.elapsed() < Duration::from_secs(seconds) {
+        tokio::time::sleep(step).await;
+        let usage = Usage::of(server)?;
+        println!(
+            "{:6.0} s  {:.1} MB  {} descriptors  {:.1} s CPU",
+            started.elapsed().as_secs_f64(),
+            usage.resident as f64 / 1024.0,
+            usage.descriptors,
+            usage.cpu.as_secs_f64()
+        );
+        samples.push(usage);
+    }
+    Ok(samples)
+}
+
+async fn client_loop(soak: Arc<Soak>, client: u64) {
+    let mut step = client;
+    while !soak.over.load(Ordering::Relaxed) {
+        step += 1;
+        let result = match step % 8 {
+            0 => go_away(&soak, step).await,
+            1 => bad_request(&soak, step).await,
+            2 => slow_client(&soak, step).await,
+            3 => stream(&soak, step).await,
+            4 => many(&soak, step).await,
+            _ => trace(&soak, step).await,
+        };
+        if let Err(error) = result {
+            soak.fail(format!("step {step}: {error}"));
+        }
+    }
+}
+
+const PROTOCOLS: [&str; 5] = [
+    "protocol=udp",
+    "protocol=icmp",
+    "protocol=tcp&port=80",
+    "protocol=tcp&port=80&tcp-method=sack",
+    "protocol=TCP&port=81&tcp-method=prefer_sack",
+];
+
+impl Soak {
+    /// The target and the addresses on its path. The fourth hop is silent.
+    fn target(&self, step: u64) -> (String, &[IpAddr]) {
+        let path = &self.paths[(step / 5 % 2) as usize];
+        let target = path.last().map_or(String::new(), ToString::to_string);
+        (target, path)
+    }
+
+    async fn get(&self, uri: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = self.send(uri).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        let text = String::from_utf8_lossy(&answer);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.unwrap_or(0), body.to_owned()))
+    }
+
+    async fn send(&self, uri: &str) -> std::io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let request = format!("GET {uri} HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        Ok(stream)
+    }
+}
+
+/// A whole request, whose path must be right.
+async fn trace(soak: &Soak, step: u64) -> Result<(), Failure> {
+    let (target, path) = soak.target(step);
+    let protocol = PROTOCOLS[(step % 5) as usize];
+    let query = "traceroute-queries=2&e2e-queries=2&timeout=500&max-ttl=10";
+    let (status, body) = soak
+        .get(&format!("/traceroute?target={target}&{protocol}&{query}"))
+        .await?;
+    if status != 200 {
+        return Err(format!("{protocol}: {status} {body}").into());
+    }
+    let report: Report = serde_json::from_str(&body)?;
+    for run in &report.traceroute.runs {
+        let right = run.hops.len() == path.len()
+            && run
+                .hops
+                .iter()
+                .zip(path)
+                .enumerate()
+                .all(|(index, (hop, expected))| hop.ip_address == (index != 3).then_some(*expected));
+        if !right {
+            let found: Vec<_> = run.hops.iter().map(|hop| hop.ip_address).collect();
+            return Err(format!("{protocol}: wrong path {found:?}").into());
+        }
+    }
+    if report.e2e_probe.packets_received != 2 {
+        return Err(format!(
+            "{protocol}: lost an end-to-end probe: {:?}",
+            report.e2e_probe.rtts
+        )
+        .into());
+    }
+    soak.count("traces");
+    Ok(())
+}
+
+/// A client that goes away at any time.
+async fn go_away(soak: &Soak, step: u64) -> Result<(), Failure> {
+    let (target, _) = soak.target(step);
+    let protocol = PROTOCOLS[(step % 5) as usize];
+    let path = ["/traceroute", "/traceroute/stream"][(step / 16 % 2) as usize];
+    let stream = soak
+        .send(&format!(
+            "{path}?target={target}&{protocol}&traceroute-queries=20"
+        ))
+        .await?;
+    tokio::time::sleep(Duration::from_millis(step * 37 % 400)).await;
+    if step.is_multiple_of(3) {
+        // With a reset instead of an ordinary end.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    }
+    drop(stream);
+    soak.count("cancelled");
+    Ok(())
+}
+
+/// Requests that must be refused.
+async fn bad_request(soak: &Soak, step: u64) -> Result<(), Failure> {
+    let bad = [
+        ("/traceroute", 400),
+        ("/traceroute?target=a%20b", 400),
+        ("/traceroute?target=10.0.6.2&max-ttl=0", 400),
+        ("/traceroute?target=10.0.6.2&protocol=sctp", 400),
+        ("/traceroute?target=10.0.6.2&e2e-queries=-1", 400),
+        ("/nowhere", 404),
+        ("/traceroute?target=no.such.invalid&e2e-queries=0", 500),
+    ];
+    let (uri, expected) = bad[(step / 8 % bad.len() as u64) as usize];
+    let (status, body) = soak.get(uri).await?;
+    if status != expected {
+        return Err(format!("{uri}: {status} {body}").into());
+    }
+    soak.count("refused");
+    Ok(())
+}
+
+/// Half a request, or garbage; the server closes in time.
+async fn slow_client(soak: &Soak, step: u64) -> Result<(), Failure> {
+    let halves: [&[u8]; 5] = [
+        b"",
+        b"GET /traceroute?target=10.",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n",
+        b"GET /traceroute?target=10.0.6.2 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+    ];
+    let mut stream = TcpStream::connect(soak.address).await?;
+    stream.write_all(halves[(step / 8 % 5) as usize]).await?;
+    let mut rest = Vec::new();
+    let reading = stream.read_to_end(&mut rest);
+    tokio::time::timeout(Duration::from_secs(30), reading)
+        .await
+        .map_err(|_| "a slow client is never closed")??;
+    soak.count("slow clients closed");
+    Ok(())
+}
+
+async fn stream(soak: &Soak, step: u64) -> Result<(), Failure> {
+    let (target, _) = soak.target(step);
+    let query = "traceroute-queries=1&e2e-queries=1&timeout=500&max-ttl=10";
+    let (status, body) = soak
+        .get(&format!("/traceroute/stream?target={target}&{query}"))
+        .await?;
+    if status != 200 || body.matches("event: report\n").count() != 1 {
+        return Err(format!("stream: {status} {body}").into());
+    }
+    soak.count("streams");
+    Ok(())
+}
+
+/// Fifty at once.
+async fn many(soak: &Soak, step: u64) -> Result<(), Failure> {
+    let (target, _) = soak.target(step);
+    let protocol = PROTOCOLS[(step % 3) as usize];
+    let uri =
+        format!("/traceroute?target={target}&{protocol}&traceroute-queries=1&e2e-queries=0&timeout=500");
+    let answers = futures_util::future::join_all((0..50).map(|_| soak.get(&uri))).await;
+    for answer in answers {
+        let (status, body) = answer?;
+        if status != 200 {
+            return Err(format!("{uri}: {status} {body}").into());
+        }
+    }
+    soak.count("bursts of 50");
+    Ok(())
+}
+
+async fn conclude(soak: &Soak, server: &str, samples: &[Usage]) -> Result<(), Failure> {
+    println!("{:?}", lock(&soak.counts));
+    let (_, metrics) = soak.get("/metrics").await?;
+    for line in metrics.lines().filter(|line| line.starts_with("traceroute_")) {
+        if !line.contains("_bucket") {
+            println!("  {line}");
+        }
+    }
+    for name in ["traceroute_traces_in_flight", "traceroute_reserved_ports"] {
+        if !metrics.lines().any(|line| line == format!("{name} 0")) {
+            soak.fail(format!("{name} is not 0"));
+        }
+    }
+    let end = Usage::of(server)?;
+    println!("descriptors at the end: {}", end.descriptors);
+    if end.descriptors > 40 {
+        soak.fail(format!("{} descriptors are left", end.descriptors));
+    }
+    if let (Some(half), Some(last)) = (samples.get(samples.len() / 2), samples.last()) {
+        println!(
+            "memory: {:.1} MB at half time, {:.1} MB at the end",
+            half.resident as f64 / 1024.0,
+            last.resident as f64 / 1024.0
+        );
+        if last.resident > half.resident + half.resident / 10 + 4096 {
+            soak.fail("memory grows".to_owned());
+        }
+    }
+    match lock(&soak.failures).len() {
+        0 => Ok(()),
+        count => Err(format!("{count} failures").into()),
+    }
+}

@@ -1,0 +1,274 @@
+//! What goes wrong on this host, and what the program then says.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use traceroute_testbed::{Node, Result, require_lab};
+
+use crate::capture::Capture;
+use crate::program::{PROGRAM, each_family, end, finish, hops, program, run, start};
+
+const METHODS: [&str; 5] = [
+    "-P udp",
+    "-P icmp",
+    "-P tcp",
+    "-P tcp --tcp-method sack",
+    "-P tcp --tcp-method prefer_sack",
+];
+
+#[test]
+fn without_a_route_nothing_is_traced() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let island = lab.node("island")?;
+    for target in ["192.0.2.1", "2001:db8::1"] {
+        for method in METHODS {
+            for queries in ["-q 2 -Q 2", "-q 0 -Q 1"] {
+                let outcome = run(&island, target, &format!("{method} {queries}"));
+                let failure = outcome.failure();
+                assert!(
+                    failure.contains(&format!("cannot find a route to {target}: "))
+                        && failure.contains("this host has no route to it"),
+                    "{method} {queries}: {failure}"
+                );
+                // The same for each run and probe, so said once.
+                assert_eq!(failure.lines().count(), 1, "{failure}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn forbidden_routes_are_named() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(1)?;
+    chain.client.ip(
+        "route add unreachable 192.0.2.0/24\nroute add prohibit 198.51.100.0/24\n\
+         route add unreachable 2001:db8:1::/48\nroute add prohibit 2001:db8:2::/48\n",
+    )?;
+    for target in ["192.0.2.1", "198.51.100.1", "2001:db8:1::1", "2001:db8:2::1"] {
+        let outcome = run(&chain.client, target, "-q 1 -Q 1");
+        assert!(outcome.failure().contains(target), "{outcome:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_is_down_has_no_route() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(2)?;
+    chain.client.ip("link set eth0 down\n")?;
+    each_family(&chain, |path| {
+        let outcome = run(&chain.client, path.target, "-q 1 -Q 1");
+        assert!(
+            outcome.failure().contains(&path.target.to_string()),
+            "{outcome:?}"
+        );
+    });
+    Ok(())
+}
+
+/// What was found before stays found.
+#[test]
+fn an_interface_may_go_down_midway() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(3)?;
+    chain.target.drop_packets("udp dport 33434")?;
+    let capture = Capture::start(&chain.routers[0])?;
+    let arguments = "-q 1 -Q 0 -m 20 --timeout 500";
+    let tracing = start(&mut program(&chain.client, chain.target_v4(), arguments));
+    let mut seen = 0;
+    while seen < 3 {
+        seen += capture.packets_from(chain.client_v4().into()).len();
+        thread::sleep(Duration::from_millis(5));
+    }
+    chain.client.ip("link set eth0 down\n").unwrap();
+    let report = end(tracing).report();
+    let routers: Vec<_> = chain.hop_addresses_v4()[..2]
+        .iter()
+        .map(|hop| Some(IpAddr::from(*hop)))
+        .collect();
+    assert_eq!(hops(&report)[..2], routers);
+    assert_eq!(hops(&report)[2..], [None; 18]);
+    Ok(())
+}
+
+#[test]
+fn without_the_capability_the_message_says_how_to_get_it() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(1)?;
+    each_family(&chain, |path| {
+        for method in METHODS {
+            let mut command = chain.client.command("setpriv");
+            command.args(["--bounding-set=-net_raw", "--inh-caps=-net_raw", "--", PROGRAM]);
+            command
+                .args(method.split_whitespace())
+                .args(["-q", "1", "-Q", "1"]);
+            let outcome = finish(command.arg(path.target.to_string()));
+            let failure = outcome.failure();
+            assert!(
+                failure.contains("needs CAP_NET_RAW: run with sudo"),
+                "{method}: {failure}"
+            );
+            assert_eq!(failure.lines().count(), 1, "{failure}");
+        }
+    });
+    Ok(())
+}
+
+/// However few files may be open, there is a result or a message, and enough of them means a result.
+#[test]
+fn too_few_open_files_are_reported() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(1)?;
+    let mut failures = 0;
+    // With fewer than eight the library that watches for signals panics in its own thread; the program then fails.
+    for limit in 8..40 {
+        let mut command = chain.client.command("sh");
+        command.args([
+            "-c",
+            "ulimit -n \"$0\" && exec \"$@\"",
+            &limit.to_string(),
+            PROGRAM,
+        ]);
+        let outcome = finish(
+            command
+                .args(["-q", "5", "-Q", "1"])
+                .arg(chain.target_v4().to_string()),
+        );
+        if outcome.status == Some(0) {
+            outcome.report();
+            continue;
+        }
+        failures += 1;
+        assert_eq!(
+            (outcome.status, outcome.stdout.as_str()),
+            (Some(1), ""),
+            "{limit}: {outcome:?}"
+        );
+        assert!(
+            outcome.stderr.starts_with("Error: ") && outcome.stderr.contains("Too many open files"),
+            "{limit}: {outcome:?}"
+        );
+    }
+    assert!((1..30).contains(&failures), "{failures} failed");
+    Ok(())
+}
+
+#[test]
+fn wrong_usage_sends_nothing() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(1)?;
+    let capture = Capture::start(&chain.target)?;
+    let wrong = [
+        "-p 65536",
+        "-p -1",
+        "-m 0",
+        "-m 256",
+        "-q -1",
+        "-Q x",
+        "--timeout -1",
+        "-P sctp",
+        "-P tcp --tcp-method fin",
+        "--unknown",
+        "another.host",
+        "--ipv6=perhaps",
+    ];
+    for arguments in wrong {
+        let outcome = run(&chain.client, chain.target_v4(), arguments);
+        assert_eq!(
+            (outcome.status, outcome.stdout.as_str()),
+            (Some(1), ""),
+            "{arguments}"
+        );
+        assert!(outcome.stderr.starts_with("Error: "), "{arguments}: {outcome:?}");
+    }
+    let outcome = run(&chain.client, format!("{}:0", chain.target_v4()), "");
+    assert_eq!(outcome.status, Some(1));
+    assert_eq!(capture.packets_from(chain.client_v4().into()), [[0; 0]; 0]);
+    // That is no proof unless the capture sees probes.
+    run(&chain.client, chain.target_v4(), "-q 1 -Q 1").report();
+    assert!(!capture.packets_from(chain.client_v4().into()).is_empty());
+    Ok(())
+}
+
+/// Local ports that a node's sockets hold.
+fn sockets(node: &Node) -> String {
+    let files = [
+        "/proc/net/udp",
+        "/proc/net/udp6",
+        "/proc/net/tcp",
+        "/proc/net/tcp6",
+        "/proc/net/packet",
+    ];
+    let output = node.command("cat").args(files).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let is_heading = |line: &&str| line.contains("sl ") || line.starts_with("sk ");
+    text.lines()
+        .filter(|line| !is_heading(line))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn ctrl_c_stops_at_once_and_frees_everything() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(2)?;
+    let server = chain.target.listen_tcp(80)?;
+    // The targets are silent beyond the handshake, so that every trace would take long.
+    chain.routers[0].silence()?;
+    chain.target.drop_packets("udp dport 33434")?;
+    chain.target.drop_packets("icmp type echo-request")?;
+    chain.target.drop_packets("tcp flags & psh == psh")?;
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        for method in METHODS {
+            let capture = Capture::start(&chain.target)?;
+            let arguments = format!("{method} -p 33434 -q 3 -Q 1000 --timeout 20000");
+            let arguments = if method.contains("sack") {
+                arguments.replace("33434", "80")
+            } else {
+                arguments
+            };
+            let tracing = start(&mut program(&chain.client, chain.target_v4(), &arguments));
+            while capture.packets_from(chain.client_v4().into()).is_empty() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            assert_ne!(sockets(&chain.client), "", "{method}");
+            let begin = Instant::now();
+            kill(Pid::from_raw(tracing.id().cast_signed()), signal).unwrap();
+            let outcome = end(tracing);
+            assert!(
+                begin.elapsed() < Duration::from_secs(1),
+                "{method} took {:?}",
+                begin.elapsed()
+            );
+            assert_eq!(
+                (outcome.status, outcome.stdout.as_str()),
+                (Some(status), ""),
+                "{method}"
+            );
+            assert_eq!(outcome.stderr, "Error: interrupted\n", "{method}");
+            assert_eq!(sockets(&chain.client), "", "{method}");
+        }
+    }
+    drop(server);
+    Ok(())
+}
+
+/// With `--verbose` the log goes to standard error, and standard output is the same document.
+#[test]
+fn verbose_talks_on_standard_error_only() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(2)?;
+    let outcome = run(&chain.client, chain.target_v4(), "-q 1 -Q 1 --verbose");
+    assert!(!outcome.stderr.is_empty());
+    let quiet = crate::program::Outcome {
+        stderr: String::new(),
+        ..outcome
+    };
+    assert_eq!(quiet.report().hop_count.max, 2);
+    Ok(())
+}

@@ -1,0 +1,342 @@
+//! The driver over a network that is simulated, clock included: nothing is sent and nothing sleeps.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use support::*;
+use tokio::runtime::Runtime;
+use traceroute_engine::driver::{Driver, Trace};
+use traceroute_engine::{Method, TraceError, TraceResult, TraceSpec};
+use traceroute_net::{
+    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
+    Waker,
+};
+use traceroute_wire::{Probe, Reply};
+
+/// A network whose clock jumps to the next event, or to the deadline of whoever waits.
+#[derive(Clone, Default)]
+struct Fake(Arc<(Mutex<State>, Condvar)>);
+
+#[derive(Default)]
+struct State {
+    now: Time,
+    woken: bool,
+    /// Replies under way.
+    wire: BTreeMap<(Time, u64), Reply>,
+    sequence: u64,
+    ports: Vec<u16>,
+    sent: usize,
+    opened: usize,
+    /// How long connecting takes.
+    connect_after: Duration,
+    connecting: Option<(Time, ConnectionId)>,
+    disconnected: usize,
+    /// Answer nothing.
+    silent: bool,
+    /// What the next calls say.
+    prepare_error: Option<ErrorKind>,
+    poll_error: Option<ErrorKind>,
+    /// Do not let time pass: waits last until the waker is called.
+    frozen: bool,
+}
+
+fn failure(operation: Operation, kind: ErrorKind) -> NetError {
+    NetError::new(operation, Some(target()), kind.into())
+}
+
+impl Fake {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.0.lock().unwrap()
+    }
+
+    fn driver(&self, limit: usize) -> Driver {
+        let network = self.clone();
+        let open = move || {
+            network.state().opened += 1;
+            Ok(Box::new(network.clone()) as Box<dyn Network + Send>)
+        };
+        Driver::spawn(Box::new(open), limit, [3; 32]).unwrap()
+    }
+
+    /// Waits for the driver's thread to get there.
+    fn wait_for(&self, what: &str, condition: impl Fn(&State) -> bool) {
+        for _ in 0..10_000 {
+            if condition(&self.state()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("never happened: {what}");
+    }
+}
+
+impl Network for Fake {
+    fn now(&self) -> Time {
+        self.state().now
+    }
+
+    fn waker(&self) -> Waker {
+        let shared = Arc::clone(&self.0);
+        Arc::new(move || {
+            shared.0.lock().unwrap().woken = true;
+            shared.1.notify_all();
+        })
+    }
+
+    fn prepare(&mut self, _: IpAddr) -> Result<IpAddr, NetError> {
+        match self.state().prepare_error {
+            Some(kind) => Err(failure(Operation::Route, kind)),
+            None => Ok(client()),
+        }
+    }
+
+    fn reserve_port(&mut self, _: Transport, _: IpAddr) -> Result<u16, NetError> {
+        let mut state = self.state();
+        let port = (40_000..=u16::MAX)
+            .find(|port| !state.ports.contains(port))
+            .unwrap();
+        state.ports.push(port);
+        Ok(port)
+    }
+
+    fn release_port(&mut self, _: Transport, _: IpAddr, port: u16) {
+        self.state().ports.retain(|reserved| *reserved != port);
+    }
+
+    fn send(&mut self, probe: &Probe, _: Token) -> Result<SendStamp, NetError> {
+        let mut state = self.state();
+        state.sent += 1;
+        let at = state.now;
+        if !state.silent {
+            for (arrival, reply) in straight(4)(at, probe) {
+                state.sequence += 1;
+                let order = state.sequence;
+                state.wire.insert((arrival, order), reply);
+            }
+        }
+        Ok(SendStamp { at })
+    }
+
+    fn connect(&mut self, id: ConnectionId, _: SocketAddr, _: SocketAddr) -> Result<(), NetError> {
+        let mut state = self.state();
+        state.connecting = Some((state.now + state.connect_after, id));
+        Ok(())
+    }
+
+    fn disconnect(&mut self, _: ConnectionId) {
+        self.state().disconnected += 1;
+    }
+
+    fn poll(
+        &mut self,
+        deadline: Option<Time>,
+        events: &mut dyn FnMut(NetworkEvent<'_>),
+    ) -> Result<(), NetError> {
+        let mut state = self.state();
+        if let Some(kind) = state.poll_error.take() {
+            return Err(failure(Operation::Receive, kind));
+        }
+        while state.frozen && !state.woken {
+            state = self.0.1.wait(state).unwrap();
+        }
+        state.woken = false;
+        if state.frozen {
+            return Ok(());
+        }
+        let next_reply = state.wire.keys().next().map(|(at, _)| *at);
+        let next_connection = state.connecting.map(|(at, _)| at);
+        let Some(until) = [deadline, next_reply, next_connection]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
+            return Ok(());
+        };
+        state.now = state.now.max(until);
+        let connected = state.connecting.take_if(|(at, _)| *at <= until);
+        let later = state.wire.split_off(&(Time::from_nanos(until.as_nanos() + 1), 0));
+        let arrived = std::mem::replace(&mut state.wire, later);
+        drop(state);
+        if let Some((_, id)) = connected {
+            events(NetworkEvent::Connected(id));
+        }
+        for ((at, _), reply) in arrived {
+            events(NetworkEvent::Reply { reply: &reply, at });
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            sent: self.state().sent as u64,
+            ..Counters::default()
+        }
+    }
+}
+
+fn wait(trace: Trace) -> Result<TraceResult, TraceError> {
+    block_on(trace)
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime: Runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(future)
+}
+
+#[test]
+fn a_trace_runs_to_its_result_and_gives_its_port_back() {
+    let fake = Fake::default();
+    let driver = fake.driver(10);
+    for method in [Method::Udp, Method::Icmp, Method::TcpSyn] {
+        let result = wait(driver.trace(spec(method), None)).unwrap();
+        assert_eq!(result.hops.len(), 4, "{method:?}");
+        assert!(fake.state().ports.is_empty(), "{method:?}");
+    }
+    assert_eq!(fake.state().opened, 1, "one network for all traces");
+    let statistics = block_on(driver.statistics()).unwrap();
+    assert_eq!(
+        (
+            statistics.running,
+            statistics.engine.finished,
+            statistics.network.sent
+        ),
+        (0, 3, 12)
+    );
+}
+
+#[test]
+fn hops_are_told_as_they_are_found() {
+    let fake = Fake::default();
+    let driver = fake.driver(10);
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&found);
+    let on_found = Box::new(move |hop: traceroute_engine::Found| {
+        sink.lock().unwrap().push((hop.ttl, hop.address, hop.destination));
+    });
+    wait(driver.trace(spec(Method::Udp), Some(on_found))).unwrap();
+    let expected = [
+        (1, router(1), false),
+        (2, router(2), false),
+        (3, router(3), false),
+        (4, target(), true),
+    ];
+    assert_eq!(*found.lock().unwrap(), expected);
+}
+
+#[test]
+fn dropping_the_future_stops_probing_and_frees_the_port_at_once() {
+    let fake = Fake::default();
+    (fake.state().frozen, fake.state().silent) = (true, true);
+    let driver = fake.driver(10);
+    let trace = driver.trace(spec(Method::Udp), None);
+    fake.wait_for("the first probe", |state| {
+        state.sent == 1 && state.ports.len() == 1
+    });
+    drop(trace);
+    fake.wait_for("the port is free", |state| state.ports.is_empty());
+    let statistics = block_on(driver.statistics()).unwrap();
+    assert_eq!(
+        (
+            statistics.running,
+            statistics.engine.cancelled,
+            statistics.engine.sent
+        ),
+        (0, 1, 1)
+    );
+}
+
+#[test]
+fn a_problem_before_the_first_probe_is_the_traces_error() {
+    let fake = Fake::default();
+    fake.state().prepare_error = Some(ErrorKind::NetworkUnreachable);
+    let driver = fake.driver(10);
+    let error = wait(driver.trace(spec(Method::Udp), None)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot find a route to 203.0.113.9: network unreachable"
+    );
+    assert_eq!(fake.state().sent, 0);
+}
+
+#[test]
+fn beyond_the_limit_the_port_is_given_back() {
+    let fake = Fake::default();
+    fake.state().frozen = true;
+    let driver = fake.driver(1);
+    let first = driver.trace(spec(Method::Udp), None);
+    let error = wait(driver.trace(spec(Method::Udp), None)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("too many traces at once: the limit is 1"),
+        "{error}"
+    );
+    assert_eq!(fake.state().ports.len(), 1);
+    drop(first);
+}
+
+#[test]
+fn a_broken_capture_ends_all_traces_and_the_next_one_opens_it_anew() {
+    let fake = Fake::default();
+    fake.state().poll_error = Some(ErrorKind::NetworkDown);
+    let driver = fake.driver(10);
+    let error = wait(driver.trace(spec(Method::Udp), None)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot receive replies to 203.0.113.9: network down"
+    );
+    assert!(fake.state().ports.is_empty());
+    assert_eq!(wait(driver.trace(spec(Method::Udp), None)).unwrap().hops.len(), 4);
+    assert_eq!(fake.state().opened, 2);
+}
+
+#[test]
+fn the_time_spent_connecting_is_not_taken_from_the_wait_for_the_handshake() {
+    let fake = Fake::default();
+    fake.state().connect_after = ms(900);
+    // The SYN-ACK is seen 400 ms after that.
+    let mut syn_ack = tcp(target(), 33434, 40000, SYN_ACK, 77);
+    if let traceroute_wire::ReplyKind::Tcp(tcp) = &mut syn_ack.kind {
+        tcp.sack.permitted = true;
+    }
+    fake.state().wire.insert((at(1300), 0), syn_ack);
+    let driver = fake.driver(10);
+    let result = wait(driver.trace(spec(Method::TcpSack), None)).unwrap();
+    assert_eq!(result.hops.len(), 4);
+    assert_eq!(fake.state().disconnected, 1);
+}
+
+#[test]
+fn many_traces_at_once_all_end() {
+    let fake = Fake::default();
+    let driver = fake.driver(1000);
+    let single = TraceSpec::single(Method::Icmp, target(), 0, 30, ms(1000));
+    let traces: Vec<_> = (0..500).map(|_| driver.trace(single, None)).collect();
+    for trace in traces {
+        assert_eq!(wait(trace).unwrap().hops.len(), 1);
+    }
+}
+
+#[test]
+fn the_thread_ends_with_the_last_handle() {
+    let fake = Fake::default();
+    let driver = fake.driver(10);
+    wait(driver.trace(spec(Method::Udp), None)).unwrap();
+    let weak = Arc::downgrade(&fake.0);
+    drop((driver, fake));
+    for _ in 0..10_000 {
+        if weak.strong_count() == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("the thread still holds the network");
+}

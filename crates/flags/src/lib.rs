@@ -1,0 +1,74 @@
+//! What the command line programs share: flags in the manner of Go programs, what is said about wrong usage, which
+//! build this is, and how results and errors are written.
+
+mod output;
+mod usage;
+mod utc;
+
+use clap::ArgAction;
+pub use clap_complete::Shell;
+use datadog_traceroute::parse_bool;
+
+pub use output::{fail, print};
+pub use usage::UsageError;
+pub use utc::rfc3339;
+
+/// A program, as it speaks of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// Its name, also where the file was renamed.
+    pub name: &'static str,
+    /// Its usage in one line.
+    pub usage: &'static str,
+}
+
+impl Program {
+    /// Wrong usage, which `message` explains.
+    pub fn usage_error(&self, message: impl Into<String>) -> UsageError {
+        UsageError::new(self.name, self.usage, message)
+    }
+
+    /// Wrong usage, found by clap.
+    pub fn clap_error(&self, error: &clap::Error) -> UsageError {
+        UsageError::from_clap(self.name, self.usage, error)
+    }
+
+    /// Version, commit and date of the build, three lines; `unknown` where the build could not find out.
+    pub fn version(&self) -> String {
+        format!(
+            "{} {}\ncommit: {}\nbuilt: {}\n",
+            self.name, VERSION, COMMIT, BUILD_DATE
+        )
+    }
+
+    /// The completion script for `shell` of a program that has the flags of `command`.
+    pub fn completion(&self, command: clap::Command, shell: Shell) -> Vec<u8> {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut go_style(command), self.name, &mut script);
+        script
+    }
+}
+
+/// The version of all programs.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit they were built from.
+pub const COMMIT: &str = env!("BUILD_COMMIT");
+/// When they were built, or the commit made.
+pub const BUILD_DATE: &str = env!("BUILD_DATE");
+
+/// Makes flags behave as those of Go programs: `--switch=false`, and `--number -1`.
+#[must_use]
+pub fn go_style(command: clap::Command) -> clap::Command {
+    command.mut_args(|flag| match flag.get_action() {
+        ArgAction::SetTrue => flag
+            .action(ArgAction::Set)
+            .value_name("bool")
+            .value_parser(parse_bool)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false"),
+        ArgAction::Set if !flag.is_positional() => flag.allow_hyphen_values(true),
+        _ => flag,
+    })
+}

@@ -1,0 +1,178 @@
+//! Starting the driver's service: the order of steps, and who has asked for it.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+/// `SERVICE_STATUS.dwCurrentState`, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Stopped,
+    StartPending,
+    StopPending,
+    Running,
+}
+
+/// What the service control manager can be asked, each with no more rights than it needs.
+pub(crate) trait Service {
+    /// The state.
+    fn state(&mut self) -> io::Result<State>;
+    /// Whether the service is disabled.
+    fn is_disabled(&mut self) -> io::Result<bool>;
+    /// Lets it be started on demand.
+    fn enable(&mut self) -> io::Result<()>;
+    /// Starts it. For a driver this returns when the driver has initialised itself.
+    fn start(&mut self) -> io::Result<()>;
+    /// Waits a moment before the state is asked again; `false`: that was long enough.
+    fn pause(&mut self) -> bool;
+}
+
+/// Makes the service run.
+pub(crate) fn start(service: &mut impl Service) -> io::Result<()> {
+    if service.state()? == State::Running {
+        return Ok(());
+    }
+    if service.is_disabled()? {
+        service.enable()?;
+    }
+    loop {
+        match service.state()? {
+            State::Running | State::StartPending => return Ok(()),
+            State::Stopped => return service.start(),
+            State::StopPending if service.pause() => {}
+            State::StopPending => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the service is still stopping",
+                ));
+            }
+        }
+    }
+}
+
+/// How many times this process has started the driver. Only the first start asks the system, and a start that failed
+/// does not count. Nothing is ever stopped: other processes, the Datadog Agent first of all, use the driver too.
+#[derive(Debug)]
+pub(crate) struct Starts(Mutex<u64>);
+
+impl Starts {
+    pub(crate) const fn new() -> Self {
+        Starts(Mutex::new(0))
+    }
+
+    /// Counts a start, and carries it out if it is the first.
+    pub(crate) fn add<E>(&self, start: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *count == 0 {
+            start()?;
+        }
+        *count += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service that goes through `states` and notes what it is told.
+    struct Fake {
+        states: Vec<State>,
+        disabled: bool,
+        pauses: u32,
+        told: Vec<&'static str>,
+    }
+
+    impl Fake {
+        fn new(states: &[State]) -> Self {
+            Fake {
+                states: states.iter().rev().copied().collect(),
+                disabled: false,
+                pauses: 10,
+                told: Vec::new(),
+            }
+        }
+    }
+
+    impl Service for Fake {
+        fn state(&mut self) -> io::Result<State> {
+            self.states.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+        fn is_disabled(&mut self) -> io::Result<bool> {
+            Ok(self.disabled)
+        }
+        fn enable(&mut self) -> io::Result<()> {
+            self.told.push("enable");
+            Ok(())
+        }
+        fn start(&mut self) -> io::Result<()> {
+            self.told.push("start");
+            Ok(())
+        }
+        fn pause(&mut self) -> bool {
+            self.told.push("pause");
+            self.pauses -= 1;
+            self.pauses > 0
+        }
+    }
+
+    #[test]
+    fn a_running_service_is_left_alone() {
+        let mut service = Fake::new(&[State::Running]);
+        start(&mut service).expect("runs");
+        assert!(service.told.is_empty());
+    }
+
+    #[test]
+    fn a_stopped_service_is_started_and_a_disabled_one_enabled_first() {
+        let mut service = Fake::new(&[State::Stopped, State::Stopped]);
+        start(&mut service).expect("starts");
+        assert_eq!(service.told, ["start"]);
+
+        let mut service = Fake::new(&[State::Stopped, State::Stopped]);
+        service.disabled = true;
+        start(&mut service).expect("starts");
+        assert_eq!(service.told, ["enable", "start"]);
+    }
+
+    #[test]
+    fn somebody_elses_start_is_enough() {
+        let mut service = Fake::new(&[State::Stopped, State::StartPending]);
+        start(&mut service).expect("starts");
+        assert!(service.told.is_empty());
+    }
+
+    #[test]
+    fn a_stopping_service_is_waited_for_but_not_for_ever() {
+        let mut service = Fake::new(&[State::StopPending, State::StopPending, State::Stopped]);
+        start(&mut service).expect("starts");
+        assert_eq!(service.told, ["pause", "start"]);
+
+        let mut service = Fake::new(&[State::StopPending; 20]);
+        service.pauses = 3;
+        let error = start(&mut service).expect_err("never stops");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(service.told, ["pause"; 3]);
+    }
+
+    #[test]
+    fn a_missing_service_is_an_error() {
+        let error = start(&mut Fake::new(&[])).expect_err("no service");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn only_a_start_that_worked_counts() {
+        let starts = Starts::new();
+        assert_eq!(starts.add(|| Err("no service")), Err("no service"));
+        let mut asked = 0;
+        for _ in 0..3 {
+            starts
+                .add(|| {
+                    asked += 1;
+                    Ok::<_, ()>(())
+                })
+                .expect("starts");
+        }
+        assert_eq!(asked, 1);
+    }
+}

@@ -1,0 +1,46 @@
+//! Advice on what only Linux refuses, or in words that only fit Linux.
+
+use std::io;
+
+use crate::Operation;
+
+/// What to do about an error; `None` when nothing special to Linux is known.
+pub(crate) fn advice(operation: Operation, error: &io::Error) -> Option<&'static str> {
+    if operation == Operation::ReservePort && error.kind() == io::ErrorKind::AddrInUse {
+        return Some("no local port is free; see net.ipv4.ip_local_port_range");
+    }
+    Some(match (operation, error.raw_os_error()?) {
+        (Operation::OpenSender | Operation::OpenCapture, libc::EPERM | libc::EACCES) => {
+            "needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`"
+        }
+        (_, libc::ENFILE) => "too many open files on this host: raise fs.file-max",
+        (Operation::OpenCapture, libc::ENOMEM) => "no memory for the capture ring",
+        (Operation::OpenCapture, libc::ENOPROTOOPT | libc::EOPNOTSUPP) => {
+            "this kernel or sandbox has no memory-mapped packet capture"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_permission_names_the_capability() {
+        let refused = io::Error::from_raw_os_error(libc::EPERM);
+        let text = advice(Operation::OpenCapture, &refused).expect("advice");
+        assert!(text.contains("CAP_NET_RAW"), "{text}");
+        assert_eq!(
+            advice(Operation::Send, &refused),
+            None,
+            "sending is refused by a firewall"
+        );
+    }
+
+    #[test]
+    fn exhausted_ports_say_where_they_come_from() {
+        let text = advice(Operation::ReservePort, &io::ErrorKind::AddrInUse.into()).expect("advice");
+        assert!(text.contains("net.ipv4.ip_local_port_range"), "{text}");
+    }
+}

@@ -1,0 +1,247 @@
+//! Reserved local ports, each held by a socket, and the TCP connections that are opened from them.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use socket2::{Protocol, Socket, Type};
+
+use super::{errors, route};
+use crate::imp::{Readiness, dissolve};
+use crate::ports::{PortPool, Ports};
+use crate::{ConnectionId, NetError, NetworkEvent, Operation, Transport};
+
+/// Outcomes delivered at once.
+const BATCH: usize = 128;
+
+/// The sockets that hold ports, and the connections by id.
+pub(crate) struct Reservations {
+    sockets: HashMap<(Transport, IpAddr, u16), Socket>,
+    readiness: Readiness,
+    connections: HashMap<ConnectionId, Connection>,
+    /// Attempts that failed on the spot, to be reported like the others.
+    refused: Vec<(ConnectionId, Connection, io::Error)>,
+}
+
+#[derive(Clone, Copy)]
+struct Connection {
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+impl Connection {
+    fn is_from(&self, local: SocketAddr) -> bool {
+        self.local.ip() == local.ip() && self.local.port() == local.port()
+    }
+}
+
+impl Reservations {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Reservations {
+            sockets: HashMap::new(),
+            readiness: Readiness::new()?,
+            connections: HashMap::new(),
+            refused: Vec::new(),
+        })
+    }
+
+    /// How many ports are reserved.
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Reserves a port on `source`, an address on interface `scope` if it is link-local. `watch` makes the capture see these
+    /// blocks of ports.
+    pub(crate) fn reserve(
+        &mut self,
+        pool: &mut PortPool,
+        transport: Transport,
+        source: (IpAddr, u32),
+        watch: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<u16, NetError> {
+        let (address, scope) = source;
+        let mut system = Binder {
+            transport,
+            address,
+            scope,
+            watch,
+        };
+        let (port, socket) = pool
+            .reserve(transport, &mut system)
+            .map_err(|error| errors::error(Operation::ReservePort, Some(address), error))?;
+        self.sockets.insert((transport, address, port), socket);
+        Ok(port)
+    }
+
+    /// Gives a port back, and by that resets its connection; whether it was reserved.
+    pub(crate) fn release(&mut self, transport: Transport, source: IpAddr, port: u16) -> bool {
+        let Some(socket) = self.sockets.remove(&(transport, source, port)) else {
+            return false;
+        };
+        if transport == Transport::Tcp {
+            let local = SocketAddr::new(source, port);
+            self.readiness.forget(socket.as_fd());
+            self.connections
+                .retain(|_, connection| !connection.is_from(local));
+            self.refused
+                .retain(|(_, connection, _)| !connection.is_from(local));
+        }
+        true
+    }
+
+    /// Begins to connect the reserved port `local` to `remote`.
+    ///
+    /// # Errors
+    /// What says that nothing was sent: no route and the like.
+    pub(crate) fn connect(
+        &mut self,
+        id: ConnectionId,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<(), NetError> {
+        self.try_connect(id, Connection { local, remote })
+            .map_err(|error| errors::error(Operation::Connect, Some(remote.ip()), error))
+    }
+
+    fn try_connect(&mut self, id: ConnectionId, connection: Connection) -> io::Result<()> {
+        let Connection { local, remote } = connection;
+        let socket = self
+            .sockets
+            .get_mut(&(Transport::Tcp, local.ip(), local.port()))
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
+        match socket.connect(&remote.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            // On loopback the answer can come during the call.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.refused.push((id, connection, error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        if let Err(error) = self.readiness.watch_once(socket.as_fd(), id.0) {
+            reset(&self.readiness, socket, local);
+            return Err(error);
+        }
+        self.connections.insert(id, connection);
+        Ok(())
+    }
+
+    /// Resets a connection and forgets it. The port stays reserved.
+    pub(crate) fn disconnect(&mut self, id: ConnectionId) {
+        self.refused.retain(|(refused, ..)| *refused != id);
+        if let Some(connection) = self.connections.remove(&id) {
+            self.reset(connection.local);
+        }
+    }
+
+    fn reset(&mut self, local: SocketAddr) {
+        if let Some(socket) = self.sockets.get_mut(&(Transport::Tcp, local.ip(), local.port())) {
+            reset(&self.readiness, socket, local);
+        }
+    }
+
+    /// Whether [`Reservations::deliver`] has something without waiting for the kernel.
+    pub(crate) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// Delivers the outcomes of attempts to connect.
+    pub(crate) fn deliver(&mut self, events: &mut dyn FnMut(NetworkEvent<'_>)) {
+        for _ in 0..BATCH {
+            let Some((id, connection, error)) = self.next() else {
+                return;
+            };
+            events(match error {
+                None => NetworkEvent::Connected(id),
+                Some(error) => {
+                    let remote = Some(connection.remote.ip());
+                    NetworkEvent::ConnectFailed(id, errors::error(Operation::Connect, remote, error))
+                }
+            });
+        }
+    }
+
+    /// An attempt that has ended, with what the socket says: `None` when connected.
+    fn next(&mut self) -> Option<(ConnectionId, Connection, Option<io::Error>)> {
+        if let Some((id, connection, error)) = self.refused.pop() {
+            self.reset(connection.local);
+            return Some((id, connection, Some(error)));
+        }
+        while !self.connections.is_empty() {
+            let id = ConnectionId(self.readiness.next()?);
+            let Some(&connection) = self.connections.get(&id) else {
+                continue;
+            };
+            let local = connection.local;
+            let Some(socket) = self.sockets.get(&(Transport::Tcp, local.ip(), local.port())) else {
+                self.connections.remove(&id);
+                continue;
+            };
+            let error = socket.take_error().unwrap_or_else(Some);
+            if error.is_some() {
+                self.connections.remove(&id);
+                self.reset(local);
+            }
+            return Some((id, connection, error));
+        }
+        None
+    }
+}
+
+impl AsFd for Reservations {
+    /// Readable when there may be an outcome to deliver.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readiness.as_fd()
+    }
+}
+
+/// Resets the connection of a socket, if there is one; the port stays reserved.
+fn reset(readiness: &Readiness, socket: &mut Socket, local: SocketAddr) {
+    readiness.forget(socket.as_fd());
+    if let Err(error) = dissolve(socket, local) {
+        tracing::debug!(%error, %local, "cannot reset a connection");
+    }
+}
+
+/// Prepares a socket for connections that never block and end with a reset.
+///
+/// Also should the process end before it can reset its connection: otherwise the port would be held in TIME-WAIT for a
+/// minute. socket(7), `SO_LINGER`
+pub(crate) fn prepare_tcp(socket: &Socket) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_linger(Some(Duration::ZERO))
+}
+
+/// Binds sockets for [`PortPool`].
+struct Binder<W> {
+    transport: Transport,
+    address: IpAddr,
+    scope: u32,
+    watch: W,
+}
+
+impl<W: FnMut(&[u8]) -> io::Result<()>> Ports for Binder<W> {
+    type Socket = Socket;
+
+    fn bind(&mut self, port: u16) -> io::Result<Socket> {
+        let (kind, protocol) = match self.transport {
+            Transport::Udp => (Type::DGRAM, Protocol::UDP),
+            Transport::Tcp => (Type::STREAM, Protocol::TCP),
+        };
+        let socket = Socket::new(route::domain(self.address), kind, Some(protocol))?;
+        match self.transport {
+            // Nobody reads what arrives; the kernel makes the least of it. 0 is too little for macOS.
+            Transport::Udp => socket.set_recv_buffer_size(1)?,
+            Transport::Tcp => prepare_tcp(&socket)?,
+        }
+        socket.bind(&route::with_scope(self.address, port, self.scope).into())?;
+        Ok(socket)
+    }
+
+    fn watch(&mut self, blocks: &[u8]) -> io::Result<()> {
+        (self.watch)(blocks)
+    }
+}

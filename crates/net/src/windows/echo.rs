@@ -1,0 +1,372 @@
+//! ICMP without raw sockets: `IcmpSendEcho2Ex` and `Icmp6SendEcho2`. They need no rights, pass Windows Firewall, and are
+//! the only way to trace over IPv6 without the driver. The system chooses identifier and sequence number.
+//!
+//! Each request has an event; the thread pool waits for all of them, reads the clock and leaves the answer in the inbox.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::io;
+use std::mem::{offset_of, size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use windows_sys::Win32::Foundation::{ERROR_IO_PENDING, GetLastError, HANDLE, INVALID_HANDLE_VALUE};
+use windows_sys::Win32::NetworkManagement::IpHelper::{
+    ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY_LH, IP_OPTION_INFORMATION, Icmp6CreateFile, Icmp6ParseReplies,
+    Icmp6SendEcho2, IcmpCloseHandle, IcmpCreateFile, IcmpParseReplies, IcmpSendEcho2Ex,
+};
+use windows_sys::Win32::Networking::WinSock::{AF_INET6, IN6_ADDR, IN6_ADDR_0, SOCKADDR_IN6};
+use windows_sys::Win32::System::Threading::{
+    CloseThreadpoolWait, CreateThreadpoolWait, PTP_CALLBACK_INSTANCE, PTP_WAIT, SetThreadpoolWait,
+};
+
+use super::{clock, sys};
+use crate::inbox::{Inbox, Item};
+use crate::winerror::EchoStatus;
+use crate::{Answer, Time, Token};
+
+/// Requests under way at most; the next ones have to wait. Each has an event and a kilobyte.
+const MAX_REQUESTS: usize = 8192;
+/// When the system gives a request up, in milliseconds: the longest time that a probe's answer may take.
+const PATIENCE: u32 = 30_000;
+/// Payload, in bytes.
+const DATA: [u8; 8] = *b"NSMNC\0\0\0";
+/// The reply structure, the returned payload or 8 bytes of ICMP error, and an `IO_STATUS_BLOCK`, with room to spare:
+/// routers may return more than they should.
+const REPLY_LEN: usize = 512;
+
+// ipexport.h and icmpapi.h, in the layout of 64-bit systems.
+const _: () = assert!(size_of::<usize>() != 8 || size_of::<ICMP_ECHO_REPLY>() == 40);
+const _: () = assert!(offset_of!(ICMP_ECHO_REPLY, Status) == 4);
+const _: () = assert!(size_of::<usize>() != 8 || size_of::<IP_OPTION_INFORMATION>() == 16);
+const _: () = assert!(size_of::<ICMPV6_ECHO_REPLY_LH>() == 36);
+const _: () = assert!(offset_of!(ICMPV6_ECHO_REPLY_LH, Status) == 28);
+
+/// Sends echo requests.
+pub(super) struct EchoApi {
+    inbox: Arc<Inbox>,
+    v4: Option<Arc<IcmpHandle>>,
+    v6: Option<Arc<IcmpHandle>>,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// A handle for echo requests. Open until the last request is over.
+struct IcmpHandle(HANDLE);
+
+// SAFETY: the handle is used from several threads, as any kernel handle may be; nothing else is shared.
+unsafe impl Send for IcmpHandle {}
+// SAFETY: as above.
+unsafe impl Sync for IcmpHandle {}
+
+impl Drop for IcmpHandle {
+    fn drop(&mut self) {
+        // SAFETY: open, and used by nobody any more.
+        unsafe { IcmpCloseHandle(self.0) };
+    }
+}
+
+/// One echo request. Belongs to the thread pool once it is sent.
+#[repr(C)]
+struct Request {
+    /// Written by the system until `done` is signalled.
+    reply: ReplyBuffer,
+    done: OwnedHandle,
+    handle: Arc<IcmpHandle>,
+    inbox: Arc<Inbox>,
+    under_way: Arc<AtomicUsize>,
+    token: Token,
+    is_ipv6: bool,
+}
+
+/// Aligned for every reply structure.
+#[repr(C, align(8))]
+struct ReplyBuffer([u8; REPLY_LEN]);
+
+impl EchoApi {
+    pub(super) fn new(inbox: Arc<Inbox>) -> Self {
+        EchoApi {
+            inbox,
+            v4: None,
+            v6: None,
+            under_way: Arc::default(),
+        }
+    }
+
+    /// Sends a request with a TTL; when, by the clock just before.
+    pub(super) fn send(
+        &mut self,
+        source: IpAddr,
+        destination: IpAddr,
+        ttl: u8,
+        token: Token,
+    ) -> io::Result<Time> {
+        if self.under_way.load(Ordering::Relaxed) >= MAX_REQUESTS {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let request = Box::new(Request {
+            reply: ReplyBuffer([0; REPLY_LEN]),
+            done: sys::event(true)?,
+            handle: self.handle(destination)?,
+            inbox: Arc::clone(&self.inbox),
+            under_way: Arc::clone(&self.under_way),
+            token,
+            is_ipv6: destination.is_ipv6(),
+        });
+        request.send(source, destination, ttl)
+    }
+
+    fn handle(&mut self, destination: IpAddr) -> io::Result<Arc<IcmpHandle>> {
+        let (slot, open): (_, unsafe extern "system" fn() -> HANDLE) = match destination {
+            IpAddr::V4(_) => (&mut self.v4, IcmpCreateFile),
+            IpAddr::V6(_) => (&mut self.v6, Icmp6CreateFile),
+        };
+        if let Some(handle) = slot {
+            return Ok(Arc::clone(handle));
+        }
+        // SAFETY: takes nothing.
+        let handle = unsafe { open() };
+        if handle == INVALID_HANDLE_VALUE || handle.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Arc::clone(slot.insert(Arc::new(IcmpHandle(handle)))))
+    }
+
+    /// How many handles are open.
+    pub(super) fn count(&self) -> u64 {
+        u64::from(self.v4.is_some()) + u64::from(self.v6.is_some())
+    }
+}
+
+impl Request {
+    fn send(self: Box<Self>, source: IpAddr, destination: IpAddr, ttl: u8) -> io::Result<Time> {
+        let request = Box::into_raw(self);
+        // SAFETY: the callback gets the pointer that it expects. It is not called before the wait is set.
+        let wait = unsafe { CreateThreadpoolWait(Some(finish), request.cast(), ptr::null()) };
+        if wait == 0 {
+            let error = io::Error::last_os_error();
+            // SAFETY: from `Box::into_raw`, and nobody else has it.
+            drop(unsafe { Box::from_raw(request) });
+            return Err(error);
+        }
+        // SAFETY: `request` is ours until the wait is set.
+        let (count, done) = unsafe { (&(*request).under_way, (*request).done.as_raw_handle()) };
+        count.fetch_add(1, Ordering::Relaxed);
+        let at = clock::now();
+        // SAFETY: `request` stays where it is until the callback frees it, after the system has signalled the event.
+        if let Err(error) = unsafe { start(request, source, destination, ttl) } {
+            // SAFETY: nothing was started, so the wait was never set and the system holds no pointer.
+            unsafe {
+                (*request).under_way.fetch_sub(1, Ordering::Relaxed);
+                CloseThreadpoolWait(wait);
+                drop(Box::from_raw(request));
+            }
+            return Err(error);
+        }
+        // SAFETY: both are open. From here on the request belongs to the callback, which may already have run when this
+        // returns.
+        unsafe { SetThreadpoolWait(wait, done, ptr::null()) };
+        Ok(at)
+    }
+}
+
+/// Has the system send an echo request.
+///
+/// # Safety
+/// `request` must be valid until its event is signalled.
+unsafe fn start(request: *mut Request, source: IpAddr, destination: IpAddr, ttl: u8) -> io::Result<()> {
+    let options = IP_OPTION_INFORMATION {
+        Ttl: ttl,
+        Tos: 0,
+        Flags: 0,
+        OptionsSize: 0,
+        OptionsData: ptr::null_mut(),
+    };
+    let (handle, event) = {
+        // SAFETY: the caller vouches for `request`, and nothing has been started with it.
+        let request = unsafe { &*request };
+        (request.handle.0, request.done.as_raw_handle())
+    };
+    // SAFETY: as above; a place is named, not read.
+    let reply = unsafe { &raw mut (*request).reply }.cast::<c_void>();
+    let result = match (source, destination) {
+        // SAFETY: payload and options are copied during the call, and the reply buffer is as long as stated.
+        (IpAddr::V4(source), IpAddr::V4(destination)) => unsafe {
+            IcmpSendEcho2Ex(
+                handle,
+                event,
+                None,
+                ptr::null(),
+                u32::from_ne_bytes(source.octets()),
+                u32::from_ne_bytes(destination.octets()),
+                DATA.as_ptr().cast(),
+                DATA.len() as u16,
+                &raw const options,
+                reply,
+                REPLY_LEN as u32,
+                PATIENCE,
+            )
+        },
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let (source, destination) = (sockaddr(source), sockaddr(destination));
+            // SAFETY: as above, and the addresses are copied too.
+            unsafe {
+                Icmp6SendEcho2(
+                    handle,
+                    event,
+                    None,
+                    ptr::null(),
+                    &raw const source,
+                    &raw const destination,
+                    DATA.as_ptr().cast(),
+                    DATA.len() as u16,
+                    &raw const options,
+                    reply,
+                    REPLY_LEN as u32,
+                    PATIENCE,
+                )
+            }
+        }
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    // SAFETY: reads a value of the calling thread.
+    if result != 0 || unsafe { GetLastError() } == ERROR_IO_PENDING {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn sockaddr(address: Ipv6Addr) -> SOCKADDR_IN6 {
+    // SAFETY: made of integers and unions of them, for which all zeros is a value.
+    let mut socket_address: SOCKADDR_IN6 = unsafe { zeroed() };
+    socket_address.sin6_family = AF_INET6;
+    socket_address.sin6_addr = IN6_ADDR {
+        u: IN6_ADDR_0 {
+            Byte: address.octets(),
+        },
+    };
+    socket_address
+}
+
+/// Called on a thread of the thread pool when a request is over.
+unsafe extern "system" fn finish(_: PTP_CALLBACK_INSTANCE, request: *mut c_void, wait: PTP_WAIT, _: u32) {
+    let at = clock::now();
+    // SAFETY: the pointer that `Request::send` gave away, used once: the wait is set once.
+    let mut request = unsafe { Box::from_raw(request.cast::<Request>()) };
+    // SAFETY: open. From within its callback this frees it when the callback has returned.
+    unsafe { CloseThreadpoolWait(wait) };
+    request.under_way.fetch_sub(1, Ordering::Relaxed);
+    if let Some(answer) = request.answer() {
+        let token = request.token;
+        request.inbox.push(Item::Answered { token, answer, at });
+    }
+}
+
+impl Request {
+    /// Reads the reply buffer.
+    fn answer(&mut self) -> Option<Answer> {
+        let buffer: *mut c_void = self.reply.0.as_mut_ptr().cast();
+        let (from, status) = if self.is_ipv6 {
+            // SAFETY: the buffer is as long as stated, and the system is done with it.
+            if unsafe { Icmp6ParseReplies(buffer, REPLY_LEN as u32) } == 0 {
+                return None;
+            }
+            // SAFETY: the buffer is longer than the structure, aligned for it, and any bytes are one.
+            let reply = unsafe { buffer.cast::<ICMPV6_ECHO_REPLY_LH>().read() };
+            let words = reply.Address.sin6_addr;
+            let octets: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let octets = <[u8; 16]>::try_from(octets).ok()?;
+            (IpAddr::V6(octets.into()), reply.Status)
+        } else {
+            // SAFETY: as above.
+            if unsafe { IcmpParseReplies(buffer, REPLY_LEN as u32) } == 0 {
+                return None;
+            }
+            // SAFETY: as above; its pointers are not followed.
+            let reply = unsafe { buffer.cast::<ICMP_ECHO_REPLY>().read() };
+            let octets = reply.Address.to_ne_bytes();
+            (IpAddr::V4(Ipv4Addr::from(octets)), reply.Status)
+        };
+        match EchoStatus::of(status, self.is_ipv6) {
+            EchoStatus::Reply => Some(Answer { from, error: None }),
+            EchoStatus::Error(error) => Some(Answer {
+                from,
+                error: Some(error),
+            }),
+            EchoStatus::Nothing => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const CALL_NOT_IMPLEMENTED: i32 = 120;
+
+    fn ping(source: IpAddr, destination: IpAddr, count: u64) -> io::Result<Vec<(Token, IpAddr)>> {
+        let inbox = Arc::new(Inbox::new(1000));
+        let mut api = EchoApi::new(Arc::clone(&inbox));
+        let sent = clock::now();
+        for token in 0..count {
+            assert!(api.send(source, destination, 64, Token(token))? >= sent);
+        }
+        let mut items = Vec::new();
+        while (items.len() as u64) < count {
+            let before = items.len();
+            inbox
+                .take(Some(Duration::from_secs(10)), 1000, &mut items)
+                .expect("inbox");
+            assert_ne!(items.len(), before, "no answer within 10 s: {items:?}");
+        }
+        let mut answers = Vec::new();
+        for item in items {
+            match item {
+                Item::Answered { token, answer, at } => {
+                    assert!(at >= sent && answer.error.is_none(), "{answer:?}");
+                    answers.push((token, answer.from));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        answers.sort_by_key(|(Token(token), _)| *token);
+        assert_eq!(api.under_way.load(Ordering::Relaxed), 0);
+        Ok(answers)
+    }
+
+    #[test]
+    fn loopback_answers_many_requests_at_once() {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let answers = ping(loopback, loopback, 200).expect("sent");
+        let expected: Vec<_> = (0..200).map(|token| (Token(token), loopback)).collect();
+        assert_eq!(answers, expected);
+    }
+
+    #[test]
+    fn ipv6_loopback_answers_or_wine_has_no_icmpv6() {
+        let loopback = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        match ping(loopback, loopback, 10) {
+            Ok(answers) => assert_eq!(answers.len(), 10),
+            Err(error) => assert_eq!(error.raw_os_error(), Some(CALL_NOT_IMPLEMENTED)),
+        }
+    }
+
+    #[test]
+    fn requests_outlive_the_api() {
+        let inbox = Arc::new(Inbox::new(10));
+        let mut api = EchoApi::new(Arc::clone(&inbox));
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        api.send(loopback, loopback, 64, Token(1)).expect("sent");
+        drop(api);
+        let mut items = Vec::new();
+        inbox
+            .take(Some(Duration::from_secs(10)), 10, &mut items)
+            .expect("inbox");
+        assert_eq!(items.len(), 1);
+    }
+}

@@ -1,0 +1,309 @@
+//! Windows. Three ways to probe, by [`Options`]:
+//!
+//! - Raw sockets (administrator rights; IPv4; TCP only on server editions). Where they are refused, and for `ICMPv6`,
+//!   echo requests go through the ICMP API, which needs no rights.
+//! - The driver of the Datadog Agent: everything, on every edition.
+//! - The system's own TCP connects (`syn_socket`): no rights needed, TCP SYN only.
+//!
+//! Whatever is received, a thread of its own receives it, reads the clock (`QueryPerformanceCounter`) and leaves it in
+//! the [`Inbox`].
+
+mod clock;
+mod connect;
+mod driver;
+mod echo;
+mod ports;
+mod raw;
+mod sys;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use traceroute_wire::{MAX_PROBE_LEN, Probe, ProbeKind};
+
+use crate::ddnpm::TRANSPORT_PATH;
+use crate::inbox::{Inbox, Item};
+use crate::winerror::{self, WSAEACCES};
+use crate::{
+    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
+    Transport, Waker,
+};
+use connect::Connector;
+use driver::Driver;
+pub use driver::start_windows_driver;
+use echo::EchoApi;
+use ports::{Keeping, Ports};
+use raw::RawSockets;
+
+/// Items delivered by one [`Network::poll`], so that sending is not kept waiting.
+const BATCH: usize = 256;
+/// Packets that may wait to be delivered, some 10 MB.
+const INBOX: usize = 1 << 16;
+/// Any port will do where nothing is sent.
+const ROUTE_PORT: u16 = 33434;
+
+/// Opens the backend. Its sockets and handles are opened when they are first needed.
+///
+/// # Errors
+/// None; they come with the first [`Network::prepare`].
+pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
+    Ok(Box::new(WindowsNetwork::new(options.effective(), TRANSPORT_PATH)))
+}
+
+/// The address that the system would use for packets to `target`: that of a UDP socket connected to it.
+///
+/// # Errors
+/// No route, no address of that family.
+pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
+    let find = || -> io::Result<IpAddr> {
+        let any: SocketAddr = match target {
+            IpAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
+            IpAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect((target, ROUTE_PORT))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    find().map_err(|error| winerror::error(Operation::Route, Some(target), error))
+}
+
+/// What sends probes.
+enum Backend {
+    Raw {
+        sockets: RawSockets,
+        /// Why there are none: this user may not have raw sockets.
+        refused: Option<NetError>,
+    },
+    Driver(Driver),
+    Connects,
+}
+
+struct WindowsNetwork {
+    inbox: Arc<Inbox>,
+    backend: Backend,
+    echo: EchoApi,
+    connector: Connector,
+    ports: Ports,
+    batch: Vec<Item>,
+    sent: u64,
+}
+
+impl WindowsNetwork {
+    fn new(options: Options, device: &str) -> Self {
+        let inbox = Arc::new(Inbox::new(INBOX));
+        let (backend, keeping) = if options.syn_socket {
+            (Backend::Connects, Keeping::Socket)
+        } else if options.windows_driver {
+            (
+                Backend::Driver(Driver::new(device, Arc::clone(&inbox))),
+                Keeping::Socket,
+            )
+        } else {
+            let sockets = RawSockets::new(Arc::clone(&inbox));
+            let refused = None;
+            (Backend::Raw { sockets, refused }, Keeping::Memory)
+        };
+        WindowsNetwork {
+            backend,
+            echo: EchoApi::new(Arc::clone(&inbox)),
+            connector: Connector::new(Arc::clone(&inbox)),
+            ports: Ports::new(keeping),
+            batch: Vec::with_capacity(BATCH),
+            sent: 0,
+            inbox,
+        }
+    }
+
+    /// Whether probes of a transport can be sent from `source` at all.
+    fn check_transport(&self, transport: Transport, source: IpAddr) -> Result<(), NetError> {
+        match &self.backend {
+            Backend::Raw { .. } if source.is_ipv6() => Err(winerror::needs_driver(
+                Operation::OpenSender,
+                None,
+                "UDP and TCP traceroutes over IPv6 are",
+            )),
+            Backend::Raw {
+                refused: Some(error), ..
+            } => Err(error.duplicate()),
+            Backend::Connects if transport == Transport::Udp => Err(only_connects(None)),
+            _ => Ok(()),
+        }
+    }
+
+    fn send_now(&mut self, probe: &Probe, token: Token) -> Result<Time, NetError> {
+        let destination = probe.destination;
+        let failed = |error| winerror::error(Operation::Send, Some(destination), error);
+        let is_echo = matches!(probe.kind, ProbeKind::Echo { .. });
+        let pair = raw::v4_pair(probe.source, destination);
+        match (&mut self.backend, pair) {
+            (Backend::Connects, _) => self.send_connect(probe, token),
+            (Backend::Driver(driver), _) => encoded(probe, |packet| driver.send(packet)).map_err(failed),
+            (
+                Backend::Raw {
+                    sockets,
+                    refused: None,
+                },
+                Some((source, target)),
+            ) => {
+                let result = encoded(probe, |packet| sockets.send(source, target, packet));
+                match probe.kind {
+                    ProbeKind::TcpSyn { .. } => {
+                        result.map_err(|error| winerror::raw_tcp_error(destination, error))
+                    }
+                    _ => result.map_err(failed),
+                }
+            }
+            (Backend::Raw { .. }, _) if is_echo => self
+                .echo
+                .send(probe.source, destination, probe.ttl, token)
+                .map_err(failed),
+            (Backend::Raw { refused, .. }, _) => Err(match refused {
+                Some(error) => error.duplicate(),
+                None => winerror::needs_driver(Operation::Send, Some(destination), "this is"),
+            }),
+        }
+    }
+
+    fn send_connect(&mut self, probe: &Probe, token: Token) -> Result<Time, NetError> {
+        let ProbeKind::TcpSyn {
+            source_port,
+            destination_port,
+            ..
+        } = probe.kind
+        else {
+            return Err(only_connects(Some(probe.destination)));
+        };
+        let remote = SocketAddr::new(probe.destination, destination_port);
+        let local = (probe.source, source_port);
+        self.connector
+            .probe(probe.source, remote, probe.ttl, token, local)
+            .map_err(|error| winerror::error(Operation::Connect, Some(probe.destination), error))
+    }
+}
+
+fn encoded<T>(probe: &Probe, send: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
+    let mut buffer = [0; MAX_PROBE_LEN];
+    send(probe.encode(&mut buffer).ok_or(io::ErrorKind::InvalidInput)?)
+}
+
+fn only_connects(address: Option<IpAddr>) -> NetError {
+    let text = "syn_socket probes with TCP connects only";
+    NetError::new(
+        Operation::Send,
+        address,
+        io::Error::new(io::ErrorKind::Unsupported, text),
+    )
+}
+
+impl Network for WindowsNetwork {
+    fn now(&self) -> Time {
+        clock::now()
+    }
+
+    fn waker(&self) -> Waker {
+        let inbox = Arc::clone(&self.inbox);
+        Arc::new(move || inbox.wake())
+    }
+
+    fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
+        let source = source_address(target)?;
+        match (&mut self.backend, source) {
+            (Backend::Driver(driver), _) => driver.open()?,
+            (Backend::Raw { sockets, refused }, IpAddr::V4(source)) if refused.is_none() => {
+                match sockets.open(source) {
+                    Err(error) if error.source.raw_os_error() == Some(WSAEACCES) => {
+                        tracing::debug!(%error, "ICMP goes through the ICMP API");
+                        *refused = Some(error);
+                    }
+                    result => result?,
+                }
+            }
+            _ => {}
+        }
+        Ok(source)
+    }
+
+    fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
+        self.check_transport(transport, source)?;
+        if let (Backend::Driver(driver), Transport::Tcp) = (&mut self.backend, transport) {
+            driver.watch_tcp(true)?;
+        }
+        self.ports
+            .reserve(transport, source)
+            .map_err(|error| winerror::error(Operation::ReservePort, Some(source), error))
+    }
+
+    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
+        if !self.ports.release(transport, source, port) {
+            return;
+        }
+        if transport == Transport::Tcp {
+            self.connector.end_probes((source, port));
+        }
+        if let Backend::Driver(driver) = &mut self.backend
+            && !self.ports.any(Transport::Tcp)
+        {
+            // Turning it off cannot fail.
+            let _ = driver.watch_tcp(false);
+        }
+    }
+
+    fn send(&mut self, probe: &Probe, token: Token) -> Result<SendStamp, NetError> {
+        let at = self.send_now(probe, token)?;
+        self.sent += 1;
+        Ok(SendStamp { at })
+    }
+
+    fn connect(&mut self, id: ConnectionId, local: SocketAddr, remote: SocketAddr) -> Result<(), NetError> {
+        if !matches!(self.backend, Backend::Driver(_)) {
+            // As an event, so that it counts as a target or system that cannot do SACK.
+            let error = winerror::needs_driver(Operation::Connect, Some(remote.ip()), "SACK traceroutes are");
+            self.inbox.push(Item::ConnectFailed(id, error));
+            return Ok(());
+        }
+        let failed = |error| winerror::error(Operation::Connect, Some(remote.ip()), error);
+        let socket = self
+            .ports
+            .take_socket(local.ip(), local.port())
+            .ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
+        self.connector.connect(id, socket, remote).map_err(failed)
+    }
+
+    fn disconnect(&mut self, id: ConnectionId) {
+        self.connector.disconnect(id);
+    }
+
+    fn poll(
+        &mut self,
+        deadline: Option<Time>,
+        events: &mut dyn FnMut(NetworkEvent<'_>),
+    ) -> Result<(), NetError> {
+        let timeout = deadline.map(|deadline| deadline.since(clock::now()));
+        self.inbox.take(timeout, BATCH, &mut self.batch)?;
+        for item in self.batch.drain(..) {
+            item.deliver(events);
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        let (captured, kernel_drops) = self.inbox.counts();
+        let backend = match &self.backend {
+            Backend::Raw { sockets, .. } => sockets.count(),
+            Backend::Driver(driver) => driver.count(),
+            Backend::Connects => 0,
+        };
+        Counters {
+            captured,
+            kernel_drops,
+            sent: self.sent,
+            kernel_send_stamps: 0,
+            sockets: backend + self.echo.count() + self.connector.count(),
+            reserved_ports: self.ports.count(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

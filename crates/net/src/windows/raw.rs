@@ -1,0 +1,211 @@
+//! Raw IPv4 sockets, for which Windows wants administrator rights. IPv6 raw sockets neither take nor give IPv6 headers, so
+//! they are of no use here.
+//!
+//! One socket per source address sends everything, and a thread per source address receives: Windows has no receive
+//! timestamps for raw sockets, so the clock is read right after the packet is.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::windows::io::OwnedHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use traceroute_wire::{Checksums, decode};
+
+use super::{clock, sys};
+use crate::inbox::{Inbox, Item};
+use crate::winerror::{self, WSAEPROTONOSUPPORT};
+use crate::{NetError, Operation, Time};
+
+/// `IPPROTO_IP`: packets of every protocol.
+const ANY_PROTOCOL: i32 = 0;
+/// ICMP, TCP and UDP, where there is no such socket (Wine).
+const EACH_PROTOCOL: [i32; 3] = [1, 6, 17];
+/// No packet is longer.
+const MAX_PACKET_LEN: usize = 0xFFFF;
+/// So many failed reads in a row are not about single packets any more.
+const MAX_FAILURES: u32 = 100;
+
+/// Raw sockets by source address.
+pub(super) struct RawSockets {
+    inbox: Arc<Inbox>,
+    by_source: HashMap<Ipv4Addr, RawSocket>,
+}
+
+struct RawSocket {
+    sockets: Arc<Vec<Socket>>,
+    stopping: Arc<AtomicBool>,
+    ready: Arc<OwnedHandle>,
+}
+
+impl RawSockets {
+    pub(super) fn new(inbox: Arc<Inbox>) -> Self {
+        RawSockets {
+            inbox,
+            by_source: HashMap::new(),
+        }
+    }
+
+    /// Opens what probes from `source` need, if it is not open.
+    pub(super) fn open(&mut self, source: Ipv4Addr) -> Result<(), NetError> {
+        if self.by_source.contains_key(&source) {
+            return Ok(());
+        }
+        let socket = RawSocket::open(source, &self.inbox)
+            .map_err(|error| winerror::error(Operation::OpenSender, None, error))?;
+        tracing::debug!(
+            %source,
+            "raw socket open; if only the last hop answers, Windows Firewall drops time exceeded messages: allow \
+             inbound ICMPv4 of types 3 and 11"
+        );
+        self.by_source.insert(source, socket);
+        Ok(())
+    }
+
+    /// Sends a packet that starts at its IP header; when, by the clock just before.
+    pub(super) fn send(
+        &mut self,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        packet: &[u8],
+    ) -> io::Result<Time> {
+        let sockets = self.by_source.get(&source).map(|raw| &raw.sockets);
+        let socket = sockets
+            .and_then(|sockets| sockets.first())
+            .ok_or(io::ErrorKind::NotConnected)?;
+        let destination = SocketAddr::V4(SocketAddrV4::new(destination, 0)).into();
+        let at = clock::now();
+        socket.send_to(packet, &destination)?;
+        Ok(at)
+    }
+
+    /// How many sockets are open.
+    pub(super) fn count(&self) -> u64 {
+        self.by_source.values().map(|raw| raw.sockets.len() as u64).sum()
+    }
+}
+
+impl RawSocket {
+    fn open(source: Ipv4Addr, inbox: &Arc<Inbox>) -> io::Result<Self> {
+        let sockets = match open_socket(source, ANY_PROTOCOL) {
+            Ok(socket) => vec![socket],
+            Err(error) if error.raw_os_error() == Some(WSAEPROTONOSUPPORT) => EACH_PROTOCOL
+                .iter()
+                .map(|protocol| open_socket(source, *protocol))
+                .collect::<io::Result<_>>()?,
+            Err(error) => return Err(error),
+        };
+        let ready = Arc::new(sys::event(false)?);
+        for socket in &sockets {
+            sys::signal_on_read(socket, &ready)?;
+        }
+        let raw = RawSocket {
+            sockets: Arc::new(sockets),
+            stopping: Arc::default(),
+            ready,
+        };
+        let receiver = Receiver {
+            sockets: Arc::clone(&raw.sockets),
+            stopping: Arc::clone(&raw.stopping),
+            ready: Arc::clone(&raw.ready),
+            inbox: Arc::clone(inbox),
+            failures: 0,
+        };
+        thread::Builder::new()
+            .name("raw socket".to_owned())
+            .spawn(move || receiver.run())?;
+        Ok(raw)
+    }
+}
+
+impl Drop for RawSocket {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        sys::signal(&self.ready);
+    }
+}
+
+fn open_socket(source: Ipv4Addr, protocol: i32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol)))?;
+    socket.set_header_included_v4(true)?;
+    // Not bound, a raw socket refuses to receive until it has sent.
+    socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
+    Ok(socket)
+}
+
+/// The thread that receives. The sockets close when it has ended.
+struct Receiver {
+    sockets: Arc<Vec<Socket>>,
+    stopping: Arc<AtomicBool>,
+    ready: Arc<OwnedHandle>,
+    inbox: Arc<Inbox>,
+    failures: u32,
+}
+
+impl Receiver {
+    fn run(mut self) {
+        sys::raise_priority();
+        let mut buffer = vec![0; MAX_PACKET_LEN];
+        let result = loop {
+            if self.stopping.load(Ordering::Acquire) {
+                break Ok(());
+            }
+            if let Err(error) = self.receive(&mut buffer) {
+                break Err(error);
+            }
+            if let Err(error) = sys::wait_any(&[&self.ready]) {
+                break Err(error);
+            }
+        };
+        if let Err(error) = result {
+            self.inbox
+                .break_down(winerror::error(Operation::Receive, None, error));
+        }
+    }
+
+    /// Reads all that is there.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        for socket in self.sockets.iter() {
+            loop {
+                match (&*socket).read(buffer) {
+                    Ok(length) => {
+                        let at = clock::now();
+                        self.failures = 0;
+                        self.inbox
+                            .push(read_packet(buffer.get(..length).unwrap_or(buffer), at));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    // A port unreachable and the like, reported on the socket that caused it.
+                    Err(error) => {
+                        self.failures += 1;
+                        tracing::trace!(%error, "raw socket");
+                        if self.failures > MAX_FAILURES {
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Decodes a packet. Checksums of TCP and UDP are not verified: on loopback nobody computes them, and segments that the
+/// network card has merged have none that is right.
+pub(super) fn read_packet(packet: &[u8], at: Time) -> Item {
+    match decode(packet, Checksums::Offloaded) {
+        Ok(reply) => Item::Reply { reply, at },
+        Err(reason) => Item::Ignored(reason),
+    }
+}
+
+/// The IPv4 addresses of a probe.
+pub(super) fn v4_pair(source: IpAddr, destination: IpAddr) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Some((source, destination)),
+        _ => None,
+    }
+}

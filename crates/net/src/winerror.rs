@@ -1,0 +1,242 @@
+//! Error and status numbers of Windows: what they mean for a traceroute and what to do about them.
+
+use std::io;
+use std::net::IpAddr;
+
+use traceroute_wire::IcmpError;
+
+use crate::{NetError, Operation};
+
+pub(crate) const ERROR_FILE_NOT_FOUND: i32 = 2;
+pub(crate) const ERROR_PATH_NOT_FOUND: i32 = 3;
+pub(crate) const ERROR_ACCESS_DENIED: i32 = 5;
+pub(crate) const ERROR_SERVICE_DOES_NOT_EXIST: i32 = 1060;
+pub(crate) const WSAEINTR: i32 = 10004;
+pub(crate) const WSAEACCES: i32 = 10013;
+pub(crate) const WSAEMFILE: i32 = 10024;
+pub(crate) const WSAEWOULDBLOCK: i32 = 10035;
+pub(crate) const WSAENOPROTOOPT: i32 = 10042;
+pub(crate) const WSAEPROTONOSUPPORT: i32 = 10043;
+pub(crate) const WSAEAFNOSUPPORT: i32 = 10047;
+pub(crate) const WSAEADDRNOTAVAIL: i32 = 10049;
+pub(crate) const WSAENETDOWN: i32 = 10050;
+pub(crate) const WSAENETUNREACH: i32 = 10051;
+pub(crate) const WSAENOBUFS: i32 = 10055;
+pub(crate) const WSAECONNREFUSED: i32 = 10061;
+pub(crate) const WSAEHOSTUNREACH: i32 = 10065;
+
+/// The first half makes everything work; the second is what works without.
+const WITHOUT_RAW_SOCKETS: &str = "run as Administrator or use --windows-driver; without either, ICMP works, and TCP \
+                                   with --tcp-method syn_socket";
+
+/// An error with the advice for its cause.
+pub(crate) fn error(operation: Operation, address: Option<IpAddr>, source: io::Error) -> NetError {
+    let hint = advice(operation, source.raw_os_error().unwrap_or(0));
+    NetError::new(operation, address, source).with_hint(hint)
+}
+
+/// The same where the system's number is not in the error itself any more.
+pub(crate) fn with_advice(operation: Operation, source: io::Error, code: i32) -> NetError {
+    NetError::new(operation, None, source).with_hint(advice(operation, code))
+}
+
+fn advice(operation: Operation, code: i32) -> &'static str {
+    match (operation, code) {
+        (Operation::OpenSender | Operation::OpenCapture, WSAEACCES) => WITHOUT_RAW_SOCKETS,
+        (Operation::OpenCapture | Operation::OpenSender, ERROR_FILE_NOT_FOUND | ERROR_PATH_NOT_FOUND) => {
+            "the driver ddnpm is not running: start the program with --windows-driver, or the Datadog Agent"
+        }
+        (Operation::StartDriver, ERROR_SERVICE_DOES_NOT_EXIST) => {
+            "the driver comes with the Datadog Agent: install it, or trace without --windows-driver"
+        }
+        (Operation::StartDriver | Operation::OpenCapture | Operation::OpenSender, ERROR_ACCESS_DENIED) => {
+            "run as Administrator"
+        }
+        (Operation::Send, WSAEACCES) => "a firewall on this host forbids it",
+        (Operation::Connect, WSAENOPROTOOPT) => {
+            "syn_socket needs Windows 10 version 2004, Windows Server 2022 or later"
+        }
+        (Operation::OpenSender | Operation::OpenCapture | Operation::Route, WSAEAFNOSUPPORT) => {
+            "this address family is switched off on this host"
+        }
+        (Operation::Route | Operation::Send, WSAEADDRNOTAVAIL) => {
+            "this host has no address of that family to send from"
+        }
+        (Operation::ReservePort, WSAENOBUFS) => {
+            "no local port is free; see netsh interface ipv4 show dynamicport"
+        }
+        (_, WSAEMFILE) => "too many open sockets",
+        (_, WSAENETUNREACH | WSAEHOSTUNREACH) => "this host has no route to it",
+        (_, WSAENETDOWN) => "the network is down",
+        _ => "",
+    }
+}
+
+/// The error of sending a TCP segment over a raw socket, which client editions refuse; with which code is not
+/// documented, and reports name two.
+pub(crate) fn raw_tcp_error(address: IpAddr, source: io::Error) -> NetError {
+    let refused = matches!(source.raw_os_error(), Some(WSAEACCES | WSAEINTR));
+    let error = error(Operation::Send, Some(address), source);
+    if refused {
+        error.with_hint(
+            "only Windows Server sends TCP over raw sockets: use --tcp-method syn_socket or --windows-driver",
+        )
+    } else {
+        error
+    }
+}
+
+/// Something that only the driver can do here.
+pub(crate) fn needs_driver(operation: Operation, address: Option<IpAddr>, what: &str) -> NetError {
+    let text = format!("{what} not supported on this platform without the driver");
+    NetError::new(
+        operation,
+        address,
+        io::Error::new(io::ErrorKind::Unsupported, text),
+    )
+    .with_hint("use --windows-driver")
+}
+
+/// What a status of the ICMP API (`IcmpSendEcho2`) means. The same numbers have different names in IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EchoStatus {
+    /// The target's echo reply.
+    Reply,
+    /// An ICMP error.
+    Error(IcmpError),
+    /// Nothing came in time, or the request was not sent.
+    Nothing,
+}
+
+impl EchoStatus {
+    pub(crate) fn of(status: u32, is_ipv6: bool) -> Self {
+        let code = if is_ipv6 { v6_code(status) } else { v4_code(status) };
+        match (status, code) {
+            (0, _) => EchoStatus::Reply,
+            // IP_TTL_EXPIRED_TRANSIT, IP_TIME_EXCEEDED.
+            (11_013 | 11_041, _) => EchoStatus::Error(IcmpError::TimeExceeded),
+            (_, Some(code)) => EchoStatus::Error(IcmpError::Unreachable { code }),
+            _ => EchoStatus::Nothing,
+        }
+    }
+}
+
+/// Network, host, protocol and port unreachable, fragmentation needed (RFC 792).
+fn v4_code(status: u32) -> Option<u8> {
+    match status {
+        11_002 => Some(0),
+        11_003 => Some(1),
+        11_004 => Some(2),
+        11_005 => Some(3),
+        11_009 => Some(4),
+        _ => None,
+    }
+}
+
+/// No route (or not known why), administratively prohibited, beyond scope, address and port unreachable (RFC 4443 §3.1).
+fn v6_code(status: u32) -> Option<u8> {
+    match status {
+        11_002 | 11_040 => Some(0),
+        11_004 => Some(1),
+        11_045 => Some(2),
+        11_003 => Some(3),
+        11_005 => Some(4),
+        _ => None,
+    }
+}
+
+/// What an ICMP error, reported by type and code, means.
+pub(crate) fn icmp_error(kind: u8, code: u8, is_ipv6: bool) -> Option<IcmpError> {
+    match (kind, is_ipv6) {
+        (11, false) | (3, true) => Some(IcmpError::TimeExceeded),
+        (3, false) | (1, true) => Some(IcmpError::Unreachable { code }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    /// The text of an error whose code means something else, or nothing, on the system that runs the test.
+    fn text(operation: Operation, code: i32) -> String {
+        error(operation, Some(TARGET), io::Error::from_raw_os_error(code)).to_string()
+    }
+
+    #[test]
+    fn missing_rights_name_every_way_out() {
+        let text = text(Operation::OpenSender, WSAEACCES);
+        for way in ["Administrator", "--windows-driver", "ICMP", "syn_socket"] {
+            assert!(text.contains(way), "{way}: {text}");
+        }
+    }
+
+    #[test]
+    fn raw_tcp_on_client_editions_names_what_works() {
+        for code in [WSAEACCES, WSAEINTR] {
+            let text = raw_tcp_error(TARGET, io::Error::from_raw_os_error(code)).to_string();
+            assert!(
+                text.contains("syn_socket") && text.contains("--windows-driver"),
+                "{text}"
+            );
+        }
+        let text = raw_tcp_error(TARGET, io::Error::from_raw_os_error(WSAEHOSTUNREACH)).to_string();
+        assert!(
+            text.contains("no route") && !text.contains("syn_socket"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_driver_that_is_missing_or_not_running_says_where_it_comes_from() {
+        assert!(text(Operation::StartDriver, ERROR_SERVICE_DOES_NOT_EXIST).contains("Datadog Agent"));
+        for code in [ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND] {
+            assert!(text(Operation::OpenCapture, code).contains("ddnpm is not running"));
+        }
+        assert!(text(Operation::OpenCapture, ERROR_ACCESS_DENIED).contains("Administrator"));
+    }
+
+    #[test]
+    fn what_needs_the_driver_says_so() {
+        let text = needs_driver(Operation::Connect, Some(TARGET), "SACK traceroute is").to_string();
+        assert!(
+            text.contains("not supported on this platform without the driver (use --windows-driver)"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_same_status_differs_by_family() {
+        let code = |status, is_ipv6| match EchoStatus::of(status, is_ipv6) {
+            EchoStatus::Error(IcmpError::Unreachable { code }) => Some(code),
+            _ => None,
+        };
+        let v4: Vec<_> = [11_002, 11_003, 11_004, 11_005, 11_009, 11_010]
+            .map(|status| code(status, false))
+            .into();
+        assert_eq!(v4, [Some(0), Some(1), Some(2), Some(3), Some(4), None]);
+        let v6: Vec<_> = [11_002, 11_003, 11_004, 11_005, 11_045, 11_010]
+            .map(|status| code(status, true))
+            .into();
+        assert_eq!(v6, [Some(0), Some(3), Some(1), Some(4), Some(2), None]);
+        for is_ipv6 in [false, true] {
+            assert_eq!(EchoStatus::of(0, is_ipv6), EchoStatus::Reply);
+            let expired = EchoStatus::Error(IcmpError::TimeExceeded);
+            assert_eq!(EchoStatus::of(11_013, is_ipv6), expired);
+        }
+    }
+
+    #[test]
+    fn icmp_errors_by_type_and_code() {
+        assert_eq!(icmp_error(11, 0, false), Some(IcmpError::TimeExceeded));
+        assert_eq!(icmp_error(3, 0, true), Some(IcmpError::TimeExceeded));
+        assert_eq!(
+            icmp_error(3, 13, false),
+            Some(IcmpError::Unreachable { code: 13 })
+        );
+        assert_eq!(icmp_error(1, 4, true), Some(IcmpError::Unreachable { code: 4 }));
+        assert_eq!(icmp_error(0, 0, false), None);
+    }
+}

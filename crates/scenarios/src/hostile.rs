@@ -1,0 +1,341 @@
+//! Forged and damaged packets around a genuine reply.
+//!
+//! [`damaged`] makes what accidents and broken devices make of a reply. [`forged`] makes what somebody sends who knows who traces
+//! whom, but has not seen the probes: everything right but one identifier. Checksums are right unless they are the point.
+
+use etherparse::{IpNumber, NetSlice, SlicedPacket};
+use fastrand::Rng;
+
+/// IP protocol numbers.
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP_V6: u8 = 58;
+
+/// Where things are in a packet.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    v6: bool,
+    protocol: u8,
+    /// Where the transport header begins.
+    transport: usize,
+}
+
+impl Layout {
+    fn of(packet: &[u8]) -> Option<Layout> {
+        let sliced = SlicedPacket::from_ip(packet).ok()?;
+        let (v6, payload) = match sliced.net? {
+            NetSlice::Ipv4(ip) => (false, ip.payload().clone()),
+            NetSlice::Ipv6(ip) => (true, ip.payload().clone()),
+            NetSlice::Arp(_) => return None,
+        };
+        let IpNumber(protocol) = payload.ip_number;
+        Some(Layout {
+            v6,
+            protocol,
+            transport: payload.payload.as_ptr() as usize - packet.as_ptr() as usize,
+        })
+    }
+
+    fn is_icmp(self) -> bool {
+        matches!(self.protocol, ICMP | ICMP_V6)
+    }
+
+    /// Whether it is an ICMP error, which quotes.
+    fn is_error(self, packet: &[u8]) -> bool {
+        let errors: &[u8] = if self.v6 { &[1, 3] } else { &[3, 11] };
+        self.is_icmp()
+            && packet
+                .get(self.transport)
+                .is_some_and(|kind| errors.contains(kind))
+    }
+}
+
+/// The packet with lengths and checksums made right again.
+fn repaired(mut packet: Vec<u8>, layout: Layout) -> Vec<u8> {
+    let total = packet.len() as u16;
+    if layout.v6 {
+        put(&mut packet, 4, total.saturating_sub(40));
+    } else {
+        put(&mut packet, 2, total);
+    }
+    with_checksums(packet, layout)
+}
+
+/// The packet with its checksums made right again, as far as its headers are there.
+fn with_checksums(mut packet: Vec<u8>, layout: Layout) -> Vec<u8> {
+    if !layout.v6 && packet.len() >= layout.transport {
+        put(&mut packet, 10, 0);
+        let sum = !sum(&packet[..layout.transport]);
+        put(&mut packet, 10, sum);
+    }
+    let at = layout.transport
+        + match layout.protocol {
+            TCP => 16,
+            UDP => 6,
+            _ => 2,
+        };
+    if packet.len() >= at + 2 {
+        put(&mut packet, at, 0);
+        let mut covered = Vec::new();
+        if layout.protocol != ICMP {
+            let addresses = if layout.v6 { 8..40 } else { 12..20 };
+            covered.extend_from_slice(&packet[addresses]);
+            covered.extend([0, layout.protocol]);
+            covered.extend(((packet.len() - layout.transport) as u16).to_be_bytes());
+        }
+        covered.extend_from_slice(&packet[layout.transport..]);
+        let sum = !sum(&covered);
+        put(&mut packet, at, if sum == 0 { 0xFFFF } else { sum });
+    }
+    packet
+}
+
+/// RFC 1071.
+fn sum(bytes: &[u8]) -> u16 {
+    let mut sum = 0_u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    }
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn put(packet: &mut [u8], at: usize, value: u16) {
+    if let Some(field) = packet.get_mut(at..at + 2) {
+        field.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+fn flip(packet: &mut [u8], at: usize, bits: u8) {
+    if let Some(byte) = packet.get_mut(at) {
+        *byte ^= bits;
+    }
+}
+
+/// What accidents make of a reply: cut short, too long, lengths that lie, wrong checksums, fragments, nonsense.
+pub fn damaged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
+    let Some(layout) = Layout::of(genuine) else {
+        return Vec::new();
+    };
+    let mut all = Vec::new();
+    // Cut anywhere, and cut by somebody who makes it look right.
+    for _ in 0..6 {
+        all.push(genuine[..rng.usize(..genuine.len())].to_vec());
+    }
+    for keep in 0..genuine.len().saturating_sub(layout.transport).min(36) {
+        let is_copy = keep >= 28;
+        if !is_copy || rng.bool() {
+            all.push(repaired(genuine[..layout.transport + keep].to_vec(), layout));
+        }
+    }
+    // Longer than it says.
+    all.push([genuine, &[0xA5; 60]].concat());
+    // Lengths that lie: of the IP header, the packet, the quote, the segment.
+    for length in [0, 1, 19, 39, 1500, u16::MAX] {
+        let mut packet = genuine.to_vec();
+        put(&mut packet, if layout.v6 { 4 } else { 2 }, length);
+        all.push(packet.clone());
+        all.push(with_checksums(packet, layout));
+    }
+    if !layout.v6 {
+        for words in [0, 4, 6, 15] {
+            let mut packet = genuine.to_vec();
+            packet[0] = 0x40 | words;
+            all.push(packet);
+        }
+    }
+    if layout.is_error(genuine) {
+        for units in [1, 5, 16, 255] {
+            let mut packet = genuine.to_vec();
+            packet[layout.transport + if layout.v6 { 4 } else { 5 }] = units;
+            all.push(with_checksums(packet, layout));
+        }
+    }
+    if layout.protocol == TCP {
+        for words in [0, 4, 15] {
+            let mut packet = genuine.to_vec();
+            packet[layout.transport + 12] = words << 4;
+            all.push(with_checksums(packet, layout));
+        }
+    }
+    // A bit wrong in what the checksums cover.
+    for _ in 0..12 {
+        let mut packet = genuine.to_vec();
+        let from = if layout.v6 { layout.transport } else { 0 };
+        flip(&mut packet, rng.usize(from..genuine.len()), 1 << rng.u8(..8));
+        all.push(packet);
+    }
+    all.extend(fragments(genuine, layout));
+    all.extend(loops(genuine, layout));
+    // Nonsense.
+    for _ in 0..4 {
+        let length = rng.usize(..200);
+        all.push((0..length).map(|_| rng.u8(..)).collect());
+        let mut packet = genuine[..layout.transport].to_vec();
+        packet.extend((0..length).map(|_| rng.u8(..)));
+        all.push(repaired(packet, layout));
+    }
+    rng.shuffle(&mut all);
+    all
+}
+
+/// Fragments, and an IPv6 chain of headers that does not end.
+fn fragments(genuine: &[u8], layout: Layout) -> Vec<Vec<u8>> {
+    if layout.v6 {
+        let mut chain = genuine[..40].to_vec();
+        chain[6] = 60;
+        for _ in 0..100 {
+            chain.extend([60, 0, 0, 0, 0, 0, 0, 0]);
+        }
+        chain.extend_from_slice(&genuine[40..]);
+        let length = chain.len() as u16 - 40;
+        put(&mut chain, 4, length);
+        let mut fragment = genuine[..40].to_vec();
+        fragment[6] = 44;
+        fragment.extend([genuine[6], 0, 0, 9, 0, 0, 0, 1]);
+        fragment.extend_from_slice(&genuine[40..]);
+        let length = fragment.len() as u16 - 40;
+        put(&mut fragment, 4, length);
+        return vec![chain, fragment];
+    }
+    [0x2000, 0x0001, 0x2010]
+        .into_iter()
+        .map(|field| {
+            let mut packet = genuine.to_vec();
+            put(&mut packet, 6, field);
+            with_checksums(packet, layout)
+        })
+        .collect()
+}
+
+/// The reply inside an error, also inside itself, and as other kinds of messages.
+fn loops(genuine: &[u8], layout: Layout) -> Vec<Vec<u8>> {
+    let error = |inner: &[u8], kind: u8, code: u8| {
+        let mut packet = genuine[..if layout.v6 { 40 } else { 20 }].to_vec();
+        let protocol = if layout.v6 { ICMP_V6 } else { ICMP };
+        packet[0] = if layout.v6 { 0x60 } else { 0x45 };
+        packet[if layout.v6 { 6 } else { 9 }] = protocol;
+        let transport = packet.len();
+        packet.extend([kind, code, 0, 0, 0, 0, 0, 0]);
+        packet.extend_from_slice(inner);
+        repaired(
+            packet,
+            Layout {
+                protocol,
+                transport,
+                ..layout
+            },
+        )
+    };
+    let time_exceeded = if layout.v6 { 3 } else { 11 };
+    let mut nested = genuine.to_vec();
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        nested = error(&nested, time_exceeded, 0);
+        all.push(nested.clone());
+    }
+    if layout.is_error(genuine) {
+        // The right quote in messages that answer no probe: reassembly time exceeded, redirect, source quench, parameter
+        // problem, packet too big, and types that nobody has defined.
+        let quote = genuine[layout.transport + 8..].to_vec();
+        all.push(error(&quote, time_exceeded, 1));
+        let kinds: &[u8] = if layout.v6 {
+            &[2, 4, 100, 137, 255]
+        } else {
+            &[4, 5, 12, 30, 255]
+        };
+        all.extend(kinds.iter().map(|kind| error(&quote, *kind, 0)));
+    }
+    all
+}
+
+/// What somebody sends who knows all but one identifier. Nothing of this may be credited to a probe.
+pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
+    let Some(layout) = Layout::of(genuine) else {
+        return Vec::new();
+    };
+    let mut all = Vec::new();
+    // Not zero, in the upper half: never another of the same trace's identifiers, which differ in the lower byte only.
+    let bits = rng.u8(1..);
+    let mut change = |at: &[usize]| {
+        let mut packet = genuine.to_vec();
+        for at in at {
+            flip(&mut packet, *at, bits);
+        }
+        all.push(with_checksums(packet, layout));
+    };
+    let destination = if layout.v6 { 24 } else { 16 };
+    // To somebody else.
+    change(&[destination + 1]);
+    let transport = layout.transport;
+    match layout.protocol {
+        TCP => {
+            // From somebody else, another port, to another port.
+            change(&[destination - 1]);
+            change(&[transport]);
+            change(&[transport + 1]);
+            change(&[transport + 2]);
+            change(&[transport + 3]);
+        }
+        UDP => {
+            change(&[destination - 1]);
+            change(&[transport]);
+            change(&[transport + 2]);
+        }
+        _ if layout.is_error(genuine) => {
+            let quote = transport + 8;
+            let v4_header = usize::from(genuine.get(quote).map_or(5, |first| first & 0xF)) * 4;
+            let (quoted_destination, inner) = if layout.v6 {
+                (quote + 24, quote + 40)
+            } else {
+                (quote + 16, quote + v4_header)
+            };
+            let protocol = genuine.get(quote + if layout.v6 { 6 } else { 9 }).copied();
+            // About a packet to somebody else.
+            change(&[quoted_destination + 3]);
+            match protocol {
+                Some(TCP) => {
+                    change(&[inner + 2]);
+                    change(&[inner + 4]);
+                    change(&[inner + 5]);
+                    change(&[inner + 6]);
+                }
+                Some(UDP) => {
+                    change(&[inner + 3]);
+                    change(&[inner + 6]);
+                    change(&[inner + 7]);
+                    if layout.v6 {
+                        // No datagram of ours is so long.
+                        change(&[inner + 4]);
+                    } else {
+                        change(&[quote + 4]);
+                    }
+                }
+                // With another identifier, even with the checksum that belongs to it, as a NAT would have it.
+                Some(ICMP | ICMP_V6) => {
+                    change(&[inner + 2]);
+                    change(&[inner + 3]);
+                    change(&[inner + 4]);
+                    change(&[inner + 5]);
+                    change(&[inner + 6]);
+                }
+                _ => {}
+            }
+        }
+        _ => {
+            // An echo reply: from somebody else, to another identifier, an impossible sequence number, without our cookie.
+            change(&[destination - 1]);
+            change(&[transport + 4]);
+            change(&[transport + 5]);
+            change(&[transport + 6]);
+            change(&[transport + 8]);
+            change(&[transport + 13]);
+            all.push(repaired(genuine[..transport + 8].to_vec(), layout));
+        }
+    }
+    rng.shuffle(&mut all);
+    all
+}

@@ -1,0 +1,21 @@
+//! What a path does to probes, as data, and what the tool must make of it.
+//!
+//! - [`table`] lists the scenarios: a simulated network each, and for each protocol the hops, the destination, the
+//!   losses and the error text that must come out.
+//! - [`Simulation`] runs the engine against the simulated network in memory, on simulated time.
+//! - [`memory`] carries a scenario out so; the tests do the same with the real library behind a TUN device.
+//! - [`report`] writes down what came out, as the table in `docs/adversities.md`.
+//! - [`hostile`] makes forged and damaged packets around genuine replies.
+
+mod client;
+pub mod hostile;
+mod journal;
+pub mod memory;
+pub mod report;
+mod scenario;
+mod simulation;
+pub mod table;
+
+pub use journal::Journal;
+pub use scenario::{E2E_QUERIES, Expect, Family, Finding, Method, Outcome, Scenario};
+pub use simulation::{Interference, Simulation};

@@ -1,0 +1,150 @@
+//! Carries scenarios out in memory.
+
+use std::time::Duration;
+
+use traceroute_engine::{Method as Probing, TraceError, TraceResult, TraceSpec};
+use traceroute_simnet::{Network, TopologyError};
+
+use crate::scenario::{E2E_QUERIES, Family, Finding, Method, Outcome, Scenario};
+use crate::simulation::{Interference, Simulation};
+
+/// Seed of the simulated network and of the engine.
+pub const SEED: u64 = 1;
+
+/// One run, and in a fresh network the end-to-end probes: what the library does for a request. `interference` makes what forgers
+/// add.
+///
+/// # Errors
+/// The scenario's topology is wrong.
+///
+/// # Panics
+/// When a round-trip time is not exactly the simulated one, or state is left.
+pub fn run(
+    scenario: &Scenario,
+    method: Method,
+    family: Family,
+    interference: &dyn Fn() -> Option<Interference>,
+) -> Result<Outcome, TopologyError> {
+    let target = scenario.target(family);
+    let prepare = || {
+        let mut simulation = Simulation::new(Network::new(&scenario.topology()?, SEED), SEED);
+        simulation.interference = interference();
+        Ok(simulation)
+    };
+    let mut simulation = prepare()?;
+    let hops = trace(&mut simulation, scenario, method, family)
+        .map(|result| findings(&result))
+        .map_err(|error| error.to_string());
+    settle(&mut simulation, scenario);
+    if let Ok(hops) = &hops {
+        for (ttl, finding) in (1..).zip(hops) {
+            let Some(finding) = finding else { continue };
+            let any_cause = finding.destination && matches!(method, Method::Sack | Method::PreferSack);
+            let right =
+                simulation
+                    .journal
+                    .explains(target, ttl, finding.address, finding.rtt, &(0..=0), any_cause);
+            assert!(
+                right,
+                "{} {method:?} {family:?}: wrong RTT at TTL {ttl}: {finding:?}",
+                scenario.name
+            );
+        }
+    }
+    let mut simulation = prepare()?;
+    let rtts = e2e(&mut simulation, scenario, method, family);
+    settle(&mut simulation, scenario);
+    for rtt in rtts.iter().flatten() {
+        let right = simulation
+            .journal
+            .explains(target, scenario.max_ttl, target, *rtt, &(0..=0), false);
+        assert!(
+            right,
+            "{} {method:?} {family:?}: wrong RTT {rtt:?}",
+            scenario.name
+        );
+    }
+    Ok(Outcome { target, hops, rtts })
+}
+
+fn trace(
+    simulation: &mut Simulation,
+    scenario: &Scenario,
+    method: Method,
+    family: Family,
+) -> Result<TraceResult, TraceError> {
+    let mut with = |probing| {
+        let timeout = Duration::from_millis(scenario.timeout_ms);
+        let port = scenario.port(method);
+        let spec = TraceSpec::full(probing, scenario.target(family), port, scenario.max_ttl, timeout);
+        let id = simulation.start(spec);
+        simulation.finish(id)
+    };
+    match method {
+        Method::Icmp => with(Probing::Icmp),
+        Method::Udp => with(Probing::Udp),
+        Method::Syn => with(Probing::TcpSyn),
+        Method::Sack => with(Probing::TcpSack),
+        Method::PreferSack => match with(Probing::TcpSack) {
+            Err(TraceError::SackNotSupported(_)) => with(Probing::TcpSyn),
+            result => result,
+        },
+    }
+}
+
+fn e2e(
+    simulation: &mut Simulation,
+    scenario: &Scenario,
+    method: Method,
+    family: Family,
+) -> Vec<Option<Duration>> {
+    let probing = match method {
+        Method::Icmp => Probing::Icmp,
+        Method::Udp => Probing::Udp,
+        Method::Syn | Method::Sack | Method::PreferSack => Probing::TcpSyn,
+    };
+    let timeout = Duration::from_millis(scenario.timeout_ms);
+    let start = simulation.now();
+    let ids: Vec<_> = (0..E2E_QUERIES)
+        .map(|index| {
+            simulation.run_until(start + scenario.e2e_spacing() * index);
+            simulation.start(TraceSpec::single(
+                probing,
+                scenario.target(family),
+                scenario.port(method),
+                scenario.max_ttl,
+                timeout,
+            ))
+        })
+        .collect();
+    ids.into_iter()
+        .map(|id| {
+            let result = simulation.finish(id).ok()?;
+            let answers = findings(&result).into_iter().flatten();
+            answers
+                .filter(|finding| finding.destination)
+                .map(|finding| finding.rtt)
+                .next()
+        })
+        .collect()
+}
+
+/// Lets everything arrive that is still under way, and looks for state that is left.
+fn settle(simulation: &mut Simulation, scenario: &Scenario) {
+    simulation.drain();
+    let engine = &mut simulation.engine;
+    assert_eq!(engine.running(), 0, "{}", scenario.name);
+    assert_eq!(engine.table_len(), 0, "{}", scenario.name);
+    assert_eq!(engine.wake_at(), None, "{}", scenario.name);
+}
+
+fn findings(result: &TraceResult) -> Vec<Option<Finding>> {
+    let finding = |hop: &traceroute_engine::Hop| {
+        hop.answer.map(|answer| Finding {
+            address: answer.address,
+            rtt: answer.rtt,
+            destination: answer.destination,
+        })
+    };
+    result.hops.iter().map(finding).collect()
+}

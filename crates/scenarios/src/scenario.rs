@@ -1,0 +1,337 @@
+//! Scenarios and expectations as data, and how an outcome is held against them.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use traceroute_simnet::{Topology, TopologyError, example};
+
+/// How to probe, as a user says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// ICMP echo.
+    Icmp,
+    /// UDP.
+    Udp,
+    /// TCP SYN.
+    Syn,
+    /// TCP SACK.
+    Sack,
+    /// TCP SACK, else SYN.
+    PreferSack,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Method; 5] = [
+        Method::Icmp,
+        Method::Udp,
+        Method::Syn,
+        Method::Sack,
+        Method::PreferSack,
+    ];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Icmp => "icmp",
+            Method::Udp => "udp",
+            Method::Syn => "syn",
+            Method::Sack => "sack",
+            Method::PreferSack => "prefer_sack",
+        }
+    }
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// One adversity.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Unique, in `kebab-case`.
+    pub name: &'static str,
+    /// The adversity in a few words.
+    pub what: &'static str,
+    /// How many routers there are before the target.
+    pub routers: usize,
+    /// Lines added to routers, by number from 1, and to the target at 0.
+    pub special: &'static [(usize, &'static str)],
+    /// First lines of the file.
+    pub head: &'static str,
+    /// A topology that comes with the simulated network, instead of all that.
+    pub example: Option<&'static str>,
+    /// Last number of the target's address.
+    pub target: u8,
+    /// Probed UDP port.
+    pub udp_port: u16,
+    /// Probed TCP port.
+    pub tcp_port: u16,
+    /// Timeout in milliseconds.
+    pub timeout_ms: u64,
+    /// Last TTL.
+    pub max_ttl: u8,
+    /// Most that a round-trip time may exceed twice the sum of the delays, in milliseconds.
+    pub extra_ms: u64,
+    /// What must come out: for each method and family the first that applies. Methods and families without any are not
+    /// part of the scenario.
+    pub expect: Vec<Expect>,
+}
+
+/// What must come out of a scenario.
+#[derive(Debug, Clone)]
+pub struct Expect {
+    methods: Vec<Method>,
+    family: Option<Family>,
+    path: &'static str,
+    error: &'static str,
+    received: RangeInclusive<u32>,
+}
+
+/// End-to-end probes per scenario.
+pub const E2E_QUERIES: u32 = 10;
+
+impl Expect {
+    /// These methods find this path; see [`Outcome::path`] for the notation. A router may be `a|b`: either; whole paths
+    /// likewise with ` || ` between them. No end-to-end probe is lost.
+    pub fn on(methods: &[Method], path: &'static str) -> Self {
+        Expect {
+            methods: methods.to_vec(),
+            family: None,
+            path,
+            error: "",
+            received: E2E_QUERIES..=E2E_QUERIES,
+        }
+    }
+
+    /// All methods do.
+    pub fn all(path: &'static str) -> Self {
+        Self::on(&Method::ALL, path)
+    }
+
+    /// These methods fail with this error, in which `{target}` stands for the target's address and `{port}` for the port.
+    pub fn fails(methods: &[Method], error: &'static str) -> Self {
+        Expect {
+            error,
+            ..Self::on(methods, "")
+        }
+    }
+
+    /// How many end-to-end probes are answered.
+    #[must_use]
+    pub fn received(self, received: RangeInclusive<u32>) -> Self {
+        Expect { received, ..self }
+    }
+
+    /// Only in this family.
+    #[must_use]
+    pub fn only(self, family: Family) -> Self {
+        Expect {
+            family: Some(family),
+            ..self
+        }
+    }
+
+    /// Holds an outcome against it.
+    ///
+    /// # Errors
+    /// What is different.
+    pub fn check(&self, scenario: &Scenario, outcome: &Outcome) -> Result<(), String> {
+        let received = outcome.received();
+        if !self.received.contains(&received) {
+            return Err(format!(
+                "{received} of {} end-to-end probes answered, not {:?}",
+                outcome.rtts.len(),
+                self.received
+            ));
+        }
+        match &outcome.hops {
+            Err(error) => {
+                let expected = scenario.fill(self.error, outcome.target);
+                (*error == expected && !expected.is_empty())
+                    .then_some(())
+                    .ok_or_else(|| format!("error {error:?}, not {expected:?}"))
+            }
+            Ok(_) => {
+                let path = outcome.path();
+                let fits = self.error.is_empty()
+                    && self
+                        .path
+                        .split("||")
+                        .any(|expected| path_fits(expected.trim(), &path));
+                fits.then_some(())
+                    .ok_or_else(|| format!("path {path:?}, not {:?} {:?}", self.path, self.error))
+            }
+        }
+    }
+
+    /// What to show for an outcome that fits: the expectation where it leaves a choice.
+    pub fn shown_path(&self, outcome: &Outcome) -> String {
+        if self.path.contains('|') {
+            self.path.replace(" || ", " or ").replace('|', "/")
+        } else {
+            outcome.path()
+        }
+    }
+}
+
+fn path_fits(expected: &str, path: &str) -> bool {
+    let (expected, path): (Vec<_>, Vec<_>) = (expected.split(' ').collect(), path.split(' ').collect());
+    expected.len() == path.len()
+        && expected
+            .iter()
+            .zip(path)
+            .all(|(expected, hop)| expected.split('|').any(|choice| choice == hop))
+}
+
+impl Scenario {
+    /// What must come out, if this combination is part of the scenario.
+    pub fn expectation(&self, method: Method, family: Family) -> Option<&Expect> {
+        self.expect.iter().find(|expect| {
+            expect.methods.contains(&method) && expect.family.is_none_or(|only| only == family)
+        })
+    }
+
+    /// The topology file.
+    pub fn text(&self) -> String {
+        if let Some(example) = self.example.and_then(example) {
+            return example.text.to_owned();
+        }
+        let mut text = format!("{}\n", self.head);
+        for number in 1..=self.routers {
+            let _ = write!(
+                text,
+                "[[hop]]\nname = \"r{number}\"\nv4 = \"10.0.{number}.1\"\nv6 = \"2001:db8:{number:x}::1\"\ndelay = 1\n{}\n",
+                self.lines(number)
+            );
+        }
+        let _ = write!(
+            text,
+            "[[target]]\nname = \"target\"\nv4 = \"198.51.100.11\"\nv6 = \"2001:db8:ffff::11\"\n{}\n",
+            self.lines(0)
+        );
+        if !self.lines(0).contains("delay = ") {
+            text.push_str("delay = 1\n");
+        }
+        text
+    }
+
+    fn lines(&self, number: usize) -> String {
+        let lines: Vec<&str> = self
+            .special
+            .iter()
+            .filter(|(at, _)| *at == number)
+            .map(|(_, line)| *line)
+            .collect();
+        lines.join("\n")
+    }
+
+    /// The topology.
+    ///
+    /// # Errors
+    /// The scenario is wrong.
+    pub fn topology(&self) -> Result<Topology, TopologyError> {
+        Topology::parse(self.name, &self.text())
+    }
+
+    /// The target's address.
+    pub fn target(&self, family: Family) -> IpAddr {
+        let text = match family {
+            Family::V4 => format!("198.51.100.{}", self.target),
+            Family::V6 => format!("2001:db8:ffff::{}", self.target),
+        };
+        text.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]))
+    }
+
+    /// The probed port.
+    pub fn port(&self, method: Method) -> u16 {
+        match method {
+            Method::Icmp | Method::Udp => self.udp_port,
+            Method::Syn | Method::Sack | Method::PreferSack => self.tcp_port,
+        }
+    }
+
+    /// Time between end-to-end probes, as for any request.
+    pub fn e2e_spacing(&self) -> Duration {
+        let longest = Duration::from_millis(self.timeout_ms) * u32::from(self.max_ttl);
+        (longest / E2E_QUERIES).min(Duration::from_secs(1))
+    }
+
+    fn fill(&self, text: &str, target: IpAddr) -> String {
+        text.replace("{target}", &target.to_string())
+            .replace("{port}", &self.tcp_port.to_string())
+    }
+}
+
+/// What came out of a scenario.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Probed address.
+    pub target: IpAddr,
+    /// The hops from TTL 1 on, or the error text.
+    pub hops: Result<Vec<Option<Finding>>, String>,
+    /// Round-trip times of the end-to-end probes.
+    pub rtts: Vec<Option<Duration>>,
+}
+
+/// An answer at one TTL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finding {
+    /// Who answered.
+    pub address: IpAddr,
+    /// Round-trip time.
+    pub rtt: Duration,
+    /// It is the destination.
+    pub destination: bool,
+}
+
+impl Outcome {
+    /// How many end-to-end probes were answered.
+    pub fn received(&self) -> u32 {
+        self.rtts.iter().flatten().count() as u32
+    }
+
+    /// The hops in TTL order: `r3` is the third router, `T` the target, `*` silence, `!` behind the destination's.
+    pub fn path(&self) -> String {
+        let hops = self.hops.as_deref().unwrap_or_default();
+        let names: Vec<String> = hops
+            .iter()
+            .map(|hop| match hop {
+                None => "*".to_owned(),
+                Some(finding) if finding.destination => format!("{}!", self.name(finding.address)),
+                Some(finding) => self.name(finding.address),
+            })
+            .collect();
+        names.join(" ")
+    }
+
+    /// `T` for the target, `rN` for 10.0.N.1, `aN`, `bN`, … for 10.1.1.N, 10.1.2.N, …, and otherwise the IPv4 address, also
+    /// for IPv6: all addresses of the simulated networks follow one plan.
+    fn name(&self, address: IpAddr) -> String {
+        if address == self.target {
+            return "T".to_owned();
+        }
+        let [a, b, c] = match address {
+            IpAddr::V4(address) => {
+                let [_, a, b, c] = address.octets();
+                [a, b, c]
+            }
+            IpAddr::V6(address) => {
+                let [high, low] = address.segments()[2].to_be_bytes();
+                [high, low, address.segments()[7] as u8]
+            }
+        };
+        match (a, b, c) {
+            (0, number, 1) => format!("r{number}"),
+            (1, branch @ 1..=26, number) => format!("{}{number}", char::from(b'a' + branch - 1)),
+            _ => format!("10.{a}.{b}.{c}"),
+        }
+    }
+}

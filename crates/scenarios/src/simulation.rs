@@ -1,0 +1,225 @@
+//! The engine against the simulated network, in memory and on simulated time.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use traceroute_engine::{Action, Engine, Event, Method, TraceError, TraceId, TraceResult, TraceSpec};
+use traceroute_net::{NetworkEvent, Time};
+use traceroute_simnet::{Delivery, Network};
+use traceroute_wire::{Checksums, MAX_PROBE_LEN, decode};
+
+use crate::client::{Client, Told};
+use crate::journal::Journal;
+
+/// What else arrives around a genuine packet: before and after it.
+pub type Interference = Box<dyn FnMut(&[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>)>;
+
+/// An engine, a network and a clock that jumps from one event to the next.
+pub struct Simulation {
+    /// The engine.
+    pub engine: Engine,
+    /// The network that it probes.
+    pub network: Network,
+    /// What happened.
+    pub journal: Journal,
+    /// What forgers add, if any.
+    pub interference: Option<Interference>,
+    /// Only what forgers make arrives.
+    pub replace_genuine: bool,
+    /// Every probe's packet, in order.
+    pub probes: Vec<Vec<u8>>,
+    now: Duration,
+    client: Client,
+    rng: fastrand::Rng,
+    next_port: u16,
+    finished: HashMap<TraceId, Result<TraceResult, TraceError>>,
+}
+
+/// No trace may take longer than this.
+const PATIENCE: Duration = Duration::from_hours(1);
+
+impl Simulation {
+    /// Everything random follows from the seed.
+    pub fn new(network: Network, seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut engine_seed = [0; 32];
+        rng.fill(&mut engine_seed);
+        Simulation {
+            engine: Engine::new(100_000, engine_seed),
+            network,
+            journal: Journal::default(),
+            interference: None,
+            replace_genuine: false,
+            probes: Vec::new(),
+            now: Duration::from_secs(1),
+            client: Client::default(),
+            rng,
+            next_port: 40_000,
+            finished: HashMap::new(),
+        }
+    }
+
+    /// Simulated time.
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// Starts a trace now.
+    ///
+    /// # Panics
+    /// When the engine refuses.
+    pub fn start(&mut self, spec: TraceSpec) -> TraceId {
+        let port = if spec.method == Method::Icmp {
+            0
+        } else {
+            self.next_port += 1;
+            self.next_port
+        };
+        let source = client_address(spec.target.is_ipv6());
+        match self.engine.start(time(self.now), spec, source, port) {
+            Ok(id) => id,
+            Err(error) => panic!("the engine refuses: {error}"),
+        }
+    }
+
+    /// Runs until the trace is over and returns its result.
+    ///
+    /// # Panics
+    /// When it never ends.
+    pub fn finish(&mut self, id: TraceId) -> Result<TraceResult, TraceError> {
+        while !self.finished.contains_key(&id) && self.step(PATIENCE) {}
+        match self.finished.remove(&id) {
+            Some(result) => result,
+            None => panic!("the trace does not end"),
+        }
+    }
+
+    /// Runs until `until`.
+    pub fn run_until(&mut self, until: Duration) {
+        while self.step(until) {}
+        self.now = self.now.max(until);
+    }
+
+    /// Runs until nothing is under way any more.
+    pub fn drain(&mut self) {
+        while self.step(PATIENCE) {}
+    }
+
+    /// Does what is due, then jumps to the next event; false when there is none up to `until`.
+    fn step(&mut self, until: Duration) -> bool {
+        self.act();
+        let next = [
+            self.engine.wake_at().map(duration),
+            self.network.next_at(),
+            self.client.wake_at(),
+        ];
+        let Some(next) = next.into_iter().flatten().min().filter(|at| *at <= until) else {
+            return false;
+        };
+        self.now = self.now.max(next);
+        self.client.tick(self.now);
+        while let Some(delivery) = self.network.poll(self.now) {
+            self.deliver(&delivery);
+        }
+        self.pump_client();
+        true
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.engine.poll_action(time(self.now)) {
+            match action {
+                Action::Send { token, probe } => {
+                    let mut buffer = [0; MAX_PROBE_LEN];
+                    let packet = probe.encode(&mut buffer).unwrap_or(&[]).to_vec();
+                    self.send(&packet);
+                    self.probes.push(packet);
+                    self.engine.sent(token, time(self.now));
+                }
+                Action::Connect {
+                    id, local, remote, ..
+                } => {
+                    self.client.connect(id, local, remote, self.now, &mut self.rng);
+                }
+            }
+        }
+        while let Some(event) = self.engine.poll_event() {
+            if let Event::Finished {
+                trace,
+                connection,
+                result,
+            } = event
+            {
+                if let Some(connection) = connection {
+                    self.client.disconnect(connection);
+                }
+                self.finished.insert(trace, result);
+            }
+        }
+        self.pump_client();
+    }
+
+    fn send(&mut self, packet: &[u8]) {
+        let number = self.network.inject(self.now, packet);
+        self.journal.sent(number, self.now, packet);
+    }
+
+    fn deliver(&mut self, delivery: &Delivery) {
+        self.journal.heard(delivery.cause, delivery.at, &delivery.packet);
+        let (before, after) = match &mut self.interference {
+            Some(interfere) => interfere(&delivery.packet),
+            None => (Vec::new(), Vec::new()),
+        };
+        for forged in &before {
+            self.capture(forged, delivery.at);
+        }
+        if !self.replace_genuine {
+            self.capture(&delivery.packet, delivery.at);
+        }
+        let reply = decode(&delivery.packet, Checksums::Verify).ok();
+        self.client.receive(&delivery.packet, reply.as_ref(), delivery.at);
+        for forged in &after {
+            self.capture(forged, delivery.at);
+        }
+    }
+
+    /// What the capture sees reaches the engine.
+    pub fn capture(&mut self, packet: &[u8], at: Duration) {
+        let event = decode(packet, Checksums::Verify);
+        let event = match &event {
+            Ok(reply) => NetworkEvent::Reply { reply, at: time(at) },
+            Err(why) => NetworkEvent::Ignored(*why),
+        };
+        self.engine.handle(time(self.now), event);
+    }
+
+    fn pump_client(&mut self) {
+        for packet in std::mem::take(&mut self.client.out) {
+            self.send(&packet);
+        }
+        for told in std::mem::take(&mut self.client.told) {
+            let event = match told {
+                Told::Connected(id) => NetworkEvent::Connected(id),
+                Told::Failed(id, error) => NetworkEvent::ConnectFailed(id, error),
+            };
+            self.engine.handle(time(self.now), event);
+        }
+    }
+}
+
+fn time(at: Duration) -> Time {
+    Time::ZERO + at
+}
+
+fn duration(at: Time) -> Duration {
+    at.since(Time::ZERO)
+}
+
+/// The simulated client's address.
+pub(crate) fn client_address(v6: bool) -> IpAddr {
+    if v6 {
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])
+    } else {
+        IpAddr::from([192, 0, 2, 1])
+    }
+}

@@ -1,0 +1,249 @@
+//! Every scenario behind a TUN device, through the library with its real sockets: what comes out must be what came out in
+//! memory. Needs root; the namespaces vanish with their threads.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use datadog_traceroute::{Parameters, Progress, Report, Request, Tracer};
+use tokio::runtime::{Builder, Runtime};
+use traceroute_scenarios::{Family, Finding, Journal, Method, Outcome, Scenario, memory, table};
+use traceroute_simnet::tun::{self, Activity, Settings};
+use traceroute_simnet::{Network, namespace};
+
+/// Scenarios at once. They mostly wait.
+const WORKERS: usize = 40;
+
+/// How much more a round-trip time may be than the time from the network's reading a probe to its writing the answer, in
+/// nanoseconds: it sleeps until there is a probe to read, and the machine is busy with the other scenarios. Less than zero only by
+/// the error of comparing two clocks.
+const SLACK: RangeInclusive<i128> = -300_000..=150_000_000;
+
+/// The network keeps its times also when the machine is busy.
+const SETTINGS: Settings = Settings {
+    spin: Duration::from_micros(60),
+    busy: false,
+    realtime: true,
+};
+
+#[test]
+fn the_library_finds_behind_a_device_what_the_engine_finds_in_memory() {
+    if let Err(error) = thread::spawn(Lab::new).join().unwrap().map(drop) {
+        traceroute_testbed::not_run(&error.to_string());
+        return;
+    }
+    let mut scenarios = table::scenarios();
+    if let Ok(only) = std::env::var("SCENARIO") {
+        scenarios.retain(|scenario| scenario.name == only);
+    }
+    let queue = Mutex::new(scenarios.into_iter());
+    let wrong = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            // The namespace goes with the thread, so each scenario has its own.
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().unwrap().next();
+                    let Some(scenario) = next else { return };
+                    let found = thread::scope(|scope| scope.spawn(|| compare(&scenario)).join().unwrap());
+                    wrong.lock().unwrap().extend(found);
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// What is different, one line each.
+fn compare(scenario: &Scenario) -> Vec<String> {
+    let lab = Lab::new().unwrap();
+    let topology = scenario.topology().unwrap();
+    assert!(
+        namespace::configure(&lab.name, &topology, true).unwrap(),
+        "IPv6 is missing"
+    );
+    let mut wrong = Vec::new();
+    for method in Method::ALL {
+        for family in [Family::V4, Family::V6] {
+            let Some(expect) = scenario.expectation(method, family) else {
+                continue;
+            };
+            let mut complain =
+                |text: String| wrong.push(format!("{} {method:?} {family:?}: {text}", scenario.name));
+            let outcome = lab.run(scenario, method, family, &mut complain);
+            if let Err(difference) = expect.check(scenario, &outcome) {
+                complain(difference);
+            }
+        }
+    }
+    wrong
+}
+
+/// A namespace with a device, and the library in it.
+struct Lab {
+    device: File,
+    name: String,
+    runtime: Runtime,
+    tracer: Tracer,
+}
+
+impl Lab {
+    /// Moves the calling thread.
+    fn new() -> io::Result<Lab> {
+        namespace::enter()?;
+        let (device, name) = tun::open("")?;
+        Ok(Lab {
+            device,
+            name,
+            runtime: Builder::new_current_thread().enable_all().build()?,
+            tracer: Tracer::new(),
+        })
+    }
+
+    fn run(
+        &self,
+        scenario: &Scenario,
+        method: Method,
+        family: Family,
+        complain: &mut dyn FnMut(String),
+    ) -> Outcome {
+        let target = scenario.target(family);
+        let mut destinations = HashMap::new();
+        let (run, journal) = self.with_network(scenario, || {
+            let request = request(scenario, method, target, 1, 0);
+            let progress = |event| {
+                if let Progress::HopFound { ttl, destination, .. } = event {
+                    destinations.insert(ttl, destination);
+                }
+            };
+            self.runtime
+                .block_on(self.tracer.trace_with_progress(&request, progress))
+        });
+        let hops = match run {
+            Ok(report) => Ok(hops(&report, target, &destinations)),
+            Err(error) => Err(error.to_string()),
+        };
+        let (e2e, e2e_journal) = self.with_network(scenario, || {
+            let request = request(scenario, method, target, 0, traceroute_scenarios::E2E_QUERIES);
+            self.runtime.block_on(self.tracer.trace(&request)).unwrap()
+        });
+        let rtts: Vec<_> = e2e
+            .e2e_probe
+            .rtts
+            .iter()
+            .map(|rtt| (*rtt > 0.0).then(|| milliseconds(*rtt)))
+            .collect();
+
+        for (ttl, finding) in (1..).zip(hops.as_deref().unwrap_or_default()) {
+            let Some(Finding {
+                address,
+                rtt,
+                destination,
+            }) = *finding
+            else {
+                continue;
+            };
+            let any_cause = destination && matches!(method, Method::Sack | Method::PreferSack);
+            if !journal.explains(target, ttl, address, rtt, &SLACK, any_cause) {
+                let truth = journal.true_rtts(target, ttl);
+                complain(format!(
+                    "wrong RTT {rtt:?} at TTL {ttl} from {address}, truly {truth:?}"
+                ));
+            }
+        }
+        // A source port may come again while the server still knows it: then what it repeats answers the new SYN.
+        let any_cause = !matches!(method, Method::Icmp | Method::Udp);
+        for rtt in rtts.iter().flatten() {
+            if !e2e_journal.explains(target, scenario.max_ttl, target, *rtt, &SLACK, any_cause) {
+                let truth = e2e_journal.true_rtts(target, scenario.max_ttl);
+                complain(format!(
+                    "wrong end-to-end RTT {rtt:?} in {rtts:?}, truly {truth:?}"
+                ));
+            }
+        }
+        Outcome { target, hops, rtts }
+    }
+
+    /// Does something while a fresh network answers behind the device.
+    fn with_network<T>(&self, scenario: &Scenario, act: impl FnOnce() -> T) -> (T, Journal) {
+        // What the client's kernel had to say to the network before, such as a RST.
+        while (&self.device).read(&mut [0; 2048]).is_ok() {}
+        let mut network = Network::new(&scenario.topology().unwrap(), memory::SEED);
+        let (stop, stopper) = UnixStream::pair().unwrap();
+        thread::scope(|scope| {
+            let serve = scope.spawn(move || {
+                let mut journal = Journal::default();
+                tun::run_with(
+                    &self.device,
+                    &mut network,
+                    &stop,
+                    SETTINGS,
+                    &mut |activity| match activity {
+                        Activity::Read { number, at, packet } => journal.sent(number, at, packet),
+                        Activity::Written { delivery, at } => {
+                            journal.heard(delivery.cause, at, &delivery.packet);
+                        }
+                        Activity::Refused { error, .. } => panic!("the kernel refuses an answer: {error}"),
+                    },
+                )
+                .unwrap();
+                journal
+            });
+            let result = act();
+            drop(stopper);
+            (result, serve.join().unwrap())
+        })
+    }
+}
+
+fn request(scenario: &Scenario, method: Method, target: IpAddr, runs: u32, e2e_queries: u32) -> Request {
+    let (protocol, tcp_method) = match method {
+        Method::Icmp => ("icmp", "syn"),
+        Method::Udp => ("udp", "syn"),
+        Method::Syn => ("tcp", "syn"),
+        Method::Sack => ("tcp", "sack"),
+        Method::PreferSack => ("tcp", "prefer_sack"),
+    };
+    let parameters = Parameters {
+        target: target.to_string(),
+        protocol: protocol.to_owned(),
+        tcp_method: tcp_method.to_owned(),
+        port: scenario.port(method).into(),
+        traceroute_queries: runs.into(),
+        e2e_queries: e2e_queries.into(),
+        max_ttl: scenario.max_ttl.into(),
+        timeout_ms: scenario.timeout_ms.try_into().unwrap(),
+        ..Parameters::default()
+    };
+    parameters.validate().unwrap()
+}
+
+/// The report does not say which hop is the destination; the progress events do, except for answers without an identifier, which
+/// are sorted out at the end.
+fn hops(report: &Report, target: IpAddr, destinations: &HashMap<u8, bool>) -> Vec<Option<Finding>> {
+    report.traceroute.runs[0]
+        .hops
+        .iter()
+        .map(|hop| {
+            let address = hop.ip_address?;
+            Some(Finding {
+                address,
+                rtt: milliseconds(hop.rtt),
+                destination: destinations.get(&hop.ttl).copied().unwrap_or(address == target),
+            })
+        })
+        .collect()
+}
+
+fn milliseconds(value: f64) -> Duration {
+    Duration::from_nanos((value * 1e6).round() as u64)
+}

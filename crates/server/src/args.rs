@@ -1,0 +1,432 @@
+//! The command line: from arguments to something to do.
+// Documentation here is help text as well, in which brackets are brackets.
+#![allow(rustdoc::broken_intra_doc_links)]
+
+use std::ffi::OsString;
+use std::iter;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, parse_int};
+use ipnet::IpNet;
+use traceroute_flags::{Program, Shell, UsageError, go_style};
+
+use crate::duration;
+use crate::limits::Ceilings;
+use crate::listen::ListenAddress;
+use crate::logging::{LogFormat, LogLevel};
+use crate::observe::BodyLimit;
+use crate::policy::{Policy, parse_network};
+
+/// Name of the program, also where it was renamed.
+const NAME: &str = "datadog-traceroute-server";
+
+/// This program.
+pub(crate) const PROGRAM: Program = Program {
+    name: NAME,
+    usage: "datadog-traceroute-server [options]",
+};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Serve.
+    Serve(Box<Config>),
+    /// Print a help text.
+    Help(String),
+    /// Say which build this is.
+    Version,
+    /// Print a completion script.
+    Completion(Shell),
+}
+
+/// What the operator decided.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// TCP address; `None`: a Unix socket only.
+    pub(crate) addr: Option<ListenAddress>,
+    #[cfg_attr(not(unix), allow(dead_code))]
+    pub(crate) unix_socket: Option<PathBuf>,
+    /// Permission bits.
+    #[cfg_attr(not(unix), allow(dead_code))]
+    pub(crate) unix_socket_mode: u32,
+    pub(crate) log_level: LogLevel,
+    pub(crate) log_format: LogFormat,
+    pub(crate) windows_driver: bool,
+    pub(crate) grace_period: Duration,
+    pub(crate) max_traces: u32,
+    pub(crate) max_connections: u32,
+    pub(crate) ceilings: Ceilings,
+    /// Bytes of a header, and of a body.
+    pub(crate) max_request_size: usize,
+    pub(crate) header_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) policy: Policy,
+}
+
+impl Config {
+    pub(crate) fn body_limit(&self) -> BodyLimit {
+        BodyLimit {
+            size: self.max_request_size,
+            timeout: self.header_timeout,
+        }
+    }
+}
+
+/// Reads the arguments after the program's name.
+///
+/// # Errors
+/// Everything that is not a correct usage.
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
+    let mut command = go_style(Flags::command());
+    let arguments = iter::once(NAME.into()).chain(arguments);
+    let matches = match command.try_get_matches_from_mut(arguments) {
+        Ok(matches) => matches,
+        Err(error) if !error.use_stderr() => return Ok(Action::Help(error.to_string())),
+        Err(error) => return Err(PROGRAM.clap_error(&error)),
+    };
+    let addr_is_given = matches.value_source("addr") == Some(ValueSource::CommandLine);
+    let flags =
+        Flags::from_arg_matches(&matches).map_err(|error| PROGRAM.clap_error(&error.format(&mut command)))?;
+    match flags.command {
+        Some(Command::Version) => Ok(Action::Version),
+        Some(Command::Completion { shell }) => Ok(Action::Completion(shell)),
+        None => Ok(Action::Serve(Box::new(flags.config(addr_is_given)?))),
+    }
+}
+
+/// The completion script for `shell`.
+pub(crate) fn completion(shell: Shell) -> Vec<u8> {
+    PROGRAM.completion(Flags::command(), shell)
+}
+
+/// Serve traceroutes over HTTP
+#[derive(Debug, Parser)]
+#[command(
+    name = NAME,
+    bin_name = NAME,
+    override_usage = PROGRAM.usage,
+    args_override_self = true,
+    args_conflicts_with_subcommands = true,
+    after_help = "When an option is repeated, the last counts; --allow and --deny add up.\n\
+                  The environment variable DATADOG_TRACEROUTE_TOKEN may hold the bearer token.\n\
+                  Durations are written 1h30m, 10s or 500ms.",
+)]
+struct Flags {
+    /// TCP address to listen on: :port (all addresses, IPv6 and IPv4), host:port or [v6]:port
+    #[arg(short, long, value_name = "address", default_value = ":3765")]
+    addr: ListenAddress,
+
+    /// What is logged: error, warn, info, debug or trace
+    #[arg(
+        short,
+        long,
+        value_name = "level",
+        default_value = "info",
+        hide_possible_values = true
+    )]
+    log_level: LogLevel,
+
+    /// How it is logged: text or json
+    #[arg(
+        long,
+        value_name = "format",
+        default_value = "text",
+        hide_possible_values = true
+    )]
+    log_format: LogFormat,
+
+    /// Listen on a Unix socket as well; on nothing else, unless --addr is given
+    #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
+    unix_socket: Option<PathBuf>,
+
+    /// Permissions of the Unix socket, octal
+    #[arg(long, value_name = "mode", default_value = "660", value_parser = parse_mode)]
+    unix_socket_mode: u32,
+
+    /// Start the Windows driver at once (ignored elsewhere)
+    #[arg(long)]
+    windows_driver: bool,
+
+    /// How long requests may go on after SIGTERM or Ctrl-C
+    #[arg(long, value_name = "duration", default_value = "10s", value_parser = duration::parse)]
+    grace_period: Duration,
+
+    /// Most runs and end-to-end probes in flight, of all requests; beyond that they are refused with 503
+    #[arg(long, value_name = "number", default_value = "16384", value_parser = parse_count)]
+    max_traces: u32,
+
+    /// Most connections; beyond that they wait
+    #[arg(long, value_name = "number", default_value = "8192", value_parser = parse_count)]
+    max_connections: u32,
+
+    /// Most runs, and most end-to-end probes, of one request
+    #[arg(long, value_name = "number", default_value_t = MAX_QUERIES, value_parser = parse_count)]
+    max_queries: u32,
+
+    /// Largest timeout of one request
+    #[arg(long, value_name = "duration", default_value = "24h", value_parser = duration::parse)]
+    max_timeout: Duration,
+
+    /// Longest that one request may take as a whole; 0: no limit
+    #[arg(long, value_name = "duration", default_value = "0s", value_parser = duration::parse)]
+    max_duration: Duration,
+
+    /// Most bytes of a request's header, and of its body
+    #[arg(long, value_name = "bytes", default_value = "65536", value_parser = parse_count)]
+    max_request_size: u32,
+
+    /// How long the header of a request may take to arrive, idle time before it included; the body likewise
+    #[arg(long, value_name = "duration", default_value = "30s", value_parser = parse_period)]
+    header_timeout: Duration,
+
+    /// How long a client may read nothing of a response
+    #[arg(long, value_name = "duration", default_value = "30s", value_parser = parse_period)]
+    write_timeout: Duration,
+
+    /// File with the bearer token that clients must show
+    #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
+
+    /// Networks that may be traced, separated by commas; none: all
+    #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(action = clap::ArgAction::Append)]
+    allow: Vec<IpNet>,
+
+    /// Networks that may not be traced, separated by commas
+    #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(action = clap::ArgAction::Append)]
+    deny: Vec<IpNet>,
+
+    /// Refuse to trace this machine, loopback, link-local and multicast addresses, and the metadata services of clouds
+    #[arg(long)]
+    deny_local: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print version, commit and build date
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// Which shell
+        #[arg(value_name = "shell")]
+        shell: Shell,
+    },
+}
+
+impl Flags {
+    fn config(self, addr_is_given: bool) -> Result<Config, UsageError> {
+        if cfg!(not(unix)) && self.unix_socket.is_some() {
+            return Err(PROGRAM.usage_error("--unix-socket is not supported on this system"));
+        }
+        let tcp = addr_is_given || self.unix_socket.is_none();
+        Ok(Config {
+            addr: tcp.then_some(self.addr),
+            unix_socket: self.unix_socket,
+            unix_socket_mode: self.unix_socket_mode,
+            log_level: self.log_level,
+            log_format: self.log_format,
+            windows_driver: self.windows_driver,
+            grace_period: self.grace_period,
+            max_traces: self.max_traces,
+            max_connections: self.max_connections,
+            ceilings: Ceilings {
+                queries: self.max_queries,
+                timeout: self.max_timeout,
+                duration: (!self.max_duration.is_zero()).then_some(self.max_duration),
+            },
+            max_request_size: self.max_request_size as usize,
+            header_timeout: self.header_timeout,
+            write_timeout: self.write_timeout,
+            token_file: self.token_file,
+            policy: Policy {
+                allow: self.allow,
+                deny: self.deny,
+                deny_local: self.deny_local,
+            },
+        })
+    }
+}
+
+/// A number from 1 up.
+fn parse_count(text: &str) -> Result<u32, String> {
+    let value = parse_int(text).map_err(|error| error.to_string())?;
+    // The largest that a semaphore takes on every system.
+    u32::try_from(value)
+        .ok()
+        .filter(|count| (1..=1 << 28).contains(count))
+        .ok_or_else(|| format!("must be between 1 and {}, got {value}", 1 << 28))
+}
+
+/// A duration that is not zero.
+fn parse_period(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        Duration::ZERO => Err("must be longer than 0".to_owned()),
+        period => Ok(period),
+    }
+}
+
+/// Permission bits, octal.
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| format!("{text:?} is no octal number between 0 and 777"))
+}
+
+const _: () = assert!(MAX_TIMEOUT_MS == 24 * 3_600_000, "the default of --max-timeout");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn config(line: &str) -> Config {
+        match parse(arguments(line)) {
+            Ok(Action::Serve(config)) => *config,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn error(line: &str) -> String {
+        let error = parse(arguments(line)).unwrap_err().to_string();
+        error.lines().next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn clap_accepts_the_definition() {
+        go_style(Flags::command()).debug_assert();
+    }
+
+    #[test]
+    fn the_contracts_defaults() {
+        let config = config("");
+        assert_eq!(config.addr, Some(":3765".parse().unwrap()));
+        assert_eq!(config.log_level, LogLevel::Info);
+        assert_eq!(config.policy, Policy::default());
+        assert_eq!(config.ceilings, Ceilings::default());
+    }
+
+    #[test]
+    fn values_in_every_form() {
+        for line in [
+            "-a :80",
+            "-a:80",
+            "-a=:80",
+            "--addr :80",
+            "--addr=:80",
+            "-a :1 --addr :80",
+        ] {
+            assert_eq!(config(line).addr, Some(":80".parse().unwrap()), "{line}");
+        }
+        for line in [
+            "--deny-local",
+            "--deny-local=true",
+            "--deny-local=T",
+            "--deny-local=0 --deny-local",
+        ] {
+            assert!(config(line).policy.deny_local, "{line}");
+        }
+        assert!(!config("--deny-local --deny-local=false").policy.deny_local);
+        assert_eq!(config("--grace-period 1m30s").grace_period.as_secs(), 90);
+        assert_eq!(config("--grace-period=0s").grace_period, Duration::ZERO);
+        assert_eq!(
+            config("--max-duration 5m").ceilings.duration,
+            Some(Duration::from_mins(5))
+        );
+        assert!(config("--windows-driver").windows_driver);
+    }
+
+    #[test]
+    fn networks_add_up() {
+        let policy = config("--deny 192.0.2.0/24,::1 --deny 10.0.0.1 --allow 10.0.0.0/8").policy;
+        let texts: Vec<String> = policy.deny.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["192.0.2.0/24", "::1/128", "10.0.0.1/32"]);
+        assert_eq!(policy.allow.len(), 1);
+    }
+
+    #[test]
+    fn a_unix_socket_replaces_the_default_address_only() {
+        assert_eq!(config("--unix-socket /s").addr, None);
+        assert_eq!(
+            config("--unix-socket /s -a :80").addr,
+            Some(":80".parse().unwrap())
+        );
+        assert_eq!(
+            config("--unix-socket /s --unix-socket-mode 600").unix_socket_mode,
+            0o600
+        );
+    }
+
+    #[test]
+    fn all_five_levels_and_no_other() {
+        for level in ["error", "warn", "info", "debug", "trace"] {
+            config(&format!("-l {level}"));
+        }
+        for level in ["INFO", "warning", "off", "Info", "1"] {
+            assert_eq!(
+                error(&format!("--log-level {level}")),
+                format!(
+                    "invalid value for --log-level: {level:?} is none of error, warn, info, debug, trace"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_usage() {
+        for (line, expected) in [
+            ("x", "unrecognized subcommand 'x'"),
+            ("--foo", "unknown flag: --foo"),
+            ("-a", "flag needs a value: --addr"),
+            (
+                "-a 3765",
+                "invalid value for --addr: \"3765\" has no port; write :3765, host:3765 or [::1]:3765",
+            ),
+            (
+                "--max-traces 0",
+                "invalid value for --max-traces: must be between 1 and 268435456, got 0",
+            ),
+            (
+                "--header-timeout 0s",
+                "invalid value for --header-timeout: must be longer than 0",
+            ),
+            (
+                "--grace-period 10",
+                "invalid value for --grace-period: \"10\" is no duration such as 1h30m, 10s or 500ms",
+            ),
+            (
+                "--deny x",
+                "invalid value for --deny: \"x\" is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address",
+            ),
+            (
+                "--unix-socket-mode 8",
+                "invalid value for --unix-socket-mode: \"8\" is no octal number between 0 and 777",
+            ),
+        ] {
+            assert_eq!(error(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn commands() {
+        assert!(matches!(parse(arguments("version")), Ok(Action::Version)));
+        assert!(matches!(
+            parse(arguments("completion bash")),
+            Ok(Action::Completion(Shell::Bash))
+        ));
+        for line in ["help", "-h", "--help", "help version"] {
+            assert!(matches!(parse(arguments(line)), Ok(Action::Help(_))), "{line}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Where the service meets the library that traces: a seam, so that the router can be tested without a network.
+
+use std::net::IpAddr;
+
+use datadog_traceroute::{Error, Host, Options, Progress, Report, Request, Statistics, Tracer, resolve};
+use futures_util::future::BoxFuture;
+
+/// Called for each thing that happens during a trace.
+pub(crate) type OnProgress = Box<dyn FnMut(Progress) + Send>;
+
+/// Carries requests out. Dropping a returned future stops what it began.
+pub(crate) trait Backend: Send + Sync {
+    /// The address of a host.
+    fn resolve<'a>(&'a self, host: &'a Host, ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>>;
+
+    /// Carries out a request, telling what happens when somebody wants to know.
+    fn trace<'a>(
+        &'a self,
+        request: &'a Request,
+        progress: Option<OnProgress>,
+    ) -> BoxFuture<'a, Result<Report, Error>>;
+
+    /// Counters of the engine; `None` while it has not begun.
+    fn statistics(&self) -> BoxFuture<'_, Option<Statistics>>;
+}
+
+impl Backend for Tracer {
+    fn resolve<'a>(&'a self, host: &'a Host, ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>> {
+        Box::pin(async move { Ok(resolve(host, ipv6).await?) })
+    }
+
+    fn trace<'a>(
+        &'a self,
+        request: &'a Request,
+        progress: Option<OnProgress>,
+    ) -> BoxFuture<'a, Result<Report, Error>> {
+        match progress {
+            Some(progress) => Box::pin(self.trace_with_progress(request, progress)),
+            None => Box::pin(Tracer::trace(self, request)),
+        }
+    }
+
+    fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {
+        Box::pin(Tracer::statistics(self))
+    }
+}
+
+/// A tracer that the service's own bound on traces never meets.
+pub(crate) fn tracer(max_traces: u32) -> Tracer {
+    let largest_request = 2 * datadog_traceroute::MAX_QUERIES;
+    Tracer::with_options(Options {
+        // A request that is larger than the bound is let in when it is alone.
+        max_traces: max_traces.max(largest_request) as usize,
+        ..Options::default()
+    })
+}
+
+/// Starts the capture driver that `windows-driver` asks for; other systems have none and need none.
+pub(crate) fn start_windows_driver() {
+    tracing::debug!("there is no driver to start on this system");
+}

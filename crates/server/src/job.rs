@@ -1,0 +1,111 @@
+//! One `/traceroute` request, from its query string to its report.
+
+use std::future::{Future, pending};
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use datadog_traceroute::{ErrorCode, Host, Parameters, Report, Request};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until};
+
+use crate::backend::{OnProgress, start_windows_driver};
+use crate::failure::Failure;
+use crate::router::Service;
+
+/// A request that has been let in. Dropping it gives its room back.
+pub(crate) struct Job {
+    service: Arc<Service>,
+    request: Request,
+    deadline: Option<Instant>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Job {
+    /// Checks a request, takes room for it, and finds and checks the address of its target.
+    ///
+    /// # Errors
+    /// Wrong parameters, too much going on, a name that cannot be resolved, or a target that may not be traced.
+    pub(crate) async fn admit(service: Arc<Service>, parameters: Parameters) -> Result<Job, Failure> {
+        let invalid = |error| Failure::invalid_parameters(&error);
+        let request = parameters.validate().map_err(invalid)?;
+        service.settings.ceilings.check(&request).map_err(invalid)?;
+        let room = service
+            .admission
+            .admit(&request)
+            .ok_or_else(Failure::overloaded)?;
+        let longest = service.settings.ceilings.duration;
+        let mut job = Job {
+            deadline: longest.map(|longest| Instant::now() + longest),
+            service,
+            request,
+            _room: room,
+        };
+        job.resolve().await?;
+        if job.request.windows_driver {
+            start_windows_driver();
+        }
+        Ok(job)
+    }
+
+    /// Puts the address in the place of the name, so that what was checked is what will be probed.
+    async fn resolve(&mut self) -> Result<(), Failure> {
+        let resolution = self
+            .service
+            .backend
+            .resolve(&self.request.host, self.request.ipv6);
+        let address = self
+            .in_time(resolution)
+            .await?
+            .map_err(|error| Failure::trace(&error))?;
+        self.service
+            .settings
+            .policy
+            .check(address)
+            .map_err(|message| Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message))?;
+        self.request.host = Host::Address(address);
+        Ok(())
+    }
+
+    /// What is traced.
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Traces, telling `progress` what happens.
+    ///
+    /// # Errors
+    /// The trace failed, took too long, or the service stops.
+    pub(crate) async fn run(&self, progress: Option<OnProgress>) -> Result<Report, Failure> {
+        let trace = self.service.backend.trace(&self.request, progress);
+        let report = self.in_time(trace).await?;
+        let report = report.map_err(|error| Failure::trace(&error))?;
+        self.service.metrics.count_e2e(&report.e2e_probe);
+        Ok(report)
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut cancelled = self.service.cancelled.clone();
+        tokio::select! {
+            result = work => Ok(result),
+            () = at(self.deadline) => Err(self.took_too_long()),
+            // An error means that the one who could cancel is gone, which is as good.
+            _ = cancelled.wait_for(|cancelled| *cancelled) => Err(Failure::stopping()),
+        }
+    }
+
+    fn took_too_long(&self) -> Failure {
+        let longest = self.service.settings.ceilings.duration.unwrap_or_default();
+        let cause = format!(
+            "not finished within {}, the longest that this server allows",
+            crate::duration::format(longest)
+        );
+        Failure::trace_failed(ErrorCode::Timeout, cause)
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,246 @@
+//! What happens around every request: a trace id, a log line, counters, authorization, and errors in the form that the
+//! client wants.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use datadog_traceroute::{ErrorCode, Uuid};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body as _, Frame, SizeHint};
+use tracing::{Instrument, Span};
+
+use crate::accept::prefers_json;
+use crate::failure::Failure;
+use crate::router::{PATHS, Service, is_protected};
+
+/// The response header that names the request in the log.
+const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+/// Status in logs and metrics of a request whose client went away, as nginx has it.
+const CLIENT_GONE: u16 = 499;
+/// The path in metrics of what is not served, so that strangers cannot make up labels.
+const OTHER: &str = "other";
+
+/// What a request's body may be. No request needs one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BodyLimit {
+    /// Bytes.
+    pub(crate) size: usize,
+    pub(crate) timeout: Duration,
+}
+
+/// Names, times and counts a request.
+pub(crate) async fn observe(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    let trace_id = trace_id(request.headers());
+    let span = tracing::info_span!(
+        "request",
+        trace_id,
+        method = %request.method(),
+        path = request.uri().path(),
+        query = request.uri().query().unwrap_or_default(),
+    );
+    let mut observation = Observation::begin(service, request.uri().path(), span.clone());
+    let mut response = next.run(request).instrument(span).await;
+    observation.status = response.status().as_u16();
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&trace_id) {
+        headers.insert(TRACE_ID, value);
+    }
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response.map(|body| {
+        Body::new(Observed {
+            body,
+            observation: Some(observation),
+        })
+    })
+}
+
+/// The trace id of a `traceparent` header (W3C Trace Context §3.2), or a random one: 32 hexadecimal digits.
+fn trace_id(headers: &HeaderMap) -> String {
+    let given = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let id = given.and_then(|text| {
+        let mut parts = text.split('-');
+        let (version, id, _parent) = (parts.next()?, parts.next()?, parts.next()?);
+        let hex = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        let valid = version.len() == 2 && version != "ff" && hex(version) && id.len() == 32 && hex(id);
+        (valid && id.bytes().any(|b| b != b'0')).then(|| id.to_owned())
+    });
+    id.unwrap_or_else(|| Uuid::new_v4().simple().to_string())
+}
+
+/// A request under way; counted and logged when dropped.
+struct Observation {
+    service: Arc<Service>,
+    path: &'static str,
+    span: Span,
+    started: Instant,
+    status: u16,
+}
+
+impl Observation {
+    fn begin(service: Arc<Service>, path: &str, span: Span) -> Self {
+        service.metrics.begin_request();
+        Observation {
+            service,
+            path: PATHS.iter().find(|known| **known == path).unwrap_or(&OTHER),
+            span,
+            started: Instant::now(),
+            // Until there is a response.
+            status: CLIENT_GONE,
+        }
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        self.service.metrics.end_request(self.path, self.status, duration);
+        let duration_ms = duration.as_micros() as f64 / 1000.0;
+        let status = self.status;
+        self.span.in_scope(|| {
+            if status == CLIENT_GONE {
+                tracing::info!(status, duration_ms, "the client went away");
+            } else {
+                tracing::info!(status, duration_ms, "request");
+            }
+        });
+    }
+}
+
+/// A body that ends an observation when it ends.
+struct Observed {
+    body: Body,
+    observation: Option<Observation>,
+}
+
+impl hyper::body::Body for Observed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(None) = polled {
+            self.observation = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        // A body of known size is dropped once it is written, without being asked for its end.
+        if let Some(observation) = &mut self.observation
+            && self.body.size_hint().exact().is_none()
+            && !self.body.is_end_stream()
+        {
+            observation.status = CLIENT_GONE;
+        }
+    }
+}
+
+/// Writes errors in the form that the client wants, and empty responses of axum's own as errors.
+pub(crate) async fn render(request: Request, next: Next) -> Response {
+    // Not the headers themselves: they would keep the connection's whole read buffer in memory.
+    let json = prefers_json(request.headers());
+    let path_allows_head = !request.uri().path().starts_with("/traceroute");
+    let mut response = next.run(request).await;
+    let Some(failure) = response.extensions_mut().remove::<Failure>() else {
+        return response;
+    };
+    let mut response = failure.render(json);
+    if failure.status == StatusCode::METHOD_NOT_ALLOWED {
+        let allow = HeaderValue::from_static(if path_allows_head { "GET, HEAD" } else { "GET" });
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// Lets only those in who show the token, where there is one.
+pub(crate) async fn authorize(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    match &service.settings.token {
+        Some(token) if is_protected(request.uri().path()) && !token.is_shown(request.headers()) => {
+            let message = "A valid bearer token is required";
+            Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Denied, message).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// Reads the body, which nobody needs, to its end: while one is outstanding, a client that goes away would not be
+/// noticed.
+pub(crate) async fn take_body(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if !body.is_end_stream() {
+        let limit = service.settings.body;
+        let reading = Limited::new(body, limit.size).collect();
+        match tokio::time::timeout(limit.timeout, reading).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return too_large().into_response(),
+            Err(_) => return too_slow().into_response(),
+        }
+    }
+    next.run(Request::from_parts(parts, Body::empty())).await
+}
+
+fn too_large() -> Failure {
+    let message = "The request's body is too large or broken";
+    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::InvalidRequest, message)
+}
+
+fn too_slow() -> Failure {
+    let message = "The request's body did not arrive in time";
+    Failure::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Timeout, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(traceparent: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", traceparent.parse().unwrap());
+        trace_id(&headers)
+    }
+
+    #[test]
+    fn trace_ids() {
+        let given = "0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(id(&format!("00-{given}-b7ad6b7169203331-01")), given);
+        let zero = "0".repeat(32);
+        for wrong in [
+            String::new(),
+            given.to_owned(),
+            format!("00-{zero}-b7ad6b7169203331-01"),
+            format!("ff-{given}-b7ad6b7169203331-01"),
+            format!("00-{}-b7ad6b7169203331-01", given.to_uppercase()),
+            format!("00-{}x-b7ad6b7169203331-01", &given[1..]),
+        ] {
+            let id = id(&wrong);
+            assert!(id.len() == 32 && id != given && id != zero, "{wrong}: {id}");
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! The OpenAPI document (<https://spec.openapis.org/oas/v3.1.0>), made from the same constants as the service.
+//!
+//! It is committed as `docs/openapi.json`; a test compares. After an intended change:
+//! `UPDATE=1 cargo test -p datadog-traceroute-server openapi`.
+
+use datadog_traceroute::{DEFAULT_TIMEOUT_MS, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters};
+use serde_json::{Map, Value, json};
+
+/// The document, indented and with a final newline.
+pub(crate) fn document() -> String {
+    format!("{:#}\n", description())
+}
+
+fn description() -> Value {
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "datadog-traceroute-server",
+            "version": traceroute_flags::VERSION,
+            "summary": "Network paths and end-to-end measurements over HTTP.",
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "servers": [{ "url": "/" }],
+        "security": [{}, { "token": [] }],
+        "paths": {
+            "/traceroute": { "get": trace_operation() },
+            "/traceroute/stream": { "get": stream_operation() },
+            "/health": { "get": health_operation() },
+            "/metrics": { "get": metrics_operation() },
+            "/openapi.json": { "get": api_operation() },
+            "/": { "get": page_operation() },
+        },
+        "components": {
+            "securitySchemes": { "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "Needed when the server was started with a token.",
+            } },
+            "schemas": { "Report": report(), "Error": error(), "Health": health() },
+        },
+    })
+}
+
+fn trace_operation() -> Value {
+    let mut responses = failures(&["400", "401", "403", "405", "408", "413", "500", "503"]);
+    responses.insert(
+        "200".to_owned(),
+        json!({
+            "description": "The path and the end-to-end measurement.",
+            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Report" } } },
+        }),
+    );
+    json!({
+        "operationId": "traceroute",
+        "summary": "Trace the path to a target, and measure it end to end.",
+        "description": "Answers when all is done. Integers and booleans that do not parse count as absent; of a \
+                        repeated parameter the first counts. Closing the connection cancels the traces.",
+        "parameters": parameters(),
+        "responses": responses,
+    })
+}
+
+fn stream_operation() -> Value {
+    let mut responses = failures(&["400", "401", "403", "405", "408", "413", "500", "503"]);
+    responses.insert("200".to_owned(), json!({
+        "description": "Events: `hop` {run, ttl, ip_address, rtt, destination}, `run` {run} when a run has ended, \
+                        `e2e` {index, rtt} with 0 for no answer, and last `report` with the document of /traceroute, or \
+                        `error` with an Error. Runs and end-to-end probes count from 0; round-trip times are in \
+                        milliseconds.",
+        "content": { "text/event-stream": { "schema": { "type": "string" } } },
+    }));
+    json!({
+        "operationId": "stream",
+        "summary": "The same as server-sent events, as it happens.",
+        "parameters": parameters(),
+        "responses": responses,
+    })
+}
+
+fn health_operation() -> Value {
+    let mut responses = failures(&["405"]);
+    responses.insert(
+        "200".to_owned(),
+        json!({
+            "description": "The server runs.",
+            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Health" } } },
+        }),
+    );
+    json!({
+        "operationId": "health",
+        "summary": "Whether the server runs. HEAD works too.",
+        "security": [{}],
+        "responses": responses,
+    })
+}
+
+fn metrics_operation() -> Value {
+    let mut responses = failures(&["401", "405"]);
+    responses.insert(
+        "200".to_owned(),
+        text("Counters in Prometheus' text format.", "text/plain"),
+    );
+    json!({ "operationId": "metrics", "summary": "Counters.", "responses": responses })
+}
+
+fn api_operation() -> Value {
+    let mut responses = failures(&["405"]);
+    responses.insert(
+        "200".to_owned(),
+        json!({
+            "description": "This document.",
+            "content": { "application/json": { "schema": { "type": "object" } } },
+        }),
+    );
+    json!({
+        "operationId": "openapi",
+        "summary": "This document.",
+        "security": [{}],
+        "responses": responses,
+    })
+}
+
+fn page_operation() -> Value {
+    let mut responses = failures(&["405"]);
+    responses.insert(
+        "200".to_owned(),
+        text("A page to try the server from a browser.", "text/html"),
+    );
+    json!({ "operationId": "page", "summary": "A page.", "security": [{}], "responses": responses })
+}
+
+fn text(description: &str, kind: &str) -> Value {
+    json!({ "description": description, "content": { kind: { "schema": { "type": "string" } } } })
+}
+
+/// Error responses: one line of text, or JSON for those who prefer it.
+fn failures(statuses: &[&str]) -> Map<String, Value> {
+    let describe = |status: &str| match status {
+        "400" => "A parameter is missing, unknown or out of range: `Invalid parameters: …`.",
+        "401" => "The server wants a bearer token.",
+        "403" => "This target may not be traced.",
+        "405" => "Method not allowed.",
+        "408" => "The request's body did not arrive in time.",
+        "413" => "The request's body is too large.",
+        "500" => "`Traceroute failed: …`",
+        _ => "Too many traces at once, or the server is shutting down. See Retry-After.",
+    };
+    let response = |status: &&str| {
+        let content = json!({
+            "text/plain": { "schema": { "type": "string" } },
+            "application/json": { "schema": { "$ref": "#/components/schemas/Error" } },
+        });
+        let value = json!({ "description": describe(status), "content": content });
+        ((*status).to_owned(), value)
+    };
+    statuses.iter().map(response).collect()
+}
+
+fn parameters() -> Value {
+    let default = Parameters::default();
+    let integer = |least: i64, most: u64, default: i64| json!({ "type": "integer", "minimum": least, "maximum": most, "default": default });
+    let boolean = |default: bool| json!({ "type": "boolean", "default": default });
+    let name = |names: &[&str], default: &str| json!({ "type": "string", "enum": names, "default": default });
+    let list = [
+        (
+            "target",
+            json!({ "type": "string", "minLength": 1 }),
+            "Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443.",
+        ),
+        (
+            "protocol",
+            name(&["udp", "tcp", "icmp"], &default.protocol),
+            "Protocol of the probes, in any letter case.",
+        ),
+        (
+            "port",
+            integer(0, 65535, default.port),
+            "Port to probe; 0 means the default.",
+        ),
+        (
+            "traceroute-queries",
+            integer(0, u64::from(MAX_QUERIES), default.traceroute_queries),
+            "Number of traceroute runs.",
+        ),
+        (
+            "max-ttl",
+            integer(1, 255, default.max_ttl),
+            "Highest TTL to probe, in hops.",
+        ),
+        (
+            "timeout",
+            integer(0, MAX_TIMEOUT_MS, DEFAULT_TIMEOUT_MS.cast_signed()),
+            "Milliseconds that an answer may take; 0 means the default.",
+        ),
+        (
+            "tcp-method",
+            name(&["syn", "sack", "prefer_sack"], &default.tcp_method),
+            "How TCP probes, in any letter case; on Windows also syn_socket.",
+        ),
+        (
+            "e2e-queries",
+            integer(0, u64::from(MAX_QUERIES), default.e2e_queries),
+            "Number of end-to-end probes.",
+        ),
+        (
+            "ipv6",
+            boolean(default.ipv6),
+            "Take an IPv6 address of a target given by name.",
+        ),
+        (
+            "reverse-dns",
+            boolean(default.reverse_dns),
+            "Look up the names of hops and destination.",
+        ),
+        (
+            "source-public-ip",
+            boolean(default.source_public_ip),
+            "Ask web services for the server's public IPv4 address.",
+        ),
+        (
+            "windows-driver",
+            boolean(default.windows_driver),
+            "Use the Windows driver; ignored elsewhere.",
+        ),
+        (
+            "skip-private-hops",
+            boolean(default.skip_private_hops),
+            "Blank hops with private addresses.",
+        ),
+    ];
+    let parameter = |(name, schema, description): (&str, Value, &str)| {
+        json!({
+            "name": name,
+            "in": "query",
+            "required": name == "target",
+            "schema": schema,
+            "description": description,
+        })
+    };
+    list.into_iter().map(parameter).collect()
+}
+
+/// An object whose properties are all there, in this order; those that end in `?` may be absent.
+fn object(properties: &[(&str, Value)]) -> Value {
+    let name = |property: &str| property.trim_end_matches('?').to_owned();
+    let required: Vec<&str> = properties
+        .iter()
+        .map(|(property, _)| *property)
+        .filter(|property| !property.ends_with('?'))
+        .collect();
+    let map: Map<String, Value> = properties
+        .iter()
+        .map(|(property, schema)| (name(property), schema.clone()))
+        .collect();
+    json!({ "type": "object", "properties": map, "required": required, "additionalProperties": false })
+}
+
+fn described(kind: &str, description: &str) -> Value {
+    json!({ "type": kind, "description": description })
+}
+
+fn count(description: &str) -> Value {
+    json!({ "type": "integer", "minimum": 0, "description": description })
+}
+
+fn number(description: &str) -> Value {
+    json!({ "type": "number", "minimum": 0, "description": description })
+}
+
+fn report() -> Value {
+    let names = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
+    let port = json!({ "type": "integer", "minimum": 0, "maximum": 65535 });
+    let hop = object(&[
+        ("ttl", json!({ "type": "integer", "minimum": 1, "maximum": 255 })),
+        ("ip_address", described("string", "Empty when nobody answered.")),
+        ("rtt", number("Milliseconds; 0 when nobody answered.")),
+        ("reachable", described("boolean", "Whether somebody answered.")),
+        ("reverse_dns?", names.clone()),
+    ]);
+    let run = object(&[
+        ("run_id", json!({ "type": "string", "format": "uuid" })),
+        (
+            "source",
+            object(&[
+                ("ip_address", json!({ "type": "string" })),
+                ("port", port.clone()),
+            ]),
+        ),
+        (
+            "destination",
+            object(&[
+                ("ip_address", json!({ "type": "string" })),
+                ("port", port.clone()),
+                ("reverse_dns?", names),
+            ]),
+        ),
+        ("hops", json!({ "type": "array", "items": hop })),
+    ]);
+    let hop_count = object(&[
+        ("avg", number("Hops.")),
+        ("min", count("Hops.")),
+        ("max", count("Hops.")),
+    ]);
+    let rtt = object(&[
+        ("avg", number("Milliseconds.")),
+        ("min", number("Milliseconds.")),
+        ("max", number("Milliseconds.")),
+    ]);
+    let rtts = json!({
+        "type": "array",
+        "items": { "type": "number", "minimum": 0 },
+        "description": "Milliseconds, in the order of sending; 0: no answer.",
+    });
+    let loss = json!({ "type": "number", "minimum": 0, "maximum": 1, "description": "A fraction." });
+    object(&[
+        (
+            "protocol",
+            json!({ "type": "string", "enum": ["udp", "tcp", "icmp"] }),
+        ),
+        (
+            "source",
+            object(&[("public_ip", described("string", "Empty when not known."))]),
+        ),
+        (
+            "destination",
+            object(&[
+                ("hostname", described("string", "The target as given.")),
+                ("port", port),
+            ]),
+        ),
+        (
+            "traceroute",
+            object(&[
+                ("runs", json!({ "type": "array", "items": run })),
+                ("hop_count", hop_count),
+            ]),
+        ),
+        (
+            "e2e_probe",
+            object(&[
+                ("rtts", rtts),
+                ("packets_sent", count("Probes.")),
+                ("packets_received", count("Probes answered.")),
+                ("packet_loss_percentage", loss),
+                (
+                    "jitter",
+                    number("Mean difference of consecutive RTTs, in milliseconds."),
+                ),
+                ("rtt", rtt),
+            ]),
+        ),
+    ])
+}
+
+fn error() -> Value {
+    let codes = [
+        "DNS",
+        "TIMEOUT",
+        "CONNREFUSED",
+        "HOSTUNREACH",
+        "NETUNREACH",
+        "DENIED",
+        "INVALID_REQUEST",
+        "UNKNOWN",
+    ];
+    object(&[
+        ("code", json!({ "type": "string", "enum": codes })),
+        ("message", json!({ "type": "string" })),
+    ])
+}
+
+fn health() -> Value {
+    object(&[
+        ("status", json!({ "type": "string", "const": "healthy" })),
+        ("timestamp", json!({ "type": "string", "format": "date-time" })),
+        ("uptime", described("string", "Such as 1h2m3.5s.")),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::PATHS;
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    #[test]
+    fn openapi_document_is_the_committed_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(path, document()).unwrap();
+        }
+        let committed = fs::read_to_string(path).unwrap();
+        assert!(
+            committed == document(),
+            "docs/openapi.json is out of date: run with UPDATE=1"
+        );
+    }
+
+    #[test]
+    fn openapi_paths_are_the_routes() {
+        let described = description();
+        let described: BTreeSet<_> = described["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        assert_eq!(described, PATHS.into_iter().collect());
+    }
+
+    /// Each parameter, with a value that is not its default, must change what is read: a name that the service does not
+    /// know would not.
+    #[test]
+    fn openapi_parameters_are_those_that_are_read() {
+        let list = parameters();
+        let list = list.as_array().unwrap();
+        let default = crate::parameters::from_query("");
+        for parameter in list {
+            let name = parameter["name"].as_str().unwrap();
+            let value = match parameter["schema"]["type"].as_str().unwrap() {
+                "integer" => "7",
+                "boolean" => "true",
+                _ => "tcp",
+            };
+            let read = crate::parameters::from_query(&format!("{name}={value}"));
+            assert_ne!(read, default, "{name}");
+            let written = match &parameter["schema"]["default"] {
+                Value::String(text) => text.clone(),
+                Value::Null => String::new(),
+                other => other.to_string(),
+            };
+            let read = crate::parameters::from_query(&format!("{name}={written}"));
+            assert_eq!(read, default, "{name}: the default");
+        }
+        assert_eq!(list.len(), 13);
+    }
+
+    /// Whether `value` has exactly the properties that `schema` describes, of the right types.
+    fn check(schema: &Value, value: &Value, at: &str) {
+        match value {
+            Value::Object(map) => {
+                let properties = schema["properties"].as_object().unwrap();
+                for (name, value) in map {
+                    let schema = properties.get(name).unwrap_or_else(|| panic!("{at}.{name}"));
+                    check(schema, value, &format!("{at}.{name}"));
+                }
+                for name in schema["required"].as_array().unwrap() {
+                    assert!(map.contains_key(name.as_str().unwrap()), "{at}: {name}");
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| check(&schema["items"], item, at)),
+            Value::String(_) => assert_eq!(schema["type"], "string", "{at}"),
+            Value::Bool(_) => assert_eq!(schema["type"], "boolean", "{at}"),
+            Value::Number(_) => assert!(schema["type"] == "number" || schema["type"] == "integer", "{at}"),
+            Value::Null => panic!("{at}: null"),
+        }
+    }
+
+    #[test]
+    fn openapi_describes_the_contracts_example() {
+        let golden = include_str!("../../traceroute/tests/golden/report.json");
+        check(&report(), &serde_json::from_str(golden).unwrap(), "report");
+    }
+}

@@ -1,0 +1,321 @@
+//! The program's life: sockets, privileges, connections, and the end.
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::args::Config;
+use crate::auth::Token;
+use crate::backend;
+use crate::logging;
+use crate::router::{Service, Settings, router};
+use crate::stall::StallGuard;
+
+/// How long answers may take to leave once everything was cancelled.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Pause after an error of `accept` that may last, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// When to ask a silent client whether it is still there, and how often then.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(15));
+/// The least that hyper takes.
+const SMALLEST_BUFFER: usize = 8192;
+
+/// Why the program could not begin.
+#[derive(Debug)]
+pub(crate) struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// The service could not begin.
+pub(crate) fn run(config: Config) -> Result<(), StartError> {
+    logging::start(config.log_level, config.log_format);
+    let token = Token::load(config.token_file.as_deref()).map_err(StartError)?;
+    let sockets = Sockets::open(&config)?;
+    // While there is one thread only: privileges belong to threads.
+    drop_privileges();
+    if config.windows_driver {
+        backend::start_windows_driver();
+    }
+    let runtime = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(serve(config, token, sockets));
+    // A name still being resolved by the operating system cannot be stopped, only left behind.
+    runtime.shutdown_background();
+    result
+}
+
+/// Keeps nothing but the right to send probes.
+fn drop_privileges() {
+    match traceroute_net::keep_probing_privileges() {
+        Ok(privileges) if privileges.can_probe => {
+            tracing::info!(kept = %privileges, dropped = privileges.dropped, "privileges");
+        }
+        Ok(privileges) => {
+            tracing::warn!(
+                kept = %privileges,
+                dropped = privileges.dropped,
+                "privileges: CAP_NET_RAW is missing, traces will fail; run as root, or as a user with that capability"
+            );
+        }
+        Err(error) => tracing::warn!(%error, "cannot drop privileges"),
+    }
+}
+
+/// Open listening sockets.
+struct Sockets {
+    tcp: Vec<TcpListener>,
+    #[cfg(unix)]
+    unix: Option<crate::listen::UnixSocket>,
+}
+
+impl Sockets {
+    fn open(config: &Config) -> Result<Self, StartError> {
+        let mut tcp = Vec::new();
+        if let Some(address) = &config.addr {
+            let failed = |error| StartError(format!("cannot listen on {address}: {error}"));
+            tcp = address.open().map_err(failed)?;
+        }
+        for listener in &tcp {
+            let address = listener.local_addr().map(|address| address.to_string());
+            tracing::info!(address = address.unwrap_or_default(), "listening");
+        }
+        Ok(Sockets {
+            tcp,
+            #[cfg(unix)]
+            unix: Sockets::open_unix(config)?,
+        })
+    }
+
+    #[cfg(unix)]
+    fn open_unix(config: &Config) -> Result<Option<crate::listen::UnixSocket>, StartError> {
+        let Some(path) = &config.unix_socket else {
+            return Ok(None);
+        };
+        let failed = |error| StartError(format!("cannot listen on {}: {error}", path.display()));
+        let socket = crate::listen::UnixSocket::open(path, config.unix_socket_mode).map_err(failed)?;
+        tracing::info!(path = %path.display(), "listening");
+        Ok(Some(socket))
+    }
+}
+
+async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result<(), StartError> {
+    // First of all, so that a signal is never taken for the default action.
+    let stop = Stop::watch().map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    let (cancel, cancelled) = watch::channel(false);
+    let settings = Settings {
+        ceilings: config.ceilings.clone(),
+        max_traces: config.max_traces,
+        body: config.body_limit(),
+        policy: config.policy.clone(),
+        token,
+    };
+    let tracer = Arc::new(backend::tracer(config.max_traces));
+    let service = Service::new(tracer, settings, cancelled);
+    let (server, mut ended) = Server::new(&config, router(service));
+    let accepting = server
+        .accept_all(&sockets)
+        .map_err(|error| StartError(format!("cannot listen: {error}")))?;
+    drop(server);
+
+    let mut stop = stop;
+    stop.signal().await;
+    tracing::info!("stopping: no new connections; what runs may finish");
+    for task in accepting {
+        task.abort();
+    }
+    drop(sockets);
+    tokio::select! {
+        () = ended.all(config.grace_period) => {}
+        () = stop.signal() => tracing::warn!("stopping at once"),
+    }
+    let _ = cancel.send(true);
+    ended.all(LAST_WORDS).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What asks the program to stop: Ctrl-C, and on Unix SIGTERM.
+struct Stop {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    #[cfg_attr(not(unix), allow(clippy::unnecessary_wraps))]
+    fn watch() -> io::Result<Self> {
+        #[cfg(unix)]
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Stop {
+            #[cfg(unix)]
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn signal(&mut self) {
+        #[cfg(unix)]
+        let terminate = self.terminate.recv();
+        #[cfg(not(unix))]
+        let terminate = std::future::pending::<Option<()>>();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate => {}
+        }
+    }
+}
+
+/// What connections share.
+#[derive(Clone)]
+struct Server {
+    router: Router,
+    http: http1::Builder,
+    room: Arc<Semaphore>,
+    write_timeout: Duration,
+    stopping: watch::Receiver<()>,
+    /// Held by every connection.
+    alive: mpsc::Sender<()>,
+}
+
+/// Tells when all connections have ended.
+struct Ended {
+    stopping: Option<watch::Sender<()>>,
+    alive: mpsc::Receiver<()>,
+}
+
+impl Server {
+    fn new(config: &Config, router: Router) -> (Self, Ended) {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(config.header_timeout)
+            .max_header_size(config.max_request_size)
+            .max_buf_size(config.max_request_size.max(SMALLEST_BUFFER));
+        let (sender, stopping) = watch::channel(());
+        let (alive, receiver) = mpsc::channel(1);
+        let server = Server {
+            router,
+            http,
+            room: Arc::new(Semaphore::new(config.max_connections as usize)),
+            write_timeout: config.write_timeout,
+            stopping,
+            alive,
+        };
+        let ended = Ended {
+            stopping: Some(sender),
+            alive: receiver,
+        };
+        (server, ended)
+    }
+
+    /// Accepts on every socket, until the returned tasks are aborted.
+    fn accept_all(&self, sockets: &Sockets) -> io::Result<Vec<tokio::task::JoinHandle<()>>> {
+        let mut tasks = Vec::new();
+        for listener in &sockets.tcp {
+            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+            tasks.push(tokio::spawn(self.clone().accept_tcp(listener)));
+        }
+        #[cfg(unix)]
+        if let Some(socket) = &sockets.unix {
+            let listener = tokio::net::UnixListener::from_std(socket.listener.try_clone()?)?;
+            tasks.push(tokio::spawn(self.clone().accept_unix(listener)));
+        }
+        Ok(tasks)
+    }
+
+    async fn accept_tcp(self, listener: tokio::net::TcpListener) {
+        loop {
+            let Some(permit) = self.room().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (idle, interval) = KEEP_ALIVE;
+                    let keep_alive = TcpKeepalive::new().with_time(idle).with_interval(interval);
+                    // What cannot be set costs little.
+                    let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
+                    let _ = stream.set_nodelay(true);
+                    self.connection(stream, permit);
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    async fn accept_unix(self, listener: tokio::net::UnixListener) {
+        loop {
+            let Some(permit) = self.room().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => self.connection(stream, permit),
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    /// Waits until there may be one more connection; others wait in the kernel meanwhile.
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).acquire_owned().await.ok()
+    }
+
+    fn connection<T>(&self, stream: T, permit: OwnedSemaphorePermit)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(StallGuard::new(stream, self.write_timeout));
+        let service = TowerToHyperService::new(self.router.clone());
+        let connection = self.http.serve_connection(io, service);
+        let mut stopping = self.stopping.clone();
+        let alive = self.alive.clone();
+        tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            let result = tokio::select! {
+                result = &mut connection => result,
+                _ = stopping.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = result {
+                tracing::debug!(%error, "a connection ended with an error");
+            }
+            drop((permit, alive));
+        });
+    }
+}
+
+/// Errors of single connections are theirs; others may last, and must not make the loop spin.
+async fn pause(error: &io::Error) {
+    let theirs = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    );
+    if !theirs {
+        tracing::warn!(%error, "cannot accept connections");
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+impl Ended {
+    /// Lets every connection end after its present request, and waits for that, no longer than `patience`.
+    async fn all(&mut self, patience: Duration) {
+        self.stopping = None;
+        let _ = timeout(patience, self.alive.recv()).await;
+    }
+}

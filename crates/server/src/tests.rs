@@ -1,0 +1,671 @@
+//! The router in memory, over a backend that traces nothing.
+
+use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Request, Response, StatusCode};
+use datadog_traceroute::{Error, Host, Progress, Report, RunError, Statistics, json};
+use futures_util::future::BoxFuture;
+use http_body_util::BodyExt;
+use tokio::sync::watch;
+use tower::ServiceExt;
+use traceroute_engine::TraceError;
+
+use crate::auth::Token;
+use crate::backend::{Backend, OnProgress};
+use crate::limits::Ceilings;
+use crate::observe::BodyLimit;
+use crate::policy::{Policy, parse_network};
+use crate::router::{Service, Settings, router};
+
+const GOLDEN: &str = include_str!("../../traceroute/tests/golden/report.json");
+
+fn golden() -> Report {
+    serde_json::from_str(GOLDEN).unwrap()
+}
+
+/// What the backend does with every trace.
+enum Outcome {
+    Succeed,
+    Fail(Vec<&'static str>),
+    /// Never ends.
+    Hang,
+}
+
+struct Fake {
+    outcome: Outcome,
+    /// What names resolve to.
+    address: IpAddr,
+    requests: Mutex<Vec<datadog_traceroute::Request>>,
+    running: Arc<AtomicUsize>,
+}
+
+/// Counts a trace while it runs.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Backend for Fake {
+    fn resolve<'a>(&'a self, host: &'a Host, _ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>> {
+        Box::pin(async move {
+            match host {
+                Host::Address(address) => Ok(*address),
+                Host::Name(name) if name == "nowhere.invalid" => Ok(datadog_traceroute::resolve(
+                    &Host::Name("nowhere.invalid.".to_owned()),
+                    false,
+                )
+                .await
+                .map(|_| unreachable!("RFC 6761 section 6.4"))?),
+                Host::Name(_) => Ok(self.address),
+            }
+        })
+    }
+
+    fn trace<'a>(
+        &'a self,
+        request: &'a datadog_traceroute::Request,
+        progress: Option<OnProgress>,
+    ) -> BoxFuture<'a, Result<Report, Error>> {
+        Box::pin(async move {
+            self.requests.lock().unwrap().push(request.clone());
+            self.running.fetch_add(1, Ordering::SeqCst);
+            let _running = Running(Arc::clone(&self.running));
+            if let Some(mut progress) = progress {
+                progress(Progress::HopFound {
+                    run: 0,
+                    ttl: 1,
+                    address: Ipv4Addr::new(192, 0, 2, 1).into(),
+                    rtt: Duration::from_micros(1200),
+                    destination: false,
+                });
+                progress(Progress::RunFinished { run: 0 });
+            }
+            match &self.outcome {
+                Outcome::Succeed => Ok(golden()),
+                Outcome::Fail(causes) => Err(Error::Traces(
+                    causes
+                        .iter()
+                        .map(|cause| RunError::Trace(TraceError::SackNotSupported((*cause).to_owned())))
+                        .collect(),
+                )),
+                Outcome::Hang => pending().await,
+            }
+        })
+    }
+
+    fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {
+        Box::pin(async { Some(Statistics::default()) })
+    }
+}
+
+/// A service under test.
+struct Bench {
+    fake: Arc<Fake>,
+    router: Router,
+    service: Arc<Service>,
+    cancel: watch::Sender<bool>,
+}
+
+fn settings() -> Settings {
+    Settings {
+        ceilings: Ceilings::default(),
+        max_traces: 1000,
+        body: BodyLimit {
+            size: 1000,
+            timeout: Duration::from_secs(5),
+        },
+        policy: Policy::default(),
+        token: None,
+    }
+}
+
+fn bench_with(outcome: Outcome, settings: Settings) -> Bench {
+    let fake = Arc::new(Fake {
+        outcome,
+        address: Ipv4Addr::new(192, 0, 2, 9).into(),
+        requests: Mutex::default(),
+        running: Arc::default(),
+    });
+    let (cancel, cancelled) = watch::channel(false);
+    let backend: Arc<dyn Backend> = Arc::clone(&fake) as _;
+    let service = Service::new(backend, settings, cancelled);
+    Bench {
+        fake,
+        router: router(Arc::clone(&service)),
+        service,
+        cancel,
+    }
+}
+
+fn bench(outcome: Outcome) -> Bench {
+    bench_with(outcome, settings())
+}
+
+/// What a client sees.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Bench {
+    async fn respond(&self, request: Request<Body>) -> Response<Body> {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.respond(request).await;
+        let (parts, body) = response.into_parts();
+        let bytes: Bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    async fn get(&self, uri: &str) -> Answer {
+        self.send(request("GET", uri, &[])).await
+    }
+}
+
+fn request(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
+    let mut builder = Request::builder().method(method).uri(uri);
+    for (name, value) in headers {
+        builder = builder.header(*name, *value);
+    }
+    builder.body(Body::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn success_is_the_compact_document() {
+    let bench = bench(Outcome::Succeed);
+    let answer = bench.get("/traceroute?target=example.com").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert_eq!(answer.body, json::to_compact(&golden()).unwrap());
+    assert!(answer.body.ends_with("}\n"));
+    assert_eq!(answer.header("x-trace-id").len(), 32);
+}
+
+#[tokio::test]
+async fn parameters_reach_the_tracer() {
+    let bench = bench(Outcome::Succeed);
+    let query = "target=example.com:443&protocol=TCP&port=80&traceroute-queries=4&max-ttl=6&timeout=7\
+                 &tcp-method=prefer_sack&e2e-queries=5&ipv6=1&reverse-dns=1&source-public-ip=1\
+                 &windows-driver=1&skip-private-hops=1";
+    assert_eq!(bench.get(&format!("/traceroute?{query}")).await.status, 200);
+    let request = bench.fake.requests.lock().unwrap()[0].clone();
+    // The name was resolved once, and the document still shows it.
+    assert_eq!(request.host, Host::Address(bench.fake.address));
+    assert_eq!(request.hostname, "example.com:443");
+    assert_eq!((request.port, request.probed_port()), (80, 443));
+    assert_eq!(
+        (request.traceroute_queries, request.e2e_queries, request.max_ttl),
+        (4, 5, 6)
+    );
+    assert_eq!(request.timeout, Duration::from_millis(7));
+    assert!(request.ipv6 && request.reverse_dns && request.source_public_ip);
+    assert!(request.windows_driver && request.skip_private_hops);
+}
+
+#[tokio::test]
+async fn wrong_parameters() {
+    let bench = bench(Outcome::Succeed);
+    for (query, message) in [
+        ("", "missing required parameter: target"),
+        ("?target=", "missing required parameter: target"),
+        ("?port=80", "missing required parameter: target"),
+        ("?target=h&max-ttl=0", "max-ttl must be between 1 and 255, got 0"),
+        (
+            "?target=h&max-ttl=300",
+            "max-ttl must be between 1 and 255, got 300",
+        ),
+        (
+            "?target=h&port=65536",
+            "port must be between 0 and 65535, got 65536",
+        ),
+        (
+            "?target=h&timeout=-1",
+            "timeout must be between 0 and 86400000 ms, got -1",
+        ),
+        (
+            "?target=h&traceroute-queries=-1",
+            "traceroute-queries must be between 0 and 65535, got -1",
+        ),
+        (
+            "?target=h&e2e-queries=65536",
+            "e2e-queries must be between 0 and 65535, got 65536",
+        ),
+        (
+            "?target=h&protocol=sctp",
+            "protocol must be udp, tcp or icmp, got \"sctp\"",
+        ),
+        (
+            "?target=h&tcp-method=ack",
+            "tcp-method must be syn, sack, prefer_sack or syn_socket, got \"ack\"",
+        ),
+        (
+            "?target=a%20b",
+            "target \"a b\" is not a host name: it contains ' '",
+        ),
+    ] {
+        for path in ["/traceroute", "/traceroute/stream"] {
+            let answer = bench.get(&format!("{path}{query}")).await;
+            assert_eq!(answer.status, 400, "{query}");
+            assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
+            assert_eq!(answer.body, format!("Invalid parameters: {message}\n"));
+        }
+    }
+    assert!(
+        bench.fake.requests.lock().unwrap().is_empty(),
+        "nothing was traced"
+    );
+}
+
+#[tokio::test]
+async fn only_get_traces() {
+    let bench = bench(Outcome::Succeed);
+    for path in ["/traceroute?target=h", "/traceroute/stream?target=h"] {
+        for method in [
+            "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW",
+        ] {
+            let answer = bench.send(request(method, path, &[])).await;
+            assert_eq!(answer.status, 405, "{method}");
+            assert_eq!(answer.header("allow"), "GET");
+            // A response to HEAD has no body.
+            let body = if method == "HEAD" {
+                ""
+            } else {
+                "Method not allowed\n"
+            };
+            assert_eq!(answer.body, body);
+        }
+    }
+    let answer = bench.send(request("POST", "/health", &[])).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("allow")),
+        (405, "GET, HEAD")
+    );
+    assert!(
+        bench.fake.requests.lock().unwrap().is_empty(),
+        "nothing was traced"
+    );
+}
+
+#[tokio::test]
+async fn unknown_paths() {
+    let bench = bench(Outcome::Succeed);
+    for path in [
+        "/nowhere",
+        "/traceroute/",
+        "/Traceroute",
+        "//traceroute",
+        "/health/x",
+    ] {
+        let answer = bench.get(path).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.body.as_str()),
+            (404, "Not found\n"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn errors_are_json_for_those_who_prefer_it() {
+    let bench = bench(Outcome::Fail(vec!["x"]));
+    let json = [("accept", "application/json")];
+    for (method, path, status, body) in [
+        (
+            "GET",
+            "/traceroute",
+            400,
+            r#"{"code":"INVALID_REQUEST","message":"Invalid parameters: missing required parameter: target"}"#,
+        ),
+        (
+            "POST",
+            "/traceroute",
+            405,
+            r#"{"code":"INVALID_REQUEST","message":"Method not allowed"}"#,
+        ),
+        (
+            "GET",
+            "/nowhere",
+            404,
+            r#"{"code":"INVALID_REQUEST","message":"Not found"}"#,
+        ),
+        (
+            "GET",
+            "/traceroute?target=h",
+            500,
+            r#"{"code":"UNKNOWN","message":"Traceroute failed: SACK not supported for this target/source: x"}"#,
+        ),
+    ] {
+        let answer = bench.send(request(method, path, &json)).await;
+        assert_eq!(answer.status.as_u16(), status);
+        assert_eq!(answer.header("content-type"), "application/json");
+        assert_eq!(answer.body, format!("{body}\n"));
+    }
+    let both = [("accept", "text/plain;q=0.5, application/json;q=0.4")];
+    let answer = bench.send(request("GET", "/traceroute", &both)).await;
+    assert!(answer.header("content-type").starts_with("text/plain"));
+}
+
+#[tokio::test]
+async fn several_errors_are_one_line() {
+    let bench = bench(Outcome::Fail(vec!["first", "second", "first"]));
+    let answer = bench.get("/traceroute?target=h").await;
+    assert_eq!(answer.status, 500);
+    assert_eq!(
+        answer.body,
+        "Traceroute failed: SACK not supported for this target/source: first; \
+         SACK not supported for this target/source: second\n"
+    );
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist() {
+    let bench = bench(Outcome::Succeed);
+    let accept = [("accept", "application/json")];
+    let answer = bench
+        .send(request("GET", "/traceroute?target=nowhere.invalid", &accept))
+        .await;
+    assert_eq!(answer.status, 500);
+    let prefix = r#"{"code":"DNS","message":"Traceroute failed: cannot resolve \"nowhere.invalid"#;
+    assert!(answer.body.starts_with(prefix), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn health() {
+    let bench = bench(Outcome::Hang);
+    let answer = bench.get("/health").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert!(
+        answer.body.starts_with(r#"{"status":"healthy","timestamp":"20"#),
+        "{}",
+        answer.body
+    );
+    assert_eq!(bench.send(request("HEAD", "/health", &[])).await.status, 200);
+}
+
+#[tokio::test]
+async fn too_much_at_once_is_refused_until_there_is_room() {
+    let bench = bench_with(
+        Outcome::Hang,
+        Settings {
+            max_traces: 10,
+            ..settings()
+        },
+    );
+    let large = "/traceroute?target=h&traceroute-queries=8&e2e-queries=0";
+    let first = tokio::spawn(bench.router.clone().oneshot(request("GET", large, &[])));
+    while bench.fake.running.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let answer = bench.get(large).await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.header("retry-after"), "5");
+    assert_eq!(answer.body, "Too many traces at once: try again later\n");
+    // The client goes away.
+    first.abort();
+    let _ = first.await;
+    assert_eq!(bench.fake.running.load(Ordering::SeqCst), 0);
+    assert!(
+        bench
+            .service
+            .admission
+            .admit(&bench.fake.requests.lock().unwrap()[0])
+            .is_some()
+    );
+    let metrics = bench.get("/metrics").await.body;
+    assert!(
+        metrics.contains("traceroute_http_requests_total{path=\"/traceroute\",status=\"499\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_lasts_too_long_is_ended() {
+    let bench = bench_with(
+        Outcome::Hang,
+        Settings {
+            ceilings: Ceilings {
+                duration: Some(Duration::from_secs(90)),
+                ..Ceilings::default()
+            },
+            ..settings()
+        },
+    );
+    let answer = bench.get("/traceroute?target=h").await;
+    assert_eq!(answer.status, 500);
+    assert_eq!(
+        answer.body,
+        "Traceroute failed: not finished within 1m30s, the longest that this server allows\n"
+    );
+    assert_eq!(bench.fake.running.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn ceilings_refuse() {
+    let bench = bench_with(
+        Outcome::Succeed,
+        Settings {
+            ceilings: Ceilings {
+                queries: 3,
+                ..Ceilings::default()
+            },
+            ..settings()
+        },
+    );
+    let answer = bench.get("/traceroute?target=h").await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(
+        answer.body,
+        "Invalid parameters: e2e-queries must be at most 3 on this server, got 50\n"
+    );
+}
+
+#[tokio::test]
+async fn stopping_ends_what_runs() {
+    let bench = bench(Outcome::Hang);
+    bench.cancel.send(true).unwrap();
+    let answer = bench.get("/traceroute?target=h").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.body.as_str()),
+        (503, "The server is shutting down\n")
+    );
+}
+
+#[tokio::test]
+async fn the_token_guards_what_sends_packets() {
+    let bench = bench_with(
+        Outcome::Succeed,
+        Settings {
+            token: Some(Token::new("s3cret").unwrap()),
+            ..settings()
+        },
+    );
+    for path in ["/traceroute?target=h", "/traceroute/stream?target=h", "/metrics"] {
+        let answer = bench.get(path).await;
+        assert_eq!(answer.status, 401, "{path}");
+        assert_eq!(answer.header("www-authenticate"), "Bearer");
+        let wrong = [("authorization", "Bearer wrong"), ("accept", "application/json")];
+        let answer = bench.send(request("GET", path, &wrong)).await;
+        assert_eq!(answer.status, 401, "{path}");
+        assert!(answer.body.starts_with(r#"{"code":"DENIED","#), "{}", answer.body);
+        let right = [("authorization", "Bearer s3cret")];
+        assert_eq!(
+            bench.send(request("GET", path, &right)).await.status,
+            200,
+            "{path}"
+        );
+    }
+    for path in ["/health", "/", "/openapi.json"] {
+        assert_eq!(bench.get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn denied_networks_are_denied_by_name_too() {
+    let bench = bench_with(
+        Outcome::Succeed,
+        Settings {
+            policy: Policy {
+                deny: vec![parse_network("192.0.2.0/24").unwrap()],
+                ..Policy::default()
+            },
+            ..settings()
+        },
+    );
+    for path in ["/traceroute", "/traceroute/stream"] {
+        for target in ["192.0.2.9", "[::ffff:192.0.2.9]", "innocent.example"] {
+            let answer = bench.get(&format!("{path}?target={target}")).await;
+            assert_eq!(answer.status, 403, "{target}");
+            assert_eq!(answer.body, "Target not allowed: 192.0.2.9\n");
+        }
+    }
+    assert!(
+        bench.fake.requests.lock().unwrap().is_empty(),
+        "nothing was traced"
+    );
+    assert_eq!(bench.get("/traceroute?target=198.51.100.1").await.status, 200);
+}
+
+#[tokio::test]
+async fn bodies_are_read_and_bounded() {
+    let bench = bench(Outcome::Succeed);
+    let with = |body: Body| Request::builder().uri("/traceroute?target=h").body(body).unwrap();
+    assert_eq!(bench.send(with(Body::from("x".repeat(1000)))).await.status, 200);
+    let answer = bench.send(with(Body::from("x".repeat(1001)))).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("connection")),
+        (413, "close")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let bench = bench(Outcome::Succeed);
+    let never = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+    let slow = Request::builder()
+        .uri("/traceroute?target=h")
+        .body(Body::from_stream(never))
+        .unwrap();
+    assert_eq!(bench.send(slow).await.status, 408);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_document() {
+    let bench = bench(Outcome::Succeed);
+    let answer = bench.get("/traceroute/stream?target=h").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "text/event-stream");
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let document = json::to_compact(&golden()).unwrap();
+    let hop = r#"{"run":0,"ttl":1,"ip_address":"192.0.2.1","rtt":1.2,"destination":false}"#;
+    assert_eq!(
+        answer.body,
+        format!(
+            "event: hop\ndata: {hop}\n\nevent: run\ndata: {{\"run\":0}}\n\nevent: report\ndata: {document}\n"
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_stream_can_end_with_an_error() {
+    let bench = bench(Outcome::Fail(vec!["x"]));
+    let answer = bench.get("/traceroute/stream?target=h").await;
+    assert_eq!(answer.status, 200);
+    let error =
+        r#"{"code":"UNKNOWN","message":"Traceroute failed: SACK not supported for this target/source: x"}"#;
+    assert!(
+        answer.body.ends_with(&format!("event: error\ndata: {error}\n\n")),
+        "{}",
+        answer.body
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_any_more_traces_no_more() {
+    let bench = bench(Outcome::Hang);
+    let response = bench
+        .respond(request("GET", "/traceroute/stream?target=h", &[]))
+        .await;
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(first.starts_with(b"event: hop\n"));
+    assert_eq!(bench.fake.running.load(Ordering::SeqCst), 1);
+    drop(body);
+    assert_eq!(bench.fake.running.load(Ordering::SeqCst), 0);
+    let metrics = bench.get("/metrics").await.body;
+    let line = "traceroute_http_requests_total{path=\"/traceroute/stream\",status=\"499\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_stream_is_kept_alive() {
+    let bench = bench(Outcome::Hang);
+    let response = bench
+        .respond(request("GET", "/traceroute/stream?target=h", &[]))
+        .await;
+    let mut body = response.into_body();
+    let mut text = String::new();
+    for _ in 0..4 {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        text += str::from_utf8(&frame).unwrap();
+    }
+    assert!(text.ends_with("data: {\"run\":0}\n\n:\n\n:\n\n"), "{text}");
+}
+
+#[tokio::test]
+async fn the_clients_trace_id_is_used() {
+    let bench = bench(Outcome::Succeed);
+    let headers = [(
+        "traceparent",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )];
+    let answer = bench.send(request("GET", "/health", &headers)).await;
+    assert_eq!(answer.header("x-trace-id"), "0af7651916cd43dd8448eb211c80319c");
+}
+
+#[tokio::test]
+async fn the_page_may_load_nothing_from_elsewhere() {
+    let bench = bench(Outcome::Succeed);
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/page.js", "text/javascript"),
+        ("/page.css", "text/css"),
+    ] {
+        let answer = bench.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.header("content-type").starts_with(kind), "{path}");
+        assert!(
+            answer
+                .header("content-security-policy")
+                .starts_with("default-src 'none';")
+        );
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        for outside in ["http://", "https://", "innerHTML", "eval("] {
+            // The name of SVG's namespace is no address.
+            let text = answer.body.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains(outside), "{path}: {outside}");
+        }
+    }
+}

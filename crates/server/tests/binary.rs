@@ -1,0 +1,517 @@
+//! The program over real sockets, in networks made of namespaces.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use datadog_traceroute::Report;
+use socket2::Socket;
+use traceroute_testbed::{Chain, Node, require_lab};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute-server");
+/// Longer than anything here should take, on however busy a machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// `AF_INET` and `SOCK_STREAM` of socket(2).
+const TCP: (i32, i32) = (2, 1);
+
+/// A running server.
+struct Server {
+    child: Child,
+    node: Node,
+    address: SocketAddr,
+    log: Receiver<String>,
+}
+
+impl Server {
+    fn start(node: &Node, arguments: &[&str]) -> Server {
+        let mut child = node
+            .command(PROGRAM)
+            .args(["--addr", "127.0.0.1:0"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, log) = channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut server = Server {
+            child,
+            node: node.clone(),
+            address: ([127, 0, 0, 1], 0).into(),
+            log,
+        };
+        let line = server.wait_for_log("listening address=");
+        let address = line.split('"').nth(1).unwrap();
+        server.address = address.parse().unwrap();
+        server
+    }
+
+    fn wait_for_log(&self, text: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).unwrap();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let socket = Socket::from(self.node.socket(TCP.0, TCP.1, 0).unwrap());
+        socket.connect(&self.address.into()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.into()
+    }
+
+    /// Sends a request and leaves the answer to be read.
+    fn begin(&self, uri: &str) -> TcpStream {
+        let mut stream = self.connect();
+        write!(
+            stream,
+            "GET {uri} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        stream
+    }
+
+    fn get(&self, uri: &str) -> (u16, String) {
+        finish(self.begin(uri))
+    }
+
+    fn report(&self, uri: &str) -> Report {
+        let (status, body) = self.get(uri);
+        assert_eq!(status, 200, "{uri}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// The value of a metric without labels.
+    fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.get("/metrics");
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        line.and_then(|line| line.split(' ').nth(1))
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    /// Asks until the metric is as it should be.
+    fn wait_for(&self, name: &str, right: impl Fn(u64) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !right(self.metric(name)) {
+            assert!(Instant::now() < deadline, "{name} is {}", self.metric(name));
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Status and body of an answer.
+fn finish(mut stream: impl Read) -> (u16, String) {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).unwrap_or("0").parse().unwrap();
+    (status, body.to_owned())
+}
+
+fn path(report: &Report, run: usize) -> Vec<Option<IpAddr>> {
+    report.traceroute.runs[run]
+        .hops
+        .iter()
+        .map(|hop| hop.ip_address)
+        .collect()
+}
+
+fn addresses(chain: &Chain) -> [(String, Vec<Option<IpAddr>>); 2] {
+    [
+        (
+            chain.target_v4().to_string(),
+            chain
+                .hop_addresses_v4()
+                .into_iter()
+                .map(|a| Some(a.into()))
+                .collect(),
+        ),
+        (
+            format!("[{}]", chain.target_v6()),
+            chain
+                .hop_addresses_v6()
+                .into_iter()
+                .map(|a| Some(a.into()))
+                .collect(),
+        ),
+    ]
+}
+
+/// The request that lasts until it is cancelled: nobody answers, and the timeout is long.
+const ENDLESS: &str = "/traceroute?target=10.0.2.9&traceroute-queries=3&e2e-queries=5&timeout=3600000";
+
+#[test]
+fn every_protocol_finds_the_whole_path() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(5).unwrap();
+    let _service = chain.target.listen_tcp(80).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    for (target, expected) in addresses(&chain) {
+        for query in [
+            "protocol=udp",
+            "protocol=icmp",
+            "protocol=tcp&port=80",
+            "protocol=TCP&port=81",
+            "protocol=tcp&tcp-method=sack&port=80",
+            "protocol=tcp&tcp-method=prefer_sack&port=80",
+        ] {
+            let uri = format!(
+                "/traceroute?target={target}&{query}&traceroute-queries=2&e2e-queries=2&timeout=1000"
+            );
+            let report = server.report(&uri);
+            assert_eq!(report.traceroute.runs.len(), 2, "{uri}");
+            for run in 0..2 {
+                assert_eq!(path(&report, run), expected, "{uri}");
+            }
+            assert_eq!(report.e2e_probe.packets_received, 2, "{uri}");
+            assert_eq!(report.destination.hostname, target);
+            assert_eq!(report.source.public_ip, None);
+        }
+    }
+    server.wait_for("traceroute_reserved_ports", |ports| ports == 0);
+    assert_eq!(server.metric("traceroute_traces_in_flight"), 0);
+    assert!(server.metric("traceroute_replies_matched_total") > 100);
+}
+
+/// The contract's expectations for localhost on Linux.
+#[test]
+fn the_contracts_matrix_for_localhost() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &[]);
+    let uri = |query: &str| {
+        format!("/traceroute?target=localhost&{query}&traceroute-queries=1&e2e-queries=2&timeout=500")
+    };
+    for protocol in ["icmp", "udp", "tcp"] {
+        let report = server.report(&uri(&format!("protocol={protocol}")));
+        assert_eq!(report.protocol.to_string(), protocol);
+        assert_eq!(path(&report, 0), [Some([127, 0, 0, 1].into())], "{protocol}");
+        assert_eq!(
+            (report.traceroute.hop_count.min, report.traceroute.hop_count.max),
+            (1, 1)
+        );
+        assert_eq!(report.e2e_probe.packets_received, 2, "{protocol}");
+        assert_eq!(report.destination.port, 33434);
+        let port = report.traceroute.runs[0].destination.port;
+        assert_eq!(port, if protocol == "icmp" { 0 } else { 33434 });
+    }
+    let (status, body) = server.get(&uri("protocol=tcp&tcp-method=sack"));
+    let prefix = "Traceroute failed: SACK not supported for this target/source: ";
+    assert!(status == 500 && body.starts_with(prefix), "{status} {body}");
+    assert_eq!(body.lines().count(), 1, "{body}");
+}
+
+#[test]
+fn a_client_that_goes_away_cancels_its_traces() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    for stream_path in ["", "/stream"] {
+        let uri = ENDLESS.replace("/traceroute?", &format!("/traceroute{stream_path}?"));
+        let client = server.begin(&uri);
+        server.wait_for("traceroute_traces_in_flight", |traces| traces > 3);
+        assert!(server.metric("traceroute_reserved_ports") > 3);
+        client.shutdown(Shutdown::Both).unwrap();
+        drop(client);
+        server.wait_for("traceroute_traces_in_flight", |traces| traces == 0);
+        server.wait_for("traceroute_reserved_ports", |ports| ports == 0);
+    }
+    assert!(
+        server
+            .get("/metrics")
+            .1
+            .contains("path=\"/traceroute/stream\",status=\"499\"} 1")
+    );
+}
+
+#[test]
+fn sigterm_lets_requests_finish() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    for signal in ["-TERM", "-INT"] {
+        let mut server = Server::start(&chain.client, &["--grace-period", "30s"]);
+        // Four probes in a second and a half.
+        let query = "traceroute-queries=1&e2e-queries=4&timeout=500&max-ttl=4";
+        let client = server.begin(&format!("/traceroute?target={}&{query}", chain.target_v4()));
+        server.wait_for("traceroute_traces_in_flight", |traces| traces > 0);
+        server.signal(signal);
+        server.wait_for_log("stopping");
+        let (status, body) = finish(client);
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn sigterm_cancels_what_lasts_longer_than_the_grace_period() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    let mut server = Server::start(&chain.client, &["--grace-period", "100ms"]);
+    let client = server.begin(ENDLESS);
+    // A connection without a request does not hold the end up.
+    let _idle = server.connect();
+    server.wait_for("traceroute_traces_in_flight", |traces| traces > 0);
+    server.signal("-TERM");
+    assert_eq!(finish(client), (503, "The server is shutting down\n".to_owned()));
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn slow_clients_are_not_waited_for() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    // With room for a few only, which must become free again.
+    let server = Server::start(&node, &["--header-timeout", "300ms", "--max-connections", "8"]);
+    let slow: Vec<TcpStream> = (0..8)
+        .map(|index| {
+            let mut stream = server.connect();
+            let sent = ["", "GET /hea", "GET /health HTTP/1.1\r\nHost: x\r\nX: ", "\r\n"][index % 4];
+            stream.write_all(sent.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(server.get("/health").0, 200);
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        // Closed, perhaps with an error before; anything but waiting.
+        let result = stream.read_to_end(&mut rest);
+        assert!(result.is_ok(), "{result:?}");
+    }
+}
+
+#[test]
+fn a_body_that_never_comes_holds_nothing_up() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(
+        &node,
+        &["--header-timeout", "300ms", "--max-request-size", "9000"],
+    );
+    let request = |extra: &str, body: &[u8]| {
+        let mut stream = server.connect();
+        let target = "/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=0";
+        write!(
+            stream,
+            "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{extra}\r\n"
+        )
+        .unwrap();
+        // The server may have answered and closed already.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer)
+            .chars()
+            .take(12)
+            .collect::<String>()
+    };
+    assert_eq!(request("Content-Length: 10\r\n", b""), "HTTP/1.1 408");
+    assert_eq!(request("Content-Length: 10\r\n", b"0123456789"), "HTTP/1.1 200");
+    assert_eq!(request("Content-Length: 10000\r\n", &[0; 10000]), "HTTP/1.1 413");
+    assert_eq!(
+        request(&format!("X: {}\r\n", "x".repeat(10_000)), b""),
+        "HTTP/1.1 431"
+    );
+}
+
+#[test]
+fn nothing_but_cap_net_raw_is_kept() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &[]);
+    server.report("/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=0");
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap();
+    let mut threads = 0;
+    for task in tasks {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        for name in ["CapEff", "CapPrm"] {
+            assert!(status.contains(&format!("{name}:\t0000000000002000")), "{status}");
+        }
+        assert!(
+            status.contains("CapInh:\t0000000000000000") && status.contains("NoNewPrivs:\t1"),
+            "{status}"
+        );
+        threads += 1;
+    }
+    assert!(threads > 1);
+}
+
+#[test]
+fn the_log_names_privileges_and_requests() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &[]);
+    assert!(server.wait_for_log("privileges").contains("kept=CAP_NET_RAW"));
+    let mut stream = server.connect();
+    let id = "0af7651916cd43dd8448eb211c80319c";
+    let target = "/traceroute?target=127.0.0.1&port=abc&e2e-queries=0&traceroute-queries=1";
+    write!(
+        stream,
+        "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\ntraceparent: 00-{id}-b7ad6b7169203331-01\r\n\r\n"
+    )
+    .unwrap();
+    assert_eq!(finish(stream).0, 200);
+    let warning = server.wait_for_log("WARN");
+    assert!(
+        warning.contains(id) && warning.contains("parameter=\"port\""),
+        "{warning}"
+    );
+    let line = server.wait_for_log("status=200");
+    assert!(
+        line.contains(id) && line.contains("INFO") && line.contains("duration_ms="),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_unix_socket_serves_those_who_may_open_it() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let path = std::env::temp_dir().join(format!("traceroute-server-test-{}.sock", std::process::id()));
+    let flag = path.to_str().unwrap().to_owned();
+    let mut server = Server::start(&node, &["--unix-socket", &flag, "--unix-socket-mode", "600"]);
+    server.wait_for_log("listening path=");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    write!(
+        stream,
+        "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    assert_eq!(finish(stream).0, 200);
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn local_targets_can_be_denied() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    let server = Server::start(&chain.client, &["--deny-local"]);
+    let own = chain.client_v4().to_string();
+    for target in [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "169.254.169.254",
+        "0.0.0.0",
+        &own,
+    ] {
+        let (status, body) = server.get(&format!("/traceroute?target={target}"));
+        assert!(
+            status == 403 && body.starts_with("Target not allowed: "),
+            "{target}: {status} {body}"
+        );
+    }
+    let query = "traceroute-queries=1&e2e-queries=0";
+    server.report(&format!("/traceroute?target={}&{query}", chain.target_v4()));
+}
+
+#[test]
+fn many_requests_at_once_are_all_complete() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(5).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    let [(target, expected), _] = addresses(&chain);
+    for protocol in ["udp", "icmp", "tcp"] {
+        let query = format!("protocol={protocol}&traceroute-queries=1&e2e-queries=1&timeout=1000");
+        let uri = format!("/traceroute?target={target}&{query}");
+        let clients: Vec<TcpStream> = (0..200).map(|_| server.begin(&uri)).collect();
+        for client in clients {
+            let (status, body) = finish(client);
+            assert_eq!(status, 200, "{body}");
+            let report: Report = serde_json::from_str(&body).unwrap();
+            assert_eq!(path(&report, 0), expected, "{protocol}");
+            assert_eq!(report.e2e_probe.packets_received, 1, "{protocol}");
+        }
+    }
+    assert_eq!(server.metric("traceroute_kernel_drops_total"), 0);
+}
+
+#[test]
+fn a_stream_tells_what_happens() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(4).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    let target = chain.target_v4();
+    let query = "traceroute-queries=2&e2e-queries=3&timeout=300&max-ttl=5";
+    let (status, body) = server.get(&format!("/traceroute/stream?target={target}&{query}"));
+    assert_eq!(status, 200);
+    for (event, count) in [("hop", 8), ("run", 2), ("e2e", 3), ("report", 1), ("error", 0)] {
+        // One hop event per answer; a probe sent beyond the destination may add one.
+        let found = body.matches(&format!("event: {event}\n")).count();
+        assert!(
+            found == count || event == "hop" && found > count,
+            "{event}: {found}\n{body}"
+        );
+    }
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).args(arguments).output().unwrap()
+}
+
+#[test]
+fn wrong_usage_and_what_needs_no_network() {
+    for arguments in [
+        &["--addr", "3765"][..],
+        &["--log-level", "INFO"],
+        &["nonsense"],
+        &["--token-file", "/does/not/exist"],
+        &["--addr", "192.0.2.1:80"],
+        &["--unix-socket", "/does/not/exist/socket"],
+    ] {
+        let output = run(arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(error.lines().any(|line| line.starts_with("Error: ")), "{error}");
+        assert!(output.stdout.is_empty());
+    }
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    assert!(help.contains("--addr") && help.contains(":3765"), "{help}");
+    let version = run(&["version"]);
+    assert!(version.status.success() && version.stdout.starts_with(b"datadog-traceroute-server "));
+    assert!(run(&["completion", "bash"]).status.success());
+}

@@ -1,0 +1,37 @@
+//! The page in a browser. `cargo test -p datadog-traceroute-server --test browser -- --ignored`; needs python3,
+//! chromium and chromedriver.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "all of this is test code")]
+
+use std::process::Stdio;
+
+use traceroute_testbed::require_lab;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser.py");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute-server");
+
+#[test]
+#[ignore = "needs a browser"]
+fn the_page_draws_the_path_as_it_is_found() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(5).unwrap();
+    let mut server = chain
+        .client
+        .command(PROGRAM)
+        .args(["--addr", "127.0.0.1:3765"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let screenshot = std::env::temp_dir().join(format!("traceroute-page-{}.png", std::process::id()));
+    let status = chain
+        .client
+        .command("python3")
+        .args([SCRIPT, "http://127.0.0.1:3765", &chain.target_v4().to_string()])
+        .arg(&screenshot)
+        .status()
+        .unwrap();
+    let _ = server.kill();
+    let _ = server.wait();
+    let _ = std::fs::remove_file(&screenshot);
+    assert!(status.success());
+}
