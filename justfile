@@ -63,11 +63,17 @@ accuracy rounds="5":
     cargo build --release --locked --package traceroute-simnet --package traceroute-bench
     target/release/accuracy {{ rounds }}
 
-# Install what linting and testing for Windows and macOS on Linux needs (Debian 12)
+# Install what linting and testing for other systems needs (Debian, root)
 cross-setup:
-    ./scripts/cross-setup
+    scripts/cross-setup
 
-# Lint for Windows and macOS, and run the Windows tests and programs under Wine
-cross: cross-setup
-    ./scripts/cross-check
-    ./scripts/cross-test-windows
+# Lint for Windows and macOS
+cross-check *targets:
+    scripts/cross-check {{ targets }}
+
+# Test the Windows build under Wine (Linux, root)
+cross-test-windows *what:
+    scripts/cross-test-windows {{ what }}
+
+# Everything that can be checked here about the other systems
+cross: cross-setup cross-check cross-test-windows

@@ -451,6 +451,10 @@ impl Run {
             Verdict::Ignore => Credit::Irrelevant,
             Verdict::Reject => Credit::Rejected,
             Verdict::Answer { ttl } => self.credit(ttl, received, false),
+            Verdict::Covers { ttl, newest } => {
+                let at = at - self.sent_apart(ttl, newest);
+                self.credit(ttl, Received { at, ..received }, false)
+            }
             Verdict::AnswerIfSole => match self.sole_unanswered() {
                 Some(ttl) => self.credit(ttl, received, false),
                 None => Credit::Rejected,
@@ -464,6 +468,15 @@ impl Run {
                 self.phase = Phase::Failed(error);
                 Credit::Irrelevant
             }
+        }
+    }
+
+    /// How much later the second probe left.
+    fn sent_apart(&mut self, first: u8, second: u8) -> Duration {
+        let mut sent = |ttl| self.probe_mut(ttl).map(|sent| sent.at);
+        match (sent(first), sent(second)) {
+            (Some(first), Some(second)) => second.since(first),
+            _ => Duration::ZERO,
         }
     }
 

@@ -173,3 +173,25 @@ fn a_silent_path_is_a_result_not_an_error() {
     );
     assert_eq!(found, "1:* 2:* 3:* 4:* 5:* 6:*");
 }
+
+/// Blocks that lie together are one, so its left edge alone would make the answer to TTL 5 one to TTL 2, 30 ms too late.
+#[test]
+fn an_acknowledgment_of_several_probes_has_the_time_of_the_last() {
+    let path = |now: Time, probe: &Probe| {
+        let ProbeKind::TcpSack { sequence, .. } = probe.kind else {
+            panic!("not a SACK probe")
+        };
+        let mut reply = destination_answer(probe);
+        if let ReplyKind::Tcp(tcp) = &mut reply.kind {
+            tcp.sack.left_edges[0] = NEXT.wrapping_add(2);
+            tcp.sack.first_right_edge = Some(sequence.wrapping_add(1));
+        }
+        match probe.ttl {
+            1 => vec![(now + ms(4), time_exceeded(probe))],
+            5 => vec![(now + ms(4), reply)],
+            _ => Vec::new(),
+        }
+    };
+    let found = simulate(path, |simulation| simulation.post(at(5), syn_ack(true)));
+    assert_eq!(found, "1:10.0.1.1/4 2:203.0.113.9/4!");
+}

@@ -214,7 +214,13 @@ impl Connection {
     fn failed(&self, error_number: i32) -> Told {
         let source = io::Error::from_raw_os_error(error_number);
         let error = NetError::new(Operation::Connect, Some(self.remote.ip()), source);
-        Told::Failed(self.id, error)
+        let hint = match error_number {
+            NET_UNREACHABLE | HOST_UNREACHABLE => {
+                "the next hop does not answer, or a router on the way refuses"
+            }
+            _ => "",
+        };
+        Told::Failed(self.id, error.with_hint(hint))
     }
 }
 

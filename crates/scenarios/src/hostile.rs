@@ -252,6 +252,15 @@ fn loops(genuine: &[u8], layout: Layout) -> Vec<Vec<u8>> {
     all
 }
 
+/// Whether it is a SYN-ACK or RST-ACK that must acknowledge our sequence number. Not one with options that our SYNs do not ask for:
+/// that answers the kernel's own SYN, whose sequence number nobody but the kernel knows.
+fn answers_a_syn_probe(packet: &[u8], transport: usize) -> bool {
+    const FIN_SYN_RST: u8 = 0x07;
+    const ACK: u8 = 0x10;
+    let (offset, flags) = (packet[transport + 12] >> 4, packet[transport + 13]);
+    flags & FIN_SYN_RST != 0 && flags & ACK != 0 && offset <= 6
+}
+
 /// What somebody sends who knows all but one identifier. Nothing of this may be credited to a probe.
 pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
@@ -279,6 +288,11 @@ pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
             change(&[transport + 1]);
             change(&[transport + 2]);
             change(&[transport + 3]);
+            if answers_a_syn_probe(genuine, transport) {
+                change(&[transport + 8]);
+                change(&[transport + 9]);
+                change(&[transport + 10]);
+            }
         }
         UDP => {
             change(&[destination - 1]);

@@ -39,9 +39,8 @@ const NO_CONNECTION: &str =
     "SACK not supported for this target/source: no connection to {target} port {port} within 300 ms";
 const NO_SACK: &str = "SACK not supported for this target/source: the target's SYN-ACK does not permit SACK";
 const REFUSED: &str = "SACK not supported for this target/source: cannot connect to {target}: Connection refused (os error 111)";
-const HOST: &str =
-    "SACK not supported for this target/source: cannot connect to {target}: No route to host (os error 113)";
-const NET: &str = "SACK not supported for this target/source: cannot connect to {target}: Network is unreachable (os error 101)";
+const HOST: &str = "SACK not supported for this target/source: cannot connect to {target}: No route to host (os error 113) (the next hop does not answer, or a router on the way refuses)";
+const NET: &str = "SACK not supported for this target/source: cannot connect to {target}: Network is unreachable (os error 101) (the next hop does not answer, or a router on the way refuses)";
 const PROTOCOL: &str = "SACK not supported for this target/source: cannot connect to {target}: Protocol not available (os error 92)";
 const PARAMETER: &str =
     "SACK not supported for this target/source: cannot connect to {target}: Protocol error (os error 71)";

@@ -178,6 +178,8 @@ pub struct SackInfo {
     pub left_edges: [u32; 4],
     /// How many of `left_edges` are set.
     pub blocks: u8,
+    /// Right edge of the first block, which contains the segment that this one acknowledges (RFC 2018 §4).
+    pub first_right_edge: Option<u32>,
 }
 
 impl SackInfo {

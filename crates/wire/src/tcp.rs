@@ -126,7 +126,7 @@ fn parse_options(mut options: &[u8], flags: TcpFlags) -> (SackInfo, Option<TcpTi
     while let Some((kind, value, rest)) = next_option(options) {
         match kind {
             option::SACK_PERMITTED => sack.permitted |= flags.syn && value.is_empty(),
-            option::SACK => push_left_edges(&mut sack, value),
+            option::SACK => push_blocks(&mut sack, value),
             option::TIMESTAMPS => timestamps = parse_timestamps(value).or(timestamps),
             _ => {}
         }
@@ -151,11 +151,12 @@ fn next_option(mut options: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     }
 }
 
-fn push_left_edges(sack: &mut SackInfo, value: &[u8]) {
+fn push_blocks(sack: &mut SackInfo, value: &[u8]) {
     let (blocks, _) = value.as_chunks::<8>();
     for block in blocks {
         if let Some(edge) = sack.left_edges.get_mut(usize::from(sack.blocks)) {
             *edge = u32_at::<0, _>(block);
+            sack.first_right_edge.get_or_insert(u32_at::<4, _>(block));
             sack.blocks += 1;
         }
     }

@@ -60,6 +60,8 @@ pub(crate) enum Verdict {
     Reject,
     /// The destination's answer to this TTL's probe.
     Answer { ttl: u8 },
+    /// The destination's answer to the probe with TTL `newest`, which shows that this TTL's has arrived as well.
+    Covers { ttl: u8, newest: u8 },
     /// The destination's answer to the only unanswered probe, if there is just one: it carries no identifier.
     AnswerIfSole,
     /// The destination's answer to one of the probes in the order they were sent: it carries no identifier.

@@ -15,6 +15,8 @@ pub(crate) struct Sack {
     /// When the connection attempt began: the moment of the timestamp that the SYN-ACK echoes.
     started: Time,
     connection: Option<Connection>,
+    /// The highest TTL acknowledged so far.
+    highest: u8,
     /// Probes are out: acknowledgments now may be about them.
     acknowledged_without_sack: bool,
     reset: bool,
@@ -35,6 +37,7 @@ impl Sack {
             identification: identification_base(rng),
             started,
             connection: None,
+            highest: 0,
             acknowledged_without_sack: false,
             reset: false,
         }
@@ -71,7 +74,11 @@ impl Sack {
             .filter_map(|edge| offset_ttl(*edge, next))
             .min();
         match arrived {
-            Some(ttl) => Verdict::Answer { ttl },
+            Some(ttl) => {
+                let newest = self.newest(tcp, next).unwrap_or(ttl).max(ttl);
+                self.highest = self.highest.max(newest);
+                Verdict::Covers { ttl, newest }
+            }
             None => {
                 // Only a bare repetition of our own next sequence number can be about a probe.
                 if tcp.sack.blocks == 0 && tcp.payload_len == 0 && tcp.acknowledgment == next {
@@ -80,6 +87,16 @@ impl Sack {
                 Verdict::Ignore
             }
         }
+    }
+}
+
+impl Sack {
+    /// The probe that an acknowledgment is about, if it is the one with the highest TTL so far: the first block contains it
+    /// (RFC 2018 §4), and probes that arrive in order extend that block to the right. Blocks that lie together are
+    /// one, so the lowest edge says nothing of when that probe was acknowledged first, if that got lost.
+    fn newest(&self, tcp: &TcpReply, next: u32) -> Option<u8> {
+        let last = tcp.sack.first_right_edge?.wrapping_sub(1);
+        offset_ttl(last, next).filter(|ttl| *ttl > self.highest)
     }
 }
 
