@@ -207,13 +207,14 @@ impl<'r> Job<'r> {
         let options = &self.tracer.shared.options;
         let public_ip = async {
             let wanted = request.source_public_ip.then_some(&options.public_ip)?;
-            wanted.address().await.map(IpAddr::V4)
+            // Boxed, as below: what few requests need must not make the future of all large.
+            Box::pin(wanted.address()).await.map(IpAddr::V4)
         };
         let probe = probing.probe();
         let (mut runs, rtts, public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })
             .map(|((runs, rtts), public_ip)| (runs, rtts, public_ip))?;
         if request.reverse_dns {
-            options.reverse_dns.annotate(&mut runs).await;
+            Box::pin(options.reverse_dns.annotate(&mut runs)).await;
         }
         let hop_count = HopCount::of(&runs);
         if request.skip_private_hops {
