@@ -77,3 +77,7 @@ cross-test-windows *what:
 
 # Everything that can be checked here about the other systems
 cross: cross-setup cross-check cross-test-windows
+
+# The server's page in headless Chromium (needs python3, chromium and chromedriver)
+browser:
+    cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
