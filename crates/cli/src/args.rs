@@ -9,7 +9,7 @@ use datadog_traceroute::{Parameters, Request, parse_int};
 use traceroute_flags::{Program, Shell, UsageError, go_style};
 
 /// Name of the program, also where it was renamed.
-const NAME: &str = "datadog-traceroute";
+pub(crate) const NAME: &str = "datadog-traceroute";
 
 /// This program.
 pub(crate) const PROGRAM: Program = Program {
@@ -28,6 +28,8 @@ pub(crate) enum Action {
     Version,
     /// Print a completion script.
     Completion(Shell),
+    /// Say what can be probed here, and what is in the way.
+    Doctor,
 }
 
 /// A trace to make.
@@ -53,6 +55,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     match flags.command {
         Some(Command::Version) => return Ok(Action::Version),
         Some(Command::Completion { shell }) => return Ok(Action::Completion(shell)),
+        Some(Command::Doctor) => return Ok(Action::Doctor),
         None => {}
     }
     let verbose = flags.verbose;
@@ -179,6 +182,8 @@ enum Command {
         #[arg(value_name = "shell")]
         shell: Shell,
     },
+    /// Say what can be probed from here and how, what is in the way, and what to do about it
+    Doctor,
 }
 
 impl Flags {
@@ -407,6 +412,7 @@ mod tests {
     #[test]
     fn commands() {
         assert!(matches!(parse(arguments("version")), Ok(Action::Version)));
+        assert!(matches!(parse(arguments("doctor")), Ok(Action::Doctor)));
         for (name, shell) in [
             ("bash", Shell::Bash),
             ("zsh", Shell::Zsh),
@@ -434,7 +440,7 @@ mod tests {
 
     #[test]
     fn hosts_with_the_name_of_a_command() {
-        for name in ["version", "completion", "help"] {
+        for name in ["version", "completion", "doctor", "help"] {
             for line in [format!("-- {name}"), format!("-v -- {name}")] {
                 let Ok(Action::Trace(trace)) = parse(arguments(&line)) else {
                     panic!("{line} traces nothing");
@@ -481,7 +487,7 @@ mod tests {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell] {
             let script = String::from_utf8(completion(shell)).unwrap();
             let names = CONTRACT.iter().map(|(_, name, _)| *name);
-            for name in names.chain(["version", "completion", "help", "prefer_sack"]) {
+            for name in names.chain(["version", "completion", "doctor", "help", "prefer_sack"]) {
                 assert!(script.contains(name), "{name} for {shell}");
             }
         }

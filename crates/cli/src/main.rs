@@ -2,6 +2,7 @@
 
 mod args;
 mod backend;
+mod doctor;
 mod progress;
 mod signals;
 mod trace;
@@ -9,6 +10,7 @@ mod trace;
 use std::process::ExitCode;
 
 use args::Action;
+use datadog_traceroute::system::diagnose;
 use trace::Failure;
 use traceroute_flags::{fail, print};
 
@@ -22,6 +24,18 @@ fn main() -> ExitCode {
         Ok(Action::Help(text)) => print(text.as_bytes()),
         Ok(Action::Version) => print(args::PROGRAM.version().as_bytes()),
         Ok(Action::Completion(shell)) => print(&args::completion(shell)),
+        Ok(Action::Doctor) => doctor(),
         Err(error) => fail(&error, Failure::EXIT_STATUS),
+    }
+}
+
+/// Succeeds when something can be probed.
+fn doctor() -> ExitCode {
+    let findings = diagnose();
+    let printed = print(doctor::render(&findings).as_bytes());
+    if doctor::can_probe(&findings) {
+        printed
+    } else {
+        ExitCode::from(Failure::EXIT_STATUS)
     }
 }

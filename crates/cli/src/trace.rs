@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future;
-use std::io;
+use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::Level;
 
-use crate::args::Trace;
+use crate::args::{self, Trace};
 use crate::backend;
 use crate::progress::{Counts, Line};
 use crate::signals::{self, Interruption};
@@ -65,6 +65,10 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
     }
     if trace.request.windows_driver {
         backend::start_windows_driver().map_err(|error| Failure::Trace(error.to_string()))?;
+    }
+    if let Some(notice) = backend::notice() {
+        // Where standard error is closed there is nobody to tell.
+        let _ = writeln!(io::stderr(), "{notice}; see `{} doctor`", args::NAME);
     }
     let stop = signals::watch();
     let line = if trace.verbose { None } else { Line::on_stderr() };

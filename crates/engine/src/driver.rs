@@ -17,7 +17,7 @@ use traceroute_net::{ConnectionId, NetError, Network, NetworkEvent, Time, Transp
 use crate::engine::{Action, Engine, Event, TraceId};
 use crate::method;
 use crate::result::{Found, TraceError, TraceResult};
-use crate::run::TraceSpec;
+use crate::run::{Method, TraceSpec};
 
 /// Actions carried out between two looks at the capture, so that its buffer cannot overflow while many probes are due.
 const ACTIONS_PER_TURN: usize = 32;
@@ -175,13 +175,45 @@ impl Drop for Trace {
     }
 }
 
-/// A port reserved for a trace: for which protocol, on which address.
-type ReservedPort = (Transport, IpAddr, u16);
+/// What is reserved for a trace on an address.
+#[derive(Clone, Copy)]
+enum Reserved {
+    Port(Transport, IpAddr, u16),
+    Identifier(IpAddr, u16),
+}
+
+impl Reserved {
+    /// What `method` needs for a trace from `source`, if it needs anything.
+    fn take(network: &mut dyn Network, method: Method, source: IpAddr) -> Result<Option<Self>, NetError> {
+        Ok(match method::transport(method) {
+            Some(transport) => {
+                let port = network.reserve_port(transport, source)?;
+                Some(Reserved::Port(transport, source, port))
+            }
+            None => network
+                .reserve_identifier(source)?
+                .map(|identifier| Reserved::Identifier(source, identifier)),
+        })
+    }
+
+    fn number(self) -> u16 {
+        match self {
+            Reserved::Port(.., number) | Reserved::Identifier(.., number) => number,
+        }
+    }
+
+    fn release(self, network: &mut dyn Network) {
+        match self {
+            Reserved::Port(transport, source, port) => network.release_port(transport, source, port),
+            Reserved::Identifier(source, identifier) => network.release_identifier(source, identifier),
+        }
+    }
+}
 
 /// A trace as the thread knows it.
 struct Job {
     ticket: u64,
-    port: Option<ReservedPort>,
+    reserved: Option<Reserved>,
     on_found: Option<OnFound>,
     result: oneshot::Sender<Result<TraceResult, TraceError>>,
 }
@@ -284,13 +316,13 @@ impl Pump {
             return;
         }
         match self.begin(spec) {
-            Ok((trace, port)) => {
+            Ok((trace, reserved)) => {
                 self.tickets.insert(ticket, trace);
                 self.jobs.insert(
                     trace,
                     Job {
                         ticket,
-                        port,
+                        reserved,
                         on_found,
                         result,
                     },
@@ -302,19 +334,18 @@ impl Pump {
         }
     }
 
-    fn begin(&mut self, spec: TraceSpec) -> Result<(TraceId, Option<ReservedPort>), TraceError> {
+    fn begin(&mut self, spec: TraceSpec) -> Result<(TraceId, Option<Reserved>), TraceError> {
         let network = open_network(&mut self.network, &self.open, &self.publish)?;
         let source = network.prepare(spec.target)?;
-        let port = match method::transport(spec.method) {
-            Some(transport) => Some((transport, source, network.reserve_port(transport, source)?)),
-            None => None,
-        };
+        let reserved = Reserved::take(network.as_mut(), spec.method, source)?;
         let now = network.now();
-        let source_port = port.map_or(0, |(_, _, port)| port);
+        let source_port = reserved.map_or(0, Reserved::number);
         match self.engine.start(now, spec, source, source_port) {
-            Ok(trace) => Ok((trace, port)),
+            Ok(trace) => Ok((trace, reserved)),
             Err(error) => {
-                release(network.as_mut(), port);
+                if let Some(reserved) = reserved {
+                    reserved.release(network.as_mut());
+                }
                 Err(error)
             }
         }
@@ -336,7 +367,9 @@ impl Pump {
             if let Some(connection) = connection {
                 network.disconnect(connection);
             }
-            release(network, job.port);
+            if let Some(reserved) = job.reserved {
+                reserved.release(network);
+            }
         }
         Some(job)
     }
@@ -445,10 +478,4 @@ fn open_network<'n>(
         }
     };
     Ok(network.insert(opened))
-}
-
-fn release(network: &mut dyn Network, port: Option<ReservedPort>) {
-    if let Some((transport, source, port)) = port {
-        network.release_port(transport, source, port);
-    }
 }

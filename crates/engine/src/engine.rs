@@ -119,7 +119,7 @@ impl Engine {
         }
     }
 
-    /// Starts a trace from `source`, and `source_port` unless the method is ICMP.
+    /// Starts a trace from `source` and `source_port`; for ICMP that is the echo identifier, or 0 for a random one.
     ///
     /// # Errors
     /// [`TraceError::TooManyTraces`] at the limit, or when no identifiers are free for this target.

@@ -178,7 +178,7 @@ impl Run {
         Run {
             spec,
             flow,
-            method: method::new(spec.method, now, rng),
+            method: method::new(spec.method, source_port, now, rng),
             phase: Phase::Start,
             probes: Vec::new(),
             next_send: now,
@@ -191,7 +191,7 @@ impl Run {
 
     /// The same trace with other identifiers, because these collided.
     pub(crate) fn renew_identifiers(&mut self, now: Time, rng: &mut StdRng) {
-        self.method = method::new(self.spec.method, now, rng);
+        self.method = method::new(self.spec.method, self.flow.source_port, now, rng);
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + use<> {
@@ -393,7 +393,7 @@ impl Run {
                 let Some(probe) = self.method.quoted(&self.flow, quoted) else {
                     return Credit::Rejected;
                 };
-                if reply.source == self.flow.source && self.flow.source != self.flow.destination {
+                if self.is_own_kernel(reply.source) {
                     return self.refused_by_own_kernel(probe.ttl);
                 }
                 let received = Received {
@@ -409,6 +409,11 @@ impl Run {
             }
             _ => self.direct(reply, at),
         }
+    }
+
+    /// Whether an ICMP error from this address is one that this machine sends to itself.
+    fn is_own_kernel(&self, from: IpAddr) -> bool {
+        from == self.flow.source && self.flow.source != self.flow.destination
     }
 
     /// Our own kernel took the probe and then gave up: nobody answers at the next hop's address, or a local firewall
@@ -482,6 +487,9 @@ impl Run {
 
     /// The kernel itself matched an answer to the probe for `ttl`.
     pub(crate) fn answered(&mut self, ttl: u8, from: IpAddr, error: Option<IcmpError>, at: Time) -> Credit {
+        if error.is_some() && self.is_own_kernel(from) {
+            return self.refused_by_own_kernel(ttl);
+        }
         let destination = error.is_none_or(|error| self.is_destination(from, error));
         let received = Received {
             from,

@@ -553,3 +553,55 @@ fn an_unreachable_next_hop_is_a_local_error_not_a_path_of_our_own_address() {
     simulation.run();
     assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:* 3:*");
 }
+
+/// As backends do that probe through ordinary sockets.
+#[test]
+fn answers_that_the_kernel_matched_count_like_captured_ones() {
+    use traceroute_engine::{Action, Engine, Event};
+    use traceroute_net::{Answer, NetworkEvent};
+
+    let router = "192.0.2.77".parse().unwrap();
+    let time_exceeded = Some(IcmpError::TimeExceeded);
+    for (from, error) in [
+        (router, time_exceeded),
+        (client(), time_exceeded),
+        (target(), None),
+    ] {
+        let mut engine = Engine::new(1, [7; 32]);
+        let single = TraceSpec::single(Method::Icmp, target(), 0, 5, ms(100));
+        engine.start(at(0), single, client(), 4711).unwrap();
+        let Some(Action::Send { token, probe }) = engine.poll_action(at(0)) else {
+            panic!("a probe is due")
+        };
+        assert!(
+            matches!(probe.kind, ProbeKind::Echo { identifier: 4711, .. }),
+            "the identifier that the network reserved: {probe:?}"
+        );
+        engine.sent(token, at(0));
+        let answer = Answer { from, error };
+        engine.handle(
+            at(9),
+            NetworkEvent::Answered {
+                token,
+                answer,
+                at: at(7),
+            },
+        );
+        assert_eq!(engine.poll_action(at(9)), None);
+        let result = std::iter::from_fn(|| engine.poll_event()).find_map(|event| match event {
+            Event::Finished { result, .. } => Some(result),
+            Event::Found { .. } => None,
+        });
+        let result = result.expect("a result");
+        if from == client() {
+            let text = result.unwrap_err().to_string();
+            assert!(text.contains("this machine's own kernel"), "{text}");
+            continue;
+        }
+        let result = result.unwrap();
+        assert_eq!(result.source_port, 4711);
+        let hop = result.hops[0].answer.unwrap();
+        assert_eq!((hop.address, hop.rtt, hop.error), (from, ms(7), error));
+        assert_eq!(hop.destination, from == target());
+    }
+}

@@ -16,6 +16,8 @@ pub enum Operation {
     OpenSender,
     /// Opening the capture that sees replies.
     OpenCapture,
+    /// Opening an ordinary socket for ICMP echo (Linux, without raw sockets).
+    OpenEcho,
     /// Finding the route, and so the source address, to the target.
     Route,
     /// Reserving a local port.
@@ -87,6 +89,7 @@ impl fmt::Display for NetError {
         f.write_str(match self.operation {
             Operation::OpenSender => "cannot open a raw socket to send probes",
             Operation::OpenCapture => "cannot open a capture socket to see replies",
+            Operation::OpenEcho => "cannot open an ICMP socket to send probes",
             Operation::Route => "cannot find a route",
             Operation::ReservePort => "cannot reserve a local port",
             Operation::Send => "cannot send a probe",

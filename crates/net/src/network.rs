@@ -161,6 +161,21 @@ pub trait Network {
     /// Gives a reserved port back. Unknown ports are ignored.
     fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16);
 
+    /// Reserves the identifier of echo requests from `source` until [`Network::release_identifier`], where the kernel hands
+    /// them out. `None`: any identifier will do, and nothing needs to be released.
+    ///
+    /// # Errors
+    /// No permission (with a hint that says how to get it), none left, too many open files.
+    fn reserve_identifier(&mut self, source: IpAddr) -> Result<Option<u16>, NetError> {
+        let _ = source;
+        Ok(None)
+    }
+
+    /// Gives a reserved identifier back. Unknown ones are ignored.
+    fn release_identifier(&mut self, source: IpAddr, identifier: u16) {
+        let _ = (source, identifier);
+    }
+
     /// Sends one probe now and returns when it left.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use support::{
     BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, heavy_load, ip, isolated, probe, run, skip,
     syn, udp,
 };
-use traceroute_net::{ConnectionId, Token, Transport};
+use traceroute_net::{Access, ConnectionId, Token, Transport};
 use traceroute_wire::{IcmpError, MAX_PROBE_LEN, Probe, ProbeKind, Quoted, QuotedTransport, ReplyKind};
 
 /// Nothing listens here in a fresh namespace.
@@ -773,8 +773,9 @@ fn drop_capabilities() {
 #[test]
 fn without_permission_the_error_says_how_to_get_it() {
     isolated("without_permission_the_error_says_how_to_get_it", || {
-        drop_capabilities();
+        // Opened while raw sockets are allowed, and so for them.
         let mut subject = Subject::new();
+        drop_capabilities();
         for address in BOTH {
             let text = subject
                 .network
@@ -787,6 +788,78 @@ fn without_permission_the_error_says_how_to_get_it() {
             traceroute_net::source_address(LOCALHOST).expect("needs no permission"),
             LOCALHOST
         );
+    });
+}
+
+#[test]
+fn without_permission_ordinary_sockets_probe() {
+    isolated("without_permission_ordinary_sockets_probe", || {
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").expect("root's group may ping");
+        assert_eq!(traceroute_net::access(), Access::Raw);
+        drop_capabilities();
+        assert_eq!(traceroute_net::access(), Access::Ordinary);
+        let mut subject = Subject::new();
+        for address in BOTH {
+            assert_eq!(subject.network.prepare(address).expect("prepared"), address);
+            let answered = |subject: &mut Subject, token| {
+                let is_it =
+                    |event: &Event| matches!(event, Event::Answered(Token(found), ..) if *found == token);
+                let mut seen = subject.collect(is_it);
+                match seen.pop() {
+                    Some(Event::Answered(_, answer, _)) => (seen, answer),
+                    other => panic!("{other:?}"),
+                }
+            };
+
+            let port = subject.reserve(Transport::Udp, address);
+            subject.send(&probe(address, udp(port, CLOSED)), 1);
+            let (before, answer) = answered(&mut subject, 1);
+            let code = if address.is_ipv4() { 3 } else { 4 };
+            assert_eq!(answer.from, address);
+            assert_eq!(answer.error, Some(IcmpError::Unreachable { code }));
+            assert!(
+                matches!(before[..], [Event::Sent(Token(1), _)]),
+                "the kernel's send time comes first: {before:?}"
+            );
+            subject.network.release_port(Transport::Udp, address, port);
+
+            let identifier = subject
+                .network
+                .reserve_identifier(address)
+                .expect("an identifier");
+            let identifier = identifier.expect("the kernel hands them out");
+            let kind = ProbeKind::Echo {
+                identifier,
+                sequence: 7,
+                tag: 0x0ABC,
+                cookie: *b"cookie",
+            };
+            subject.send(&probe(address, kind), 2);
+            let (reply, _) = subject.reply();
+            assert_eq!(
+                reply.kind,
+                ReplyKind::Echo {
+                    identifier,
+                    sequence: 7,
+                    cookie: Some(*b"cookie")
+                }
+            );
+            assert!(reply.ttl > 0, "the reply's TTL is told");
+            assert_eq!(subject.network.counters().sockets, 1);
+            subject.network.release_identifier(address, identifier);
+
+            let listener = TcpListener::bind((address, 0)).expect("a listener");
+            let open = listener.local_addr().expect("its address").port();
+            let port = subject.reserve(Transport::Tcp, address);
+            for (token, target) in [(3, open), (4, CLOSED), (5, open)] {
+                subject.send(&probe(address, syn(port, target)), token);
+                let (_, answer) = answered(&mut subject, token);
+                assert_eq!((answer.from, answer.error), (address, None), "port {target}");
+            }
+            subject.network.release_port(Transport::Tcp, address, port);
+            let counters = subject.network.counters();
+            assert_eq!((counters.sockets, counters.reserved_ports), (0, 0));
+        }
     });
 }
 

@@ -107,6 +107,22 @@ impl Node {
         command
     }
 
+    /// As [`Node::command`], but without any privilege: as the user and the group *nobody* where this process may change to
+    /// them, and without capabilities in any case.
+    pub fn command_as_nobody(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let parent = process::id();
+        let may_change_user = self.0.user_namespace.is_none();
+        let mut command = self.command(program);
+        let drop_privileges = move || {
+            sys::become_nobody(may_change_user)?;
+            // Changing the user has cleared it.
+            sys::die_with_parent(parent)
+        };
+        // SAFETY: the closure only makes system calls.
+        unsafe { command.pre_exec(drop_privileges) };
+        command
+    }
+
     /// Runs a closure on a new thread that is in this node, and returns what it returns. Threads that the closure
     /// starts are in the node as well. A panic in the closure goes on in the caller.
     ///

@@ -48,6 +48,34 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
+/// Gives up every privilege that the calling process would have after exec, also those that root gets then. The program may
+/// be where nobody may look. capabilities(7)
+pub(crate) fn become_nobody(may_change_user: bool) -> io::Result<()> {
+    /// `SECBIT_NOROOT`, the same locked, and `SECBIT_NO_SETUID_FIXUP` (linux/securebits.h).
+    const SECURE_BITS: libc::c_ulong = 0b111;
+    /// Until exec, which ends it: to look for the program.
+    const CAP_DAC_READ_SEARCH: u32 = 2;
+    /// `_LINUX_CAPABILITY_VERSION_3`.
+    const VERSION: u32 = 0x2008_0522;
+    const NOBODY: libc::c_ulong = 65534;
+    // SAFETY: PR_SET_SECUREBITS reads one unsigned long.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS) })?;
+    if may_change_user {
+        // The system calls and not the library's functions, which concern all threads and are not for after a fork.
+        // SAFETY: a list of no groups is not read.
+        check(unsafe { libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) } as c_int)?;
+        // SAFETY: integers only.
+        check(unsafe { libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) } as c_int)?;
+        // SAFETY: integers only.
+        check(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) } as c_int)?;
+    }
+    // Version and process (0: this one); effective, permitted and inheritable, twice.
+    let kept = 1 << CAP_DAC_READ_SEARCH;
+    let (header, sets) = ([VERSION, 0], [kept, kept, 0_u32, 0, 0, 0]);
+    // SAFETY: both point to what this version of the call reads.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) } as c_int).map(drop)
+}
+
 /// Lets a descriptor survive exec, in the calling process only.
 pub(crate) fn keep_across_exec(fd: RawFd) -> io::Result<()> {
     // SAFETY: F_SETFD takes an integer; a wrong descriptor is an error, not undefined.

@@ -30,6 +30,12 @@ mod target;
 mod tracer;
 mod values;
 
+/// What this system lets the process do: [`access`](system::access) says by which sockets it probes,
+/// [`diagnose`](system::diagnose) looks at everything that decides it.
+pub mod system {
+    pub use traceroute_net::{Access, Finding, PROTOCOLS, Subject, Verdict, access, diagnose};
+}
+
 pub use error::{Error, ErrorCode};
 pub use model::{
     Destination, E2eProbe, Hop, HopCount, Report, RttStatistics, Run, RunDestination, RunSource, Source,

@@ -39,16 +39,8 @@ impl Message {
         let code = u8_at::<{ icmp::CODE }, _>(header);
         match (source, u8_at::<{ icmp::TYPE }, _>(header)) {
             (IpAddr::V4(_), icmp::V4_ECHO_REPLY) | (IpAddr::V6(_), icmp::V6_ECHO_REPLY) => Message::EchoReply,
-            // Code 1 is about reassembly, not TTL.
-            (IpAddr::V4(_), icmp::V4_TIME_EXCEEDED) | (IpAddr::V6(_), icmp::V6_TIME_EXCEEDED)
-                if code == 0 =>
-            {
-                Message::Error(IcmpError::TimeExceeded)
-            }
-            (IpAddr::V4(_), icmp::V4_UNREACHABLE) | (IpAddr::V6(_), icmp::V6_UNREACHABLE) => {
-                Message::Error(IcmpError::Unreachable { code })
-            }
-            _ => Message::Other,
+            (_, kind) => IcmpError::from_type_and_code(source.is_ipv4(), kind, code)
+                .map_or(Message::Other, Message::Error),
         }
     }
 }

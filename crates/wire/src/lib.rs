@@ -30,5 +30,5 @@ pub use decode::decode;
 pub use probe::{MAX_PROBE_LEN, Probe, ProbeKind, TcpTimestamps, UDP_IPV6_BASE_LEN};
 pub use reply::{
     Checksums, IcmpError, Ignored, MplsLabel, MplsStack, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo,
-    TcpFlags, TcpReply, UdpReply,
+    TcpFlags, TcpReply, UdpReply, echo_sequence,
 };

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::layout::protocol;
+use crate::layout::{protocol, udp as udp_layout};
 use crate::tcp::ProbeSegment;
 use crate::writer::Writer;
 use crate::{echo, ip, tcp, udp};
@@ -113,6 +113,21 @@ impl Probe {
         ip::write_header(header, self, self.kind.protocol(self.destination), len as u16)?;
         buffer.get(..header_len + len)
     }
+
+    /// Writes what an ordinary socket wants of the packet and returns it: the complete message for ICMP (the kernel computes
+    /// its checksum anew), the payload for UDP, nothing for TCP. Sent with the probe's TTL, addresses and ports, such a
+    /// message becomes the packet that [`Probe::encode`] writes, but for the IPv4 identification and the IPv6 flow label.
+    ///
+    /// `None` when `source` and `destination` are of different families.
+    pub fn encode_message<'b>(&self, buffer: &'b mut [u8; MAX_PROBE_LEN]) -> Option<&'b [u8]> {
+        let packet = self.encode(buffer)?;
+        let transport_len = match self.kind {
+            ProbeKind::Echo { .. } => 0,
+            ProbeKind::Udp { .. } => udp_layout::HEADER_LEN,
+            ProbeKind::TcpSyn { .. } | ProbeKind::TcpSack { .. } => return Some(&[]),
+        };
+        packet.get(ip::header_len(self.destination) + transport_len..)
+    }
 }
 
 impl ProbeKind {
@@ -172,6 +187,49 @@ impl ProbeKind {
                     timestamps,
                 };
                 tcp::write(out, probe, &segment)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_what_a_socket_makes_the_packet_from() {
+        let udp = ProbeKind::Udp {
+            source_port: 40_000,
+            destination_port: 33_434,
+            tag: 7,
+        };
+        let echo = ProbeKind::Echo {
+            identifier: 1,
+            sequence: 9,
+            tag: 7,
+            cookie: *b"cookie",
+        };
+        let syn = ProbeKind::TcpSyn {
+            source_port: 40_000,
+            destination_port: 443,
+            sequence: 1,
+        };
+        // The headers that the kernel puts in front; TCP has no payload.
+        for (address, ip_header) in [("192.0.2.1", 20), ("2001:db8::1", 40)] {
+            for (kind, headers) in [(udp, 8), (echo, 0), (syn, 20)] {
+                let address: IpAddr = address.parse().expect("address");
+                let probe = Probe {
+                    source: address,
+                    destination: address,
+                    ttl: 9,
+                    identification: 41,
+                    flow_label: 1,
+                    kind,
+                };
+                let (mut packet, mut message) = ([0; MAX_PROBE_LEN], [0; MAX_PROBE_LEN]);
+                let packet = probe.encode(&mut packet).expect("encodes");
+                let message = probe.encode_message(&mut message).expect("encodes");
+                assert_eq!(message, &packet[ip_header + headers..], "{kind:?}");
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::layout::{icmp, u8_at, u16_at};
 use crate::{TcpTimestamps, echo, udp};
 
 /// A packet that may answer a probe.
@@ -45,6 +46,35 @@ pub enum ReplyKind {
     Udp(UdpReply),
 }
 
+impl ReplyKind {
+    /// What an ICMP socket received: a message whose checksum the kernel has verified. `None`: not an echo reply.
+    pub fn from_echo_message(v4: bool, message: &[u8]) -> Option<ReplyKind> {
+        let (header, payload) = message.split_first_chunk()?;
+        let wanted = if v4 {
+            icmp::V4_ECHO_REPLY
+        } else {
+            icmp::V6_ECHO_REPLY
+        };
+        (u8_at::<{ icmp::TYPE }, _>(header) == wanted).then(|| echo::reply(header, payload))
+    }
+
+    /// What a UDP socket received: the payload, of which the buffer may hold only the beginning of its `len` bytes.
+    pub fn from_datagram(source_port: u16, destination_port: u16, payload: &[u8], len: u16) -> ReplyKind {
+        ReplyKind::Udp(UdpReply {
+            source_port,
+            destination_port,
+            payload_len: len,
+            echoed_identification: udp::echoed_identification(payload),
+        })
+    }
+}
+
+/// The echo sequence number in the first 8 bytes of an ICMP message.
+pub fn echo_sequence(message: &[u8]) -> Option<u16> {
+    let header: &[u8; icmp::HEADER_LEN] = message.first_chunk()?;
+    Some(u16_at::<{ icmp::SEQUENCE }, _>(header))
+}
+
 /// ICMP errors that answer probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IcmpError {
@@ -55,6 +85,22 @@ pub enum IcmpError {
         /// ICMP code.
         code: u8,
     },
+}
+
+impl IcmpError {
+    /// The error that an ICMP message (`v4`) or an `ICMPv6` message of this type and code is, if it is one.
+    pub fn from_type_and_code(v4: bool, kind: u8, code: u8) -> Option<IcmpError> {
+        match (v4, kind) {
+            // Code 1 is about reassembly, not TTL.
+            (true, icmp::V4_TIME_EXCEEDED) | (false, icmp::V6_TIME_EXCEEDED) if code == 0 => {
+                Some(IcmpError::TimeExceeded)
+            }
+            (true, icmp::V4_UNREACHABLE) | (false, icmp::V6_UNREACHABLE) => {
+                Some(IcmpError::Unreachable { code })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The packet inside an ICMP error, as far as it was quoted. At least the IP header and 8 bytes behind it.

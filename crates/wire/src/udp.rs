@@ -112,7 +112,8 @@ fn verify(segment: &Segment<'_>, len: usize, checksum: u16) -> Result<(), Ignore
     if valid { Ok(()) } else { Err(Ignored::BadChecksum) }
 }
 
-fn echoed_identification(payload: &[u8]) -> Option<u16> {
+/// The identification in an IPv4 probe's payload.
+pub(crate) fn echoed_identification(payload: &[u8]) -> Option<u16> {
     let (high_low, _) = payload
         .strip_prefix(&SIGNATURE)?
         .strip_prefix(&[0])?

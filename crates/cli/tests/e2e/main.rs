@@ -10,6 +10,7 @@ mod capture;
 mod filters;
 mod names;
 mod neighbours;
+mod ordinary;
 mod paths;
 mod program;
 mod report;

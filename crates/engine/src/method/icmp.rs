@@ -17,9 +17,11 @@ pub(crate) struct Icmp {
 }
 
 impl Icmp {
-    pub(crate) fn new(rng: &mut StdRng) -> Self {
+    /// With this identifier, or a random one if it is 0.
+    pub(crate) fn new(identifier: u16, rng: &mut StdRng) -> Self {
+        let drawn = rng.random_range(1..=u16::MAX);
         Icmp {
-            identifier: rng.random_range(1..=u16::MAX),
+            identifier: if identifier == 0 { drawn } else { identifier },
             tag: rng.random_range(0..u16::MAX),
             cookie: rng.random(),
         }

@@ -20,7 +20,7 @@ use crate::run::Method;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flow {
     pub source: IpAddr,
-    /// 0 for ICMP.
+    /// For ICMP the echo identifier that is reserved, or 0.
     pub source_port: u16,
     pub destination: IpAddr,
     /// 0 for ICMP.
@@ -110,10 +110,11 @@ pub(crate) trait Probing: Send {
     }
 }
 
-/// The method's state for a new trace, with fresh identifiers. The one place where methods are listed.
-pub(crate) fn new(method: Method, started: Time, rng: &mut StdRng) -> Box<dyn Probing> {
+/// The method's state for a new trace, with fresh identifiers, except for the echo identifier if that is not 0. The one
+/// place where methods are listed.
+pub(crate) fn new(method: Method, echo_identifier: u16, started: Time, rng: &mut StdRng) -> Box<dyn Probing> {
     match method {
-        Method::Icmp => Box::new(icmp::Icmp::new(rng)),
+        Method::Icmp => Box::new(icmp::Icmp::new(echo_identifier, rng)),
         Method::Udp => Box::new(udp::Udp::new(rng)),
         Method::TcpSyn => Box::new(syn::Syn::new(rng)),
         Method::TcpSack => Box::new(sack::Sack::new(started, rng)),

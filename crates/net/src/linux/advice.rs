@@ -4,14 +4,20 @@ use std::io;
 
 use crate::Operation;
 
+/// How to get raw sockets.
+pub(super) const NEEDS_RAW: &str = "needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`";
+
 /// What to do about an error; `None` when nothing special to Linux is known.
 pub(crate) fn advice(operation: Operation, error: &io::Error) -> Option<&'static str> {
     if operation == Operation::ReservePort && error.kind() == io::ErrorKind::AddrInUse {
         return Some("no local port is free; see net.ipv4.ip_local_port_range");
     }
     Some(match (operation, error.raw_os_error()?) {
-        (Operation::OpenSender | Operation::OpenCapture, libc::EPERM | libc::EACCES) => {
-            "needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`"
+        (Operation::OpenSender | Operation::OpenCapture, libc::EPERM | libc::EACCES) => NEEDS_RAW,
+        (Operation::OpenEcho, libc::EPERM | libc::EACCES) => {
+            "this user's groups are not in net.ipv4.ping_group_range: \
+             `sudo sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"`; or give the program CAP_NET_RAW: \
+             run with sudo, or `setcap cap_net_raw+ep <binary>`"
         }
         (_, libc::ENFILE) => "too many open files on this host: raise fs.file-max",
         (Operation::OpenCapture, libc::ENOMEM) => "no memory for the capture ring",

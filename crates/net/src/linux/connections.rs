@@ -33,6 +33,15 @@ impl Readiness {
         self.control(libc::EPOLL_CTL_ADD, fd, &raw mut event)
     }
 
+    /// Reports `fd` as `id` as long as there is something to read from it or from its error queue.
+    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, id: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events: libc::EPOLLIN as u32,
+            u64: id,
+        };
+        self.control(libc::EPOLL_CTL_ADD, fd, &raw mut event)
+    }
+
     /// Forgets `fd`, if it was known.
     pub(crate) fn forget(&self, fd: BorrowedFd<'_>) {
         let _ = self.control(libc::EPOLL_CTL_DEL, fd, ptr::null_mut());

@@ -1,10 +1,13 @@
-//! Linux: raw sockets send, packet sockets capture (raw(7), packet(7)). Needs `CAP_NET_RAW`.
+//! Linux: raw sockets send, packet sockets capture (raw(7), packet(7)), which needs `CAP_NET_RAW`. Without it, ordinary
+//! sockets do what they can: module `plain`.
 
 mod advice;
 mod capture;
 mod cmsg;
 mod connections;
+mod diagnose;
 mod local_ports;
+mod plain;
 mod privileges;
 mod queue;
 mod ring;
@@ -28,12 +31,14 @@ use crate::unix::interfaces::Scopes;
 use crate::unix::reservations::Reservations;
 use crate::unix::{errors, route};
 use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
-    Transport, Waker,
+    Access, ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time,
+    Token, Transport, Waker,
 };
 pub(crate) use advice::advice;
 use capture::Capture;
 pub(crate) use connections::{Readiness, dissolve};
+pub use diagnose::diagnose;
+use plain::PlainNetwork;
 pub use privileges::keep_probing_privileges;
 use sender::Sender;
 
@@ -41,8 +46,8 @@ use sender::Sender;
 /// some 100 µs of work.
 const BATCH: usize = 128;
 
-/// Opens the backend. Its sockets are opened when they are first needed, in the network namespace of the thread that
-/// needs them.
+/// Opens the backend that this thread has the privileges for. Its sockets are opened when they are first needed, in the
+/// network namespace of the thread that needs them.
 ///
 /// Raises the process's limit of open files as far as it may: each reserved port is one.
 ///
@@ -52,9 +57,31 @@ pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     if let Err(error) = crate::unix::sys::raise_open_files(libc::RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
-    let network =
-        LinuxNetwork::new(options).map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
-    Ok(Box::new(network))
+    let failed = |error| errors::error(Operation::OpenCapture, None, error);
+    Ok(match access() {
+        Access::Raw => Box::new(LinuxNetwork::new(options).map_err(failed)?),
+        access @ Access::Ordinary => {
+            tracing::info!("{access}");
+            Box::new(PlainNetwork::new().map_err(failed)?)
+        }
+    })
+}
+
+/// Whether this thread may open raw sockets. Closing a packet socket would take some 10 ms, and needs the same privilege.
+pub fn access() -> Access {
+    let refused = |domain| {
+        let socket = sys::socket(domain, libc::SOCK_RAW, libc::IPPROTO_RAW);
+        match socket.map_err(|error| error.raw_os_error()) {
+            Ok(_) => Some(false),
+            Err(Some(libc::EPERM | libc::EACCES)) => Some(true),
+            Err(_) => None,
+        }
+    };
+    match refused(libc::AF_INET).or_else(|| refused(libc::AF_INET6)) {
+        Some(true) => Access::Ordinary,
+        // What else is wrong is said when a socket is needed.
+        Some(false) | None => Access::Raw,
+    }
 }
 
 /// The address that probes to `target` come from.

@@ -6,15 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use traceroute_wire::filter::Family;
 
-use super::cmsg::ControlMessages;
-use super::sys::{self, ERROR_BATCH, ErrorBatch};
+use super::cmsg::Notes;
+use super::sys::{self, ERROR_BATCH, ErrorBatch, Setting};
 use crate::unix::clock::Converter;
+use crate::unix::route;
 use crate::{Time, Token};
 
 /// Reports come within a few packets' time; a probe this many probes ago has lost its.
 const REMEMBERED: usize = 1024;
-/// `SCM_TSTAMP_SND` (linux/errqueue.h): the report is about handing the packet to the device.
-const SCM_TSTAMP_SND: u32 = 0;
 /// Bytes of buffer asked for, in which the reports wait: as many as are remembered, at less than 1 KiB each.
 const REPORT_BUFFER: i32 = 1 << 20;
 
@@ -73,9 +72,11 @@ impl Sender {
         scope: u32,
         token: Token,
     ) -> io::Result<Time> {
+        // Raw sockets have no ports.
+        let to = route::with_scope(destination, 0, scope);
         loop {
             let at = sys::monotonic();
-            match sys::send(self.socket.as_fd(), packet, (destination, scope)) {
+            match sys::send(self.socket.as_fd(), packet, to, &[Setting::SEND_REPORT]) {
                 Ok(()) => {
                     self.recent.push(token, at);
                     return Ok(at);
@@ -98,7 +99,7 @@ impl Sender {
                 return;
             };
             for index in 0..count {
-                let Some((id, stamp)) = parse_report(self.batch.control(index)) else {
+                let Some((id, stamp)) = Notes::parse(self.batch.control(index)).send_report() else {
                     continue;
                 };
                 if let Some((token, handed_over)) = self.recent.take(id) {
@@ -146,53 +147,13 @@ impl Recent {
     }
 }
 
-/// Reads the control data of a message from the error queue: which request, and when, in nanoseconds of the wall clock.
-/// `None`: it is about something else.
-fn parse_report(control: &[u8]) -> Option<(u32, i64)> {
-    let mut id = None;
-    let mut stamp = None;
-    for (level, kind, data) in ControlMessages(control) {
-        match (level, kind) {
-            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPING) => stamp = parse_stamp(data),
-            (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
-                id = parse_extended_error(data);
-            }
-            _ => {}
-        }
-    }
-    Some((id?, stamp?))
-}
-
-/// `struct scm_timestamping`: three times, the first of which is the software's. Seconds and nanoseconds have 8 bytes
-/// each, or 4 on old 32-bit systems.
-fn parse_stamp(data: &[u8]) -> Option<i64> {
-    const TIMES: usize = 3;
-    let word = |index: usize| -> Option<i64> {
-        if data.len() == TIMES * 16 {
-            Some(i64::from_ne_bytes(
-                data.get(index * 8..index * 8 + 8)?.try_into().ok()?,
-            ))
-        } else {
-            Some(i32::from_ne_bytes(data.get(index * 4..index * 4 + 4)?.try_into().ok()?).into())
-        }
-    };
-    let (seconds, nanos) = (word(0)?, word(1)?);
-    (seconds != 0).then(|| seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
-}
-
-/// `struct sock_extended_err`: errno 4, origin 1, type 1, code 1, padding 1, info 4, data 4.
-fn parse_extended_error(data: &[u8]) -> Option<u32> {
-    let word =
-        |at: usize| -> Option<u32> { Some(u32::from_ne_bytes(data.get(at..at + 4)?.try_into().ok()?)) };
-    let is_report = word(0)? == libc::ENOMSG as u32
-        && *data.get(4)? == libc::SO_EE_ORIGIN_TIMESTAMPING
-        && word(8)? == SCM_TSTAMP_SND;
-    if is_report { word(12) } else { None }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_report(control: &[u8]) -> Option<(u32, i64)> {
+        Notes::parse(control).send_report()
+    }
 
     fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
         let mut bytes = (size_of::<usize>() + 8 + data.len()).to_ne_bytes().to_vec();

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::zeroed;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
@@ -115,7 +115,7 @@ pub(super) fn unmap(base: NonNull<u8>, length: usize) {
     unsafe { libc::munmap(base.as_ptr().cast(), length) };
 }
 
-/// A socket address for the kernel. Ports are 0: raw sockets have none.
+/// A socket address for the kernel.
 #[derive(Clone, Copy)]
 pub(super) union Destination {
     v4: libc::sockaddr_in,
@@ -123,29 +123,29 @@ pub(super) union Destination {
 }
 
 impl Destination {
-    /// `scope`: interface index for an IPv6 link-local address, otherwise 0.
-    pub(super) fn new(address: IpAddr, scope: u32) -> (Self, libc::socklen_t) {
-        match address {
-            IpAddr::V4(address) => {
+    /// Raw and ICMP sockets have no ports: 0. An IPv6 link-local address has its interface's index as scope.
+    pub(super) fn new(to: SocketAddr) -> (Self, libc::socklen_t) {
+        match to {
+            SocketAddr::V4(to) => {
                 let v4 = libc::sockaddr_in {
                     sin_family: libc::AF_INET as u16,
-                    sin_port: 0,
+                    sin_port: to.port().to_be(),
                     sin_addr: libc::in_addr {
-                        s_addr: u32::from_ne_bytes(address.octets()),
+                        s_addr: u32::from_ne_bytes(to.ip().octets()),
                     },
                     sin_zero: [0; 8],
                 };
                 (Destination { v4 }, length_of::<libc::sockaddr_in>())
             }
-            IpAddr::V6(address) => {
+            SocketAddr::V6(to) => {
                 let v6 = libc::sockaddr_in6 {
                     sin6_family: libc::AF_INET6 as u16,
-                    sin6_port: 0,
+                    sin6_port: to.port().to_be(),
                     sin6_flowinfo: 0,
                     sin6_addr: libc::in6_addr {
-                        s6_addr: address.octets(),
+                        s6_addr: to.ip().octets(),
                     },
-                    sin6_scope_id: scope,
+                    sin6_scope_id: to.scope_id(),
                 };
                 (Destination { v6 }, length_of::<libc::sockaddr_in6>())
             }
@@ -153,28 +153,44 @@ impl Destination {
     }
 }
 
-/// A control message: `struct cmsghdr` as the kernel has it (its length is a `size_t` whatever the C library says) and
-/// a 32-bit value, padded to the alignment.
+/// A control message for sendmsg(2): `struct cmsghdr` as the kernel has it (its length is a `size_t` whatever the C
+/// library says) and a 32-bit value. Arrays of it are aligned as the kernel wants them.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct StampRequest {
+pub(super) struct Setting {
     length: usize,
     level: libc::c_int,
     kind: libc::c_int,
-    flags: u32,
-    padding: u32,
+    value: u32,
 }
 
-/// Sends one packet, and asks the kernel to report when it left (`Documentation/networking/timestamping.rst` §1.3.4).
-pub(super) fn send(socket: BorrowedFd<'_>, packet: &[u8], to: (IpAddr, u32)) -> io::Result<()> {
-    let (mut address, length) = Destination::new(to.0, to.1);
-    let mut request = StampRequest {
-        length: size_of::<usize>() + 12,
-        level: libc::SOL_SOCKET,
-        kind: libc::SO_TIMESTAMPING,
-        flags: libc::SOF_TIMESTAMPING_TX_SOFTWARE,
-        padding: 0,
-    };
+impl Setting {
+    /// Asks for a report of when the packet left (`Documentation/networking/timestamping.rst` §1.3.4).
+    pub(super) const SEND_REPORT: Setting = Setting::new(
+        libc::SOL_SOCKET,
+        libc::SO_TIMESTAMPING,
+        libc::SOF_TIMESTAMPING_TX_SOFTWARE,
+    );
+
+    /// Any other.
+    pub(super) const fn new(level: libc::c_int, kind: libc::c_int, value: u32) -> Self {
+        Setting {
+            length: size_of::<usize>() + 12,
+            level,
+            kind,
+            value,
+        }
+    }
+}
+
+/// Sends one packet with these settings.
+pub(super) fn send(
+    socket: BorrowedFd<'_>,
+    packet: &[u8],
+    to: SocketAddr,
+    settings: &[Setting],
+) -> io::Result<()> {
+    let (mut address, length) = Destination::new(to);
     let mut part = libc::iovec {
         iov_base: packet.as_ptr().cast_mut().cast(),
         iov_len: packet.len(),
@@ -185,8 +201,8 @@ pub(super) fn send(socket: BorrowedFd<'_>, packet: &[u8], to: (IpAddr, u32)) -> 
     message.msg_namelen = length;
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
-    message.msg_control = ptr::from_mut(&mut request).cast();
-    message.msg_controllen = size_of::<StampRequest>() as _;
+    message.msg_control = settings.as_ptr().cast_mut().cast();
+    message.msg_controllen = size_of_val(settings) as _;
     // SAFETY: every pointer in `message` is valid for the length beside it during the call; sendmsg only reads.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
     if sent < 0 {

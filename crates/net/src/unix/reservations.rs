@@ -215,6 +215,20 @@ pub(crate) fn prepare_tcp(socket: &Socket) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))
 }
 
+/// A socket that does not block and can be bound to an address of the family of `address`.
+pub(crate) fn new_socket(transport: Transport, address: IpAddr) -> io::Result<Socket> {
+    let (kind, protocol) = match transport {
+        Transport::Udp => (Type::DGRAM, Protocol::UDP),
+        Transport::Tcp => (Type::STREAM, Protocol::TCP),
+    };
+    let socket = Socket::new(route::domain(address), kind, Some(protocol))?;
+    match transport {
+        Transport::Udp => socket.set_nonblocking(true)?,
+        Transport::Tcp => prepare_tcp(&socket)?,
+    }
+    Ok(socket)
+}
+
 /// Binds sockets for [`PortPool`].
 struct Binder<W> {
     transport: Transport,
@@ -227,15 +241,10 @@ impl<W: FnMut(&[u8]) -> io::Result<()>> Ports for Binder<W> {
     type Socket = Socket;
 
     fn bind(&mut self, port: u16) -> io::Result<Socket> {
-        let (kind, protocol) = match self.transport {
-            Transport::Udp => (Type::DGRAM, Protocol::UDP),
-            Transport::Tcp => (Type::STREAM, Protocol::TCP),
-        };
-        let socket = Socket::new(route::domain(self.address), kind, Some(protocol))?;
-        match self.transport {
+        let socket = new_socket(self.transport, self.address)?;
+        if self.transport == Transport::Udp {
             // Nobody reads what arrives; the kernel makes the least of it. 0 is too little for macOS.
-            Transport::Udp => socket.set_recv_buffer_size(1)?,
-            Transport::Tcp => prepare_tcp(&socket)?,
+            socket.set_recv_buffer_size(1)?;
         }
         socket.bind(&route::with_scope(self.address, port, self.scope).into())?;
         Ok(socket)

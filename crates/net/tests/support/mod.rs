@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Duration;
 
-use traceroute_net::{ConnectionId, Network, NetworkEvent, Options, Time, Token, Transport};
+use traceroute_net::{Answer, ConnectionId, Network, NetworkEvent, Options, Time, Token, Transport};
 use traceroute_wire::{Ignored, Probe, ProbeKind, Reply};
 
 /// Set in the process that runs one test by itself.
@@ -127,6 +127,7 @@ pub(crate) fn run(program: &str, arguments: &str) {
 pub(crate) enum Event {
     Sent(Token, Time),
     Reply(Reply, Time),
+    Answered(Token, Answer, Time),
     Ignored(Ignored),
     Connected(ConnectionId),
     ConnectFailed(ConnectionId, String),
@@ -159,7 +160,7 @@ impl Subject {
                     NetworkEvent::Ignored(reason) => Event::Ignored(reason),
                     NetworkEvent::Connected(id) => Event::Connected(id),
                     NetworkEvent::ConnectFailed(id, error) => Event::ConnectFailed(id, error.to_string()),
-                    NetworkEvent::Answered { .. } => panic!("this backend leaves matching to the engine"),
+                    NetworkEvent::Answered { token, answer, at } => Event::Answered(token, answer, at),
                 });
             })
             .expect("poll");

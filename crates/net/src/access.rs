@@ -1,0 +1,25 @@
+//! By which sockets a process may probe.
+
+use std::fmt;
+
+/// By which sockets this process may probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// By raw sockets and a capture: everything is possible.
+    Raw,
+    /// By ordinary sockets only, which lack TCP SACK and some precision (Linux).
+    Ordinary,
+}
+
+/// One line that tells a user what this means and, if it is not the best, how to do better.
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Access::Raw => "probing through raw sockets",
+            Access::Ordinary => {
+                "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run with \
+                 sudo, or `setcap cap_net_raw+ep <binary>`"
+            }
+        })
+    }
+}

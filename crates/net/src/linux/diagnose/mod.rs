@@ -1,0 +1,247 @@
+//! What can be probed on this Linux, and what is in the way.
+
+mod facts;
+mod sys;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::diagnosis::PROTOCOLS;
+use crate::{Finding, Subject, Verdict};
+use facts::{Capabilities, Facts};
+
+/// What raw capture asks for as receive buffer, in bytes.
+const WANTED_BUFFER: u64 = 4 << 20;
+/// Open files that are few when many traces run at once.
+const FEW_FILES: u64 = 1024;
+
+/// Looks at everything that decides what can be probed by this thread, and how. Sends nothing.
+pub fn diagnose() -> Vec<Finding> {
+    report(&Facts::gather())
+}
+
+fn report(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for protocol in PROTOCOLS {
+        findings.push(probing(facts, protocol, false));
+        findings.push(probing(facts, protocol, true));
+    }
+    findings.push(privileges(facts));
+    findings.push(file_capabilities(facts));
+    findings.push(user_namespace(facts));
+    findings.push(ping_group_range(facts));
+    findings.push(open_files(facts));
+    findings.extend(receive_buffer(facts));
+    findings.push(interfaces(facts));
+    findings.push(route(facts, false));
+    findings.push(route(facts, true));
+    findings.extend(reverse_path(facts));
+    findings.push(
+        Finding::new(
+            Subject::System("firewall"),
+            Verdict::Unknown,
+            "cannot be known from here; hops are missing when ICMP time exceeded is dropped",
+        )
+        .with_remedy("sudo nft list ruleset; sudo iptables -S; sudo ip6tables -S"),
+    );
+    findings
+}
+
+fn probing(facts: &Facts, protocol: &'static str, v6: bool) -> Finding {
+    let finding = |verdict, text: &str| Finding::new(Subject::Probing { protocol, v6 }, verdict, text);
+    let sockets = if v6 { &facts.v6 } else { &facts.v4 };
+    if sockets.switched_off {
+        let text = format!("IPv{} is switched off", if v6 { 6 } else { 4 });
+        let finding = finding(Verdict::Bad, &text);
+        return if v6 {
+            finding.with_remedy("sudo sysctl -w net.ipv6.conf.all.disable_ipv6=0")
+        } else {
+            finding
+        };
+    }
+    if facts.has_raw(v6) {
+        return finding(Verdict::Good, "raw sockets");
+    }
+    let get_raw = format!("sudo setcap cap_net_raw+ep {}", facts.program);
+    if facts.raw_but_no_capture(v6) {
+        // The backend is chosen by the raw socket; this is a sandbox that allows half of it.
+        return finding(Verdict::Bad, "raw sockets are allowed, packet sockets are not")
+            .with_remedy("allow AF_PACKET in the sandbox, or take CAP_NET_RAW away from the program");
+    }
+    match protocol {
+        "tcp sack" => finding(Verdict::Bad, "needs raw sockets, and so CAP_NET_RAW").with_remedy(get_raw),
+        "icmp" => match &sockets.echo {
+            Ok(()) => finding(Verdict::Limited, "ordinary sockets"),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => finding(
+                Verdict::Bad,
+                "neither CAP_NET_RAW nor a group in net.ipv4.ping_group_range",
+            )
+            .with_remedy(get_raw),
+            Err(error) => finding(Verdict::Bad, &format!("no ICMP socket: {error}")).with_remedy(get_raw),
+        },
+        _ => finding(Verdict::Limited, "ordinary sockets"),
+    }
+}
+
+fn privileges(facts: &Facts) -> Finding {
+    let subject = Subject::System("privileges");
+    let Capabilities(effective) = facts.capabilities;
+    let who = if facts.user == 0 {
+        "root".to_owned()
+    } else {
+        format!("user {}", facts.user)
+    };
+    let text = format!("{who} with {}", facts.capabilities);
+    if effective & facts::NET_RAW != 0 {
+        return Finding::new(subject, Verdict::Good, text);
+    }
+    let remedy = format!("run with sudo, or: sudo setcap cap_net_raw+ep {}", facts.program);
+    Finding::new(subject, Verdict::Limited, text).with_remedy(remedy)
+}
+
+fn file_capabilities(facts: &Facts) -> Finding {
+    let subject = Subject::System("file capabilities");
+    let text = match facts.file_capabilities {
+        Some(capabilities) => format!("{} has {capabilities}", facts.program),
+        None => format!("{} has none", facts.program),
+    };
+    let has_raw = facts
+        .file_capabilities
+        .is_some_and(|Capabilities(set)| set & facts::NET_RAW != 0);
+    let process_has_raw = facts.capabilities.0 & facts::NET_RAW != 0;
+    if !has_raw || process_has_raw {
+        return Finding::new(subject, Verdict::Good, text);
+    }
+    let (cause, remedy) = if facts.no_new_privileges {
+        (
+            "no_new_privs is set",
+            "start it without NoNewPrivileges= or --no-new-privs",
+        )
+    } else {
+        (
+            "a mount with nosuid, or a bounding set without it",
+            "move the program, or start the container with --cap-add=NET_RAW",
+        )
+    };
+    Finding::new(
+        subject,
+        Verdict::Limited,
+        format!("{text}, without effect: {cause}"),
+    )
+    .with_remedy(remedy)
+}
+
+fn user_namespace(facts: &Facts) -> Finding {
+    let subject = Subject::System("user namespace");
+    if facts.initial_user_namespace {
+        Finding::new(subject, Verdict::Good, "the system's own")
+    } else {
+        // user_namespaces(7): capabilities only count for what the namespace owns.
+        let text = "one of a container; its capabilities count only in network namespaces of its own";
+        Finding::new(subject, Verdict::Unknown, text)
+    }
+}
+
+fn ping_group_range(facts: &Facts) -> Finding {
+    let subject = Subject::System("ping group range");
+    let Some((first, last)) = facts.ping_groups else {
+        return Finding::new(subject, Verdict::Unknown, "cannot be read");
+    };
+    if first > last {
+        let text = "empty: no group may open ICMP sockets without CAP_NET_RAW";
+        return limited_without_raw(facts, subject, text);
+    }
+    let text = format!("groups {first} to {last} may open ICMP sockets without CAP_NET_RAW");
+    if facts.groups.iter().any(|group| (first..=last).contains(group)) {
+        Finding::new(subject, Verdict::Good, text)
+    } else {
+        limited_without_raw(
+            facts,
+            subject,
+            &format!("{text}, and this user is in none of them"),
+        )
+    }
+}
+
+fn limited_without_raw(facts: &Facts, subject: Subject, text: &str) -> Finding {
+    if facts.has_raw(false) {
+        return Finding::new(subject, Verdict::Good, text);
+    }
+    Finding::new(subject, Verdict::Limited, text)
+        .with_remedy("sudo sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"")
+}
+
+fn open_files(facts: &Facts) -> Finding {
+    let subject = Subject::System("open files");
+    let (soft, hard) = facts.open_files;
+    let text = format!("{soft}, raised to {hard} when probing; each trace takes one");
+    if hard < FEW_FILES {
+        Finding::new(subject, Verdict::Limited, text).with_remedy("ulimit -n 65536")
+    } else {
+        Finding::new(subject, Verdict::Good, text)
+    }
+}
+
+/// Only for raw capture, and not visible in every network namespace.
+fn receive_buffer(facts: &Facts) -> Option<Finding> {
+    let subject = Subject::System("receive buffer");
+    let size = facts.largest_buffer?;
+    let text = format!("net.core.rmem_max is {size}");
+    let unlimited = facts.capabilities.0 & facts::NET_ADMIN != 0;
+    Some(if size >= WANTED_BUFFER || unlimited || !facts.has_raw(false) {
+        Finding::new(subject, Verdict::Good, text)
+    } else {
+        let text = format!("{text}: replies are lost when thousands come at once");
+        Finding::new(subject, Verdict::Limited, text)
+            .with_remedy(format!("sudo sysctl -w net.core.rmem_max={WANTED_BUFFER}"))
+    })
+}
+
+fn interfaces(facts: &Facts) -> Finding {
+    let subject = Subject::System("interfaces");
+    if facts.interfaces.is_empty() {
+        return Finding::new(subject, Verdict::Bad, "none is up").with_remedy("sudo ip link set lo up");
+    }
+    Finding::new(
+        subject,
+        Verdict::Good,
+        format!("up: {}", facts.interfaces.join(", ")),
+    )
+}
+
+/// Documentation addresses (RFC 5737, RFC 3849), to which nothing is sent.
+const ELSEWHERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+fn route(facts: &Facts, v6: bool) -> Finding {
+    let (subject, source, command) = if v6 {
+        (Subject::System("IPv6 route"), facts.v6.source, "ip -6 route")
+    } else {
+        (Subject::System("IPv4 route"), facts.v4.source, "ip route")
+    };
+    match source {
+        Some(source) => {
+            let text = format!("a default route, with source address {source}");
+            Finding::new(subject, Verdict::Good, text)
+        }
+        None => {
+            let text = "no default route: only this host and its own networks can be probed";
+            Finding::new(subject, Verdict::Limited, text).with_remedy(command)
+        }
+    }
+}
+
+/// Only where there is more than one way back.
+fn reverse_path(facts: &Facts) -> Option<Finding> {
+    let strict = facts.reverse_path_filter == Some(1);
+    (strict && facts.interfaces.len() > 2).then(|| {
+        let text = "strict: replies that come in by another interface than they would leave by are dropped";
+        Finding::new(Subject::System("rp_filter"), Verdict::Limited, text)
+            .with_remedy("sudo sysctl -w net.ipv4.conf.all.rp_filter=2")
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,350 @@
+//! UDP and ICMP sockets: one for each trace.
+//!
+//! What became of a probe is on the socket's error queue (ip(7), `IP_RECVERR`): the ICMP error's type, code and sender,
+//! and what the router quoted of our message, which tells the probe.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use socket2::{SockRef, Socket};
+use traceroute_wire::{IcmpError, Ignored, Reply, ReplyKind, echo_sequence};
+
+use super::super::cmsg::ExtendedError;
+use super::super::sys::{self, Setting};
+use super::sys::{Inbox, Message, Queue};
+use crate::unix::clock::{Converter, Sample};
+use crate::{Answer, NetworkEvent, Time, Token};
+
+/// Probes that a socket remembers: more than a trace has TTLs.
+const REMEMBERED: usize = 256;
+/// Messages of one socket taken at once, so that the others are not kept waiting.
+const BATCH: usize = 32;
+/// A pending error from an earlier probe fails the next system call, whatever that is. It is asked for before sending,
+/// but may come in between.
+const ATTEMPTS: usize = 3;
+
+/// What a socket sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Udp,
+    Echo,
+}
+
+/// A socket and the probes that were sent from it.
+pub(super) struct Datagrams {
+    kind: Kind,
+    socket: Socket,
+    /// Its address and port, or echo identifier.
+    local: SocketAddr,
+    sent: VecDeque<Sent>,
+    /// How many were forgotten of those in front.
+    forgotten: u32,
+    /// The kernel numbers the requests for send reports. After an error nobody knows how far it counted.
+    reports: bool,
+}
+
+struct Sent {
+    token: Token,
+    at: Time,
+    message: Box<[u8]>,
+    answered: bool,
+}
+
+impl Datagrams {
+    /// Prepares a socket that is bound to `local`.
+    pub(super) fn new(kind: Kind, socket: Socket, local: SocketAddr) -> io::Result<Self> {
+        let (level, errors, hop_limit) = match local.ip() {
+            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR, libc::IP_RECVTTL),
+            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, libc::IPV6_RECVHOPLIMIT),
+        };
+        sys::set_option(socket.as_fd(), level, errors, 1_i32)?;
+        // An improvement only, as the two that follow.
+        let _ = sys::set_option(socket.as_fd(), level, hop_limit, 1_i32);
+        if local.is_ipv4() && kind == Kind::Udp {
+            // Sets DF, and does not let an earlier "too big" keep a probe back (ip(7)).
+            let probe = libc::IP_PMTUDISC_PROBE;
+            let _ = sys::set_option(socket.as_fd(), level, libc::IP_MTU_DISCOVER, probe);
+        }
+        let stamps = libc::SOF_TIMESTAMPING_SOFTWARE
+            | libc::SOF_TIMESTAMPING_RX_SOFTWARE
+            | libc::SOF_TIMESTAMPING_OPT_ID
+            | libc::SOF_TIMESTAMPING_OPT_TSONLY;
+        let reports = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, stamps);
+        if let Err(error) = &reports {
+            tracing::debug!(%error, "no timestamps from the kernel");
+        }
+        Ok(Datagrams {
+            kind,
+            socket,
+            local,
+            sent: VecDeque::new(),
+            forgotten: 0,
+            reports: reports.is_ok(),
+        })
+    }
+
+    /// Sends a message with this TTL or hop limit; when, by the clock just before.
+    pub(super) fn send(
+        &mut self,
+        message: &[u8],
+        to: SocketAddr,
+        hop_limit: u8,
+        token: Token,
+    ) -> io::Result<Time> {
+        let hop_limit = match to {
+            SocketAddr::V4(_) => Setting::new(libc::IPPROTO_IP, libc::IP_TTL, hop_limit.into()),
+            SocketAddr::V6(_) => Setting::new(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, hop_limit.into()),
+        };
+        let settings = [hop_limit, Setting::SEND_REPORT];
+        let mut attempt = 0;
+        let at = loop {
+            let _ = SockRef::from(&self.socket).take_error();
+            let settings = if self.reports {
+                &settings[..]
+            } else {
+                &settings[..1]
+            };
+            let at = sys::monotonic();
+            match sys::send(self.socket.as_fd(), message, to, settings) {
+                Ok(()) => break at,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.reports = false;
+                    attempt += 1;
+                    if attempt == ATTEMPTS || error.kind() == io::ErrorKind::WouldBlock {
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        if self.sent.len() == REMEMBERED {
+            self.sent.pop_front();
+            self.forgotten = self.forgotten.wrapping_add(1);
+        }
+        self.sent.push_back(Sent {
+            token,
+            at,
+            message: message.into(),
+            answered: false,
+        });
+        Ok(at)
+    }
+
+    /// Passes on what has come in: first what became of probes, with their send reports in the order of both, then
+    /// answers.
+    pub(super) fn deliver(
+        &mut self,
+        inbox: &mut Inbox,
+        clock: &mut Converter,
+        events: &mut dyn FnMut(NetworkEvent<'_>),
+    ) {
+        for _ in 0..BATCH {
+            let Some(message) = inbox.receive(self.socket.as_fd(), Queue::Errors) else {
+                break;
+            };
+            let now = read_clock(clock);
+            if let Some((number, stamp)) = message.notes.send_report() {
+                if let Some(sent) = self.reported(number) {
+                    let at = clock.convert(stamp, sent.at);
+                    events(NetworkEvent::Sent {
+                        token: sent.token,
+                        at,
+                    });
+                }
+            } else if let Some(error) = &message.notes.error {
+                let at = message.notes.stamp.map_or(now, |stamp| clock.received(stamp));
+                events(self.error(error, message.data, at));
+            }
+        }
+        for _ in 0..BATCH {
+            let Some(message) = inbox.receive(self.socket.as_fd(), Queue::Messages) else {
+                break;
+            };
+            let now = read_clock(clock);
+            let at = message.notes.stamp.map_or(now, |stamp| clock.received(stamp));
+            match self.reply(&message) {
+                Some(reply) => events(NetworkEvent::Reply { reply: &reply, at }),
+                None => events(NetworkEvent::Ignored(Ignored::NotAnAnswer)),
+            }
+        }
+    }
+
+    fn reported(&self, number: u32) -> Option<&Sent> {
+        let index = number.wrapping_sub(self.forgotten);
+        self.reports.then(|| self.sent.get(index as usize)).flatten()
+    }
+
+    fn error(&mut self, error: &ExtendedError, quote: &[u8], at: Time) -> NetworkEvent<'static> {
+        let Some((from, kind)) = icmp_error(error) else {
+            return NetworkEvent::Ignored(Ignored::NotAnAnswer);
+        };
+        let index = match self.kind {
+            Kind::Udp => quoted_datagram(&self.sent, quote),
+            Kind::Echo => quoted_echo(&self.sent, quote),
+        };
+        let Some(sent) = index.and_then(|index| self.sent.get_mut(index)) else {
+            return NetworkEvent::Ignored(Ignored::ForeignQuote);
+        };
+        sent.answered = true;
+        let answer = Answer {
+            from,
+            error: Some(kind),
+        };
+        NetworkEvent::Answered {
+            token: sent.token,
+            answer,
+            at,
+        }
+    }
+
+    fn reply(&self, message: &Message<'_>) -> Option<Reply> {
+        let peer = message.peer?;
+        let kind = match self.kind {
+            Kind::Echo => ReplyKind::from_echo_message(peer.is_ipv4(), message.data)?,
+            Kind::Udp => {
+                let len = u16::try_from(message.len).ok()?;
+                ReplyKind::from_datagram(peer.port(), self.local.port(), message.data, len)
+            }
+        };
+        Some(Reply {
+            source: peer.ip(),
+            destination: self.local.ip(),
+            ttl: message.notes.hop_limit.unwrap_or(0),
+            kind,
+        })
+    }
+}
+
+impl AsFd for Datagrams {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Tells `clock` the time, so that it can convert stamps from before; the time.
+pub(super) fn read_clock(clock: &mut Converter) -> Time {
+    let sample = Sample::take();
+    clock.begin(sample);
+    sample.now
+}
+
+/// The ICMP error that an entry of an error queue is about, and who sent it.
+pub(super) fn icmp_error(error: &ExtendedError) -> Option<(IpAddr, IcmpError)> {
+    let v4 = match error.origin {
+        libc::SO_EE_ORIGIN_ICMP => true,
+        libc::SO_EE_ORIGIN_ICMP6 => false,
+        _ => return None,
+    };
+    let kind = IcmpError::from_type_and_code(v4, error.kind, error.code)?;
+    Some((error.offender?, kind))
+}
+
+/// Which datagram is quoted. The quote may be cut short, or go on behind the datagram: routers fill it up with zeros
+/// before they append extensions (RFC 4884 §4.1).
+///
+/// A quote of no more than 8 transport bytes is empty here: the kernel keeps the header, which would tell, to itself. Then
+/// it is the only datagram that is unanswered, or nobody knows which.
+fn quoted_datagram(sent: &VecDeque<Sent>, quote: &[u8]) -> Option<usize> {
+    let whole = |(_, sent): &(usize, &Sent)| quote.starts_with(&sent.message);
+    if let Some((index, _)) = sent
+        .iter()
+        .enumerate()
+        .filter(whole)
+        .max_by_key(|(_, sent)| sent.message.len())
+    {
+        return Some(index);
+    }
+    let mut candidates = sent
+        .iter()
+        .enumerate()
+        .filter(|(_, sent)| sent.message.starts_with(quote) && !sent.answered);
+    let (index, _) = candidates.next()?;
+    candidates.next().is_none().then_some(index)
+}
+
+/// Which echo request is quoted; the kernel has set the identifier and the checksum, so only the sequence number counts.
+fn quoted_echo(sent: &VecDeque<Sent>, quote: &[u8]) -> Option<usize> {
+    let sequence = echo_sequence(quote)?;
+    sent.iter()
+        .rposition(|sent| echo_sequence(&sent.message) == Some(sequence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(messages: &[&[u8]]) -> VecDeque<Sent> {
+        let remember = |(index, message): (usize, &&[u8])| Sent {
+            token: Token(index as u64),
+            at: Time::ZERO,
+            message: (*message).into(),
+            answered: false,
+        };
+        messages.iter().enumerate().map(remember).collect()
+    }
+
+    #[test]
+    fn a_quote_tells_its_datagram() {
+        let probes = sent(&[b"NSMNC\0\x01\x02ab", b"NSMNC\0\x01\x03cd", b"NSMNC\0\x01\x04ef"]);
+        assert_eq!(quoted_datagram(&probes, b"NSMNC\0\x01\x03cd"), Some(1));
+        assert_eq!(
+            quoted_datagram(&probes, b"NSMNC\0\x01\x03cd\0\0\0\0\x20\0"),
+            Some(1),
+            "filled up"
+        );
+        assert_eq!(quoted_datagram(&probes, b"NSMNC\0\x01\x04"), Some(2), "cut short");
+        assert_eq!(quoted_datagram(&probes, b"NSMNC\0\x01"), None, "cut too short");
+        assert_eq!(quoted_datagram(&probes, b"something else"), None);
+    }
+
+    #[test]
+    fn of_datagrams_that_differ_in_length_the_longest_is_meant() {
+        let probes = sent(&[b"NSMNCN", b"NSMNCNS", b"NSMNCNSM"]);
+        assert_eq!(quoted_datagram(&probes, b"NSMNCNS"), Some(1));
+        assert_eq!(quoted_datagram(&probes, b"NSMNCNS\0\0\0"), Some(1));
+    }
+
+    #[test]
+    fn an_empty_quote_is_of_the_only_unanswered_datagram() {
+        let mut probes = sent(&[b"one", b"two"]);
+        assert_eq!(quoted_datagram(&probes, b""), None);
+        probes[0].answered = true;
+        assert_eq!(quoted_datagram(&probes, b""), Some(1));
+        probes[1].answered = true;
+        assert_eq!(quoted_datagram(&probes, b""), None);
+    }
+
+    #[test]
+    fn an_echo_request_is_known_by_its_sequence_number() {
+        let probes = sent(&[&[8, 0, 1, 1, 9, 9, 0, 1, 7], &[8, 0, 1, 1, 9, 9, 0, 2, 7]]);
+        assert_eq!(quoted_echo(&probes, &[8, 0, 5, 5, 3, 3, 0, 2]), Some(1));
+        assert_eq!(quoted_echo(&probes, &[8, 0, 5, 5, 3, 3, 0, 3]), None);
+        assert_eq!(quoted_echo(&probes, &[8, 0, 5, 5, 3, 3, 0]), None, "cut short");
+    }
+
+    #[test]
+    fn only_icmp_errors_that_answer_probes_count() {
+        let error = |origin, kind, code| {
+            icmp_error(&ExtendedError {
+                number: 113,
+                origin,
+                kind,
+                code,
+                info: 0,
+                data: 0,
+                offender: Some("192.0.2.1".parse().expect("address")),
+            })
+            .map(|(_, error)| error)
+        };
+        let (v4, v6) = (libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6);
+        assert_eq!(error(v4, 11, 0), Some(IcmpError::TimeExceeded));
+        assert_eq!(error(v6, 3, 0), Some(IcmpError::TimeExceeded));
+        assert_eq!(error(v4, 3, 13), Some(IcmpError::Unreachable { code: 13 }));
+        assert_eq!(error(v6, 1, 4), Some(IcmpError::Unreachable { code: 4 }));
+        assert_eq!(error(v4, 11, 1), None, "reassembly");
+        assert_eq!(error(v6, 2, 0), None, "too big");
+        assert_eq!(error(libc::SO_EE_ORIGIN_LOCAL, 11, 0), None, "not ICMP");
+    }
+}

@@ -1,0 +1,191 @@
+//! TCP SYN by connect(2): the socket that holds the port opens one connection after the other.
+//!
+//! Time exceeded while the connection is pending is on the error queue (Linux 5.8). A connection that is established or
+//! refused is the target's answer; it is reset at once.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{SockRef, Socket};
+
+use super::super::connections::{Readiness, dissolve};
+use super::super::sys;
+use super::datagrams::{icmp_error, read_clock};
+use super::sys::{Handshake, Inbox, Queue, handshake};
+use crate::unix::clock::Converter;
+use crate::{Answer, Time, Token};
+
+/// A socket and the SYN that is out.
+pub(super) struct Syns {
+    socket: Socket,
+    local: SocketAddr,
+    pending: Option<Pending>,
+}
+
+#[derive(Clone, Copy)]
+struct Pending {
+    token: Token,
+    target: IpAddr,
+    at: Time,
+    /// When connect(2) itself said that the target refuses.
+    refused: Option<Time>,
+}
+
+/// What became of a SYN.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) token: Token,
+    pub(super) answer: Answer,
+    pub(super) at: Time,
+}
+
+impl Syns {
+    /// Prepares a socket that is bound to `local`.
+    pub(super) fn new(socket: Socket, local: SocketAddr) -> io::Result<Self> {
+        let (level, errors) = match local {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        };
+        sys::set_option(socket.as_fd(), level, errors, 1_i32)?;
+        // Improvements only: stamps of ICMP errors, and few repetitions of a SYN (two: giving up must take longer than the
+        // 3 s after which the kernel reports a neighbour that is not there).
+        let stamps = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_RX_SOFTWARE;
+        let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, stamps);
+        let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, 2_i32);
+        Ok(Syns {
+            socket,
+            local,
+            pending: None,
+        })
+    }
+
+    /// Sends a SYN, and has `readiness` report as `id` when there is an outcome. Nothing more is heard of the SYN before.
+    ///
+    /// # Errors
+    /// What says that nothing was sent.
+    pub(super) fn send(
+        &mut self,
+        to: SocketAddr,
+        hop_limit: u8,
+        token: Token,
+        (readiness, id): (&Readiness, u64),
+    ) -> io::Result<Time> {
+        self.reset(readiness);
+        let (level, name) = match to {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+        };
+        sys::set_option(self.socket.as_fd(), level, name, i32::from(hop_limit))?;
+        let at = sys::monotonic();
+        let mut refused = None;
+        match self.socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            // On loopback the answer can come during the call. The socket is reported below nevertheless.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                refused = Some(sys::monotonic());
+            }
+            Err(error) => return Err(error),
+        }
+        readiness.watch_once(self.socket.as_fd(), id)?;
+        self.pending = Some(Pending {
+            token,
+            target: to.ip(),
+            at,
+            refused,
+        });
+        Ok(at)
+    }
+
+    /// What became of the SYN; called when the socket was reported. `None`: nothing that answers it.
+    ///
+    /// When the kernel has repeated the SYN (after 1 s), nobody knows which of the two was answered and after how long: it
+    /// counts as lost. Unless it is this machine itself that gave up, of which no round-trip time is wanted.
+    pub(super) fn outcome(
+        &mut self,
+        inbox: &mut Inbox,
+        clock: &mut Converter,
+        (readiness, id): (&Readiness, u64),
+    ) -> Option<Outcome> {
+        let pending = self.pending?;
+        let handshake = handshake(self.socket.as_fd()).ok()?;
+        match self.state(pending, handshake, inbox, clock) {
+            State::Pending => {
+                readiness.forget(self.socket.as_fd());
+                let _ = readiness.watch_once(self.socket.as_fd(), id);
+                None
+            }
+            State::Lost => {
+                self.reset(readiness);
+                None
+            }
+            State::Answered(answer, at) => {
+                self.reset(readiness);
+                let token = pending.token;
+                let is_clear = !handshake.repeated || answer.from == self.local.ip();
+                is_clear.then_some(Outcome { token, answer, at })
+            }
+        }
+    }
+
+    fn state(
+        &self,
+        pending: Pending,
+        handshake: Handshake,
+        inbox: &mut Inbox,
+        clock: &mut Converter,
+    ) -> State {
+        while let Some(message) = inbox.receive(self.socket.as_fd(), Queue::Errors) {
+            let now = read_clock(clock);
+            if let Some((from, error)) = message.notes.error.as_ref().and_then(icmp_error) {
+                let at = message.notes.stamp.map_or(now, |stamp| clock.received(stamp));
+                let error = Some(error);
+                return State::Answered(Answer { from, error }, at);
+            }
+        }
+        let now = read_clock(clock);
+        let from_target = |at| {
+            let answer = Answer {
+                from: pending.target,
+                error: None,
+            };
+            State::Answered(answer, at)
+        };
+        if let Some(at) = pending.refused {
+            return from_target(at);
+        }
+        if handshake.connected {
+            // Measured by the kernel, so without the time that it took to wake this thread.
+            let measured = pending.at + Duration::from_micros(handshake.rtt.into());
+            return from_target(if handshake.rtt == 0 {
+                now
+            } else {
+                measured.min(now)
+            });
+        }
+        let error = SockRef::from(&self.socket).take_error().unwrap_or_else(Some);
+        match error.map(|error| error.kind()) {
+            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => from_target(now),
+            None if handshake.pending => State::Pending,
+            _ => State::Lost,
+        }
+    }
+
+    /// Ends what goes on, with a reset if the connection is established. The socket keeps its port.
+    pub(super) fn reset(&mut self, readiness: &Readiness) {
+        if self.pending.take().is_some() {
+            readiness.forget(self.socket.as_fd());
+            // Fails only when there is nothing to reset. Leaves an error behind, of which nobody wants to hear.
+            let _ = dissolve(&mut self.socket, self.local);
+            let _ = SockRef::from(&self.socket).take_error();
+        }
+    }
+}
+
+enum State {
+    Pending,
+    Lost,
+    Answered(Answer, Time),
+}
