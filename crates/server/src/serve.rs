@@ -75,7 +75,8 @@ fn drop_privileges() {
             tracing::warn!(
                 kept = %privileges,
                 dropped = privileges.dropped,
-                "privileges: CAP_NET_RAW is missing, traces will fail; run as root, or as a user with that capability"
+                "privileges: without CAP_NET_RAW traces go through ordinary sockets, which are less exact and cannot do \
+                 TCP SACK; run as root, or as a user with that capability"
             );
         }
         Err(error) => tracing::warn!(%error, "cannot drop privileges"),

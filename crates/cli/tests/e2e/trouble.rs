@@ -96,29 +96,6 @@ fn an_interface_may_go_down_midway() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn without_the_capability_the_message_says_how_to_get_it() -> Result<()> {
-    let Some(lab) = require_lab() else { return Ok(()) };
-    let chain = lab.chain(1)?;
-    each_family(&chain, |path| {
-        for method in METHODS {
-            let mut command = chain.client.command("setpriv");
-            command.args(["--bounding-set=-net_raw", "--inh-caps=-net_raw", "--", PROGRAM]);
-            command
-                .args(method.split_whitespace())
-                .args(["-q", "1", "-Q", "1"]);
-            let outcome = finish(command.arg(path.target.to_string()));
-            let failure = outcome.failure();
-            assert!(
-                failure.contains("needs CAP_NET_RAW: run with sudo"),
-                "{method}: {failure}"
-            );
-            assert_eq!(failure.lines().count(), 1, "{failure}");
-        }
-    });
-    Ok(())
-}
-
 /// However few files may be open, there is a result or a message, and enough of them means a result.
 #[test]
 fn too_few_open_files_are_reported() -> Result<()> {

@@ -19,7 +19,7 @@ use traceroute_wire::{MAX_PROBE_LEN, Probe, ProbeKind};
 
 use super::advice::NEEDS_RAW;
 use super::connections::Readiness;
-use super::{BATCH, local_ports, source_address};
+use super::{BATCH, local_ports, source_address, stamps};
 use crate::ports::{PortPool, Ports};
 use crate::unix::clock::{Converter, Sample};
 use crate::unix::interfaces::Scopes;
@@ -68,6 +68,7 @@ pub(super) struct PlainNetwork {
     refused: Vec<(ConnectionId, IpAddr)>,
     counters: Counters,
     thread_is_prepared: bool,
+    stamps_are_active: bool,
 }
 
 impl PlainNetwork {
@@ -87,6 +88,7 @@ impl PlainNetwork {
             refused: Vec::new(),
             counters: Counters::default(),
             thread_is_prepared: false,
+            stamps_are_active: false,
         })
     }
 
@@ -111,6 +113,11 @@ impl PlainNetwork {
             Protocols::Echo => datagrams(Kind::Echo, socket)?,
             Protocols::Tcp => Endpoint::Syns(Syns::new(socket, address)?),
         };
+        // The first has switched the kernel's stamps on; a connect's answers carry none.
+        if matches!(endpoint, Endpoint::Datagrams(_)) && !self.stamps_are_active {
+            stamps::wait_until_active();
+            self.stamps_are_active = true;
+        }
         self.next_number += 1;
         self.numbers.insert(local, number);
         self.endpoints.insert(number, endpoint);
