@@ -186,6 +186,37 @@ fn the_conformance_table_names_tests_that_there_are() {
     assert!(named > 100, "only {named} tests named");
 }
 
+/// Elsewhere a link whose text is a test's name means that test: `name_with_underscores` in a source file.
+#[test]
+fn tests_named_elsewhere_exist() {
+    let mut wrong = Vec::new();
+    let mut named = 0;
+    for name in ["todo.md", "guide.md", "scaling.md", "server.md"] {
+        let directory = root().join("docs");
+        let text = prose(&fs::read_to_string(directory.join(name)).unwrap());
+        for link in links(&text) {
+            let Some(test) = link
+                .text
+                .strip_prefix('`')
+                .and_then(|text| text.strip_suffix('`'))
+            else {
+                continue;
+            };
+            let is_test = test.contains('_') && test.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+            if !is_test || !link.target.ends_with(".rs") {
+                continue;
+            }
+            named += 1;
+            let source = fs::read_to_string(directory.join(link.target)).unwrap();
+            if let Some(problem) = problem(&source, test) {
+                wrong.push(format!("{name}: {test} in {} {problem}", link.target));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(named > 5, "only {named} tests named");
+}
+
 /// The checks above are only worth something if they fail when they should.
 #[test]
 fn missing_and_ignored_tests_are_noticed() {
@@ -198,7 +229,10 @@ fn missing_and_ignored_tests_are_noticed() {
     assert_eq!(problem(source, "on"), Some("is not there"));
     let table = "| rule | tests | status |\n|---|---|---|\n| a `x | y` | [`one`](../a.rs), [two](b#c) | proven here |\n";
     let rows = rows(table);
-    assert_eq!(rows, [["a `x | y`", "[`one`](../a.rs), [two](b#c)", "proven here"]]);
+    assert_eq!(
+        rows,
+        [["a `x | y`", "[`one`](../a.rs), [two](b#c)", "proven here"]]
+    );
     let [first, second] = &links(rows[0][1])[..] else {
         panic!("{rows:?}")
     };

@@ -577,7 +577,10 @@ mod tests {
             public_ip: PublicIp::with_services(vec![service]),
             ..Options::default()
         });
-        for (wanted, expected) in [(false, r#""public_ip":"""#), (true, r#""public_ip":"203.0.113.10""#)] {
+        for (wanted, expected) in [
+            (false, r#""public_ip":"""#),
+            (true, r#""public_ip":"203.0.113.10""#),
+        ] {
             let request = request(|parameters| {
                 parameters.traceroute_queries = 0;
                 parameters.e2e_queries = 0;
