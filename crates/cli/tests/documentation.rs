@@ -203,11 +203,12 @@ fn tests_named_elsewhere_exist() {
                 continue;
             };
             let is_test = test.contains('_') && test.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-            if !is_test || !link.target.ends_with(".rs") {
+            let file = directory.join(link.target);
+            if !is_test || file.extension().is_none_or(|extension| extension != "rs") {
                 continue;
             }
             named += 1;
-            let source = fs::read_to_string(directory.join(link.target)).unwrap();
+            let source = fs::read_to_string(file).unwrap();
             if let Some(problem) = problem(&source, test) {
                 wrong.push(format!("{name}: {test} in {} {problem}", link.target));
             }
