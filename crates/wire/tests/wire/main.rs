@@ -3,5 +3,6 @@
 
 mod corpus;
 mod properties;
+mod sockets;
 mod support;
 mod vectors;
