@@ -50,6 +50,10 @@ fuzz-replay:
 fuzz target seconds="60":
     cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
 
+# Send the HTTP service what its OpenAPI document allows and what it does not (root, Python)
+fuzz-service *arguments:
+    scripts/fuzz-service {{ arguments }}
+
 # N traces at once over a chain of namespaces: complete paths, RTTs, CPU, memory, sockets
 load *arguments:
     cargo run --release --locked --package traceroute-bench --bin load -- {{ arguments }}
