@@ -42,6 +42,10 @@ advisories:
 e2e *arguments:
     cargo test --package datadog-traceroute-cli --locked {{ arguments }}
 
+# Run both programs through the contract's matrix of protocols and targets; E2E_PUBLIC=1 adds public targets
+e2e-matrix *arguments:
+    ./scripts/e2e-matrix {{ arguments }}
+
 # Replay the committed fuzz corpora
 fuzz-replay:
     cargo test --package traceroute-wire --locked --test wire corpus

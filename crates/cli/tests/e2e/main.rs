@@ -13,7 +13,6 @@ mod neighbours;
 mod ordinary;
 mod paths;
 mod program;
-mod report;
 mod sack;
 mod services;
 mod trouble;

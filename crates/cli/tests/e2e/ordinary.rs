@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
+use traceroute_e2e::Report;
 use traceroute_testbed::{Chain, Lab, Node, Reject, Result, require_lab};
 
 use crate::program::{Outcome, PROGRAM, Path, each_family, finish, hops, paths, trace};
-use crate::report::Report;
 
 const NOTICE: &str = "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run \
                       with sudo, or `setcap cap_net_raw+ep <binary>`; see `datadog-traceroute doctor`\n";
