@@ -2,6 +2,9 @@
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
+cargo_deb := "3.8.0"
+cargo_cyclonedx := "0.5.9"
+
 # List the recipes
 default:
     @just --list --unsorted
@@ -85,3 +88,42 @@ cross: cross-setup cross-check cross-test-windows
 # The server's page in headless Chromium (needs python3, chromium and chromedriver)
 browser:
     cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
+
+# Check that the programs install from source, into a folder that is thrown away
+test-install:
+    folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT; \
+        for crate in cli server; do cargo install --quiet --locked --root "$folder" --path crates/$crate; done; \
+        "$folder/bin/datadog-traceroute" version; "$folder/bin/datadog-traceroute-server" version
+
+# Install what making a release needs
+release-setup:
+    command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@{{ cargo_deb }}
+    command -v cargo-cyclonedx >/dev/null || cargo install --locked cargo-cyclonedx@{{ cargo_cyclonedx }}
+
+# Build both programs for a target and pack them into dist/, e.g. for x86_64-unknown-linux-musl
+release-build target:
+    scripts/release/build {{ target }}
+
+# Make the Debian packages in dist/, after `release-build` of the same target
+deb target="x86_64-unknown-linux-musl":
+    scripts/release/deb {{ target }}
+
+# Install, run and remove the Debian packages in dist/, in a copy of this system that is thrown away (root)
+test-deb:
+    scripts/test-deb
+
+# List what the programs are made of, in dist/
+sbom:
+    scripts/release/sbom
+
+# Write dist/SHA256SUMS
+checksums:
+    scripts/release/checksums
+
+# Fill version and checksums of a release into the manifests for Homebrew and winget
+manifests version folder="dist":
+    scripts/release/manifests {{ version }} {{ folder }}
+
+# Test filling in the manifests
+test-manifests:
+    scripts/test-manifests
