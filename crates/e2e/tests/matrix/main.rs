@@ -72,7 +72,11 @@ fn both_programs(place: &Place, cases: &[Case]) {
 
 #[test]
 fn localhost() {
-    let Some(place) = this_machine() else { return };
+    // In a namespace where there are any, so that it does not matter which ports are in use.
+    #[cfg(target_os = "linux")]
+    let Some(place) = lab::machine() else { return };
+    #[cfg(not(target_os = "linux"))]
+    let place = Place::host();
     both_programs(
         &place,
         &Matrix::read().cases(Target::Localhost, Runner::this(), &place),
@@ -82,22 +86,11 @@ fn localhost() {
 #[cfg(target_os = "linux")]
 #[test]
 fn localhost_v6() {
-    let Some(place) = this_machine() else { return };
+    let Some(place) = lab::machine() else { return };
     both_programs(
         &place,
         &Matrix::read().cases(Target::LocalhostV6, Runner::this(), &place),
     );
-}
-
-/// In a namespace where there are any, so that it does not matter which ports are in use.
-#[cfg(target_os = "linux")]
-fn this_machine() -> Option<Place> {
-    lab::machine()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn this_machine() -> Option<Place> {
-    Some(Place::host())
 }
 
 #[cfg(target_os = "linux")]
