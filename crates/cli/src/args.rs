@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::iter;
 
+use crate::format::Format;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use datadog_traceroute::{Parameters, Request, parse_int};
@@ -37,6 +38,8 @@ pub(crate) enum Action {
 pub(crate) struct Trace {
     /// What to trace, checked.
     pub(crate) request: Request,
+    /// How its result is written.
+    pub(crate) format: Format,
     /// Whether to log everything.
     pub(crate) verbose: bool,
 }
@@ -59,6 +62,10 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         None => {}
     }
     let verbose = flags.verbose;
+    let format = flags
+        .format
+        .parse()
+        .map_err(|problem| PROGRAM.usage_error(format!("--format {problem}")))?;
     let parameters = flags.parameters()?;
     if !literal && is_command(&parameters.target) {
         return Err(command_as_target(&parameters.target));
@@ -66,7 +73,11 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     let request = parameters
         .validate()
         .map_err(|error| PROGRAM.usage_error(error.for_command_line()))?;
-    Ok(Action::Trace(Trace { request, verbose }))
+    Ok(Action::Trace(Trace {
+        request,
+        format,
+        verbose,
+    }))
 }
 
 /// A command's name where a target is expected, as in `--ipv6 version`: command or host?
@@ -88,7 +99,7 @@ pub(crate) fn completion(shell: Shell) -> Vec<u8> {
     PROGRAM.completion(Flags::command(), shell)
 }
 
-/// Trace the network path to a host and measure it end to end; the result is one JSON document
+/// Trace the network path to a host and measure it end to end; the result is one JSON document, or what --format says
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
@@ -168,6 +179,15 @@ struct Flags {
     #[arg(long)]
     skip_private_hops: bool,
 
+    /// How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz)
+    #[arg(long, value_name = "name", value_parser = Suggest(&Format::NAMES))]
+    #[arg(hide_possible_values = true, default_value = Format::DEFAULT)]
+    format: String,
+
+    /// Report ICMP codes, TTLs, MPLS labels and counters as well
+    #[arg(long)]
+    details: bool,
+
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -212,6 +232,7 @@ impl Flags {
             source_public_ip: self.source_public_ip,
             windows_driver: self.windows_driver,
             skip_private_hops: self.skip_private_hops,
+            details: self.details,
         })
     }
 }
@@ -322,6 +343,7 @@ mod tests {
             source_public_ip: true,
             windows_driver: true,
             skip_private_hops: true,
+            details: true,
         };
         let long = "--proto TCP --tcp-method prefer_sack --port 443 --traceroute-queries 4 --e2e-queries 5 \
                     --max-ttl 6 --timeout 7 --ipv6 --reverse-dns --source-public-ip --windows-driver \

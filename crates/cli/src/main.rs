@@ -3,6 +3,7 @@
 mod args;
 mod backend;
 mod doctor;
+mod format;
 mod progress;
 mod signals;
 mod trace;

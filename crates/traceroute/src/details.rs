@@ -397,8 +397,8 @@ mod tests {
     fn the_document_has_what_is_known_and_nothing_else() {
         let mut labelled = answer("192.0.2.7", EXCEEDED);
         labelled.quoted_ttl = 1;
-        labelled.mpls.push(16001 << 12 | 5 << 9 | 1);
-        labelled.mpls.push(24000 << 12 | 0x100 | 254);
+        labelled.mpls.push(16001 << 12 | 5 << 9 | 0x001);
+        labelled.mpls.push(24000 << 12 | 0x1fe);
         // The kernel of a process without rights says who answered, and nothing more.
         let unprivileged = HopAnswer {
             reply_ttl: 0,
