@@ -1,6 +1,7 @@
 //! The command line: from arguments to something to do.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::iter;
 
 use crate::format::Format;
@@ -29,6 +30,8 @@ pub(crate) enum Action {
     Version,
     /// Print a completion script.
     Completion(Shell),
+    /// Print the manual page.
+    Man,
     /// Say what can be probed here, and what is in the way.
     Doctor,
 }
@@ -58,6 +61,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     match flags.command {
         Some(Command::Version) => return Ok(Action::Version),
         Some(Command::Completion { shell }) => return Ok(Action::Completion(shell)),
+        Some(Command::Man) => return Ok(Action::Man),
         Some(Command::Doctor) => return Ok(Action::Doctor),
         None => {}
     }
@@ -97,6 +101,11 @@ fn is_command(name: &str) -> bool {
 /// The completion script for `shell`.
 pub(crate) fn completion(shell: Shell) -> Vec<u8> {
     PROGRAM.completion(Flags::command(), shell)
+}
+
+/// The manual page.
+pub(crate) fn man() -> io::Result<Vec<u8>> {
+    PROGRAM.man(Flags::command())
 }
 
 /// Trace the network path to a host and measure it end to end; the result is one JSON document, or what --format says
@@ -202,6 +211,8 @@ enum Command {
         #[arg(value_name = "shell")]
         shell: Shell,
     },
+    /// Print the manual page
+    Man,
     /// Say what can be probed from here and how, what is in the way, and what to do about it
     Doctor,
 }
@@ -280,6 +291,8 @@ mod tests {
         (None, "windows-driver", "false"),
         (None, "skip-private-hops", "false"),
     ];
+    /// Flags beyond the contract.
+    const OWN: [(Option<char>, &str, &str); 2] = [(None, "format", "json"), (None, "details", "false")];
 
     fn arguments(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
@@ -318,7 +331,7 @@ mod tests {
                 (flag.get_short(), flag.get_long().unwrap(), default)
             })
             .collect();
-        assert_eq!(flags, CONTRACT);
+        assert_eq!(flags, [&CONTRACT[..], &OWN].concat());
     }
 
     #[test]
@@ -347,11 +360,11 @@ mod tests {
         };
         let long = "--proto TCP --tcp-method prefer_sack --port 443 --traceroute-queries 4 --e2e-queries 5 \
                     --max-ttl 6 --timeout 7 --ipv6 --reverse-dns --source-public-ip --windows-driver \
-                    --skip-private-hops --verbose host";
+                    --skip-private-hops --details --verbose host";
         assert_eq!(parameters(long), expected);
         assert!(Flags::read(arguments(long)).unwrap().verbose);
         let short = "-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tcp-method=prefer_sack --timeout=7 --ipv6=1 \
-                     --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE";
+                     --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE --details";
         assert_eq!(parameters(short), expected);
         assert!(Flags::read(arguments(short)).unwrap().verbose);
     }
@@ -421,6 +434,23 @@ mod tests {
     }
 
     #[test]
+    fn formats() {
+        let format = |line: &str| match parse(arguments(line)) {
+            Ok(Action::Trace(trace)) => trace.format,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(format("host"), Format::Json);
+        for name in Format::NAMES {
+            let expected: Format = name.parse().unwrap();
+            assert_eq!(format(&format!("--format {name} host")), expected);
+            assert_eq!(
+                format(&format!("host --format={}", name.to_uppercase())),
+                expected
+            );
+        }
+    }
+
+    #[test]
     fn a_switch_takes_no_value_from_the_next_argument() {
         let expected = Parameters {
             target: "false".to_owned(),
@@ -435,6 +465,7 @@ mod tests {
     fn commands() {
         assert!(matches!(parse(arguments("version")), Ok(Action::Version)));
         assert!(matches!(parse(arguments("doctor")), Ok(Action::Doctor)));
+        assert!(matches!(parse(arguments("man")), Ok(Action::Man)));
         for (name, shell) in [
             ("bash", Shell::Bash),
             ("zsh", Shell::Zsh),
@@ -462,7 +493,7 @@ mod tests {
 
     #[test]
     fn hosts_with_the_name_of_a_command() {
-        for name in ["version", "completion", "doctor", "help"] {
+        for name in ["version", "completion", "man", "doctor", "help"] {
             for line in [format!("-- {name}"), format!("-v -- {name}")] {
                 let Ok(Action::Trace(trace)) = parse(arguments(&line)) else {
                     panic!("{line} traces nothing");
@@ -498,6 +529,10 @@ mod tests {
                 "--timeout must be between 0 and 86400000 ms, got -1",
             ),
             ("-P sctp host", "--proto must be udp, tcp or icmp, got \"sctp\""),
+            (
+                "--format xml host",
+                "--format must be json, table, wide, csv or dot, got \"xml\"",
+            ),
         ];
         for (line, expected) in cases {
             assert_eq!(error(line), expected, "{line}");
@@ -505,11 +540,31 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_page_names_every_flag_and_command() {
+        let page = String::from_utf8(man().unwrap()).unwrap();
+        for (short, name, default) in CONTRACT.iter().chain(&OWN) {
+            let name = name.replace('-', "\\-");
+            let long = format!("\\fB\\-\\-{name}\\fR");
+            let flag = short.map_or(long.clone(), |short| format!("\\fB\\-{short}\\fR, {long}"));
+            let line = page.lines().find(|line| line.starts_with(&flag));
+            let line = line.unwrap_or_else(|| panic!("no {flag} in {page}"));
+            assert!(line.ends_with(&format!("[default: {default}]")), "{line}");
+        }
+        for command in Flags::command().get_subcommands() {
+            assert!(
+                page.contains(&format!("\n\\fB{}\\fR", command.get_name())),
+                "{page}"
+            );
+        }
+        assert!(page.contains("\n.TH DATADOG-TRACEROUTE 1 "), "{page}");
+    }
+
+    #[test]
     fn completions_name_every_flag_and_command() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell] {
             let script = String::from_utf8(completion(shell)).unwrap();
-            let names = CONTRACT.iter().map(|(_, name, _)| *name);
-            for name in names.chain(["version", "completion", "doctor", "help", "prefer_sack"]) {
+            let names = CONTRACT.iter().chain(&OWN).map(|(_, name, _)| *name);
+            for name in names.chain(["version", "completion", "doctor", "help", "prefer_sack", "wide"]) {
                 assert!(script.contains(name), "{name} for {shell}");
             }
         }

@@ -125,6 +125,7 @@ mod tests {
             source_public_ip: false,
             windows_driver: false,
             skip_private_hops: false,
+            details: false,
         };
         assert_eq!(parameters, expected);
     }
@@ -147,6 +148,7 @@ mod tests {
             source_public_ip: true,
             windows_driver: true,
             skip_private_hops: true,
+            details: false,
         };
         assert_eq!(from_query(query), expected);
     }

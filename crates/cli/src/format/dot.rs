@@ -114,7 +114,10 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", escaped(text))
 }
 
-/// For a string in quotes, in which a backslash may begin something.
+/// For a string in quotes, in which a backslash and an ampersand may begin something.
 fn escaped(text: &str) -> String {
-    clean(text).replace('\\', "\\\\").replace('"', "\\\"")
+    clean(text)
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('&', "&amp;")
 }

@@ -26,17 +26,20 @@ pub(crate) fn above(report: &Report, screen: Screen) -> String {
         let port = runs.first().map_or(asked_for, |run| run.destination.port);
         let _ = write!(line, " port {port}");
     }
+    let mut about = match runs.len() {
+        0 => "No runs".to_owned(),
+        count => text::count(count, "run"),
+    };
     let sources = distinct(runs.iter().map(|run| run.source.ip_address));
     if !sources.is_empty() {
-        let _ = write!(line, ", from {}", list(&sources));
+        let _ = write!(about, " from {}", list(&sources));
     }
     if let Some(public) = report.source.public_ip {
-        let _ = write!(line, " (public {public})");
+        let _ = write!(about, ", public address {public}");
     }
-    let about = match runs.len() {
-        0 => "No runs".to_owned(),
-        count => format!("{}, times in ms", text::count(count, "run")),
-    };
+    if !runs.is_empty() {
+        about.push_str("; times in ms");
+    }
     format!("{}\n{about}\n", screen.paint(TITLE, &line))
 }
 
@@ -106,7 +109,7 @@ fn counters(counters: &Counters, screen: Screen) -> String {
         "Probes      {} sent, {} with the kernel's timestamp, {} retried, {} refused\n",
         probes.sent, probes.kernel_timestamps, probes.retried, probes.refused
     );
-    let drops = format!("{} dropped by the kernel", replies.kernel_drops);
+    let drops = format!("{} dropped unread", replies.kernel_drops);
     let _ = writeln!(
         text,
         "Packets     {} received, {} matched ({} translated by a NAT), {}",

@@ -46,12 +46,11 @@ fn grid(report: &Report, stops: &[Stop], names: Names) -> Grid {
     let mut grid = Grid::new();
     grid.column(Align::Right, "TTL");
     grid.column(Align::Left, "Host");
-    for title in ["Loss", "Answers", "Best", "Avg", "Worst", "StDev"] {
+    for title in ["Loss", "Runs", "Best", "Avg", "Worst", "StDev"] {
         grid.column(Align::Right, title);
     }
     if report.details.is_some() {
         grid.column(Align::Right, "Reply TTL");
-        grid.column(Align::Right, "Quoted");
         grid.column(Align::Left, "Note");
     }
     for stop in stops {
@@ -155,21 +154,18 @@ impl Times {
     }
 }
 
-/// The answers' TTLs, those in their quotes, and what traceroute would note; nothing when nobody asked.
+/// The answers' TTLs, and notes: traceroute's own, and on quotes in which the probe's TTL is not 1, which is what it should be
+/// where it ends. Nothing when nobody asked.
 fn learned(host: &Host) -> Vec<Cell> {
     let details: Vec<_> = host.answers.iter().filter_map(|answer| answer.details).collect();
-    if details.is_empty() {
-        return Vec::new();
-    }
-    let values = |values: Vec<String>| Cell::new(values.join(","));
-    let ttls = |ttl: fn(&datadog_traceroute::details::AnswerDetails) -> Option<u8>| {
-        let known = details.iter().filter_map(|details| ttl(details));
-        values(distinct(known.map(|ttl| ttl.to_string())))
-    };
-    let notes = distinct(details.iter().filter_map(|details| details.notation.clone()));
+    let reply_ttls = details.iter().filter_map(|details| details.reply_ttl);
+    let reply_ttls = distinct(reply_ttls.map(|ttl| ttl.to_string()));
+    let notations = details.iter().filter_map(|details| details.notation.clone());
+    let quoted = details.iter().filter_map(|details| details.quoted_ttl);
+    let quoted = quoted.filter(|ttl| *ttl != 1).map(|ttl| format!("quoted {ttl}"));
+    let notes = distinct(notations.chain(quoted));
     vec![
-        ttls(|details| details.reply_ttl),
-        ttls(|details| details.quoted_ttl),
+        Cell::new(reply_ttls.join(",")),
         Cell::styled(NOTABLE, notes.join(" ")),
     ]
 }
