@@ -431,6 +431,48 @@ mod tests {
         assert_eq!(serde_json::from_str::<RunDetails>(&written).unwrap(), run);
     }
 
+    /// The documentation's example, byte for byte.
+    #[test]
+    fn the_documented_example_reads_and_writes_identically() {
+        #[derive(Serialize, Deserialize)]
+        struct Document {
+            details: Details,
+        }
+        let documentation = include_str!("../../../docs/details.md");
+        let (_, example) = documentation.split_once("```json\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let example = format!("{{\n{example}");
+        let document: Document = serde_json::from_str(&example).unwrap();
+        assert_eq!(json::to_pretty(&document).unwrap(), example);
+        let counted = Details::new(document.details.runs.clone(), document.details.counters.clone());
+        assert_eq!(counted, document.details);
+    }
+
+    /// Every member that a document can have is described.
+    #[test]
+    fn the_documentation_names_every_member() {
+        let documentation = include_str!("../../../docs/details.md");
+        let mut labelled = answer("192.0.2.7", Some(IcmpError::Unreachable { code: 1 }));
+        labelled.mpls.push(0);
+        let counters = Counters::from(Statistics::default());
+        let details = Details::new(vec![run(Method::Udp, vec![Some(labelled)])], counters);
+        let document = json::to_compact(&details).unwrap();
+        let mut names: Vec<&str> = document
+            .split("\":")
+            .filter_map(|text| text.rsplit('"').next())
+            .collect();
+        names.retain(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !name.is_empty());
+        assert!(names.len() > 30, "{names:?}");
+        for name in &names {
+            assert!(
+                ["`", "."]
+                    .iter()
+                    .any(|before| documentation.contains(&format!("{before}{name}`"))),
+                "{name} in {names:?}"
+            );
+        }
+    }
+
     #[test]
     fn icmp_types_and_notations() {
         let unreachable = |code| Some(IcmpError::Unreachable { code });

@@ -22,8 +22,8 @@ pub(crate) fn render(report: &Report, screen: Screen) -> String {
     frame_around(report, screen, |stops, names| grid(report, stops, names))
 }
 
-/// The grid that `build` makes of the path, between what stands above and below. Where the screen is too narrow for it, names go
-/// below their addresses.
+/// The grid that `build` makes of the path, between what stands above and below. Where the screen is too narrow for it,
+/// names go below their addresses.
 pub(crate) fn frame_around(
     report: &Report,
     screen: Screen,
@@ -154,8 +154,8 @@ impl Times {
     }
 }
 
-/// The answers' TTLs, and notes: traceroute's own, and on quotes in which the probe's TTL is not 1, which is what it should be
-/// where it ends. Nothing when nobody asked.
+/// The answers' TTLs, and notes: traceroute's own, and on quotes in which the probe's TTL is not 1, which is what it should
+/// be where it ends. Nothing when nobody asked.
 fn learned(host: &Host) -> Vec<Cell> {
     let details: Vec<_> = host.answers.iter().filter_map(|answer| answer.details).collect();
     let reply_ttls = details.iter().filter_map(|details| details.reply_ttl);
