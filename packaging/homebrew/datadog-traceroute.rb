@@ -30,6 +30,7 @@ class DatadogTraceroute < Formula
   def install
     bin.install "datadog-traceroute", "datadog-traceroute-server"
     %w[datadog-traceroute datadog-traceroute-server].each do |program|
+      man1.install "man/#{program}.1"
       bash_completion.install "completions/#{program}.bash" => program
       zsh_completion.install "completions/#{program}.zsh" => "_#{program}"
       fish_completion.install "completions/#{program}.fish"

@@ -8,6 +8,7 @@
 
 mod capture;
 mod filters;
+mod formats;
 mod names;
 mod neighbours;
 mod ordinary;
