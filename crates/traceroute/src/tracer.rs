@@ -237,28 +237,19 @@ impl<'r> Job<'r> {
         };
         let probe = probing.probe();
         let ((results, rtts), public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })?;
-        let (mut runs, mut details): (Vec<Run>, Vec<Option<RunDetails>>) = results.into_iter().unzip();
+        let (mut runs, details): (Vec<Run>, Vec<Option<RunDetails>>) = results.into_iter().unzip();
+        let details = if request.details {
+            Some(Box::pin(self.details(details)).await)
+        } else {
+            None
+        };
         if request.reverse_dns {
             Box::pin(options.reverse_dns.annotate(&mut runs)).await;
         }
         let hop_count = HopCount::of(&runs);
         if request.skip_private_hops {
             runs.iter_mut().for_each(Run::blank_private_hops);
-            details
-                .iter_mut()
-                .flatten()
-                .for_each(RunDetails::blank_private_hops);
         }
-        let details = if request.details {
-            let statistics = Box::pin(self.tracer.statistics()).await;
-            let counters = statistics.map_or_else(Counters::default, Counters::from);
-            Some(Box::new(Details::new(
-                details.into_iter().flatten().collect(),
-                counters,
-            )))
-        } else {
-            None
-        };
         Ok(Report {
             protocol: request.protocol,
             source: Source { public_ip },
@@ -270,6 +261,17 @@ impl<'r> Job<'r> {
             e2e_probe: E2eProbe::from_rtts(rtts),
             details,
         })
+    }
+
+    /// What these runs learned, and the counters now that they have ended.
+    async fn details(&self, runs: Vec<Option<RunDetails>>) -> Box<Details> {
+        let mut runs: Vec<RunDetails> = runs.into_iter().flatten().collect();
+        if self.request.skip_private_hops {
+            runs.iter_mut().for_each(RunDetails::blank_private_hops);
+        }
+        let statistics = self.tracer.statistics().await;
+        let counters = statistics.map_or_else(Counters::default, Counters::from);
+        Box::new(Details::new(runs, counters))
     }
 
     fn tell(&self, event: Progress) {
