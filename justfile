@@ -104,7 +104,7 @@ coverage:
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
 
-# Compare the benches with those of another commit, built and run beside them; fails where the median grows by more
+# Compare the benches with those of another commit, built and run beside them; fails where a time grows by more
 bench-compare base=env("BENCH_BASE", "origin/main") limit="1.3":
     scripts/bench-compare {{ base }} {{ limit }}
 
