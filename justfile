@@ -105,7 +105,7 @@ bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
 
 # Compare the benches with those of another commit, built and run beside them; fails where a time grows by more
-bench-compare base=env("BENCH_BASE", "origin/main") limit="1.3":
+bench-compare base=env("BENCH_BASE", "origin/main") limit="1.5":
     scripts/bench-compare {{ base }} {{ limit }}
 
 # RTT error against a simulated path with known delays, beside traceroute (needs root or user namespaces)
