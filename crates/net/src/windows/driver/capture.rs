@@ -54,6 +54,7 @@ struct Read {
 
 const _: () = assert!(offset_of!(Read, overlapped) == 0);
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<OVERLAPPED>() == 32);
+const _: () = assert!(offset_of!(Read, data) == size_of::<OVERLAPPED>());
 
 /// A capture. Ends when dropped.
 pub(super) struct Capture {
