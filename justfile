@@ -75,8 +75,12 @@ cross-check *targets:
 cross-test-windows *what:
     scripts/cross-test-windows {{ what }}
 
-# Everything that can be checked here about the other systems
-cross: cross-setup cross-check cross-test-windows
+# Link for macOS, to find symbols that do not exist there (needs python3 with venv)
+cross-link-macos *architectures:
+    scripts/cross-link-macos {{ architectures }}
+
+# Everything that can be checked here about the other systems (Debian, root)
+cross: cross-setup cross-check cross-test-windows cross-link-macos
 
 # The server's page in headless Chromium (needs python3, chromium and chromedriver)
 browser:
