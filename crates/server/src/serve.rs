@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
+use traceroute_net::Access;
 
 use crate::args::Config;
 use crate::auth::Token;
@@ -79,6 +80,11 @@ fn drop_privileges() {
                  TCP SACK; run as root, or as a user with that capability"
             );
         }
+        // This system has none to drop.
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => match traceroute_net::access() {
+            Access::Raw => {}
+            access => tracing::warn!("{access}"),
+        },
         Err(error) => tracing::warn!(%error, "cannot drop privileges"),
     }
 }

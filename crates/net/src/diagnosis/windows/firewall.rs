@@ -145,6 +145,8 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const ALL_PROFILES: [bool; 3] = [true; 3];
@@ -228,6 +230,13 @@ mod tests {
         let (verdict, text) = verdict_and_text(ALL_PROFILES, &[private]);
         assert_eq!(verdict, Verdict::Limited);
         assert!(text.contains("time exceeded (Public networks)"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_rule_is_survived(rule in r"(v2\.30\|)?(([A-Z][a-zA-Z0-9]{0,7}=)?(Allow|Block|TRUE|In|1|11:\*|.{0,6})\|){0,9}") {
+            let _ = verdict(ALL_PROFILES, &[TIME_EXCEEDED, &rule]);
+        }
     }
 
     #[test]
