@@ -30,7 +30,7 @@ use report::Report;
 const WINESERVER: &str = "/usr/lib/wine/wineserver64";
 const HOPS: usize = 4;
 /// Longer than anything here should take, on however busy a machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// `AF_INET` and `SOCK_STREAM` of socket(2).
 const TCP: (i32, i32) = (2, 1);
 
@@ -46,39 +46,47 @@ static TURN: Mutex<()> = Mutex::new(());
 
 impl Lane {
     fn new() -> Lane {
+        Lane::with_server(&[WINESERVER, "-p"])
+    }
+
+    /// Windows programs are refused raw sockets, as they are without administrator rights: these are opened by Wine's server,
+    /// which is started without `CAP_NET_RAW`. The ICMP API is another process of Wine's, which keeps it.
+    fn without_raw_sockets() -> Lane {
+        let lowered = [
+            "setpriv",
+            "--bounding-set",
+            "-net_raw",
+            "--inh-caps",
+            "-net_raw",
+            WINESERVER,
+            "-p",
+        ];
+        Lane::with_server(&lowered)
+    }
+
+    fn with_server(server: &[&str]) -> Lane {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // The sockets of Windows programs are those of Wine's server, so it has to be started in the namespace.
         stop_wine();
         let lab = Lab::new().unwrap();
         let chain = lab.chain(HOPS).unwrap();
+        // The first program brings up Wine's own, which live as long as the server and would keep its pipes open.
+        for words in [server, &["wine", "cmd", "/c", "exit"]] {
+            let mut command = chain.client.command(words[0]);
+            command
+                .args(&words[1..])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            let status = command.status().unwrap();
+            assert!(status.success(), "{words:?}: {status}");
+        }
         Lane {
             _service: chain.target.listen_tcp(80).unwrap(),
             chain,
             _lab: lab,
             _turn: turn,
         }
-    }
-
-    /// Windows programs are refused raw sockets, as they are without administrator rights: these are opened by Wine's server,
-    /// which is started without `CAP_NET_RAW`. The ICMP API is another process of Wine's, which keeps it.
-    fn without_raw_sockets() -> Lane {
-        let lane = Lane::new();
-        let status = lane
-            .chain
-            .client
-            .command("setpriv")
-            .args([
-                "--bounding-set",
-                "-net_raw",
-                "--inh-caps",
-                "-net_raw",
-                WINESERVER,
-                "-p",
-            ])
-            .status()
-            .unwrap();
-        assert!(status.success());
-        lane
     }
 
     fn command(&self, program: &str) -> Command {
