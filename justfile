@@ -54,6 +54,17 @@ fuzz target seconds="60":
 load *arguments:
     cargo run --release --locked --package traceroute-bench --bin load -- {{ arguments }}
 
+# Repeat the scenario suite, in memory and behind TUN devices; the first failure ends it
+scenarios times="1":
+    cargo test --no-run --locked --package traceroute-scenarios
+    for round in $(seq {{ times }}); do cargo test --quiet --locked --package traceroute-scenarios --tests; done
+
+# Line coverage of wire and engine by their own tests and the scenarios; less than 95 % is an error (needs cargo-llvm-cov)
+coverage:
+    cargo llvm-cov test --locked --package traceroute-wire --package traceroute-engine --package traceroute-scenarios \
+        --lib --test '*' --ignore-filename-regex 'crates/(net|simnet|testbed|traceroute|scenarios)/' \
+        --fail-under-lines 95 -- --skip the_library_finds_behind
+
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}

@@ -311,19 +311,18 @@ impl Engine {
                 }
             }
             NetworkEvent::Connected(connection) => {
-                self.with_connection(connection, |run| run.connected(now));
+                let id = trace_of(connection);
+                if let Some(credit) = self.run_mut(id).map(|run| run.connected(now)) {
+                    self.account(id.slot, credit);
+                }
             }
             NetworkEvent::ConnectFailed(connection, error) => {
-                self.with_connection(connection, |run| run.connect_failed(&error));
+                let id = trace_of(connection);
+                if let Some(run) = self.run_mut(id) {
+                    run.connect_failed(&error);
+                    self.reschedule(id.slot);
+                }
             }
-        }
-    }
-
-    fn with_connection(&mut self, connection: ConnectionId, act: impl FnOnce(&mut Run)) {
-        let id = trace_of(connection);
-        if let Some(run) = self.run_mut(id) {
-            act(run);
-            self.reschedule(id.slot);
         }
     }
 

@@ -357,12 +357,14 @@ impl Run {
         }
     }
 
-    pub(crate) fn connected(&mut self, now: Time) {
-        if let Phase::Handshake { connected, deadline } = &mut self.phase {
-            *connected = true;
-            *deadline = now + HANDSHAKE_SIGHT;
-            self.start_probing_if_ready(now);
-        }
+    pub(crate) fn connected(&mut self, now: Time) -> Credit {
+        let Phase::Handshake { connected, deadline } = &mut self.phase else {
+            return Credit::Irrelevant;
+        };
+        *connected = true;
+        *deadline = now + HANDSHAKE_SIGHT;
+        let verdict = self.method.connected();
+        self.handshake(verdict, now)
     }
 
     pub(crate) fn connect_failed(&mut self, cause: &NetError) {
@@ -375,11 +377,18 @@ impl Run {
         self.phase = Phase::Failed(error);
     }
 
-    fn start_probing_if_ready(&mut self, now: Time) {
-        let seen = self.keys().nth(1).is_some();
-        if seen && matches!(self.phase, Phase::Handshake { connected: true, .. }) {
-            self.phase = Phase::Probing;
-            self.next_send = now;
+    fn handshake(&mut self, verdict: Verdict, now: Time) -> Credit {
+        match verdict {
+            Verdict::Ready => {
+                self.phase = Phase::Probing;
+                self.next_send = now;
+                Credit::Ready
+            }
+            Verdict::Fail(error) => {
+                self.phase = Phase::Failed(error);
+                Credit::Irrelevant
+            }
+            _ => Credit::Irrelevant,
         }
     }
 
@@ -465,14 +474,7 @@ impl Run {
                 None => Credit::Rejected,
             },
             Verdict::AnswerInOrder => self.credit_in_order(received),
-            Verdict::Ready => {
-                self.start_probing_if_ready(at);
-                Credit::Ready
-            }
-            Verdict::Fail(error) => {
-                self.phase = Phase::Failed(error);
-                Credit::Irrelevant
-            }
+            verdict @ (Verdict::Ready | Verdict::Fail(_)) => self.handshake(verdict, at),
         }
     }
 

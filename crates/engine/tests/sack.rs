@@ -195,3 +195,22 @@ fn an_acknowledgment_of_several_probes_has_the_time_of_the_last() {
     let found = simulate(path, |simulation| simulation.post(at(5), syn_ack(true)));
     assert_eq!(found, "1:10.0.1.1/4 2:203.0.113.9/4!");
 }
+
+/// Without the connection's sequence numbers, which the kernel knows and the engine does not, a forger only has to guess
+/// the port.
+#[test]
+fn a_forged_handshake_before_the_genuine_one_changes_nothing() {
+    for permitted in [true, false] {
+        let found = simulate(straight(4), |simulation| {
+            simulation.connect_by = Some(NEXT);
+            let mut forged = syn_ack(permitted);
+            if let ReplyKind::Tcp(tcp) = &mut forged.kind {
+                tcp.acknowledgment = 1234;
+                tcp.sequence = 99;
+            }
+            simulation.post(at(3), forged);
+            simulation.post(at(5), syn_ack(true));
+        });
+        assert_eq!(found, "1:10.0.1.1/2 2:10.0.2.1/4 3:10.0.3.1/6 4:203.0.113.9/8!");
+    }
+}

@@ -22,6 +22,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Counters of the engine; `None` while it has not begun.
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>>;
+
+    /// Starts the driver that the parameter `windows-driver` asks for; systems other than Windows have none and need none.
+    fn start_windows_driver(&self) -> BoxFuture<'_, Result<(), Error>>;
 }
 
 impl Backend for Tracer {
@@ -43,19 +46,24 @@ impl Backend for Tracer {
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {
         Box::pin(Tracer::statistics(self))
     }
+
+    fn start_windows_driver(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async {
+            // The system's service manager takes its time.
+            let starting = tokio::task::spawn_blocking(datadog_traceroute::start_windows_driver).await;
+            Ok(starting.map_err(|panic| Error::Start(panic.into()))??)
+        })
+    }
 }
 
-/// A tracer that the service's own bound on traces never meets.
+/// A tracer that the service's own bound on traces never meets, and whose packets find room however many there are.
 pub(crate) fn tracer(max_traces: u32) -> Tracer {
     let largest_request = 2 * datadog_traceroute::MAX_QUERIES;
-    Tracer::with_options(Options {
+    let mut options = Options {
         // A request that is larger than the bound is let in when it is alone.
         max_traces: max_traces.max(largest_request) as usize,
         ..Options::default()
-    })
-}
-
-/// Starts the capture driver that `windows-driver` asks for; other systems have none and need none.
-pub(crate) fn start_windows_driver() {
-    tracing::debug!("there is no driver to start on this system");
+    };
+    options.network.heavy_load = true;
+    Tracer::with_options(options)
 }

@@ -150,10 +150,11 @@ mod tests {
         );
         assert_eq!(missing.status, StatusCode::BAD_REQUEST);
         let encoding = serde_json::from_str::<bool>("x").unwrap_err();
-        assert!(
-            Failure::encoding(&encoding)
-                .message
-                .starts_with("Failed to encode response: ")
+        let not_encoded = Failure::encoding(&encoding);
+        assert_eq!(not_encoded.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(
+            not_encoded.message,
+            format!("Failed to encode response: {encoding}")
         );
         let error = Error::Start(io::Error::from(io::ErrorKind::PermissionDenied));
         let failed = Failure::trace(&error);

@@ -8,7 +8,7 @@ use datadog_traceroute::{ErrorCode, Host, Parameters, Report, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
-use crate::backend::{OnProgress, start_windows_driver};
+use crate::backend::OnProgress;
 use crate::failure::Failure;
 use crate::router::Service;
 
@@ -42,7 +42,10 @@ impl Job {
         };
         job.resolve().await?;
         if job.request.windows_driver {
-            start_windows_driver();
+            let starting = job.service.backend.start_windows_driver();
+            job.in_time(starting)
+                .await?
+                .map_err(|error| Failure::trace(&error))?;
         }
         Ok(job)
     }

@@ -36,8 +36,8 @@ pub(crate) struct BodyLimit {
     pub(crate) timeout: Duration,
 }
 
-/// Names, times and counts a request.
-pub(crate) async fn observe(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+/// Everything around a request. One function, because each layer of its own costs every request in flight a kilobyte.
+pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let trace_id = trace_id(request.headers());
     let span = tracing::info_span!(
         "request",
@@ -46,8 +46,22 @@ pub(crate) async fn observe(State(service): State<Arc<Service>>, request: Reques
         path = request.uri().path(),
         query = request.uri().query().unwrap_or_default(),
     );
-    let mut observation = Observation::begin(service, request.uri().path(), span.clone());
-    let mut response = next.run(request).instrument(span).await;
+    let mut observation = Observation::begin(Arc::clone(&service), request.uri().path(), span.clone());
+    // Not the headers themselves: they would keep the connection's whole read buffer in memory.
+    let json = prefers_json(request.headers());
+    let head_is_allowed = !request.uri().path().starts_with("/traceroute");
+
+    let mut response = match prepare(&service, request).await {
+        Ok(request) => next.run(request).instrument(span).await,
+        Err(failure) => failure.into_response(),
+    };
+    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        response = failure.render(json);
+        if failure.status == StatusCode::METHOD_NOT_ALLOWED {
+            let allow = HeaderValue::from_static(if head_is_allowed { "GET, HEAD" } else { "GET" });
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+    }
     observation.status = response.status().as_u16();
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&trace_id) {
@@ -63,6 +77,21 @@ pub(crate) async fn observe(State(service): State<Arc<Service>>, request: Reques
             observation: Some(observation),
         })
     })
+}
+
+/// Refuses those who do not show the token, where there is one; and reads the body.
+async fn prepare(service: &Service, request: Request) -> Result<Request, Failure> {
+    if let Some(token) = &service.settings.token
+        && is_protected(request.uri().path())
+        && !token.is_shown(request.headers())
+    {
+        let message = "A valid bearer token is required";
+        return Err(Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Denied, message));
+    }
+    if request.body().is_end_stream() {
+        return Ok(request);
+    }
+    Box::pin(take_body(service.settings.body, request)).await
 }
 
 /// The trace id of a `traceparent` header (W3C Trace Context §3.2), or a random one: 32 hexadecimal digits.
@@ -162,48 +191,16 @@ impl Drop for Observed {
     }
 }
 
-/// Writes errors in the form that the client wants, and empty responses of axum's own as errors.
-pub(crate) async fn render(request: Request, next: Next) -> Response {
-    // Not the headers themselves: they would keep the connection's whole read buffer in memory.
-    let json = prefers_json(request.headers());
-    let path_allows_head = !request.uri().path().starts_with("/traceroute");
-    let mut response = next.run(request).await;
-    let Some(failure) = response.extensions_mut().remove::<Failure>() else {
-        return response;
-    };
-    let mut response = failure.render(json);
-    if failure.status == StatusCode::METHOD_NOT_ALLOWED {
-        let allow = HeaderValue::from_static(if path_allows_head { "GET, HEAD" } else { "GET" });
-        response.headers_mut().insert(header::ALLOW, allow);
-    }
-    response
-}
-
-/// Lets only those in who show the token, where there is one.
-pub(crate) async fn authorize(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    match &service.settings.token {
-        Some(token) if is_protected(request.uri().path()) && !token.is_shown(request.headers()) => {
-            let message = "A valid bearer token is required";
-            Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Denied, message).into_response()
-        }
-        _ => next.run(request).await,
-    }
-}
-
 /// Reads the body, which nobody needs, to its end: while one is outstanding, a client that goes away would not be
 /// noticed.
-pub(crate) async fn take_body(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+async fn take_body(limit: BodyLimit, request: Request) -> Result<Request, Failure> {
     let (parts, body) = request.into_parts();
-    if !body.is_end_stream() {
-        let limit = service.settings.body;
-        let reading = Limited::new(body, limit.size).collect();
-        match tokio::time::timeout(limit.timeout, reading).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return too_large().into_response(),
-            Err(_) => return too_slow().into_response(),
-        }
+    let reading = Limited::new(body, limit.size).collect();
+    match tokio::time::timeout(limit.timeout, reading).await {
+        Ok(Ok(_)) => Ok(Request::from_parts(parts, Body::empty())),
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => Err(too_slow()),
     }
-    next.run(Request::from_parts(parts, Body::empty())).await
 }
 
 fn too_large() -> Failure {

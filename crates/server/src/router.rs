@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Method, Uri};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::any;
 use datadog_traceroute::Parameters;
@@ -88,10 +88,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .route("/openapi.json", any(api))
         .merge(page::routes())
         .fallback(async || Failure::not_found())
-        .layer(from_fn_with_state(Arc::clone(&service), observe::take_body))
-        .layer(from_fn_with_state(Arc::clone(&service), observe::authorize))
-        .layer(from_fn(observe::render))
-        .layer(from_fn_with_state(Arc::clone(&service), observe::observe))
+        .layer(from_fn_with_state(Arc::clone(&service), observe::surround))
         .with_state(service)
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     // While there is one thread only: privileges belong to threads.
     drop_privileges();
     if config.windows_driver {
-        backend::start_windows_driver();
+        datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;
     }
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()

@@ -42,6 +42,9 @@ struct Fake {
     /// What names resolve to.
     address: IpAddr,
     requests: Mutex<Vec<datadog_traceroute::Request>>,
+    /// Why the driver does not start, if it does not.
+    driver: Mutex<Option<&'static str>>,
+    driver_starts: AtomicUsize,
     running: Arc<AtomicUsize>,
 }
 
@@ -105,6 +108,14 @@ impl Backend for Fake {
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {
         Box::pin(async { Some(Statistics::default()) })
     }
+
+    fn start_windows_driver(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.driver_starts.fetch_add(1, Ordering::SeqCst);
+        let failure = *self.driver.lock().unwrap();
+        Box::pin(
+            async move { failure.map_or(Ok(()), |cause| Err(Error::Start(std::io::Error::other(cause)))) },
+        )
+    }
 }
 
 /// A service under test.
@@ -133,6 +144,8 @@ fn bench_with(outcome: Outcome, settings: Settings) -> Bench {
         outcome,
         address: Ipv4Addr::new(192, 0, 2, 9).into(),
         requests: Mutex::default(),
+        driver: Mutex::default(),
+        driver_starts: AtomicUsize::default(),
         running: Arc::default(),
     });
     let (cancel, cancelled) = watch::channel(false);
@@ -222,6 +235,24 @@ async fn parameters_reach_the_tracer() {
     assert_eq!(request.timeout, Duration::from_millis(7));
     assert!(request.ipv6 && request.reverse_dns && request.source_public_ip);
     assert!(request.windows_driver && request.skip_private_hops);
+}
+
+#[tokio::test]
+async fn the_driver_is_started_for_those_who_ask_for_it() {
+    let bench = bench(Outcome::Succeed);
+    assert_eq!(bench.get("/traceroute?target=h").await.status, 200);
+    assert_eq!(bench.fake.driver_starts.load(Ordering::SeqCst), 0);
+    assert_eq!(
+        bench.get("/traceroute?target=h&windows-driver=true").await.status,
+        200
+    );
+    assert_eq!(bench.fake.driver_starts.load(Ordering::SeqCst), 1);
+
+    *bench.fake.driver.lock().unwrap() = Some("no such service");
+    let answer = bench.get("/traceroute?target=h&windows-driver=true").await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.body.contains("no such service"), "{}", answer.body);
+    assert_eq!(bench.fake.requests.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use traceroute_engine::TraceError;
+use traceroute_net::NetError;
 
 use crate::target::ResolveError;
 use crate::tracer::{RunError, distinct_messages};
@@ -88,6 +89,13 @@ fn io_code(error: &io::Error) -> ErrorCode {
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => ErrorCode::NetworkUnreachable,
         io::ErrorKind::PermissionDenied => ErrorCode::Denied,
         _ => ErrorCode::Unknown,
+    }
+}
+
+/// What keeps every run from beginning.
+impl From<NetError> for Error {
+    fn from(error: NetError) -> Self {
+        Error::Traces(vec![RunError::Trace(TraceError::Net(error.into()))])
     }
 }
 

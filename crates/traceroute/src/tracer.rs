@@ -501,6 +501,8 @@ pub(crate) fn distinct_messages(errors: &[RunError]) -> Vec<String> {
 mod tests {
     use std::io::{Error as IoError, ErrorKind};
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
     use traceroute_net::{NetError, Operation};
 
     use super::*;
@@ -554,6 +556,39 @@ mod tests {
             );
             assert_eq!(error.code(), ErrorCode::InvalidRequest);
             assert!(tracer.statistics().await.is_none(), "nothing was even opened");
+        }
+    }
+
+    /// Nothing is probed, so nothing is opened either.
+    #[tokio::test]
+    async fn the_public_address_is_reported_when_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let service = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut question = Vec::new();
+            while !question.ends_with(b"\r\n\r\n") {
+                question.push(stream.read_u8().await.unwrap());
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n203.0.113.10";
+            stream.write_all(answer).await.unwrap();
+        });
+        let tracer = Tracer::with_options(Options {
+            public_ip: PublicIp::with_services(vec![service]),
+            ..Options::default()
+        });
+        for (wanted, expected) in [
+            (false, r#""public_ip":"""#),
+            (true, r#""public_ip":"203.0.113.10""#),
+        ] {
+            let request = request(|parameters| {
+                parameters.traceroute_queries = 0;
+                parameters.e2e_queries = 0;
+                parameters.source_public_ip = wanted;
+            });
+            let report = tracer.trace(&request).await.unwrap();
+            let document = crate::json::to_compact(&report).unwrap();
+            assert!(document.contains(expected), "{document}");
         }
     }
 

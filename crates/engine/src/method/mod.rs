@@ -100,6 +100,10 @@ pub(crate) trait Probing: Send {
     fn quoted(&self, flow: &Flow, quoted: &Quoted) -> Option<QuotedProbe>;
     /// What a packet from the target means.
     fn direct(&mut self, flow: &Flow, reply: &Reply, at: Time) -> Verdict;
+    /// The connection that the method waits for is there: what the handshake seen so far means.
+    fn connected(&mut self) -> Verdict {
+        Verdict::Ignore
+    }
     /// Whether a time exceeded from the target itself is the destination's answer.
     fn time_exceeded_from_target_is_destination(&self) -> bool {
         false

@@ -14,6 +14,10 @@ pub(crate) struct Sack {
     identification: u16,
     /// When the connection attempt began: the moment of the timestamp that the SYN-ACK echoes.
     started: Time,
+    /// The kernel has connected.
+    connected: bool,
+    /// The newest SYN-ACK until then.
+    offer: Option<TcpReply>,
     connection: Option<Connection>,
     /// The highest TTL acknowledged so far.
     highest: u8,
@@ -36,6 +40,8 @@ impl Sack {
         Sack {
             identification: identification_base(rng),
             started,
+            connected: false,
+            offer: None,
             connection: None,
             highest: 0,
             acknowledged_without_sack: false,
@@ -43,11 +49,21 @@ impl Sack {
         }
     }
 
+    /// The kernel checks a SYN-ACK's acknowledgment, which cannot be seen here, and connects at the first that is right.
+    /// So a forged one does not count when another comes before the kernel has connected.
     fn handshake(&mut self, tcp: &TcpReply) -> Verdict {
         if !(tcp.flags.syn && tcp.flags.ack) || tcp.flags.rst {
             // A refusal is reported by the connection itself.
             return Verdict::Ignore;
         }
+        if self.connected {
+            return self.establish(tcp);
+        }
+        self.offer = Some(*tcp);
+        Verdict::Ignore
+    }
+
+    fn establish(&mut self, tcp: &TcpReply) -> Verdict {
         if !tcp.sack.permitted {
             return Verdict::Fail(not_supported("the target's SYN-ACK does not permit SACK"));
         }
@@ -151,6 +167,14 @@ impl Probing for Sack {
         match self.connection.as_ref().map(|connection| connection.next) {
             None => self.handshake(tcp),
             Some(next) => self.acknowledgment(tcp, next),
+        }
+    }
+
+    fn connected(&mut self) -> Verdict {
+        self.connected = true;
+        match self.offer.take() {
+            Some(tcp) => self.establish(&tcp),
+            None => Verdict::Ignore,
         }
     }
 

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use traceroute_engine::{Action, Engine, Event, Method, TraceError, TraceId, TraceResult, TraceSpec};
-use traceroute_net::{NetError, NetworkEvent, Operation, Time};
+use traceroute_net::{ConnectionId, NetError, NetworkEvent, Operation, Time};
 use traceroute_wire::{
     IcmpError, MAX_PROBE_LEN, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind,
     SackInfo, TcpFlags, TcpReply, UdpReply,
@@ -63,6 +63,9 @@ pub struct Simulation<'p> {
     attempts: usize,
     /// How connecting ends, at once; `None`: never.
     pub connect: Option<Result<(), ErrorKind>>,
+    /// Connecting succeeds after the packet with this acknowledgment number.
+    pub connect_by: Option<u32>,
+    connecting: Option<ConnectionId>,
 }
 
 impl<'p> Simulation<'p> {
@@ -78,6 +81,8 @@ impl<'p> Simulation<'p> {
             fail_send: BTreeMap::new(),
             attempts: 0,
             connect: Some(Ok(())),
+            connect_by: None,
+            connecting: None,
         }
     }
 
@@ -117,6 +122,15 @@ impl<'p> Simulation<'p> {
             let reply = entry.remove();
             self.engine
                 .handle(self.now, NetworkEvent::Reply { reply: &reply, at });
+            let acknowledgment = match &reply.kind {
+                ReplyKind::Tcp(tcp) => Some(tcp.acknowledgment),
+                _ => None,
+            };
+            if self.connect_by.is_some() && acknowledgment == self.connect_by {
+                if let Some(id) = self.connecting.take() {
+                    self.engine.handle(self.now, NetworkEvent::Connected(id));
+                }
+            }
         }
         true
     }
@@ -139,6 +153,7 @@ impl<'p> Simulation<'p> {
                         self.post(at, reply);
                     }
                 }
+                Action::Connect { id, .. } if self.connect_by.is_some() => self.connecting = Some(id),
                 Action::Connect { id, .. } => match self.connect {
                     Some(Ok(())) => self.engine.handle(self.now, NetworkEvent::Connected(id)),
                     Some(Err(kind)) => {
