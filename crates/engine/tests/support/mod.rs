@@ -126,10 +126,11 @@ impl<'p> Simulation<'p> {
                 ReplyKind::Tcp(tcp) => Some(tcp.acknowledgment),
                 _ => None,
             };
-            if self.connect_by.is_some() && acknowledgment == self.connect_by {
-                if let Some(id) = self.connecting.take() {
-                    self.engine.handle(self.now, NetworkEvent::Connected(id));
-                }
+            if self.connect_by.is_some()
+                && acknowledgment == self.connect_by
+                && let Some(id) = self.connecting.take()
+            {
+                self.engine.handle(self.now, NetworkEvent::Connected(id));
             }
         }
         true
