@@ -1,17 +1,30 @@
 # What people and CI run: `just` lists the recipes, `just check` is what a change must pass.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
+# The system folder comes first in the search for programs, and has another bash.
+set windows-shell := ["C:/Program Files/Git/bin/bash.exe", "-euo", "pipefail", "-c"]
+
+cargo_deny := "0.20.2"
+cargo_fuzz := "0.13.2"
+cargo_deb := "3.8.0"
+cargo_cyclonedx := "0.5.9"
 
 # List the recipes
 default:
     @just --list --unsorted
 
 # What a change must pass; CI adds the cross checks
-check: lint test doc deny
+check: lint lint-scripts lint-workflows test doc deny test-manifests
 
 # Build both programs for use, into target/release
 build:
     cargo build --release --locked --workspace --bins
+
+# Write the manual pages of both programs to target/man
+man:
+    mkdir -p target/man
+    cargo run --locked --package datadog-traceroute-cli --bin datadog-traceroute -- man > target/man/datadog-traceroute.1
+    cargo run --locked --package datadog-traceroute-server --bin datadog-traceroute-server -- man > target/man/datadog-traceroute-server.1
 
 # Run all tests: as root, or as a user who may make user namespaces (installs ip and nft if they are missing)
 test *arguments:
@@ -22,13 +35,28 @@ fmt:
     cargo fmt --all
 
 # Check format and lints
-lint:
+lint: lint-code
     cargo fmt --all --check
+
+# Check the lints of the code for this system
+lint-code:
     cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Lint shell scripts (installs shellcheck if it is missing)
+lint-scripts:
+    scripts/lint-scripts
+
+# Lint the workflows, and that they do nothing but run recipes (installs actionlint and zizmor into target/lint)
+lint-workflows:
+    scripts/lint-workflows
 
 # Build the documentation; a broken link is an error
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
+
+# Install what checking the dependencies needs
+deny-setup:
+    command -v cargo-deny >/dev/null || cargo install --locked cargo-deny@{{ cargo_deny }}
 
 # Check licences, duplicates and sources of the dependencies
 deny:
@@ -42,13 +70,30 @@ advisories:
 e2e *arguments:
     cargo test --package datadog-traceroute-cli --locked {{ arguments }}
 
+# Run both programs through the contract's matrix of protocols and targets; E2E_PUBLIC=1 adds public targets
+e2e-matrix *arguments:
+    ./scripts/e2e-matrix {{ arguments }}
+
 # Replay the committed fuzz corpora
 fuzz-replay:
     cargo test --package traceroute-wire --locked --test wire corpus
 
+# Install what fuzzing needs
+fuzz-setup:
+    rustup toolchain install nightly --profile minimal
+    command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz@{{ cargo_fuzz }}
+
 # Fuzz one target for some seconds (needs the nightly toolchain and cargo-fuzz)
-fuzz target seconds="60":
+fuzz target=env("FUZZ_TARGET") seconds=env("FUZZ_SECONDS", "60"):
     cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+
+# Send the HTTP service what its OpenAPI document allows and what it does not (root, Python)
+fuzz-service *arguments:
+    scripts/fuzz-service {{ arguments }}
+
+# Fuzz every target for some seconds each; 0 runs the committed corpora only, with the sanitizer
+fuzz-all seconds="60":
+    scripts/fuzz-all {{ seconds }}
 
 # N traces at once over a chain of namespaces: complete paths, RTTs, CPU, memory, sockets
 load *arguments:
@@ -68,6 +113,10 @@ coverage:
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
+
+# Compare the benches with those of another commit, built and run beside them; fails where a time grows by more
+bench-compare base=env("BENCH_BASE", "origin/main") limit="1.5":
+    scripts/bench-compare {{ base }} {{ limit }}
 
 # RTT error against a simulated path with known delays, beside traceroute (needs root or user namespaces)
 accuracy rounds="5":
@@ -93,6 +142,78 @@ cross-link-macos *architectures:
 # Everything that can be checked here about the other systems (Debian, root)
 cross: cross-setup cross-check cross-test-windows cross-link-macos
 
+# The same on any system with Docker
+cross-in-debian:
+    docker run --rm --volume "$PWD:/source" --workdir /source debian:bookworm bash -c \
+        'apt-get update -qq && apt-get install -y -qq ca-certificates >/dev/null && \
+         scripts/cross-setup && scripts/cross-check && scripts/cross-test-windows unit'
+
 # The server's page in headless Chromium (needs python3, chromium and chromedriver)
 browser:
     cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
+
+# Let ICMP errors through the firewall of Windows, for tests (Windows, administrator)
+windows-firewall:
+    netsh advfirewall firewall add rule name=traceroute-time-exceeded dir=in action=allow protocol=icmpv4:11,any
+    netsh advfirewall firewall add rule name=traceroute-unreachable dir=in action=allow protocol=icmpv4:3,any
+    netsh advfirewall firewall add rule name=traceroute-time-exceeded-6 dir=in action=allow protocol=icmpv6:3,any
+    netsh advfirewall firewall add rule name=traceroute-unreachable-6 dir=in action=allow protocol=icmpv6:1,any
+
+# Check that the programs install from source, into a folder that is thrown away
+test-install:
+    folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT; \
+        for crate in cli server; do cargo install --quiet --locked --root "$folder" --path crates/$crate; done; \
+        "$folder/bin/datadog-traceroute" version; "$folder/bin/datadog-traceroute-server" version
+
+# Install what making a release needs
+release-setup:
+    command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@{{ cargo_deb }}
+    command -v cargo-cyclonedx >/dev/null || cargo install --locked cargo-cyclonedx@{{ cargo_cyclonedx }}
+
+# Build both programs for a target and pack them into dist/, e.g. for x86_64-unknown-linux-musl
+release-build target=env("TARGET"):
+    scripts/release/build {{ target }}
+
+# Make the Debian packages in dist/, after `release-build` of the same target
+deb target=env("TARGET", "x86_64-unknown-linux-musl"):
+    scripts/release/deb {{ target }}
+
+# Install, run and remove the Debian packages in dist/, in a copy of this system that is thrown away (root)
+test-deb:
+    scripts/test-deb
+
+# List what the programs are made of, in dist/
+sbom:
+    scripts/release/sbom
+
+# Write dist/SHA256SUMS
+checksums:
+    scripts/release/checksums
+
+# Fill version and checksums of a release into the manifests for Homebrew and winget
+manifests folder="dist":
+    scripts/release/manifests {{ folder }}
+
+# Test filling in the manifests
+test-manifests:
+    scripts/test-manifests
+
+# Check that a tag, if one is given, and CHANGELOG.md say the version that Cargo.toml does
+release-check tag=env("RELEASE_TAG", ""):
+    scripts/release/check {{ tag }}
+
+# Build the server's image for this machine's processor, and run it
+image arch=env("ARCH", "amd64"):
+    scripts/release/image build {{ arch }}
+
+# Push the image that `image` has built (environment: REGISTRY_USER, REGISTRY_TOKEN)
+image-push arch=env("ARCH"):
+    scripts/release/image push {{ arch }}
+
+# Join the pushed images of all processors under the version
+image-publish:
+    scripts/release/image publish
+
+# Make the release on GitHub out of dist/ (environment: GH_TOKEN)
+release-publish tag=env("RELEASE_TAG"):
+    scripts/release/publish {{ tag }}

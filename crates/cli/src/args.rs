@@ -1,8 +1,10 @@
 //! The command line: from arguments to something to do.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::iter;
 
+use crate::format::Format;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use datadog_traceroute::{Parameters, Request, parse_int};
@@ -28,6 +30,8 @@ pub(crate) enum Action {
     Version,
     /// Print a completion script.
     Completion(Shell),
+    /// Print the manual page.
+    Man,
     /// Say what can be probed here, and what is in the way.
     Doctor,
 }
@@ -37,6 +41,8 @@ pub(crate) enum Action {
 pub(crate) struct Trace {
     /// What to trace, checked.
     pub(crate) request: Request,
+    /// How its result is written.
+    pub(crate) format: Format,
     /// Whether to log everything.
     pub(crate) verbose: bool,
 }
@@ -55,10 +61,15 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     match flags.command {
         Some(Command::Version) => return Ok(Action::Version),
         Some(Command::Completion { shell }) => return Ok(Action::Completion(shell)),
+        Some(Command::Man) => return Ok(Action::Man),
         Some(Command::Doctor) => return Ok(Action::Doctor),
         None => {}
     }
     let verbose = flags.verbose;
+    let format = flags
+        .format
+        .parse()
+        .map_err(|problem| PROGRAM.usage_error(format!("--format {problem}")))?;
     let parameters = flags.parameters()?;
     if !literal && is_command(&parameters.target) {
         return Err(command_as_target(&parameters.target));
@@ -66,7 +77,11 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     let request = parameters
         .validate()
         .map_err(|error| PROGRAM.usage_error(error.for_command_line()))?;
-    Ok(Action::Trace(Trace { request, verbose }))
+    Ok(Action::Trace(Trace {
+        request,
+        format,
+        verbose,
+    }))
 }
 
 /// A command's name where a target is expected, as in `--ipv6 version`: command or host?
@@ -88,7 +103,12 @@ pub(crate) fn completion(shell: Shell) -> Vec<u8> {
     PROGRAM.completion(Flags::command(), shell)
 }
 
-/// Trace the network path to a host and measure it end to end; the result is one JSON document
+/// The manual page.
+pub(crate) fn man() -> io::Result<Vec<u8>> {
+    PROGRAM.man(Flags::command())
+}
+
+/// Trace the network path to a host and measure it end to end; the result is one JSON document, or what --format says
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
@@ -168,6 +188,15 @@ struct Flags {
     #[arg(long)]
     skip_private_hops: bool,
 
+    /// How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz)
+    #[arg(long, value_name = "name", value_parser = Suggest(&Format::NAMES))]
+    #[arg(hide_possible_values = true, default_value = Format::DEFAULT)]
+    format: String,
+
+    /// Report ICMP codes, TTLs, MPLS labels and counters as well
+    #[arg(long)]
+    details: bool,
+
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -182,6 +211,8 @@ enum Command {
         #[arg(value_name = "shell")]
         shell: Shell,
     },
+    /// Print the manual page
+    Man,
     /// Say what can be probed from here and how, what is in the way, and what to do about it
     Doctor,
 }
@@ -212,6 +243,7 @@ impl Flags {
             source_public_ip: self.source_public_ip,
             windows_driver: self.windows_driver,
             skip_private_hops: self.skip_private_hops,
+            details: self.details,
         })
     }
 }
@@ -259,6 +291,8 @@ mod tests {
         (None, "windows-driver", "false"),
         (None, "skip-private-hops", "false"),
     ];
+    /// Flags beyond the contract.
+    const OWN: [(Option<char>, &str, &str); 2] = [(None, "format", "json"), (None, "details", "false")];
 
     fn arguments(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
@@ -297,7 +331,7 @@ mod tests {
                 (flag.get_short(), flag.get_long().unwrap(), default)
             })
             .collect();
-        assert_eq!(flags, CONTRACT);
+        assert_eq!(flags, [&CONTRACT[..], &OWN].concat());
     }
 
     #[test]
@@ -322,14 +356,15 @@ mod tests {
             source_public_ip: true,
             windows_driver: true,
             skip_private_hops: true,
+            details: true,
         };
         let long = "--proto TCP --tcp-method prefer_sack --port 443 --traceroute-queries 4 --e2e-queries 5 \
                     --max-ttl 6 --timeout 7 --ipv6 --reverse-dns --source-public-ip --windows-driver \
-                    --skip-private-hops --verbose host";
+                    --skip-private-hops --details --verbose host";
         assert_eq!(parameters(long), expected);
         assert!(Flags::read(arguments(long)).unwrap().verbose);
         let short = "-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tcp-method=prefer_sack --timeout=7 --ipv6=1 \
-                     --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE";
+                     --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE --details";
         assert_eq!(parameters(short), expected);
         assert!(Flags::read(arguments(short)).unwrap().verbose);
     }
@@ -399,6 +434,23 @@ mod tests {
     }
 
     #[test]
+    fn formats() {
+        let format = |line: &str| match parse(arguments(line)) {
+            Ok(Action::Trace(trace)) => trace.format,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(format("host"), Format::Json);
+        for name in Format::NAMES {
+            let expected: Format = name.parse().unwrap();
+            assert_eq!(format(&format!("--format {name} host")), expected);
+            assert_eq!(
+                format(&format!("host --format={}", name.to_uppercase())),
+                expected
+            );
+        }
+    }
+
+    #[test]
     fn a_switch_takes_no_value_from_the_next_argument() {
         let expected = Parameters {
             target: "false".to_owned(),
@@ -413,6 +465,7 @@ mod tests {
     fn commands() {
         assert!(matches!(parse(arguments("version")), Ok(Action::Version)));
         assert!(matches!(parse(arguments("doctor")), Ok(Action::Doctor)));
+        assert!(matches!(parse(arguments("man")), Ok(Action::Man)));
         for (name, shell) in [
             ("bash", Shell::Bash),
             ("zsh", Shell::Zsh),
@@ -440,7 +493,7 @@ mod tests {
 
     #[test]
     fn hosts_with_the_name_of_a_command() {
-        for name in ["version", "completion", "doctor", "help"] {
+        for name in ["version", "completion", "man", "doctor", "help"] {
             for line in [format!("-- {name}"), format!("-v -- {name}")] {
                 let Ok(Action::Trace(trace)) = parse(arguments(&line)) else {
                     panic!("{line} traces nothing");
@@ -476,6 +529,10 @@ mod tests {
                 "--timeout must be between 0 and 86400000 ms, got -1",
             ),
             ("-P sctp host", "--proto must be udp, tcp or icmp, got \"sctp\""),
+            (
+                "--format xml host",
+                "--format must be json, table, wide, csv or dot, got \"xml\"",
+            ),
         ];
         for (line, expected) in cases {
             assert_eq!(error(line), expected, "{line}");
@@ -483,11 +540,31 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_page_names_every_flag_and_command() {
+        let page = String::from_utf8(man().unwrap()).unwrap();
+        for (short, name, default) in CONTRACT.iter().chain(&OWN) {
+            let name = name.replace('-', "\\-");
+            let long = format!("\\fB\\-\\-{name}\\fR");
+            let flag = short.map_or(long.clone(), |short| format!("\\fB\\-{short}\\fR, {long}"));
+            let line = page.lines().find(|line| line.starts_with(&flag));
+            let line = line.unwrap_or_else(|| panic!("no {flag} in {page}"));
+            assert!(line.ends_with(&format!("[default: {default}]")), "{line}");
+        }
+        for command in Flags::command().get_subcommands() {
+            assert!(
+                page.contains(&format!("\n\\fB{}\\fR", command.get_name())),
+                "{page}"
+            );
+        }
+        assert!(page.contains("\n.TH DATADOG-TRACEROUTE 1 "), "{page}");
+    }
+
+    #[test]
     fn completions_name_every_flag_and_command() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::PowerShell] {
             let script = String::from_utf8(completion(shell)).unwrap();
-            let names = CONTRACT.iter().map(|(_, name, _)| *name);
-            for name in names.chain(["version", "completion", "doctor", "help", "prefer_sack"]) {
+            let names = CONTRACT.iter().chain(&OWN).map(|(_, name, _)| *name);
+            for name in names.chain(["version", "completion", "doctor", "help", "prefer_sack", "wide"]) {
                 assert!(script.contains(name), "{name} for {shell}");
             }
         }

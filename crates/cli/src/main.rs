@@ -3,6 +3,7 @@
 mod args;
 mod backend;
 mod doctor;
+mod format;
 mod progress;
 mod signals;
 mod trace;
@@ -24,6 +25,10 @@ fn main() -> ExitCode {
         Ok(Action::Help(text)) => print(text.as_bytes()),
         Ok(Action::Version) => print(args::PROGRAM.version().as_bytes()),
         Ok(Action::Completion(shell)) => print(&args::completion(shell)),
+        Ok(Action::Man) => match args::man() {
+            Ok(page) => print(&page),
+            Err(error) => fail(&error, Failure::EXIT_STATUS),
+        },
         Ok(Action::Doctor) => doctor(),
         Err(error) => fail(&error, Failure::EXIT_STATUS),
     }

@@ -1,4 +1,4 @@
-//! One trace, from its request to its JSON document.
+//! One trace, from its request to the text of its result.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -7,7 +7,6 @@ use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::json;
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -15,6 +14,7 @@ use tracing::Level;
 
 use crate::args::{self, Trace};
 use crate::backend;
+use crate::format::Screen;
 use crate::progress::{Counts, Line};
 use crate::signals::{self, Interruption};
 
@@ -107,7 +107,8 @@ async fn document(
         interruption = interrupted(stop) => return Err(Failure::Interrupted(interruption)),
         never = show(line, &counts) => match never {},
     };
-    json::to_pretty(&report).map_err(|error| Failure::Trace(format!("cannot encode the result: {error}")))
+    let written = trace.format.render(&report, Screen::stdout());
+    written.map_err(|error| Failure::Trace(format!("cannot write down the result: {error}")))
 }
 
 /// When somebody stops the program; never where the system cannot tell.

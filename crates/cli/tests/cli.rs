@@ -71,6 +71,8 @@ fn wrong_usage() {
         "--timeout -1 host",
         "--proto sctp host",
         "--tcp-method ack -P tcp host",
+        "--format xml host",
+        "--format",
         "host:0",
         "-v version",
         "version now",
@@ -113,6 +115,14 @@ fn completions() {
         assert!(script.contains("skip-private-hops"), "{shell}: {script}");
         assert!(output.stderr.is_empty() && output.status.success(), "{shell}");
     }
+}
+
+#[test]
+fn manual_page() {
+    let output = run(&["man"]);
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(page.contains(r"skip\-private\-hops"), "{page}");
+    assert!(output.stderr.is_empty() && output.status.success());
 }
 
 #[test]

@@ -179,6 +179,66 @@ fn no_terminal_no_progress() {
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
 
+/// What the program writes to a terminal as its standard output.
+fn shown_by(mut program: Command, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let pty = openpty(None, None).unwrap();
+    program
+        .args(arguments)
+        .env("TERM", "xterm")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(pty.slave)
+        .stderr(Stdio::piped());
+    let child = program.spawn().unwrap();
+    // Or the terminal would stay open.
+    drop(program);
+    let mut session = Session {
+        child,
+        terminal: pty.master.into(),
+        shown: String::new(),
+    };
+    while session.read() {}
+    let output = session.child.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    session.shown
+}
+
+const ONE: [&str; 4] = [
+    "127.0.0.1",
+    "--traceroute-queries=2",
+    "--e2e-queries=1",
+    "--port=33434",
+];
+
+#[test]
+fn tables_have_colours_on_terminals_that_want_them() {
+    let show = |format: &str, environment: &[(&str, &str)]| {
+        let arguments = [&ONE[..], &["--format", format]].concat();
+        program().map(|program| shown_by(program, &arguments, environment))
+    };
+    for format in ["table", "wide"] {
+        let Some(shown) = show(format, &[]) else { return };
+        assert!(
+            shown.starts_with("\x1b[1mTraceroute to 127.0.0.1, UDP port 33434\x1b[0m\r\n"),
+            "{shown:?}"
+        );
+        // An empty NO_COLOR says nothing (https://no-color.org).
+        assert!(show(format, &[("NO_COLOR", "")]).unwrap().contains("\x1b["));
+        for environment in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+            let shown = show(format, &[environment]).unwrap();
+            assert!(
+                shown.starts_with("Traceroute to 127.0.0.1, "),
+                "{environment:?}: {shown:?}"
+            );
+            assert!(!shown.contains('\x1b'), "{environment:?}: {shown:?}");
+        }
+    }
+    for format in ["json", "csv", "dot"] {
+        let Some(shown) = show(format, &[]) else { return };
+        assert!(!shown.contains('\x1b'), "{shown:?}");
+    }
+}
+
 #[test]
 fn signals_end_a_trace() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {

@@ -12,8 +12,6 @@
 
 #[path = "e2e/program.rs"]
 mod program;
-#[path = "e2e/report.rs"]
-mod report;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -21,11 +19,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::json;
+use traceroute_e2e::{Layout, Report};
 use traceroute_testbed::{Chain, Lab, Service};
 
 use program::{Outcome, Path, end, paths, start};
-use report::Report;
 
 const WINESERVER: &str = "/usr/lib/wine/wineserver64";
 const HOPS: usize = 4;
@@ -117,7 +114,7 @@ impl Lane {
         let arguments = format!("{arguments} -q 2 -Q 3 --timeout 2000 {}", path.target);
         let outcome = self.run(&arguments);
         assert_eq!(outcome.status, Some(0), "{outcome:?}");
-        check(&Report::read(&outcome.stdout), &path);
+        check(&outcome_report(&outcome), &path);
         outcome
     }
 
@@ -140,6 +137,10 @@ fn stop_wine() {
     let _ = Command::new(WINESERVER).arg("-w").status();
 }
 
+fn outcome_report(outcome: &Outcome) -> Report {
+    Report::read(&outcome.stdout, Layout::Indented).unwrap()
+}
+
 /// The document has two runs through all hops, in their order, to the target, and three answered end-to-end probes.
 fn check(report: &Report, path: &Path) {
     assert_eq!(report.hostname, path.target.to_string());
@@ -148,7 +149,7 @@ fn check(report: &Report, path: &Path) {
         assert_eq!(program::addresses(run), path.hops);
         assert_eq!((run.source, run.destination), (path.client, path.target));
     }
-    report.check_hop_count();
+    report.check_hop_count().unwrap();
     assert_eq!(report.hop_count.max, HOPS as u64);
     assert_eq!((report.e2e.sent, report.e2e.received), (3, 3), "{:?}", report.e2e);
 }
@@ -157,13 +158,13 @@ fn check(report: &Report, path: &Path) {
 fn icmp_over_raw_sockets_shows_every_hop() {
     let outcome = Lane::new().trace("--proto icmp");
     assert_eq!(outcome.stderr, "");
-    assert_eq!(Report::read(&outcome.stdout).protocol, "icmp");
+    assert_eq!(outcome_report(&outcome).protocol, "icmp");
 }
 
 #[test]
 fn udp_over_raw_sockets_shows_every_hop() {
     let outcome = Lane::new().trace("--proto udp");
-    assert_eq!(Report::read(&outcome.stdout).protocol, "udp");
+    assert_eq!(outcome_report(&outcome).protocol, "udp");
 }
 
 #[test]
@@ -342,9 +343,7 @@ fn the_server_answers_and_ends_when_told_to() {
     let query = "protocol=icmp&traceroute-queries=2&e2e-queries=3&timeout=2000";
     let (status, body) = server.get(&format!("/traceroute?target={}&{query}", path.target));
     assert_eq!(status, 200, "{body}");
-    let document: datadog_traceroute::Report = serde_json::from_str(&body).unwrap();
-    assert_eq!(body, json::to_compact(&document).unwrap(), "no more, no less");
-    check(&Report::read(&json::to_pretty(&document).unwrap()), &path);
+    check(&Report::read(&body, Layout::Compact).unwrap(), &path);
     assert_eq!(server.get("/traceroute").0, 400);
 
     // Wine makes Ctrl-C of it.

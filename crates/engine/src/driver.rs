@@ -67,6 +67,17 @@ enum Command {
     Statistics(oneshot::Sender<Statistics>),
 }
 
+/// What is left after a turn of taking commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commands {
+    /// None is waiting.
+    Taken,
+    /// There may be more.
+    More,
+    /// No handle is left, so none can come.
+    Over,
+}
+
 struct Start {
     ticket: u64,
     spec: TraceSpec,
@@ -257,12 +268,14 @@ impl Pump {
                     Err(mpsc::RecvError) => return,
                 }
             }
-            if !self.take_commands() && self.jobs.is_empty() {
+            let commands = self.take_commands();
+            if commands == Commands::Over && self.jobs.is_empty() {
                 return;
             }
             let pending = self.act();
             self.tell();
-            if let Err(error) = self.listen(pending) {
+            // The waker has been called for them, but perhaps only once for all.
+            if let Err(error) = self.listen(pending || commands == Commands::More) {
                 self.break_down(&error);
             }
         }
@@ -272,16 +285,16 @@ impl Pump {
         self.engine.wake_at().is_some()
     }
 
-    /// Takes waiting commands; false when no handle is left.
-    fn take_commands(&mut self) -> bool {
+    /// Takes waiting commands.
+    fn take_commands(&mut self) -> Commands {
         for _ in 0..COMMANDS_PER_TURN {
             match self.inbox.try_recv() {
                 Ok(command) => self.command(command),
-                Err(mpsc::TryRecvError::Empty) => return true,
-                Err(mpsc::TryRecvError::Disconnected) => return false,
+                Err(mpsc::TryRecvError::Empty) => return Commands::Taken,
+                Err(mpsc::TryRecvError::Disconnected) => return Commands::Over,
             }
         }
-        true
+        Commands::More
     }
 
     fn command(&mut self, command: Command) {

@@ -342,14 +342,18 @@ impl Engine {
 
     fn account(&mut self, slot: u32, credit: Credit) {
         match credit {
-            Credit::Matched { translated, found } => {
+            Credit::Matched {
+                translated,
+                found,
+                settled,
+            } => {
                 self.counters.matched += 1;
                 self.counters.translated += u64::from(translated);
-                if let Some(found) = found {
-                    let trace = TraceId {
-                        slot,
-                        generation: self.slots[slot as usize].generation,
-                    };
+                let trace = TraceId {
+                    slot,
+                    generation: self.slots[slot as usize].generation,
+                };
+                for found in [found, settled].into_iter().flatten() {
                     self.events.push_back(Event::Found { trace, found });
                 }
             }
@@ -399,10 +403,14 @@ impl Engine {
         if let Some(run) = self.vacate(id) {
             self.counters.finished += 1;
             let connection = run.has_connection().then(|| connection_id(id));
+            let (settled, result) = run.finish();
+            if let Some(found) = settled {
+                self.events.push_back(Event::Found { trace: id, found });
+            }
             self.events.push_back(Event::Finished {
                 trace: id,
                 connection,
-                result: run.finish(),
+                result,
             });
         }
     }

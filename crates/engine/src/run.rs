@@ -96,6 +96,8 @@ pub(crate) enum Credit {
     Matched {
         translated: bool,
         found: Option<Found>,
+        /// The destination, when this answer is what shows its TTL ([`Run::settle_unordered`]).
+        settled: Option<Found>,
     },
     Duplicate,
     Rejected,
@@ -516,11 +518,12 @@ impl Run {
         }
         sent.answer = Some(received);
         let rtt = rtt(sent.at, received.at);
-        if received.destination {
+        let settled = if received.destination {
             self.destination = Some(self.destination.map_or(ttl, |lowest| lowest.min(ttl)));
+            None
         } else {
-            self.settle_unordered(false);
-        }
+            self.settle_unordered(false)
+        };
         let found = Found {
             ttl,
             address: received.from,
@@ -530,6 +533,7 @@ impl Run {
         Credit::Matched {
             translated,
             found: Some(found),
+            settled,
         }
     }
 
@@ -560,10 +564,10 @@ impl Run {
                 count: 0,
             })
             .count += 1;
-        let found = self.settle_unordered(false);
         Credit::Matched {
             translated: false,
-            found,
+            found: None,
+            settled: self.settle_unordered(false),
         }
     }
 
@@ -610,9 +614,13 @@ impl Run {
         })
     }
 
-    /// The result; the run is over.
-    pub(crate) fn finish(mut self) -> Result<TraceResult, TraceError> {
-        self.settle_unordered(true);
+    /// The result; the run is over. In front of it the destination, when only the end showed its TTL.
+    pub(crate) fn finish(mut self) -> (Option<Found>, Result<TraceResult, TraceError>) {
+        let settled = self.settle_unordered(true);
+        (settled, self.result())
+    }
+
+    fn result(self) -> Result<TraceResult, TraceError> {
         if let Phase::Failed(error) = self.phase {
             return Err(error);
         }

@@ -44,8 +44,11 @@ struct State {
     /// What the next calls say.
     prepare_error: Option<ErrorKind>,
     poll_error: Option<ErrorKind>,
-    /// Do not let time pass: waits last until the waker is called.
+    /// Do not let time pass: waits for something later last until the waker is called.
     frozen: bool,
+    /// Preparing a trace waits while this is set.
+    shut: bool,
+    preparing: bool,
 }
 
 fn failure(operation: Operation, kind: ErrorKind) -> NetError {
@@ -92,7 +95,13 @@ impl Network for Fake {
     }
 
     fn prepare(&mut self, _: IpAddr) -> Result<IpAddr, NetError> {
-        match self.state().prepare_error {
+        let mut state = self.state();
+        state.preparing = true;
+        while state.shut {
+            state = self.0.1.wait(state).unwrap();
+        }
+        state.preparing = false;
+        match state.prepare_error {
             Some(kind) => Err(failure(Operation::Route, kind)),
             None => Ok(client()),
         }
@@ -144,7 +153,7 @@ impl Network for Fake {
         if let Some(kind) = state.poll_error.take() {
             return Err(failure(Operation::Receive, kind));
         }
-        while state.frozen && !state.woken {
+        while state.frozen && !state.woken && deadline.is_none_or(|deadline| deadline > state.now) {
             state = self.0.1.wait(state).unwrap();
         }
         state.woken = false;
@@ -251,6 +260,35 @@ fn dropping_the_future_stops_probing_and_frees_the_port_at_once() {
         ),
         (0, 1, 1)
     );
+}
+
+/// The waker is called once for many commands, which the thread takes a few at a time.
+#[test]
+fn no_command_is_left_lying_when_many_come_at_once() {
+    let fake = Fake::default();
+    (fake.state().frozen, fake.state().silent) = (true, true);
+    let driver = fake.driver(10_000);
+    let running = driver.trace(spec(Method::Udp), None);
+    fake.wait_for("the first probe", |state| state.sent == 1);
+    fake.state().shut = true;
+    let blocked = driver.trace(spec(Method::Udp), None);
+    fake.wait_for("the thread is busy", |state| state.preparing);
+    let cancelled: Vec<_> = (0..1000).map(|_| driver.trace(spec(Method::Udp), None)).collect();
+    drop(cancelled);
+    let statistics = std::thread::spawn(move || block_on(driver.statistics()).unwrap());
+    // The question is in the queue, and the waker has been called, before the thread goes on.
+    std::thread::sleep(Duration::from_millis(20));
+    fake.state().shut = false;
+    fake.0.1.notify_all();
+    for _ in 0..10_000 {
+        if statistics.is_finished() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(statistics.is_finished(), "the question is never answered");
+    assert_eq!(statistics.join().unwrap().running, 2);
+    drop((running, blocked));
 }
 
 #[test]

@@ -380,6 +380,9 @@ fn a_udp_service_is_the_destination() {
         "1:10.0.1.1/1 2:10.0.2.1/1 3:203.0.113.9/6!"
     );
     assert_eq!(simulation.finished[&id].0, at(1 + 100 + 6), "ends at once");
+    // That each hop is told is checked by the simulation, always; here that it is told once.
+    let told: Vec<u8> = simulation.found.iter().map(|(_, found)| found.ttl).collect();
+    assert_eq!(told, [1, 2, 3]);
 }
 
 #[test]
@@ -412,6 +415,25 @@ fn a_silent_hop_before_a_udp_service_is_not_mistaken_for_it() {
     let id = simulation.start(spec(Method::Udp));
     simulation.run();
     assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:* 3:203.0.113.9/6!");
+    // Only the end of the run shows at which TTL the service is; it is told then.
+    let (_, last) = *simulation.found.last().unwrap();
+    assert_eq!(
+        (last.ttl, last.address, last.rtt, last.destination),
+        (3, target(), ms(6), true)
+    );
+}
+
+#[test]
+fn a_router_that_answers_last_shows_where_a_udp_service_is() {
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 => vec![(now + ms(300), time_exceeded(probe))],
+        _ => vec![(now + ms(6), udp_service(probe))],
+    });
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/300 2:203.0.113.9/6!");
+    let told: Vec<u8> = simulation.found.iter().map(|(_, found)| found.ttl).collect();
+    assert_eq!(told, [1, 2], "both in the same moment");
 }
 
 #[test]

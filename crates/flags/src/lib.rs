@@ -1,9 +1,12 @@
 //! What the command line programs share: flags in the manner of Go programs, what is said about wrong usage, which
 //! build this is, and how results and errors are written.
 
+mod man;
 mod output;
 mod usage;
 mod utc;
+
+use std::io;
 
 use clap::ArgAction;
 pub use clap_complete::Shell;
@@ -46,6 +49,14 @@ impl Program {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut go_style(command), self.name, &mut script);
         script
+    }
+
+    /// The manual page, in roff, of a program that has the flags of `command`.
+    ///
+    /// # Errors
+    /// None that occurs: it is written to memory.
+    pub fn man(&self, command: clap::Command) -> io::Result<Vec<u8>> {
+        man::page(self.name, go_style(command))
     }
 }
 

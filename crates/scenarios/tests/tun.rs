@@ -147,7 +147,7 @@ impl Lab {
                 .block_on(self.tracer.trace_with_progress(&request, progress))
         });
         let hops = match run {
-            Ok(report) => Ok(hops(&report, target, &destinations)),
+            Ok(report) => Ok(hops(&report, &destinations)),
             Err(error) => Err(error.to_string()),
         };
         let (e2e, e2e_journal) = self.with_network(scenario, || {
@@ -248,7 +248,8 @@ fn request(scenario: &Scenario, method: Method, target: IpAddr, runs: u32, e2e_q
 
 /// The report does not say which hop is the destination; the progress events do, except for answers without an identifier, which
 /// are sorted out at the end.
-fn hops(report: &Report, target: IpAddr, destinations: &HashMap<u8, bool>) -> Vec<Option<Finding>> {
+/// The hops of the only run; `destinations` is what was told of each, which must be all of them.
+fn hops(report: &Report, destinations: &HashMap<u8, bool>) -> Vec<Option<Finding>> {
     report.traceroute.runs[0]
         .hops
         .iter()
@@ -257,7 +258,7 @@ fn hops(report: &Report, target: IpAddr, destinations: &HashMap<u8, bool>) -> Ve
             Some(Finding {
                 address,
                 rtt: milliseconds(hop.rtt),
-                destination: destinations.get(&hop.ttl).copied().unwrap_or(address == target),
+                destination: destinations[&hop.ttl],
             })
         })
         .collect()

@@ -3,6 +3,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 use std::ffi::OsString;
+use std::io;
 use std::iter;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(crate) enum Action {
     Version,
     /// Print a completion script.
     Completion(Shell),
+    /// Print the manual page.
+    Man,
 }
 
 /// What the operator decided.
@@ -94,6 +97,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     match flags.command {
         Some(Command::Version) => Ok(Action::Version),
         Some(Command::Completion { shell }) => Ok(Action::Completion(shell)),
+        Some(Command::Man) => Ok(Action::Man),
         None => Ok(Action::Serve(Box::new(flags.config(addr_is_given)?))),
     }
 }
@@ -101,6 +105,11 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
 /// The completion script for `shell`.
 pub(crate) fn completion(shell: Shell) -> Vec<u8> {
     PROGRAM.completion(Flags::command(), shell)
+}
+
+/// The manual page.
+pub(crate) fn man() -> io::Result<Vec<u8>> {
+    PROGRAM.man(Flags::command())
 }
 
 /// Serve traceroutes over HTTP
@@ -219,6 +228,8 @@ enum Command {
         #[arg(value_name = "shell")]
         shell: Shell,
     },
+    /// Print the manual page
+    Man,
 }
 
 impl Flags {
@@ -425,8 +436,21 @@ mod tests {
             parse(arguments("completion bash")),
             Ok(Action::Completion(Shell::Bash))
         ));
+        assert!(matches!(parse(arguments("man")), Ok(Action::Man)));
         for line in ["help", "-h", "--help", "help version"] {
             assert!(matches!(parse(arguments(line)), Ok(Action::Help(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_manual_page_names_every_flag() {
+        let page = String::from_utf8(man().unwrap()).unwrap();
+        for flag in Flags::command().get_arguments() {
+            let name = flag.get_long().unwrap().replace('-', "\\-");
+            assert!(
+                page.contains(&format!("\\fB\\-\\-{name}\\fR")),
+                "{name} in {page}"
+            );
         }
     }
 }

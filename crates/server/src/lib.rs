@@ -46,6 +46,10 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
         Ok(Action::Help(text)) => print(text.as_bytes()),
         Ok(Action::Version) => print(args::PROGRAM.version().as_bytes()),
         Ok(Action::Completion(shell)) => print(&args::completion(shell)),
+        Ok(Action::Man) => match args::man() {
+            Ok(page) => print(&page),
+            Err(error) => fail(&error, FAILURE),
+        },
         Err(error) => fail(&error, FAILURE),
     }
 }

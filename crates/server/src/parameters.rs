@@ -23,6 +23,8 @@ pub(crate) fn from_query(query: &str) -> Parameters {
         source_public_ip: query.value("source-public-ip", default.source_public_ip, parse_bool),
         windows_driver: query.value("windows-driver", default.windows_driver, parse_bool),
         skip_private_hops: query.value("skip-private-hops", default.skip_private_hops, parse_bool),
+        // The server's document is the contract's.
+        details: false,
     }
 }
 
@@ -123,6 +125,7 @@ mod tests {
             source_public_ip: false,
             windows_driver: false,
             skip_private_hops: false,
+            details: false,
         };
         assert_eq!(parameters, expected);
     }
@@ -145,6 +148,7 @@ mod tests {
             source_public_ip: true,
             windows_driver: true,
             skip_private_hops: true,
+            details: false,
         };
         assert_eq!(from_query(query), expected);
     }

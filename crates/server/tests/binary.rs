@@ -514,4 +514,6 @@ fn wrong_usage_and_what_needs_no_network() {
     let version = run(&["version"]);
     assert!(version.status.success() && version.stdout.starts_with(b"datadog-traceroute-server "));
     assert!(run(&["completion", "bash"]).status.success());
+    let man = run(&["man"]);
+    assert!(man.status.success() && String::from_utf8_lossy(&man.stdout).contains(".SH OPTIONS"));
 }

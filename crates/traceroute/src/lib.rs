@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+pub mod details;
 mod error;
 pub mod json;
 mod model;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::details::Details;
 use crate::parameters::Protocol;
 
 /// Everything that one request found out.
@@ -20,6 +21,9 @@ pub struct Report {
     pub traceroute: Traceroute,
     /// The end-to-end probes.
     pub e2e_probe: E2eProbe,
+    /// What the probes learned beyond that. Not part of the contract: absent unless asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<Details>>,
 }
 
 /// Where the probes came from, seen from the Internet.

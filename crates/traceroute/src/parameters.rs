@@ -37,6 +37,8 @@ pub struct Parameters {
     pub windows_driver: bool,
     /// Leave hops with private addresses out of the result.
     pub skip_private_hops: bool,
+    /// Report [`details`](crate::details) as well.
+    pub details: bool,
 }
 
 /// Port probed unless told otherwise.
@@ -71,6 +73,7 @@ impl Default for Parameters {
             source_public_ip: false,
             windows_driver: false,
             skip_private_hops: false,
+            details: false,
         }
     }
 }
@@ -111,6 +114,7 @@ impl Parameters {
             source_public_ip: self.source_public_ip,
             windows_driver: self.windows_driver,
             skip_private_hops: self.skip_private_hops,
+            details: self.details,
         })
     }
 
@@ -294,6 +298,8 @@ pub struct Request {
     pub windows_driver: bool,
     /// Leave hops with private addresses out of the result.
     pub skip_private_hops: bool,
+    /// Report [`details`](crate::details) as well.
+    pub details: bool,
 }
 
 /// The host part of a target.
@@ -348,6 +354,7 @@ mod tests {
                 source_public_ip: false,
                 windows_driver: false,
                 skip_private_hops: false,
+                details: false,
             }
         );
     }

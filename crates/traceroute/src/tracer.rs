@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use traceroute_engine::driver::{Driver, OnFound, Statistics};
 use traceroute_engine::{Method, TraceError, TraceResult, TraceSpec};
 
+use crate::details::{Counters, Details, RunDetails};
 use crate::error::Error;
 use crate::model::{
     Destination, E2eProbe, Hop, HopCount, Report, Run, RunDestination, RunSource, Source, Traceroute,
@@ -193,6 +194,9 @@ struct Job<'r> {
     progress: Option<mpsc::UnboundedSender<Progress>>,
 }
 
+/// A run, and its details if asked for.
+type Found = (Run, Option<RunDetails>);
+
 /// One request's probing: a resolved target and who probes it.
 struct Probing<'j> {
     job: &'j Job<'j>,
@@ -232,8 +236,13 @@ impl<'r> Job<'r> {
             Box::pin(wanted.address()).await.map(IpAddr::V4)
         };
         let probe = probing.probe();
-        let (mut runs, rtts, public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })
-            .map(|((runs, rtts), public_ip)| (runs, rtts, public_ip))?;
+        let ((results, rtts), public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })?;
+        let (mut runs, details): (Vec<Run>, Vec<Option<RunDetails>>) = results.into_iter().unzip();
+        let details = if request.details {
+            Some(Box::pin(self.details(details)).await)
+        } else {
+            None
+        };
         if request.reverse_dns {
             Box::pin(options.reverse_dns.annotate(&mut runs)).await;
         }
@@ -250,7 +259,19 @@ impl<'r> Job<'r> {
             },
             traceroute: Traceroute { runs, hop_count },
             e2e_probe: E2eProbe::from_rtts(rtts),
+            details,
         })
+    }
+
+    /// What these runs learned, and the counters now that they have ended.
+    async fn details(&self, runs: Vec<Option<RunDetails>>) -> Box<Details> {
+        let mut runs: Vec<RunDetails> = runs.into_iter().flatten().collect();
+        if self.request.skip_private_hops {
+            runs.iter_mut().for_each(RunDetails::blank_private_hops);
+        }
+        let statistics = self.tracer.statistics().await;
+        let counters = statistics.map_or_else(Counters::default, Counters::from);
+        Box::new(Details::new(runs, counters))
     }
 
     fn tell(&self, event: Progress) {
@@ -277,7 +298,7 @@ impl<'r> Job<'r> {
 
 impl Probing<'_> {
     /// All runs and end-to-end probes, started together. Fails as soon as every run has failed.
-    async fn probe(&self) -> Result<(Vec<Run>, Vec<f64>), Error> {
+    async fn probe(&self) -> Result<(Vec<Found>, Vec<f64>), Error> {
         let (runs, rtts) = tokio::try_join!(self.runs(), self.e2e_probes())?;
         if self.job.request.traceroute_queries == 0
             && let Some(error) = nothing_sent(&rtts)
@@ -291,25 +312,28 @@ impl Probing<'_> {
         Ok((runs, rtts))
     }
 
-    async fn runs(&self) -> Result<Vec<Run>, Error> {
+    async fn runs(&self) -> Result<Vec<Found>, Error> {
         let count = self.job.request.traceroute_queries;
         let mut pending: FuturesUnordered<_> = (0..count).map(|index| self.run(index)).collect();
-        let mut results: Vec<Option<Run>> = (0..count).map(|_| None).collect();
+        let mut results: Vec<Option<Found>> = (0..count).map(|_| None).collect();
         let mut errors = Vec::new();
         while let Some((index, result)) = pending.next().await {
             match result {
-                Ok(result) => {
+                Ok((method, result)) => {
                     let (hops, probes) = (result.hops.len(), result.probes_sent);
                     tracing::debug!(target = %self.address, run = index, hops, probes, "a run ended");
                     if let Some(slot) = results.get_mut(index as usize) {
-                        *slot = Some(describe_run(&result));
+                        let run = describe_run(&result);
+                        let details = self.job.request.details;
+                        let details = details.then(|| RunDetails::new(run.run_id, method, &result));
+                        *slot = Some((run, details));
                     }
                 }
                 Err(error) => errors.push(error),
             }
             self.job.tell(Progress::RunFinished { run: index });
         }
-        let runs: Vec<Run> = results.into_iter().flatten().collect();
+        let runs: Vec<Found> = results.into_iter().flatten().collect();
         if runs.is_empty() && !errors.is_empty() {
             return Err(Error::Traces(errors));
         }
@@ -319,7 +343,7 @@ impl Probing<'_> {
         Ok(runs)
     }
 
-    async fn run(&self, index: u32) -> (u32, Result<TraceResult, RunError>) {
+    async fn run(&self, index: u32) -> (u32, Result<(Method, TraceResult), RunError>) {
         let request = self.job.request;
         let result = match (request.protocol, request.tcp_method) {
             (Protocol::Udp, _) => self.trace(Method::Udp, index).await,
@@ -338,11 +362,12 @@ impl Probing<'_> {
         (index, result)
     }
 
-    async fn trace(&self, method: Method, index: u32) -> Result<TraceResult, RunError> {
+    /// A trace's result, and the method with which it came about.
+    async fn trace(&self, method: Method, index: u32) -> Result<(Method, TraceResult), RunError> {
         let request = self.job.request;
         let port = request.probed_port();
         let spec = TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout);
-        Ok(self.driver.trace(spec, self.job.on_found(index)).await?)
+        Ok((method, self.driver.trace(spec, self.job.on_found(index)).await?))
     }
 
     /// Round-trip times in the order of sending; `Ok(None)` for no answer.

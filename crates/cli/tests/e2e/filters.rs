@@ -27,7 +27,7 @@ fn a_silent_router_is_a_gap() -> Result<()> {
                 "{protocol}"
             );
             assert_eq!((report.hop_count.max, report.e2e.received), (4, 1), "{protocol}");
-            report.check_hop_count();
+            report.check_hop_count().unwrap();
         });
     }
     Ok(())
@@ -54,7 +54,7 @@ fn silence_everywhere_is_a_result() -> Result<()> {
                 (0, &[0.0; 2][..]),
                 "{protocol}"
             );
-            report.check_hop_count();
+            report.check_hop_count().unwrap();
         });
     }
     Ok(())

@@ -8,12 +8,12 @@
 
 mod capture;
 mod filters;
+mod formats;
 mod names;
 mod neighbours;
 mod ordinary;
 mod paths;
 mod program;
-mod report;
 mod sack;
 mod services;
 mod trouble;

@@ -1,12 +1,14 @@
 //! Names, forwards and backwards, with an `/etc/hosts` and `/etc/resolv.conf` of their own.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
+use nix::pty::{Winsize, openpty};
 use traceroute_testbed::{Chain, Node, Result, not_run, require_lab};
 
 use crate::program::{Outcome, PROGRAM, finish, hops, paths};
@@ -205,6 +207,89 @@ fn hops_and_destination_have_all_their_names() -> Result<()> {
             }
         }
         assert_eq!(report.runs.len(), 2);
+    }
+    Ok(())
+}
+
+/// What a stranger's name server says must not get at the terminal.
+#[test]
+fn hostile_names_are_text_in_all_formats() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(2)?;
+    if !can_mount(&chain.client) {
+        return Ok(());
+    }
+    let hop = chain.hop_addresses_v4()[0];
+    let hostile = "\x1b]0;owned\x07\x1b[2J\r\n\u{9b}31m \u{202e}\".test";
+    serve_dns(&chain.client, vec![(hop.into(), vec![hostile])]);
+    for format in ["json", "table", "wide", "csv", "dot"] {
+        let arguments = format!("-q 1 -Q 0 --reverse-dns --format {format} {}", chain.target_v4());
+        let outcome = finish(&mut program_with_names(
+            &chain.client,
+            "hostile_names",
+            "",
+            &arguments,
+        ));
+        assert_eq!((outcome.status, outcome.stderr.as_str()), (Some(0), ""));
+        let shown = outcome.stdout.replace('\n', "");
+        assert!(
+            shown.is_ascii() && !shown.contains(|c: char| c.is_control()),
+            "{shown:?}"
+        );
+        // JSON and graphs escape the backslashes of the escapes.
+        assert!(
+            shown.replace(r"\\", r"\").contains(r"\027]0"),
+            "{format}: {shown:?}"
+        );
+    }
+    Ok(())
+}
+
+/// What the program writes to a terminal with this many columns.
+fn shown_on_terminal(mut program: Command, columns: u16) -> String {
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = openpty(&size, None).unwrap();
+    program
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(pty.slave);
+    let mut child = program.spawn().unwrap();
+    // Or the terminal would stay open.
+    drop(program);
+    let mut shown = String::new();
+    // Ends with EIO, which is Linux's way to say that nobody has the other end open any more.
+    let _ = File::from(pty.master).read_to_string(&mut shown);
+    assert!(child.wait().unwrap().success(), "{shown}");
+    shown.replace("\r\n", "\n")
+}
+
+#[test]
+fn names_stand_where_a_terminal_has_room_for_them() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(2)?;
+    if !can_mount(&chain.client) {
+        return Ok(());
+    }
+    let hop = chain.hop_addresses_v4()[0];
+    let name = "a-router-with-a-long-name.somewhere.test";
+    serve_dns(&chain.client, vec![(hop.into(), vec![name])]);
+    for format in ["table", "wide"] {
+        let shown = |columns| {
+            let arguments = format!("-q 4 -Q 0 --reverse-dns --format {format} {}", chain.target_v4());
+            let program = program_with_names(&chain.client, "names_on_terminals", "", &arguments);
+            shown_on_terminal(program, columns)
+        };
+        let narrow = shown(80);
+        assert!(narrow.contains(&format!("\n  1  {hop} ")), "{narrow}");
+        assert!(narrow.contains(&format!("\n       {name}\n  2  ")), "{narrow}");
+        assert!(narrow.lines().all(|line| line.len() <= 80), "{narrow}");
+        let wide = shown(200);
+        assert!(wide.contains(&format!("\n  1  {name} ({hop})  ")), "{wide}");
     }
     Ok(())
 }

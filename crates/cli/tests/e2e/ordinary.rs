@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
+use traceroute_e2e::Report;
 use traceroute_testbed::{Chain, Lab, Node, Reject, Result, require_lab};
 
 use crate::program::{Outcome, PROGRAM, Path, each_family, finish, hops, paths, trace};
-use crate::report::Report;
 
 const NOTICE: &str = "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run \
                       with sudo, or `setcap cap_net_raw+ep <binary>`; see `datadog-traceroute doctor`\n";
@@ -327,5 +327,33 @@ fn the_doctor_tells_root_from_nobody() -> Result<()> {
         without_v6.stdout.contains("IPv6 is switched off"),
         "{without_v6:?}"
     );
+    Ok(())
+}
+
+/// Who answered and with what is known, TTLs and labels are not; and that is what the document says.
+#[test]
+fn details_have_what_ordinary_sockets_tell() -> Result<()> {
+    let Some((_lab, chain)) = lab_with_chain(3)? else {
+        return Ok(());
+    };
+    let outcome = run_trace(&chain.client, chain.target_v4(), "-q 1 -Q 0 --details");
+    let document: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let hops = document["details"]["runs"][0]["hops"].as_array().unwrap();
+    assert_eq!(hops.len(), 3);
+    for (hop, address) in hops.iter().zip(chain.hop_addresses_v4()) {
+        assert_eq!(hop["ip_address"], address.to_string());
+        let known: Vec<&str> = hop.as_object().unwrap().keys().map(String::as_str).collect();
+        let expected = [
+            "answer",
+            "destination",
+            "icmp_code",
+            "icmp_type",
+            "ip_address",
+            "kernel_timestamps",
+            "ttl",
+        ];
+        assert_eq!(known, expected);
+    }
+    assert_eq!(document["details"]["counters"]["replies"]["matched"], 3);
     Ok(())
 }

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use traceroute_e2e::{Hop, Layout, Report, Run};
 use traceroute_testbed::{Chain, Node};
-
-use crate::report::{Hop, Report, Run};
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute");
 
@@ -31,7 +30,7 @@ impl Outcome {
     /// The report of a trace that went well, and has nothing to say about it.
     pub(crate) fn report(&self) -> Report {
         assert_eq!((self.status, self.stderr.as_str()), (Some(0), ""), "{self:?}");
-        Report::read(&self.stdout)
+        Report::read(&self.stdout, Layout::Indented).unwrap()
     }
 
     /// What a trace that failed says after `Error: failed to run traceroute: `.

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use traceroute_simnet::{Network, Topology, tun};
-use traceroute_testbed::{Error, Result, not_run, require_lab};
+use traceroute_testbed::{Error, Node, Result, not_run, require_lab};
 
 use crate::program::{hops, trace};
 
@@ -34,10 +34,10 @@ delay = 1
 open = [80]
 "#;
 
-#[test]
-fn a_path_behind_a_tunnel_is_seen() -> Result<()> {
+/// Does something in a node behind whose TUN device there is nothing but a simulated network. Not at all where there can be no such
+/// device, after saying so.
+pub(crate) fn behind_a_tunnel(topology: &Topology, act: impl FnOnce(&Node)) -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
-    let topology = Topology::parse("tunnel", TOPOLOGY).unwrap();
     let client = lab.node("client")?;
     let addresses: Vec<String> = topology
         .client_addresses()
@@ -56,40 +56,47 @@ fn a_path_behind_a_tunnel_is_seen() -> Result<()> {
     client.route_dev("::/0", "tunnel")?;
     fcntl(&device, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let (stop, running) = io::pipe().unwrap();
-    let mut network = Network::new(&topology, 1);
+    let mut network = Network::new(topology, 1);
     let simulation = std::thread::spawn(move || tun::run(&device, &mut network, stop));
-
-    let paths = [
-        ["10.0.0.1", "10.0.1.1", "198.51.100.1"],
-        ["2001:db8::1", "2001:db8:1::1", "2001:db8:ffff::1"],
-    ];
-    for path in paths {
-        for method in [
-            "-P udp",
-            "-P icmp",
-            "-P tcp -p 80",
-            "-P tcp -p 80 --tcp-method sack",
-        ] {
-            let report = trace(&client, path[2], &format!("{method} -q 1 -Q 1"));
-            assert_eq!(
-                hops(&report),
-                path.map(|hop| Some(hop.parse().unwrap())),
-                "{method}"
-            );
-            assert_eq!(report.e2e.received, 1, "{method}");
-            // 0.5 ms there and back to the first hop, 2 ms of links to the target.
-            let rtts: Vec<f64> = report.runs[0]
-                .hops
-                .iter()
-                .map(|hop| hop.answer.unwrap().1)
-                .collect();
-            assert!(
-                rtts[0] >= 1.0 && rtts[1] >= 2.0 && rtts[2] >= 4.0,
-                "{method}: {rtts:?}"
-            );
-        }
-    }
+    act(&client);
     drop(running);
     simulation.join().unwrap().unwrap();
     Ok(())
+}
+
+#[test]
+fn a_path_behind_a_tunnel_is_seen() -> Result<()> {
+    let topology = Topology::parse("tunnel", TOPOLOGY).unwrap();
+    behind_a_tunnel(&topology, |client| {
+        let paths = [
+            ["10.0.0.1", "10.0.1.1", "198.51.100.1"],
+            ["2001:db8::1", "2001:db8:1::1", "2001:db8:ffff::1"],
+        ];
+        for path in paths {
+            for method in [
+                "-P udp",
+                "-P icmp",
+                "-P tcp -p 80",
+                "-P tcp -p 80 --tcp-method sack",
+            ] {
+                let report = trace(client, path[2], &format!("{method} -q 1 -Q 1"));
+                assert_eq!(
+                    hops(&report),
+                    path.map(|hop| Some(hop.parse().unwrap())),
+                    "{method}"
+                );
+                assert_eq!(report.e2e.received, 1, "{method}");
+                // 0.5 ms there and back to the first hop, 2 ms of links to the target.
+                let rtts: Vec<f64> = report.runs[0]
+                    .hops
+                    .iter()
+                    .map(|hop| hop.answer.unwrap().1)
+                    .collect();
+                assert!(
+                    rtts[0] >= 1.0 && rtts[1] >= 2.0 && rtts[2] >= 4.0,
+                    "{method}: {rtts:?}"
+                );
+            }
+        }
+    })
 }

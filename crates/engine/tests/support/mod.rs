@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use traceroute_engine::{Action, Engine, Event, Method, TraceError, TraceId, TraceResult, TraceSpec};
+use traceroute_engine::{Action, Engine, Event, Found, Method, TraceError, TraceId, TraceResult, TraceSpec};
 use traceroute_net::{ConnectionId, NetError, NetworkEvent, Operation, Time};
 use traceroute_wire::{
     IcmpError, MAX_PROBE_LEN, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind,
@@ -55,6 +55,8 @@ pub struct Simulation<'p> {
     pub path: Box<Path<'p>>,
     pub sent: Vec<(Time, Probe)>,
     pub finished: BTreeMap<TraceId, (Time, Result<TraceResult, TraceError>)>,
+    /// The hops told of as they were found.
+    pub found: Vec<(TraceId, Found)>,
     /// Replies under way, by arrival time and order.
     pub wire: BTreeMap<(Time, u64), Reply>,
     sequence: u64,
@@ -76,6 +78,7 @@ impl<'p> Simulation<'p> {
             path: Box::new(path),
             sent: Vec::new(),
             finished: BTreeMap::new(),
+            found: Vec::new(),
             wire: BTreeMap::new(),
             sequence: 0,
             fail_send: BTreeMap::new(),
@@ -168,9 +171,36 @@ impl<'p> Simulation<'p> {
             }
         }
         while let Some(event) = self.engine.poll_event() {
-            if let Event::Finished { trace, result, .. } = event {
-                self.finished.insert(trace, (self.now, result));
+            match event {
+                Event::Found { trace, found } => {
+                    assert!(
+                        !self.finished.contains_key(&trace),
+                        "told after the end: {found:?}"
+                    );
+                    self.found.push((trace, found));
+                }
+                Event::Finished { trace, result, .. } => {
+                    if let Ok(result) = &result {
+                        self.assert_told(trace, result);
+                    }
+                    self.finished.insert(trace, (self.now, result));
+                }
             }
+        }
+    }
+
+    /// Every hop of a result was told as it was found: what was told of its TTL last is what the result says.
+    fn assert_told(&self, id: TraceId, result: &TraceResult) {
+        for hop in &result.hops {
+            let told = self
+                .found
+                .iter()
+                .rfind(|(trace, found)| (*trace, found.ttl) == (id, hop.ttl))
+                .map(|(_, found)| (found.address, found.rtt, found.destination));
+            let answer = hop
+                .answer
+                .map(|answer| (answer.address, answer.rtt, answer.destination));
+            assert_eq!(told, answer, "TTL {} of {:?}", hop.ttl, self.found);
         }
     }
 

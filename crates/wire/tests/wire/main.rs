@@ -4,5 +4,6 @@
 mod corpus;
 mod ddnpm;
 mod properties;
+mod sockets;
 mod support;
 mod vectors;

@@ -1,0 +1,104 @@
+//! Comma-separated values (RFC 4180): one line for each TTL of each run.
+
+use std::error::Error;
+
+use csv::Writer;
+use datadog_traceroute::details::AnswerDetails;
+use datadog_traceroute::{Hop, Report, Run};
+use serde::Serialize;
+
+use super::path::{self, answer_details};
+use super::text::clean;
+
+/// The first line.
+const TITLES: [&str; 11] = [
+    "run",
+    "run_id",
+    "protocol",
+    "target",
+    "source",
+    "destination",
+    "port",
+    "ttl",
+    "address",
+    "names",
+    "rtt_ms",
+];
+/// Its end, where details were asked for.
+const DETAIL_TITLES: [&str; 8] = [
+    "answer",
+    "icmp_type",
+    "icmp_code",
+    "notation",
+    "reply_ttl",
+    "quoted_ttl",
+    "mpls",
+    "kernel_timestamps",
+];
+
+/// Lines end with a line feed alone, so that other tools for lines can be used on them.
+pub(crate) fn render(report: &Report) -> Result<String, Box<dyn Error>> {
+    let mut writer = Writer::from_writer(Vec::new());
+    let details = report.details.is_some();
+    writer.write_record(
+        TITLES
+            .iter()
+            .chain(if details { &DETAIL_TITLES[..] } else { &[] }),
+    )?;
+    for (index, run) in report.traceroute.runs.iter().enumerate() {
+        for hop in &run.hops {
+            let mut record = record(report, index, run, hop);
+            if details {
+                record.extend(detail_fields(answer_details(report, index, hop))?);
+            }
+            writer.write_record(record)?;
+        }
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
+}
+
+/// Fields in the order of [`TITLES`]; what is unknown is empty.
+fn record(report: &Report, index: usize, run: &Run, hop: &Hop) -> Vec<String> {
+    let names: Vec<String> = hop.reverse_dns.iter().map(|name| clean(name)).collect();
+    vec![
+        (index + 1).to_string(),
+        run.run_id.to_string(),
+        report.protocol.to_string(),
+        clean(&report.destination.hostname),
+        run.source.ip_address.to_string(),
+        run.destination.ip_address.to_string(),
+        run.destination.port.to_string(),
+        hop.ttl.to_string(),
+        hop.ip_address
+            .map_or_else(String::new, |address| address.to_string()),
+        names.join(" "),
+        if hop.reachable {
+            hop.rtt.to_string()
+        } else {
+            String::new()
+        },
+    ]
+}
+
+/// Fields in the order of [`DETAIL_TITLES`].
+fn detail_fields(details: Option<&AnswerDetails>) -> Result<Vec<String>, Box<dyn Error>> {
+    let Some(details) = details else {
+        return Ok(vec![String::new(); DETAIL_TITLES.len()]);
+    };
+    let number = |value: Option<u8>| value.map_or_else(String::new, |value| value.to_string());
+    Ok(vec![
+        name(&details.answer)?,
+        number(details.icmp_type),
+        number(details.icmp_code),
+        details.notation.clone().unwrap_or_default(),
+        number(details.reply_ttl),
+        number(details.quoted_ttl),
+        path::mpls(details).unwrap_or_default(),
+        details.kernel_timestamps.to_string(),
+    ])
+}
+
+/// The name that something has in the JSON document.
+fn name(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::from_value(serde_json::to_value(value)?)
+}

@@ -1,0 +1,73 @@
+//! How a result is written: for programs as JSON, CSV or a graph, for people as a table.
+
+mod csv;
+mod dot;
+mod frame;
+mod grid;
+mod path;
+mod screen;
+mod table;
+mod text;
+mod wide;
+
+#[cfg(test)]
+mod tests;
+
+use std::error::Error;
+use std::str::FromStr;
+
+use datadog_traceroute::{Report, json};
+
+pub(crate) use screen::Screen;
+
+/// How the result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The document that programs rely on.
+    Json,
+    /// One line for each address at each TTL, all runs taken together.
+    Table,
+    /// One line for each address at each TTL, each run's round-trip time in a column.
+    Wide,
+    /// One line for each TTL of each run.
+    Csv,
+    /// A Graphviz graph of all runs.
+    Dot,
+}
+
+impl Format {
+    /// Their names, the usual one first.
+    pub(crate) const NAMES: [&'static str; 5] = ["json", "table", "wide", "csv", "dot"];
+    /// The usual one's name.
+    pub(crate) const DEFAULT: &'static str = Format::NAMES[0];
+
+    /// `report` as text with a final newline. `screen` is where the formats for people are shown; the others do not care.
+    ///
+    /// # Errors
+    /// None that a report can cause.
+    pub(crate) fn render(self, report: &Report, screen: Screen) -> Result<String, Box<dyn Error>> {
+        Ok(match self {
+            Format::Json => json::to_pretty(report)?,
+            Format::Table => table::render(report, screen),
+            Format::Wide => wide::render(report, screen),
+            Format::Csv => csv::render(report)?,
+            Format::Dot => dot::render(report),
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    /// In any letter case, as protocols are.
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name.to_ascii_lowercase().as_str() {
+            "json" => Ok(Format::Json),
+            "table" => Ok(Format::Table),
+            "wide" => Ok(Format::Wide),
+            "csv" => Ok(Format::Csv),
+            "dot" => Ok(Format::Dot),
+            _ => Err(format!("must be json, table, wide, csv or dot, got {name:?}")),
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! All formats of the same reports.
+
+use std::net::IpAddr;
+
+use datadog_traceroute::details::{
+    AddressCount, AnswerDetails, AnswerKind, Counters, Details, HopAddresses, HopDetails, MplsEntry,
+    ProbeCounters, ReplyCounters, RunDetails, RunMethod,
+};
+use datadog_traceroute::{
+    Destination, E2eProbe, Hop, HopCount, Protocol, Report, Run, RunDestination, RunSource, Source,
+    Traceroute, Uuid,
+};
+use proptest::prelude::*;
+
+use super::{Format, Screen};
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A run in short notation: one word a hop, `*` for silence, or address and milliseconds as in `192.0.2.1/1.5`.
+fn run(number: u128, destination: &str, hops: &str) -> Run {
+    let destination = address(destination);
+    let hop = |(ttl, word): (u8, &str)| match word.split_once('/') {
+        None => Hop::silent(ttl),
+        Some((from, rtt)) => Hop::answered(ttl, address(from), rtt.parse().unwrap()),
+    };
+    Run {
+        run_id: Uuid::from_u128(number),
+        source: RunSource {
+            ip_address: address(if destination.is_ipv4() {
+                "192.0.2.1"
+            } else {
+                "2001:db8::1"
+            }),
+            port: 40_000,
+        },
+        destination: RunDestination {
+            ip_address: destination,
+            port: 443,
+            reverse_dns: Vec::new(),
+        },
+        hops: (1..).zip(hops.split_whitespace()).map(hop).collect(),
+    }
+}
+
+fn report(hostname: &str, protocol: Protocol, runs: Vec<Run>, rtts: &[f64]) -> Report {
+    Report {
+        protocol,
+        source: Source::default(),
+        destination: Destination {
+            hostname: hostname.to_owned(),
+            port: 33434,
+        },
+        traceroute: Traceroute {
+            hop_count: HopCount::of(&runs),
+            runs,
+        },
+        e2e_probe: E2eProbe::from_rtts(rtts.to_vec()),
+        details: None,
+    }
+}
+
+fn name(report: &mut Report, of: &str, names: &[&str]) {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    for run in &mut report.traceroute.runs {
+        if run.destination.ip_address == address(of) {
+            run.destination.reverse_dns.clone_from(&names);
+        }
+        for hop in &mut run.hops {
+            if hop.ip_address == Some(address(of)) {
+                hop.reverse_dns.clone_from(&names);
+            }
+        }
+    }
+}
+
+/// Details of a report's hops as if each answer had been captured; `change` makes them interesting.
+fn detail(report: &mut Report, change: impl Fn(&mut AnswerDetails)) {
+    let answer = |run: &Run, hop: &Hop| {
+        let ip_address = hop.ip_address?;
+        let v4 = ip_address.is_ipv4();
+        let mut answer = AnswerDetails {
+            ip_address,
+            answer: AnswerKind::TimeExceeded,
+            destination: ip_address == run.destination.ip_address,
+            icmp_type: Some(if v4 { 11 } else { 3 }),
+            icmp_code: Some(0),
+            notation: None,
+            reply_ttl: Some(255 - hop.ttl),
+            quoted_ttl: Some(1),
+            mpls: Vec::new(),
+            kernel_timestamps: true,
+        };
+        change(&mut answer);
+        Some(answer)
+    };
+    let runs = report.traceroute.runs.iter().map(|run| RunDetails {
+        run_id: run.run_id,
+        method: RunMethod::Udp,
+        probes_sent: run.hops.len() as u32,
+        hops: run
+            .hops
+            .iter()
+            .map(|hop| HopDetails {
+                ttl: hop.ttl,
+                answer: answer(run, hop),
+            })
+            .collect(),
+    });
+    let hops = report.traceroute.runs.iter().take(1).flat_map(|run| &run.hops);
+    let hops = hops.map(|hop| HopAddresses {
+        ttl: hop.ttl,
+        addresses: hop
+            .ip_address
+            .map(|ip_address| AddressCount {
+                ip_address,
+                answers: 1,
+            })
+            .into_iter()
+            .collect(),
+    });
+    let details = Details {
+        runs: runs.collect(),
+        hops: hops.collect(),
+        counters: Counters {
+            probes: ProbeCounters {
+                sent: 8,
+                retried: 1,
+                refused: 0,
+                kernel_timestamps: 7,
+            },
+            replies: ReplyCounters {
+                captured: 9,
+                kernel_drops: 2,
+                matched: 6,
+                translated: 0,
+                ignored: [("unmatched", 2), ("foreign_quote", 1), ("truncated", 0)]
+                    .map(|(reason, count)| (reason.to_owned(), count))
+                    .into(),
+            },
+        },
+    };
+    report.details = Some(Box::new(details));
+}
+
+fn empty() -> Report {
+    report("example.com:8443", Protocol::Tcp, Vec::new(), &[])
+}
+
+fn all_silent() -> Report {
+    let runs = vec![run(1, "198.51.100.9", "* * *"), run(2, "198.51.100.9", "* * *")];
+    report("198.51.100.9", Protocol::Icmp, runs, &[0.0, 0.0])
+}
+
+/// Load balancing over paths of different lengths, lost probes, and names, one of which holds what CSV must quote.
+fn several_addresses() -> Report {
+    let goal = "198.51.100.9";
+    let runs = vec![
+        run(1, goal, "192.0.2.254/0.25 203.0.113.1/1.5 * 198.51.100.9/9"),
+        run(
+            2,
+            goal,
+            "192.0.2.254/0.5 203.0.113.2/12.75 203.0.113.5/8 203.0.113.6/8.5 198.51.100.9/10.125",
+        ),
+        run(3, goal, "* 203.0.113.1/1.7 * 198.51.100.9/9.5"),
+    ];
+    let mut report = report("example.com", Protocol::Tcp, runs, &[9.5, 0.0, 10.5, 9.0]);
+    report.source.public_ip = Some(address("203.0.113.200"));
+    name(&mut report, "192.0.2.254", &["gateway.example.net"]);
+    name(
+        &mut report,
+        "203.0.113.2",
+        &["a, \"b\" and c.example.net", "second.example.net"],
+    );
+    name(&mut report, goal, &["example.com"]);
+    report
+}
+
+fn ipv6_and_wide_names() -> Report {
+    let runs = vec![run(
+        1,
+        "2001:db8:ffff::9",
+        "2001:db8:1::1/0.75 2001:db8:2::1/123.456 2001:db8:ffff::9/1234.5",
+    )];
+    let mut report = report("2001:db8:ffff::9", Protocol::Udp, runs, &[1234.5]);
+    name(&mut report, "2001:db8:1::1", &["ルーター.例え.テスト"]);
+    name(&mut report, "2001:db8:2::1", &["bu\u{308}cher.example"]);
+    name(
+        &mut report,
+        "2001:db8:ffff::9",
+        &["a-router-with-a-long-name.and.many.parts.example.net"],
+    );
+    report
+}
+
+fn hostile_names() -> Report {
+    let runs = vec![run(1, "198.51.100.9", "192.0.2.254/1 198.51.100.9/2")];
+    let mut report = report("host\x1b[2J\nname", Protocol::Udp, runs, &[]);
+    name(
+        &mut report,
+        "192.0.2.254",
+        &["\x1b]0;owned\x07\x1b[31mred\r\n  9  fake (192.0.2.66)\u{9b}2J"],
+    );
+    name(
+        &mut report,
+        "198.51.100.9",
+        &["right\u{202e}tfel\\\"]; n0 -> n0 [label=\"x&lt;"],
+    );
+    report
+}
+
+fn unreachable() -> Report {
+    let goal = "198.51.100.9";
+    let runs = vec![
+        run(1, goal, "192.0.2.254/0.25 203.0.113.1/1.5 * *"),
+        run(2, goal, "192.0.2.254/0.5 203.0.113.1/1.25 * *"),
+    ];
+    let mut report = report(goal, Protocol::Udp, runs, &[0.0, 0.0, 0.0]);
+    detail(&mut report, |answer| {
+        if answer.ip_address == address("203.0.113.1") {
+            answer.answer = AnswerKind::Unreachable;
+            (answer.icmp_type, answer.icmp_code) = (Some(3), Some(13));
+            answer.notation = Some("!X".to_owned());
+        } else {
+            // As without raw sockets.
+            (answer.reply_ttl, answer.quoted_ttl) = (None, None);
+            answer.kernel_timestamps = false;
+        }
+    });
+    report
+}
+
+fn mpls() -> Report {
+    let runs = vec![run(
+        1,
+        "198.51.100.9",
+        "192.0.2.254/0.25 203.0.113.1/1.5 198.51.100.9/2",
+    )];
+    let mut report = report("example.com", Protocol::Udp, runs, &[2.0]);
+    name(&mut report, "203.0.113.1", &["label-switching.example.net"]);
+    detail(&mut report, |answer| {
+        if answer.ip_address == address("203.0.113.1") {
+            answer.quoted_ttl = Some(0);
+            answer.mpls = [(24001, false), (24002, true)]
+                .map(|(label, s)| MplsEntry {
+                    label,
+                    tc: 5,
+                    s,
+                    ttl: 1,
+                })
+                .to_vec();
+        }
+    });
+    report
+}
+
+fn without_private_hops() -> Report {
+    let goal = "198.51.100.9";
+    let mut hidden = run(
+        1,
+        goal,
+        "192.168.1.1/0.25 10.0.0.1/1.5 203.0.113.1/2 198.51.100.9/3",
+    );
+    hidden.blank_private_hops();
+    report(goal, Protocol::Udp, vec![hidden], &[3.0])
+}
+
+fn all() -> Vec<(&'static str, Report)> {
+    vec![
+        ("empty", empty()),
+        ("all silent", all_silent()),
+        ("several addresses", several_addresses()),
+        ("IPv6 and wide names", ipv6_and_wide_names()),
+        ("hostile names", hostile_names()),
+        ("unreachable, with details", unreachable()),
+        ("MPLS, with details", mpls()),
+        ("without private hops", without_private_hops()),
+    ]
+}
+
+fn render(format: Format, screen: Screen) -> String {
+    let rendered = all().into_iter().map(|(name, report)| {
+        let text = format.render(&report, screen).unwrap();
+        format!("--- {name}\n{text}")
+    });
+    rendered.collect()
+}
+
+fn terminal(width: usize) -> Screen {
+    Screen {
+        colour: false,
+        width: Some(width),
+    }
+}
+
+#[test]
+fn table() {
+    insta::assert_snapshot!("table", render(Format::Table, Screen::NONE));
+    assert_eq!(
+        render(Format::Table, terminal(200)),
+        render(Format::Table, Screen::NONE)
+    );
+}
+
+#[test]
+fn table_on_a_narrow_terminal() {
+    let rendered = render(Format::Table, terminal(80));
+    insta::assert_snapshot!("table_80", rendered);
+    let too_wide = rendered.lines().filter(|line| {
+        super::text::width(line) > 80 && !line.starts_with("Traceroute to ") && !line.contains("owned")
+    });
+    assert_eq!(too_wide.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+#[test]
+fn wide() {
+    insta::assert_snapshot!("wide", render(Format::Wide, Screen::NONE));
+}
+
+#[test]
+fn csv() {
+    insta::assert_snapshot!("csv", render(Format::Csv, Screen::NONE));
+    let report = several_addresses();
+    let text = Format::Csv.render(&report, Screen::NONE).unwrap();
+    let mut reader = ::csv::Reader::from_reader(text.as_bytes());
+    let records: Vec<_> = reader.records().map(Result::unwrap).collect();
+    let hops: usize = report.traceroute.runs.iter().map(|run| run.hops.len()).sum();
+    assert_eq!(records.len(), hops);
+    assert_eq!(
+        records[5].get(9),
+        Some("a, \"b\" and c.example.net second.example.net")
+    );
+}
+
+#[test]
+fn dot() {
+    insta::assert_snapshot!("dot", render(Format::Dot, Screen::NONE));
+}
+
+#[test]
+fn json_is_the_contracts_and_details_come_last() {
+    let golden = include_str!("../../../traceroute/tests/golden/report.json");
+    let report: Report = serde_json::from_str(golden).unwrap();
+    assert_eq!(Format::Json.render(&report, Screen::NONE).unwrap(), golden);
+
+    let mut detailed = report.clone();
+    detail(&mut detailed, |_| ());
+    let text = Format::Json.render(&detailed, Screen::NONE).unwrap();
+    let (before, details) = text.split_once(",\n  \"details\": {\n").unwrap();
+    assert_eq!(format!("{before}\n}}\n"), golden);
+    assert!(details.ends_with("\n  }\n}\n"));
+    assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), detailed);
+    insta::assert_snapshot!("details", Format::Json.render(&mpls(), Screen::NONE).unwrap());
+}
+
+#[test]
+fn colour_is_all_that_terminals_get_in_addition() {
+    let screen = Screen {
+        colour: true,
+        width: None,
+    };
+    for format in [Format::Table, Format::Wide] {
+        let coloured = render(format, screen);
+        assert_ne!(coloured, render(format, Screen::NONE));
+        assert_eq!(without_colour(&coloured), render(format, Screen::NONE));
+    }
+    for format in [Format::Json, Format::Csv, Format::Dot] {
+        assert_eq!(render(format, screen), render(format, Screen::NONE), "{format:?}");
+    }
+}
+
+/// Removes "select graphic rendition" with plain numbers (ECMA-48 §8.3.117), and nothing else.
+fn without_colour(text: &str) -> String {
+    let mut pieces = text.split("\x1b[");
+    let mut plain = pieces.next().unwrap().to_owned();
+    for piece in pieces {
+        let (numbers, rest) = piece.split_once('m').unwrap();
+        assert!(numbers.bytes().all(|byte| byte.is_ascii_digit()), "{numbers:?}");
+        plain.push_str(rest);
+    }
+    plain
+}
+
+#[test]
+fn names_of_formats() {
+    for name in Format::NAMES {
+        let format: Format = name.parse().unwrap();
+        assert_eq!(format!("{format:?}").to_lowercase(), name);
+        assert_eq!(name.to_uppercase().parse(), Ok(format));
+    }
+    assert_eq!(Format::DEFAULT.parse(), Ok(Format::Json));
+    let problem = "xml".parse::<Format>().unwrap_err();
+    assert_eq!(problem, "must be json, table, wide, csv or dot, got \"xml\"");
+}
+
+proptest! {
+    #[test]
+    fn no_name_gets_at_the_terminal(hostname: String, names in prop::collection::vec(any::<String>(), 1..3), width in 1_usize..300) {
+        let mut report = several_addresses();
+        report.destination.hostname = hostname;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        name(&mut report, "203.0.113.1", &names);
+        for format in [Format::Table, Format::Wide, Format::Csv, Format::Dot] {
+            for colour in [false, true] {
+                let screen = Screen { colour, width: Some(width) };
+                let text = without_colour(&format.render(&report, screen).unwrap());
+                prop_assert!(!text.replace('\n', "").contains(char::is_control), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_name_adds_lines(hostname: String, hop: String) {
+        let mut report = several_addresses();
+        let lines = |report: &Report| {
+            [Format::Table, Format::Wide, Format::Csv, Format::Dot]
+                .map(|format| format.render(report, Screen::NONE).unwrap().lines().count())
+        };
+        name(&mut report, "203.0.113.1", &["x"]);
+        let expected = lines(&report);
+        report.destination.hostname = hostname;
+        name(&mut report, "203.0.113.1", &[&hop]);
+        prop_assert_eq!(lines(&report), expected);
+    }
+}

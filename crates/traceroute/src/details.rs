@@ -1,0 +1,553 @@
+//! What the probes learned beyond the [`Report`](crate::Report)'s contract: only there when asked for
+//! ([`Parameters::details`](crate::Parameters)), and then as the document's last member. `docs/details.md` describes it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use traceroute_engine::driver::Statistics;
+use traceroute_engine::{HopAnswer, Method, TraceResult};
+use traceroute_wire::{IcmpError, MplsLabel};
+use uuid::Uuid;
+
+use crate::statistics::is_private;
+
+/// What the probes of a request learned.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Details {
+    /// The runs, in the order of those of the report.
+    pub runs: Vec<RunDetails>,
+    /// Who answered at each TTL in any run.
+    pub hops: Vec<HopAddresses>,
+    /// What happened to all probes and packets.
+    pub counters: Counters,
+}
+
+/// What one run learned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunDetails {
+    /// The run's identifier in the report.
+    pub run_id: Uuid,
+    /// How it probed in the end.
+    pub method: RunMethod,
+    /// Probes that left.
+    pub probes_sent: u32,
+    /// One entry for each of the run's hops in the report.
+    pub hops: Vec<HopDetails>,
+}
+
+/// How a run probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunMethod {
+    /// UDP datagrams.
+    Udp,
+    /// ICMP echo requests.
+    Icmp,
+    /// TCP SYN segments.
+    TcpSyn,
+    /// TCP bytes answered by selective acknowledgments.
+    TcpSack,
+}
+
+/// What one probe of a run learned.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HopDetails {
+    /// TTL or hop limit of the probe, in hops.
+    pub ttl: u8,
+    /// The answer; without one, nothing else is known.
+    #[serde(flatten)]
+    pub answer: Option<AnswerDetails>,
+}
+
+/// The answer to a probe. What this system's sockets do not tell is `None`, and left out of the document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerDetails {
+    /// Who answered.
+    pub ip_address: IpAddr,
+    /// With what.
+    pub answer: AnswerKind,
+    /// The answer is the destination's.
+    pub destination: bool,
+    /// ICMP or `ICMPv6` type, where the answer is an ICMP message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp_type: Option<u8>,
+    /// ICMP or `ICMPv6` code, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp_code: Option<u8>,
+    /// What the traceroute program writes behind the round-trip time: `!H`, `!N`, `!X`, `!<13>` …; `None` where it writes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notation: Option<String>,
+    /// TTL or hop limit of the answer itself on arrival, in hops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_ttl: Option<u8>,
+    /// TTL or hop limit of the probe as the answer quotes it, in hops: 1, or 0, unless something tampers with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quoted_ttl: Option<u8>,
+    /// MPLS label stack of the probe at the router (RFC 4950), outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mpls: Vec<MplsEntry>,
+    /// The round-trip time is between two of the kernel's timestamps; otherwise the program read the clock itself at least
+    /// when it sent the probe.
+    pub kernel_timestamps: bool,
+}
+
+/// What kind of packet answers a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerKind {
+    /// ICMP time exceeded.
+    TimeExceeded,
+    /// ICMP destination unreachable.
+    Unreachable,
+    /// ICMP echo reply.
+    EchoReply,
+    /// UDP datagram of a service.
+    Udp,
+    /// TCP segment: SYN-ACK, RST or selective acknowledgment.
+    Tcp,
+}
+
+/// One MPLS label stack entry (RFC 3032 §2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MplsEntry {
+    /// Label, 20 bits.
+    pub label: u32,
+    /// Traffic class (formerly EXP), 3 bits.
+    pub tc: u8,
+    /// Bottom of stack.
+    pub s: bool,
+    /// TTL, in hops.
+    pub ttl: u8,
+}
+
+/// Who answered at a TTL, all runs taken together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HopAddresses {
+    /// TTL, in hops.
+    pub ttl: u8,
+    /// The addresses, in order.
+    pub addresses: Vec<AddressCount>,
+}
+
+/// How often an address answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressCount {
+    /// The address.
+    pub ip_address: IpAddr,
+    /// In how many runs.
+    pub answers: u32,
+}
+
+/// What happened to all probes and packets since the [`Tracer`](crate::Tracer) was made: those of all its requests, and of
+/// their end-to-end probes as well.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Probes.
+    pub probes: ProbeCounters,
+    /// Packets that came in.
+    pub replies: ReplyCounters,
+}
+
+/// What happened to probes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ProbeCounters {
+    /// Sent.
+    pub sent: u64,
+    /// To be sent again, because the kernel's queue was full.
+    pub retried: u64,
+    /// Refused by the kernel.
+    pub refused: u64,
+    /// Sent, with the kernel's timestamp.
+    pub kernel_timestamps: u64,
+}
+
+/// What happened to packets that came in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReplyCounters {
+    /// Packets that came through the capture's filter; without raw sockets, what the kernel had to say of probes.
+    pub captured: u64,
+    /// Packets that the kernel dropped because nobody read them in time.
+    pub kernel_drops: u64,
+    /// Credited to a probe.
+    pub matched: u64,
+    /// Among those, quotes that show another source address or port than ours: there is a NAT on the path.
+    pub translated: u64,
+    /// Credited to no probe, by reason.
+    pub ignored: BTreeMap<String, u64>,
+}
+
+impl From<Statistics> for Counters {
+    fn from(statistics: Statistics) -> Self {
+        let Statistics { engine, network, .. } = statistics;
+        Counters {
+            probes: ProbeCounters {
+                sent: engine.sent,
+                retried: engine.send_retries,
+                refused: engine.send_errors,
+                kernel_timestamps: network.kernel_send_stamps,
+            },
+            replies: ReplyCounters {
+                captured: network.captured,
+                kernel_drops: network.kernel_drops,
+                matched: engine.matched,
+                translated: engine.translated,
+                ignored: engine
+                    .not_credited()
+                    .map(|(reason, count)| (reason.to_owned(), count))
+                    .collect(),
+            },
+        }
+    }
+}
+
+impl Details {
+    /// Of these runs, and a tracer's counters.
+    pub(crate) fn new(runs: Vec<RunDetails>, counters: Counters) -> Self {
+        let mut by_ttl: BTreeMap<u8, BTreeMap<IpAddr, u32>> = BTreeMap::new();
+        for hop in runs.iter().flat_map(|run| &run.hops) {
+            let addresses = by_ttl.entry(hop.ttl).or_default();
+            if let Some(answer) = &hop.answer {
+                *addresses.entry(answer.ip_address).or_default() += 1;
+            }
+        }
+        let count = |(ip_address, answers)| AddressCount { ip_address, answers };
+        let hops = by_ttl
+            .into_iter()
+            .map(|(ttl, addresses)| HopAddresses {
+                ttl,
+                addresses: addresses.into_iter().map(count).collect(),
+            })
+            .collect();
+        Details { runs, hops, counters }
+    }
+}
+
+impl RunDetails {
+    pub(crate) fn new(run_id: Uuid, method: Method, result: &TraceResult) -> Self {
+        let hops = result.hops.iter().map(|hop| HopDetails {
+            ttl: hop.ttl,
+            answer: hop.answer.map(|answer| AnswerDetails::new(method, &answer)),
+        });
+        RunDetails {
+            run_id,
+            method: method.into(),
+            probes_sent: result.probes_sent,
+            hops: hops.collect(),
+        }
+    }
+
+    /// Leaves out what [`Run::blank_private_hops`](crate::Run::blank_private_hops) hides.
+    pub(crate) fn blank_private_hops(&mut self) {
+        for hop in &mut self.hops {
+            hop.answer.take_if(|answer| is_private(answer.ip_address));
+        }
+    }
+}
+
+impl AnswerDetails {
+    fn new(method: Method, answer: &HopAnswer) -> Self {
+        let v4 = answer.address.is_ipv4();
+        let kind = AnswerKind::of(method, answer.error);
+        let (icmp_type, icmp_code) = match (kind.icmp_type(v4), answer.error) {
+            (Some(number), Some(IcmpError::Unreachable { code })) => (Some(number), Some(code)),
+            (Some(number), _) => (Some(number), Some(0)),
+            (None, _) => (None, None),
+        };
+        // A captured packet has a TTL, and then its quote was read as well.
+        let captured = answer.reply_ttl != 0;
+        AnswerDetails {
+            ip_address: answer.address,
+            answer: kind,
+            destination: answer.destination,
+            icmp_type,
+            icmp_code,
+            notation: match answer.error {
+                Some(IcmpError::Unreachable { code }) => notation(v4, code, answer.destination),
+                _ => None,
+            },
+            reply_ttl: captured.then_some(answer.reply_ttl),
+            quoted_ttl: (captured && answer.error.is_some()).then_some(answer.quoted_ttl),
+            mpls: answer.mpls.labels().map(MplsEntry::from).collect(),
+            kernel_timestamps: answer.kernel_stamped,
+        }
+    }
+}
+
+impl AnswerKind {
+    fn of(method: Method, error: Option<IcmpError>) -> Self {
+        match (error, method) {
+            (Some(IcmpError::TimeExceeded), _) => AnswerKind::TimeExceeded,
+            (Some(IcmpError::Unreachable { .. }), _) => AnswerKind::Unreachable,
+            (None, Method::Icmp) => AnswerKind::EchoReply,
+            (None, Method::Udp) => AnswerKind::Udp,
+            (None, Method::TcpSyn | Method::TcpSack) => AnswerKind::Tcp,
+        }
+    }
+
+    /// RFC 792 and RFC 4443.
+    fn icmp_type(self, v4: bool) -> Option<u8> {
+        let (in_v4, in_v6) = match self {
+            AnswerKind::TimeExceeded => (11, 3),
+            AnswerKind::Unreachable => (3, 1),
+            AnswerKind::EchoReply => (0, 129),
+            AnswerKind::Udp | AnswerKind::Tcp => return None,
+        };
+        Some(if v4 { in_v4 } else { in_v6 })
+    }
+}
+
+/// What traceroute programs write for a destination unreachable. The letters are those of traceroute(8) on Linux, and for codes
+/// that it has no letter for those of the BSDs; a port unreachable is worth a note only when it is not the destination's.
+fn notation(v4: bool, code: u8, destination: bool) -> Option<String> {
+    let letter = match (v4, code) {
+        (true, 3) | (false, 4) if destination => return None,
+        (true | false, 0) => 'N',
+        (true, 1) | (false, 3) => 'H',
+        (true, 2) => 'P',
+        (true, 4) => 'F',
+        (true, 5) => 'S',
+        (true, 6) => 'U',
+        (true, 7) => 'W',
+        (true, 8) => 'I',
+        (true, 9) => 'A',
+        (true, 10) => 'Z',
+        (true, 11) => 'Q',
+        (true, 12) => 'T',
+        (true, 13) | (false, 1) => 'X',
+        (true, 14) => 'V',
+        (true, 15) => 'C',
+        _ => return Some(format!("!<{code}>")),
+    };
+    Some(format!("!{letter}"))
+}
+
+impl From<Method> for RunMethod {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Udp => RunMethod::Udp,
+            Method::Icmp => RunMethod::Icmp,
+            Method::TcpSyn => RunMethod::TcpSyn,
+            Method::TcpSack => RunMethod::TcpSack,
+        }
+    }
+}
+
+impl From<MplsLabel> for MplsEntry {
+    fn from(label: MplsLabel) -> Self {
+        MplsEntry {
+            label: label.label,
+            tc: label.traffic_class,
+            s: label.bottom,
+            ttl: label.ttl,
+        }
+    }
+}
+
+impl fmt::Display for MplsEntry {
+    /// As traceroute(8) writes it: `L=16001,E=0,S=1,T=1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MplsEntry { label, tc, s, ttl } = self;
+        write!(f, "L={label},E={tc},S={},T={ttl}", u8::from(*s))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use traceroute_wire::MplsStack;
+
+    use super::*;
+    use crate::json;
+
+    fn answer(address: &str, error: Option<IcmpError>) -> HopAnswer {
+        HopAnswer {
+            address: address.parse().unwrap(),
+            rtt: Duration::from_millis(5),
+            destination: error.is_none(),
+            error,
+            reply_ttl: 61,
+            quoted_ttl: 0,
+            mpls: MplsStack::default(),
+            kernel_stamped: true,
+        }
+    }
+
+    fn result(answers: Vec<Option<HopAnswer>>) -> TraceResult {
+        let hop = |(ttl, answer)| traceroute_engine::Hop { ttl, answer };
+        TraceResult {
+            source: "192.0.2.1".parse().unwrap(),
+            source_port: 1,
+            destination: "198.51.100.9".parse().unwrap(),
+            destination_port: 1,
+            probes_sent: answers.len() as u32,
+            hops: (1..).zip(answers).map(hop).collect(),
+        }
+    }
+
+    fn run(method: Method, answers: Vec<Option<HopAnswer>>) -> RunDetails {
+        RunDetails::new(Uuid::nil(), method, &result(answers))
+    }
+
+    const EXCEEDED: Option<IcmpError> = Some(IcmpError::TimeExceeded);
+
+    #[test]
+    fn the_document_has_what_is_known_and_nothing_else() {
+        let mut labelled = answer("192.0.2.7", EXCEEDED);
+        labelled.quoted_ttl = 1;
+        labelled.mpls.push(16001 << 12 | 5 << 9 | 0x001);
+        labelled.mpls.push(24000 << 12 | 0x1fe);
+        // The kernel of a process without rights says who answered, and nothing more.
+        let unprivileged = HopAnswer {
+            reply_ttl: 0,
+            kernel_stamped: false,
+            ..answer("192.0.2.8", EXCEEDED)
+        };
+        let run = run(
+            Method::Udp,
+            vec![
+                Some(labelled),
+                None,
+                Some(unprivileged),
+                Some(answer("198.51.100.9", None)),
+            ],
+        );
+        let expected = [
+            r#"{"run_id":"00000000-0000-0000-0000-000000000000","method":"udp","probes_sent":4,"hops":["#,
+            r#"{"ttl":1,"ip_address":"192.0.2.7","answer":"time_exceeded","destination":false,"icmp_type":11,"icmp_code":0,"#,
+            r#""reply_ttl":61,"quoted_ttl":1,"mpls":[{"label":16001,"tc":5,"s":false,"ttl":1},"#,
+            r#"{"label":24000,"tc":0,"s":true,"ttl":254}],"kernel_timestamps":true},"#,
+            r#"{"ttl":2},"#,
+            r#"{"ttl":3,"ip_address":"192.0.2.8","answer":"time_exceeded","destination":false,"icmp_type":11,"icmp_code":0,"#,
+            r#""kernel_timestamps":false},"#,
+            r#"{"ttl":4,"ip_address":"198.51.100.9","answer":"udp","destination":true,"reply_ttl":61,"#,
+            r#""kernel_timestamps":true}]}"#,
+            "\n",
+        ];
+        let written = json::to_compact(&run).unwrap();
+        assert_eq!(written, expected.concat());
+        assert_eq!(serde_json::from_str::<RunDetails>(&written).unwrap(), run);
+    }
+
+    /// The documentation's example, byte for byte.
+    #[test]
+    fn the_documented_example_reads_and_writes_identically() {
+        #[derive(Serialize, Deserialize)]
+        struct Document {
+            details: Details,
+        }
+        let documentation = include_str!("../../../docs/details.md");
+        let (_, example) = documentation.split_once("```json\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let example = format!("{{\n{example}");
+        let document: Document = serde_json::from_str(&example).unwrap();
+        assert_eq!(json::to_pretty(&document).unwrap(), example);
+        let counted = Details::new(document.details.runs.clone(), document.details.counters.clone());
+        assert_eq!(counted, document.details);
+    }
+
+    /// Every member that a document can have is described.
+    #[test]
+    fn the_documentation_names_every_member() {
+        let documentation = include_str!("../../../docs/details.md");
+        let mut labelled = answer("192.0.2.7", Some(IcmpError::Unreachable { code: 1 }));
+        labelled.mpls.push(0);
+        let counters = Counters::from(Statistics::default());
+        let details = Details::new(vec![run(Method::Udp, vec![Some(labelled)])], counters);
+        let document = json::to_compact(&details).unwrap();
+        let mut names: Vec<&str> = document
+            .split("\":")
+            .filter_map(|text| text.rsplit('"').next())
+            .collect();
+        names.retain(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !name.is_empty());
+        assert!(names.len() > 30, "{names:?}");
+        for name in &names {
+            assert!(
+                ["`", "."]
+                    .iter()
+                    .any(|before| documentation.contains(&format!("{before}{name}`"))),
+                "{name} in {names:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn icmp_types_and_notations() {
+        let unreachable = |code| Some(IcmpError::Unreachable { code });
+        let (v4, v6) = ("192.0.2.7", "2001:db8::7");
+        let cases = [
+            (v4, EXCEEDED, Some(11), Some(0), None),
+            (v4, unreachable(0), Some(3), Some(0), Some("!N")),
+            (v4, unreachable(1), Some(3), Some(1), Some("!H")),
+            (v4, unreachable(2), Some(3), Some(2), Some("!P")),
+            (v4, unreachable(3), Some(3), Some(3), Some("!<3>")),
+            (v4, unreachable(4), Some(3), Some(4), Some("!F")),
+            (v4, unreachable(5), Some(3), Some(5), Some("!S")),
+            (v4, unreachable(9), Some(3), Some(9), Some("!A")),
+            (v4, unreachable(13), Some(3), Some(13), Some("!X")),
+            (v4, unreachable(200), Some(3), Some(200), Some("!<200>")),
+            (v4, None, Some(0), Some(0), None),
+            (v6, EXCEEDED, Some(3), Some(0), None),
+            (v6, unreachable(0), Some(1), Some(0), Some("!N")),
+            (v6, unreachable(1), Some(1), Some(1), Some("!X")),
+            (v6, unreachable(3), Some(1), Some(3), Some("!H")),
+            (v6, unreachable(4), Some(1), Some(4), Some("!<4>")),
+            (v6, unreachable(6), Some(1), Some(6), Some("!<6>")),
+            (v6, None, Some(129), Some(0), None),
+        ];
+        for (address, error, icmp_type, icmp_code, notation) in cases {
+            let details = AnswerDetails::new(Method::Icmp, &answer(address, error));
+            let found = (details.icmp_type, details.icmp_code, details.notation.as_deref());
+            assert_eq!(found, (icmp_type, icmp_code, notation), "{address} {error:?}");
+        }
+        for (address, code) in [(v4, 3), (v6, 4)] {
+            let from_destination = HopAnswer {
+                destination: true,
+                ..answer(address, unreachable(code))
+            };
+            assert_eq!(AnswerDetails::new(Method::Udp, &from_destination).notation, None);
+        }
+        for method in [Method::TcpSyn, Method::TcpSack] {
+            let details = AnswerDetails::new(method, &answer(v4, None));
+            assert_eq!((details.answer, details.icmp_type), (AnswerKind::Tcp, None));
+            assert_eq!(details.quoted_ttl, None, "nothing is quoted");
+        }
+    }
+
+    #[test]
+    fn addresses_of_all_runs_by_ttl() {
+        let runs = ["192.0.2.8", "192.0.2.7", "192.0.2.8"].map(|second| {
+            let answers = vec![None, Some(answer(second, EXCEEDED))];
+            run(Method::Icmp, answers)
+        });
+        let details = Details::new(runs.to_vec(), Counters::default());
+        let count = |address: &str, answers| AddressCount {
+            ip_address: address.parse().unwrap(),
+            answers,
+        };
+        let expected = [
+            HopAddresses {
+                ttl: 1,
+                addresses: Vec::new(),
+            },
+            HopAddresses {
+                ttl: 2,
+                addresses: vec![count("192.0.2.7", 1), count("192.0.2.8", 2)],
+            },
+        ];
+        assert_eq!(details.hops, expected);
+    }
+
+    #[test]
+    fn private_hops_leave_nothing_but_their_ttl() {
+        let answers = ["10.0.0.1", "192.0.2.7"].map(|address| Some(answer(address, EXCEEDED)));
+        let mut run = run(Method::Udp, answers.to_vec());
+        run.blank_private_hops();
+        let details = Details::new(vec![run], Counters::default());
+        assert!(!json::to_compact(&details).unwrap().contains("10.0.0.1"));
+        assert_eq!(details.runs[0].hops[0], HopDetails { ttl: 1, answer: None });
+        assert!(details.runs[0].hops[1].answer.is_some());
+    }
+}
