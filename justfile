@@ -123,6 +123,10 @@ accuracy rounds="5":
     cargo build --release --locked --package traceroute-simnet --package traceroute-bench
     target/release/accuracy {{ rounds }}
 
+# Tests that take minutes, or a CPU for themselves: a flood of 100,000 packets a second, the limits of real kernels
+slow:
+    cargo test --locked --package traceroute-scenarios --test flood --test false_loss -- --ignored
+
 # Install what linting and testing for other systems needs (Debian, root)
 cross-setup:
     scripts/cross-setup
@@ -147,6 +151,11 @@ cross-in-debian:
     docker run --rm --volume "$PWD:/source" --workdir /source debian:bookworm bash -c \
         'apt-get update -qq && apt-get install -y -qq ca-certificates >/dev/null && \
          scripts/cross-setup && scripts/cross-check && scripts/cross-test-windows unit'
+
+# Install what testing the server's page needs (Debian, root)
+browser-setup:
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 chromium chromium-driver >/dev/null
 
 # The server's page in headless Chromium (needs python3, chromium and chromedriver)
 browser:

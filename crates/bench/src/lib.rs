@@ -1,7 +1,14 @@
 //! Measurements that need namespaces: see the programs in `src/bin`. Figures that need none are criterion benches beside
 //! the code they measure.
 
+// Namespaces are Linux's.
+#[cfg(target_os = "linux")]
+mod server;
+
 use std::time::Duration;
+
+#[cfg(target_os = "linux")]
+pub use server::{Server, start_server};
 
 /// The value below which `share` (0–1) of the sorted `values` lie; 0 when there are none.
 pub fn percentile(values: &[f64], share: f64) -> f64 {

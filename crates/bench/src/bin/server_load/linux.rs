@@ -1,9 +1,7 @@
 //! The load bench itself.
 
 use std::error::Error;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use datadog_traceroute::Report;
@@ -11,8 +9,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use traceroute_bench::{Usage, percentile};
-use traceroute_testbed::{Lab, Node};
+use traceroute_bench::{Server, Usage, percentile, start_server};
+use traceroute_testbed::Lab;
 
 const QUERY: &str = "protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000";
 
@@ -42,34 +40,19 @@ pub(super) fn main() -> Result<(), Box<dyn Error>> {
     // A port that is open, for TCP and SACK.
     let _service = chain.target.listen_tcp(80)?;
     let path: Vec<String> = chain.hop_addresses_v4().iter().map(ToString::to_string).collect();
-    let (mut server, address) = start(&chain.client, program)?;
+    let Server {
+        process: mut server,
+        address,
+        log,
+    } = start_server(&chain.client, program, &["--log-level", "info"])?;
+    // The service never waits for its log; its line per request is part of its work.
+    std::thread::spawn(move || log.for_each(drop));
     let mut worker = chain.client.command(std::env::current_exe()?);
     worker.args(["worker", &server.id().to_string(), &address, &argument(1, QUERY)]);
     let status = worker.args([&argument(2, "2000"), &path.join(",")]).status()?;
     server.kill()?;
     server.wait()?;
     std::process::exit(status.code().unwrap_or(1));
-}
-
-/// Starts the server on any port, and reads its address from its log.
-fn start(node: &Node, program: &str) -> Result<(Child, String), Box<dyn Error>> {
-    let mut server = node
-        .command(program)
-        .args(["--addr", "127.0.0.1:0", "--log-level", "info"])
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut log = BufReader::new(server.stderr.take().ok_or("no log")?);
-    let mut line = String::new();
-    while log.read_line(&mut line)? > 0 {
-        if let Some((_, rest)) = line.split_once("listening address=\"") {
-            let address = rest.split('"').next().unwrap_or_default().to_owned();
-            // Reads on, so that the server never waits for its log; its line per request is part of its work.
-            std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-            return Ok((server, address));
-        }
-        line.clear();
-    }
-    Err("the server ended".into())
 }
 
 fn work(

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,8 +10,8 @@ use std::time::{Duration, Instant};
 use datadog_traceroute::Report;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use traceroute_bench::Usage;
-use traceroute_testbed::{Lab, Node};
+use traceroute_bench::{Server, Usage, start_server};
+use traceroute_testbed::Lab;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -39,7 +37,19 @@ pub(super) fn main() -> Result<(), Failure> {
     let _service = chain.target.listen_tcp(80)?;
     // A hop that never answers, so that timeouts happen too.
     chain.routers.get(3).ok_or("too short")?.silence()?;
-    let (mut server, address) = start(&chain.client, program)?;
+    let Server {
+        process: mut server,
+        address,
+        log,
+    } = start_server(&chain.client, program, &["--header-timeout", "3s"])?;
+    // A panic or an error in the log is worth seeing.
+    std::thread::spawn(move || {
+        for line in log.map_while(Result::ok) {
+            if line.contains("panicked") || line.contains("ERROR") {
+                eprintln!("server: {line}");
+            }
+        }
+    });
     let client = chain.client_v4().to_string();
     let router = chain.routers.first().ok_or("no router")?;
     let mut enemy = router
@@ -64,33 +74,6 @@ pub(super) fn main() -> Result<(), Failure> {
 
 fn path(list: &str) -> Result<Vec<IpAddr>, Failure> {
     Ok(list.split(',').map(str::parse).collect::<Result<_, _>>()?)
-}
-
-/// Starts the server on any port, and reads its address from its log.
-fn start(node: &Node, program: &str) -> Result<(Child, String), Failure> {
-    let mut server = node
-        .command(program)
-        .args(["--addr", "127.0.0.1:0", "--header-timeout", "3s"])
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut log = BufReader::new(server.stderr.take().ok_or("no log")?);
-    let mut line = String::new();
-    while log.read_line(&mut line)? > 0 {
-        if let Some((_, rest)) = line.split_once("listening address=\"") {
-            let address = rest.split('"').next().unwrap_or_default().to_owned();
-            // A panic or an error in the log is worth seeing.
-            std::thread::spawn(move || {
-                for line in log.lines().map_while(Result::ok) {
-                    if line.contains("panicked") || line.contains("ERROR") {
-                        eprintln!("server: {line}");
-                    }
-                }
-            });
-            return Ok((server, address));
-        }
-        line.clear();
-    }
-    Err("the server ended".into())
 }
 
 /// Packets that no decent host sends, a thousand a second, until killed.
