@@ -139,8 +139,12 @@ cross-check *targets:
 cross-test-windows *what:
     scripts/cross-test-windows {{ what }}
 
-# Everything that can be checked here about the other systems
-cross: cross-setup cross-check cross-test-windows
+# Link for macOS, to find symbols that do not exist there (needs python3 with venv)
+cross-link-macos *architectures:
+    scripts/cross-link-macos {{ architectures }}
+
+# Everything that can be checked here about the other systems (Debian, root)
+cross: cross-setup cross-check cross-test-windows cross-link-macos
 
 # The same on any system with Docker
 cross-in-debian:

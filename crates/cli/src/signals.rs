@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C and SIGTERM, and their like.
 
 use std::process;
 use std::thread;
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 pub(crate) enum Interruption {
     /// Ctrl-C, that is SIGINT.
     Interrupt,
-    /// SIGTERM, on Unix.
+    /// SIGTERM, on Unix; what comes closest to it, on Windows.
     Terminate,
 }
 
@@ -70,7 +70,19 @@ async fn terminate() -> Option<()> {
     signal(SignalKind::terminate()).ok()?.recv().await
 }
 
-#[cfg(not(unix))]
+/// Ctrl-Break, the console being closed, the system shutting down.
+#[cfg(windows)]
+async fn terminate() -> Option<()> {
+    use tokio::signal::windows::{ctrl_break, ctrl_close, ctrl_shutdown};
+    let (mut stop, mut close, mut shutdown) = (ctrl_break().ok()?, ctrl_close().ok()?, ctrl_shutdown().ok()?);
+    tokio::select! {
+        end = stop.recv() => end,
+        end = close.recv() => end,
+        end = shutdown.recv() => end,
+    }
+}
+
+#[cfg(not(any(unix, windows)))]
 async fn terminate() -> Option<()> {
     std::future::pending().await
 }

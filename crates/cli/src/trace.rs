@@ -66,7 +66,7 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
     if trace.request.windows_driver {
         backend::start_windows_driver().map_err(|error| Failure::Trace(error.to_string()))?;
     }
-    if let Some(notice) = backend::notice() {
+    if let Some(notice) = backend::notice(&trace.request) {
         // Where standard error is closed there is nobody to tell.
         let _ = writeln!(io::stderr(), "{notice}; see `{} doctor`", args::NAME);
     }

@@ -627,3 +627,64 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
         assert_eq!(hop.destination, from == target());
     }
 }
+
+/// `syn_socket`: the system tells of each connect who answered it.
+#[test]
+fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
+    use traceroute_engine::{Action, Engine, Event};
+    use traceroute_net::{Answer, NetworkEvent};
+
+    let router = |ttl: u8| format!("198.51.100.{ttl}").parse().unwrap();
+    let mut engine = Engine::new(1, [7; 32]);
+    let spec = TraceSpec::full(Method::TcpSyn, target(), 80, 4, ms(100));
+    engine.start(at(0), spec, client(), 50_000).unwrap();
+    for now in 0..2000 {
+        while let Some(action) = engine.poll_action(at(now)) {
+            let Action::Send { token, probe } = action else {
+                continue;
+            };
+            engine.sent(token, at(now));
+            let (from, error) = match probe.ttl {
+                2 => continue,
+                4 => (target(), None),
+                ttl => (router(ttl), Some(IcmpError::TimeExceeded)),
+            };
+            let answered = at(now) + ms(u64::from(probe.ttl));
+            let answer = Answer { from, error };
+            engine.handle(
+                answered,
+                NetworkEvent::Answered {
+                    token,
+                    answer,
+                    at: answered,
+                },
+            );
+        }
+    }
+    let result = std::iter::from_fn(|| engine.poll_event()).find_map(|event| match event {
+        Event::Finished { result, .. } => Some(result),
+        Event::Found { .. } => None,
+    });
+    let hops: Vec<_> = result
+        .expect("a result")
+        .unwrap()
+        .hops
+        .iter()
+        .map(|hop| {
+            (
+                hop.ttl,
+                hop.answer
+                    .map(|answer| (answer.address, answer.rtt, answer.destination)),
+            )
+        })
+        .collect();
+    assert_eq!(
+        hops,
+        [
+            (1, Some((router(1), ms(1), false))),
+            (2, None),
+            (3, Some((router(3), ms(3), false))),
+            (4, Some((target(), ms(4), true))),
+        ]
+    );
+}

@@ -5,10 +5,14 @@ use std::fmt;
 /// By which sockets this process may probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// By raw sockets and a capture: everything is possible.
+    /// By raw sockets and a capture: everything that the system can do.
     Raw,
     /// By ordinary sockets only, which lack TCP SACK and some precision (Linux).
     Ordinary,
+    /// ICMP by the system's ICMP API, TCP SYN by the system's own connects (Windows without administrator rights).
+    IcmpApi,
+    /// Not at all (macOS without root; systems without a backend).
+    None,
 }
 
 /// One line that tells a user what this means and, if it is not the best, how to do better.
@@ -20,6 +24,11 @@ impl fmt::Display for Access {
                 "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run with \
                  sudo, or `setcap cap_net_raw+ep <binary>`"
             }
+            Access::IcmpApi => {
+                "no administrator rights: ICMP is probed through the ICMP API, TCP can be with --tcp-method syn_socket; \
+                 for everything else run as Administrator or use --windows-driver"
+            }
+            Access::None => "no raw sockets, without which nothing can be probed: run with sudo",
         })
     }
 }

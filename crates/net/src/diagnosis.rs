@@ -1,6 +1,15 @@
 //! What can be probed here, and what is in the way.
 
+// The decisions for each system, from facts that its backend gathers; tested on all of them. Linux's are with its backend.
+#[cfg(any(target_os = "macos", test))]
+#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
+pub(crate) mod macos;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
+pub(crate) mod windows;
+
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,12 +82,34 @@ impl fmt::Display for Subject {
     }
 }
 
-/// For operating systems whose backend does not look.
-#[cfg_attr(target_os = "linux", expect(dead_code, reason = "this one does"))]
+/// Documentation addresses (RFC 5737, RFC 3849), to which nothing is sent.
+pub(crate) const ELSEWHERE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// Whether packets get anywhere: `source` is the address that they would leave [`ELSEWHERE`] from, `command` shows the
+/// routes.
+pub(crate) fn route(v6: bool, source: Option<IpAddr>, command: &str) -> Finding {
+    let subject = Subject::System(if v6 { "IPv6 route" } else { "IPv4 route" });
+    match source {
+        Some(source) => {
+            let text = format!("a default route, with source address {source}");
+            Finding::new(subject, Verdict::Good, text)
+        }
+        None => {
+            let text = "no default route: only this host and its own networks can be probed";
+            Finding::new(subject, Verdict::Limited, text).with_remedy(command)
+        }
+    }
+}
+
+/// For operating systems without a backend.
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 pub(crate) fn unknown() -> Vec<Finding> {
     let probing = |protocol, v6| {
-        let text = "this system has not been looked at";
-        Finding::new(Subject::Probing { protocol, v6 }, Verdict::Unknown, text)
+        let text = "this platform is not supported";
+        Finding::new(Subject::Probing { protocol, v6 }, Verdict::Bad, text)
     };
     PROTOCOLS
         .into_iter()

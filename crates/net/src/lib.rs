@@ -59,28 +59,16 @@ use unsupported as imp;
 pub use access::Access;
 pub use diagnosis::{Finding, PROTOCOLS, Subject, Verdict};
 pub use error::{NetError, Operation};
+#[cfg(target_os = "linux")]
+pub use imp::keep_probing_privileges;
 #[cfg(windows)]
 pub use imp::start_windows_driver;
-#[cfg(target_os = "linux")]
-pub use imp::{access, diagnose, keep_probing_privileges};
-pub use imp::{open, source_address};
+pub use imp::{access, diagnose, open, source_address};
 pub use network::{
     Answer, ConnectionId, Counters, Network, NetworkEvent, Options, SendStamp, Token, Transport, Waker,
 };
 pub use privileges::Privileges;
 pub use time::Time;
-
-/// By which sockets this process may probe. This system has one way only; what stands against it is said when it is used.
-#[cfg(not(target_os = "linux"))]
-pub fn access() -> Access {
-    Access::Raw
-}
-
-/// What can be probed here, and what is in the way: unknown, as nobody looks on this system.
-#[cfg(not(target_os = "linux"))]
-pub fn diagnose() -> Vec<Finding> {
-    diagnosis::unknown()
-}
 
 /// Gives up what probing does not need; this system has nothing of the kind.
 ///

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::{NetError, Network, Operation, Options};
+use crate::{Access, Finding, NetError, Network, Operation, Options, diagnosis};
 
 fn unsupported(operation: Operation) -> NetError {
     NetError::new(
@@ -27,4 +27,14 @@ pub fn open(_options: Options) -> Result<Box<dyn Network + Send>, NetError> {
 /// Always: this platform is not supported.
 pub fn source_address(_target: IpAddr) -> Result<IpAddr, NetError> {
     Err(unsupported(Operation::Route))
+}
+
+/// By no sockets.
+pub fn access() -> Access {
+    Access::None
+}
+
+/// That nothing can be probed.
+pub fn diagnose() -> Vec<Finding> {
+    diagnosis::unknown()
 }

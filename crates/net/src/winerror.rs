@@ -145,17 +145,10 @@ fn v6_code(status: u32) -> Option<u8> {
     }
 }
 
-/// What an ICMP error, reported by type and code, means.
-pub(crate) fn icmp_error(kind: u8, code: u8, is_ipv6: bool) -> Option<IcmpError> {
-    match (kind, is_ipv6) {
-        (11, false) | (3, true) => Some(IcmpError::TimeExceeded),
-        (3, false) | (1, true) => Some(IcmpError::Unreachable { code }),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TARGET: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -228,15 +221,16 @@ mod tests {
         }
     }
 
-    #[test]
-    fn icmp_errors_by_type_and_code() {
-        assert_eq!(icmp_error(11, 0, false), Some(IcmpError::TimeExceeded));
-        assert_eq!(icmp_error(3, 0, true), Some(IcmpError::TimeExceeded));
-        assert_eq!(
-            icmp_error(3, 13, false),
-            Some(IcmpError::Unreachable { code: 13 })
-        );
-        assert_eq!(icmp_error(1, 4, true), Some(IcmpError::Unreachable { code: 4 }));
-        assert_eq!(icmp_error(0, 0, false), None);
+    proptest! {
+        #[test]
+        fn any_status_means_something_and_only_0_a_reply(status: u32, is_ipv6: bool) {
+            let is_reply = EchoStatus::of(status, is_ipv6) == EchoStatus::Reply;
+            prop_assert_eq!(is_reply, status == 0);
+        }
+
+        #[test]
+        fn any_code_makes_an_error_that_names_its_address(code: i32) {
+            prop_assert!(text(Operation::Send, code).contains("192.0.2.1"));
+        }
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
+use traceroute_net::Access;
 
 use crate::args::Config;
 use crate::auth::Token;
@@ -79,6 +80,11 @@ fn drop_privileges() {
                  TCP SACK; run as root, or as a user with that capability"
             );
         }
+        // This system has none to drop.
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => match traceroute_net::access() {
+            Access::Raw => {}
+            access => tracing::warn!("{access}"),
+        },
         Err(error) => tracing::warn!(%error, "cannot drop privileges"),
     }
 }
@@ -176,12 +182,26 @@ impl Stop {
     async fn signal(&mut self) {
         #[cfg(unix)]
         let terminate = self.terminate.recv();
-        #[cfg(not(unix))]
+        #[cfg(windows)]
+        let terminate = windows_end();
+        #[cfg(not(any(unix, windows)))]
         let terminate = std::future::pending::<Option<()>>();
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
-            _ = terminate => {}
+            Some(()) = terminate => {}
         }
+    }
+}
+
+/// Ctrl-Break, the console being closed, the system shutting down: Windows ends the program some seconds later.
+#[cfg(windows)]
+async fn windows_end() -> Option<()> {
+    use tokio::signal::windows::{ctrl_break, ctrl_close, ctrl_shutdown};
+    let (mut stop, mut close, mut shutdown) = (ctrl_break().ok()?, ctrl_close().ok()?, ctrl_shutdown().ok()?);
+    tokio::select! {
+        end = stop.recv() => end,
+        end = close.recv() => end,
+        end = shutdown.recv() => end,
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`Probe`] says what one probe looks like; [`Probe::encode`] writes the complete packet, IP header included.
 //! - [`decode()`] reads a captured packet, starting at its IP header, into a [`Reply`].
 //! - [`bpf`] finds the packets in what a BPF device delivers.
+//! - [`ddnpm`] does so for the Windows driver.
 //! - [`filter`] holds the classic BPF program that lets only packets through that [`decode()`] could understand.
 #![forbid(unsafe_code)]
 // All headers are borrowed, be they 8 bytes long or 40.
@@ -13,6 +14,7 @@
 
 pub mod bpf;
 mod checksum;
+pub mod ddnpm;
 mod decode;
 mod echo;
 pub mod filter;

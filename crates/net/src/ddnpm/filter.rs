@@ -78,7 +78,8 @@ impl Definition {
 
 #[cfg(test)]
 mod tests {
-    use super::super::signature;
+    use traceroute_wire::ddnpm::signature;
+
     use super::*;
 
     fn words(bytes: &[u8; DEFINITION_LEN]) -> Vec<(usize, u64)> {

@@ -1,15 +1,16 @@
 //! The language of `ddnpm`, the capture driver that comes with the Datadog Agent for Windows: names, control codes and
-//! byte layouts, without a call to the operating system.
+//! byte layouts, without a call to the operating system. What it gives is read by [`traceroute_wire::ddnpm`].
 //!
 //! Every integer is little-endian. The driver checks a signature, which contains the version of its interface, in
 //! front of everything it is given.
 
 pub(crate) mod clock;
 pub(crate) mod filter;
-pub(crate) mod packet;
 pub(crate) mod service;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use traceroute_wire::ddnpm::signature;
 
 /// Name of the service that loads the driver.
 pub(crate) const SERVICE: &str = "ddnpm";
@@ -28,12 +29,6 @@ pub(crate) const SET_DATA_FILTER: u32 = control_code(0x803);
 
 /// Versions of the interface that can send, newest first. They differ in nothing that is used here.
 pub(crate) const VERSIONS: [u32; 2] = [0x18, 0x17];
-
-/// The signature of a version.
-pub(crate) const fn signature(version: u32) -> u64 {
-    const DATADOG: u64 = 0xDDFD;
-    DATADOG << 32 | version as u64
-}
 
 /// Which version the driver speaks; learnt once per process.
 #[derive(Debug)]

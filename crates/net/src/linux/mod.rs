@@ -58,13 +58,12 @@ pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
     let failed = |error| errors::error(Operation::OpenCapture, None, error);
-    Ok(match access() {
-        Access::Raw => Box::new(LinuxNetwork::new(options).map_err(failed)?),
-        access @ Access::Ordinary => {
-            tracing::info!("{access}");
-            Box::new(PlainNetwork::new().map_err(failed)?)
-        }
-    })
+    let access = access();
+    if access == Access::Ordinary {
+        tracing::info!("{access}");
+        return Ok(Box::new(PlainNetwork::new().map_err(failed)?));
+    }
+    Ok(Box::new(LinuxNetwork::new(options).map_err(failed)?))
 }
 
 /// Whether this thread may open raw sockets. Closing a packet socket would take some 10 ms, and needs the same privilege.

@@ -3,6 +3,7 @@
 mod advice;
 mod capture;
 mod connections;
+mod diagnose;
 mod rules;
 mod sender;
 mod sys;
@@ -30,6 +31,7 @@ use crate::{
 pub(crate) use advice::advice;
 use capture::{Capture, Statistics};
 pub(crate) use connections::{Readiness, dissolve};
+pub use diagnose::{access, diagnose};
 use sender::Sender;
 use sys::{EVENTS, Event, Queue};
 
@@ -51,10 +53,14 @@ pub fn open(_: Options) -> Result<Box<dyn Network + Send>, NetError> {
     Ok(Box::new(network))
 }
 
-/// The kernel refuses "unlimited", which is the usual hard limit.
 fn raise_open_files() -> io::Result<()> {
+    crate::unix::sys::raise_open_files(most_open_files()?)
+}
+
+/// The kernel refuses "unlimited", which is the usual hard limit.
+fn most_open_files() -> io::Result<u64> {
     let most = sys::setting(c"kern.maxfilesperproc")?;
-    crate::unix::sys::raise_open_files(u64::try_from(most).unwrap_or(0))
+    Ok(u64::try_from(most).unwrap_or(0))
 }
 
 /// The address that probes to `target` come from.

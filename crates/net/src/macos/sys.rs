@@ -146,6 +146,12 @@ pub(super) fn dropped(device: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(statistics.dropped)
 }
 
+/// The effective user.
+pub(super) fn user() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// read(2).
 pub(super) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the buffer is valid for its length during the call.
@@ -325,6 +331,11 @@ const _: () = {
     assert!(rules::CONTROL_HEADER_LEN == size_of::<libc::cmsghdr>());
     assert!(rules::PACKET_INFO_LEN == size_of::<libc::in6_pktinfo>());
     assert!(offset_of!(libc::cmsghdr, cmsg_level) == 4 && offset_of!(libc::cmsghdr, cmsg_type) == 8);
+
+    assert!(size_of::<Statistics>() == 8 && offset_of!(Statistics, dropped) == 4);
+    // Which is packed.
+    assert!(size_of::<libc::kevent>() == 32 && offset_of!(libc::kevent, udata) == 24);
+    assert!(size_of::<libc::timespec>() == 16);
 
     // Ids of connections travel in a pointer.
     assert!(size_of::<usize>() == size_of::<u64>());

@@ -51,14 +51,26 @@ pub(crate) fn realtime() -> i64 {
     time.tv_sec as i64 * 1_000_000_000 + time.tv_nsec as i64
 }
 
-/// Raises the limit of open files as far as an ordinary process may, and not beyond `most`.
-pub(crate) fn raise_open_files(most: libc::rlim_t) -> io::Result<()> {
+/// How many files this process may have open, and how far it may raise that.
+#[allow(clippy::unnecessary_cast)] // Narrower on 32-bit systems.
+pub(crate) fn open_files() -> io::Result<(u64, u64)> {
+    let limit = open_files_limit()?;
+    Ok((limit.rlim_cur as u64, limit.rlim_max as u64))
+}
+
+fn open_files_limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: the pointer is valid during the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit)
+}
+
+/// Raises the limit of open files as far as an ordinary process may, and not beyond `most`.
+pub(crate) fn raise_open_files(most: libc::rlim_t) -> io::Result<()> {
+    let mut limit = open_files_limit()?;
     let wanted = limit.rlim_max.min(most);
     if limit.rlim_cur < wanted {
         limit.rlim_cur = wanted;

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
+use traceroute_wire::IcmpError;
 use windows_sys::Win32::Networking::WinSock::{POLLIN, POLLOUT, WSAPOLLFD};
 
 use super::{clock, sys};
@@ -300,7 +301,7 @@ fn probe_answer(attempt: &Attempt, error: Option<&io::Error>) -> Option<Answer> 
         None | Some(Some(WSAECONNREFUSED)) => Some(target),
         Some(_) => {
             let reported = sys::icmp_error(&attempt.socket)?;
-            let error = winerror::icmp_error(reported.kind, reported.code, reported.from.is_ipv6())?;
+            let error = IcmpError::from_type_and_code(reported.from.is_ipv4(), reported.kind, reported.code)?;
             Some(Answer {
                 from: reported.from,
                 error: Some(error),

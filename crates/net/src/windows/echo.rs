@@ -44,6 +44,13 @@ const _: () = assert!(offset_of!(ICMP_ECHO_REPLY, Status) == 4);
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<IP_OPTION_INFORMATION>() == 16);
 const _: () = assert!(size_of::<ICMPV6_ECHO_REPLY_LH>() == 36);
 const _: () = assert!(offset_of!(ICMPV6_ECHO_REPLY_LH, Status) == 28);
+const _: () = assert!(offset_of!(ICMPV6_ECHO_REPLY_LH, Address.sin6_addr) == 6);
+const _: () = assert!(size_of::<SOCKADDR_IN6>() == 28 && offset_of!(SOCKADDR_IN6, sin6_addr) == 8);
+// The reply is read where the buffer begins, which must be long and aligned enough.
+const _: () =
+    assert!(offset_of!(Request, reply) == 0 && align_of::<ReplyBuffer>() >= align_of::<ICMP_ECHO_REPLY>());
+const _: () =
+    assert!(REPLY_LEN > size_of::<ICMP_ECHO_REPLY>() && REPLY_LEN > size_of::<ICMPV6_ECHO_REPLY_LH>());
 
 /// Sends echo requests.
 pub(super) struct EchoApi {
@@ -119,25 +126,39 @@ impl EchoApi {
     }
 
     fn handle(&mut self, destination: IpAddr) -> io::Result<Arc<IcmpHandle>> {
-        let (slot, open): (_, unsafe extern "system" fn() -> HANDLE) = match destination {
-            IpAddr::V4(_) => (&mut self.v4, IcmpCreateFile),
-            IpAddr::V6(_) => (&mut self.v6, Icmp6CreateFile),
+        let slot = match destination {
+            IpAddr::V4(_) => &mut self.v4,
+            IpAddr::V6(_) => &mut self.v6,
         };
         if let Some(handle) = slot {
             return Ok(Arc::clone(handle));
         }
-        // SAFETY: takes nothing.
-        let handle = unsafe { open() };
-        if handle == INVALID_HANDLE_VALUE || handle.is_null() {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Arc::clone(slot.insert(Arc::new(IcmpHandle(handle)))))
+        Ok(Arc::clone(slot.insert(Arc::new(open(destination)?))))
     }
 
     /// How many handles are open.
     pub(super) fn count(&self) -> u64 {
         u64::from(self.v4.is_some()) + u64::from(self.v6.is_some())
     }
+}
+
+/// Whether the API can be used for addresses of this family.
+pub(super) fn check(family: IpAddr) -> io::Result<()> {
+    open(family).map(drop)
+}
+
+fn open(family: IpAddr) -> io::Result<IcmpHandle> {
+    // SAFETY: take nothing.
+    let handle = unsafe {
+        match family {
+            IpAddr::V4(_) => IcmpCreateFile(),
+            IpAddr::V6(_) => Icmp6CreateFile(),
+        }
+    };
+    if handle == INVALID_HANDLE_VALUE || handle.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(IcmpHandle(handle))
 }
 
 impl Request {

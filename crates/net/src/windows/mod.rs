@@ -10,6 +10,7 @@
 
 mod clock;
 mod connect;
+mod diagnose;
 mod driver;
 mod echo;
 mod ports;
@@ -30,6 +31,7 @@ use crate::{
     Transport, Waker,
 };
 use connect::Connector;
+pub use diagnose::{access, diagnose};
 use driver::Driver;
 pub use driver::start_windows_driver;
 use echo::EchoApi;

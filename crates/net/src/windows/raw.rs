@@ -17,13 +17,15 @@ use traceroute_wire::{Checksums, decode};
 
 use super::{clock, sys};
 use crate::inbox::{Inbox, Item};
-use crate::winerror::{self, WSAEPROTONOSUPPORT};
+use crate::winerror::{self, WSAEACCES, WSAEPROTONOSUPPORT};
 use crate::{NetError, Operation, Time};
 
 /// `IPPROTO_IP`: packets of every protocol.
 const ANY_PROTOCOL: i32 = 0;
-/// ICMP, TCP and UDP, where there is no such socket (Wine).
-const EACH_PROTOCOL: [i32; 3] = [1, 6, 17];
+/// Where there is no such socket (Wine).
+const ICMP: i32 = 1;
+/// TCP and UDP.
+const OTHER_PROTOCOLS: [i32; 2] = [6, 17];
 /// No packet is longer.
 const MAX_PACKET_LEN: usize = 0xFFFF;
 /// So many failed reads in a row are not about single packets any more.
@@ -90,14 +92,7 @@ impl RawSockets {
 
 impl RawSocket {
     fn open(source: Ipv4Addr, inbox: &Arc<Inbox>) -> io::Result<Self> {
-        let sockets = match open_socket(source, ANY_PROTOCOL) {
-            Ok(socket) => vec![socket],
-            Err(error) if error.raw_os_error() == Some(WSAEPROTONOSUPPORT) => EACH_PROTOCOL
-                .iter()
-                .map(|protocol| open_socket(source, *protocol))
-                .collect::<io::Result<_>>()?,
-            Err(error) => return Err(error),
-        };
+        let sockets = for_all_protocols(|protocol| open_socket(source, protocol))?;
         let ready = Arc::new(sys::event(false)?);
         for socket in &sockets {
             sys::signal_on_read(socket, &ready)?;
@@ -128,9 +123,40 @@ impl Drop for RawSocket {
     }
 }
 
-fn open_socket(source: Ipv4Addr, protocol: i32) -> io::Result<Socket> {
+/// Whether this process may have raw sockets.
+pub(super) fn check() -> io::Result<()> {
+    for_all_protocols(new_socket).map(drop)
+}
+
+/// One socket for packets of every protocol; or one for each of those that matter, of which only ICMP must be had: without
+/// it no hop would answer.
+fn for_all_protocols<T>(mut open: impl FnMut(i32) -> io::Result<T>) -> io::Result<Vec<T>> {
+    match open(ANY_PROTOCOL) {
+        Ok(socket) => Ok(vec![socket]),
+        Err(error) if error.raw_os_error() == Some(WSAEPROTONOSUPPORT) => {
+            let mut sockets = vec![open(ICMP)?];
+            for protocol in OTHER_PROTOCOLS {
+                match open(protocol) {
+                    Ok(socket) => sockets.push(socket),
+                    Err(error) => tracing::debug!(%error, protocol, "no raw socket for this protocol"),
+                }
+            }
+            Ok(sockets)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn new_socket(protocol: i32) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol)))?;
-    socket.set_header_included_v4(true)?;
+    // Wine without rights gives a socket for ICMP that is not raw after all, and takes no headers.
+    let refused = |_| io::Error::from_raw_os_error(WSAEACCES);
+    socket.set_header_included_v4(true).map_err(refused)?;
+    Ok(socket)
+}
+
+fn open_socket(source: Ipv4Addr, protocol: i32) -> io::Result<Socket> {
+    let socket = new_socket(protocol)?;
     // Not bound, a raw socket refuses to receive until it has sent.
     socket.bind(&SocketAddr::V4(SocketAddrV4::new(source, 0)).into())?;
     Ok(socket)
@@ -207,5 +233,41 @@ pub(super) fn v4_pair(source: IpAddr, destination: IpAddr) -> Option<(Ipv4Addr, 
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => Some((source, destination)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is opened when these protocols are refused.
+    fn opened(refused: &[i32], code: i32) -> Result<Vec<i32>, Option<i32>> {
+        let open = |protocol: i32| {
+            if refused.contains(&protocol) {
+                Err(io::Error::from_raw_os_error(code))
+            } else {
+                Ok(protocol)
+            }
+        };
+        for_all_protocols(open).map_err(|error| error.raw_os_error())
+    }
+
+    #[test]
+    fn one_socket_is_enough_where_it_may_be_of_any_protocol() {
+        assert_eq!(opened(&[], 0), Ok(vec![ANY_PROTOCOL]));
+    }
+
+    #[test]
+    fn where_protocol_0_is_refused_there_is_icmp_and_what_else_can_be_had() {
+        let code = WSAEPROTONOSUPPORT;
+        assert_eq!(opened(&[ANY_PROTOCOL], code), Ok(vec![ICMP, 6, 17]));
+        assert_eq!(opened(&[ANY_PROTOCOL, 6], code), Ok(vec![ICMP, 17]));
+        assert_eq!(opened(&[ANY_PROTOCOL, ICMP], code), Err(Some(code)));
+    }
+
+    #[test]
+    fn missing_rights_are_not_tried_around() {
+        let code = WSAEACCES;
+        assert_eq!(opened(&[ANY_PROTOCOL], code), Err(Some(code)));
     }
 }

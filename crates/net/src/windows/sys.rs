@@ -29,6 +29,12 @@ const _: () = assert!(core::mem::offset_of!(ICMP_ERROR_INFO, protocol) == 28);
 const _: () = assert!(core::mem::offset_of!(ICMP_ERROR_INFO, r#type) == 32);
 const _: () = assert!(core::mem::offset_of!(ICMP_ERROR_INFO, code) == 33);
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<WSAPOLLFD>() == 16);
+const _: () = assert!(core::mem::offset_of!(WSAPOLLFD, revents) == size_of::<SOCKET>() + 2);
+// mstcpip.h.
+const _: () = assert!(
+    size_of::<TCP_INITIAL_RTO_PARAMETERS>() == 4
+        && core::mem::offset_of!(TCP_INITIAL_RTO_PARAMETERS, MaxSynRetransmissions) == 2
+);
 
 fn last_socket_error() -> io::Error {
     // SAFETY: reads a value of the calling thread.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod corpus;
+mod ddnpm;
 mod properties;
 mod sockets;
 mod support;

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::source_address;
-use super::{ELSEWHERE, sys};
+use super::sys;
+use crate::diagnosis::ELSEWHERE;
 
 /// Bits of capabilities (linux/capability.h).
 pub(super) const NET_ADMIN: u64 = 1 << 12;
@@ -76,7 +77,7 @@ impl Facts {
                 [first, last] => Some((first, last)),
                 _ => None,
             },
-            open_files: sys::open_files(),
+            open_files: crate::unix::sys::open_files().unwrap_or_default(),
             largest_buffer: read("/proc/sys/net/core/rmem_max").trim().parse().ok(),
             reverse_path_filter: read("/proc/sys/net/ipv4/conf/all/rp_filter").trim().parse().ok(),
             interfaces: sys::interfaces_up(),

@@ -4,9 +4,8 @@ mod facts;
 mod sys;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::diagnosis::PROTOCOLS;
+use crate::diagnosis::{PROTOCOLS, route};
 use crate::{Finding, Subject, Verdict};
 use facts::{Capabilities, Facts};
 
@@ -33,8 +32,8 @@ fn report(facts: &Facts) -> Vec<Finding> {
     findings.push(open_files(facts));
     findings.extend(receive_buffer(facts));
     findings.push(interfaces(facts));
-    findings.push(route(facts, false));
-    findings.push(route(facts, true));
+    findings.push(route(false, facts.v4.source, "ip route"));
+    findings.push(route(true, facts.v6.source, "ip -6 route"));
     findings.extend(reverse_path(facts));
     findings.push(
         Finding::new(
@@ -207,30 +206,6 @@ fn interfaces(facts: &Facts) -> Finding {
         Verdict::Good,
         format!("up: {}", facts.interfaces.join(", ")),
     )
-}
-
-/// Documentation addresses (RFC 5737, RFC 3849), to which nothing is sent.
-const ELSEWHERE: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
-
-fn route(facts: &Facts, v6: bool) -> Finding {
-    let (subject, source, command) = if v6 {
-        (Subject::System("IPv6 route"), facts.v6.source, "ip -6 route")
-    } else {
-        (Subject::System("IPv4 route"), facts.v4.source, "ip route")
-    };
-    match source {
-        Some(source) => {
-            let text = format!("a default route, with source address {source}");
-            Finding::new(subject, Verdict::Good, text)
-        }
-        None => {
-            let text = "no default route: only this host and its own networks can be probed";
-            Finding::new(subject, Verdict::Limited, text).with_remedy(command)
-        }
-    }
 }
 
 /// Only where there is more than one way back.

@@ -24,18 +24,6 @@ pub(super) fn file_capabilities(program: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// `RLIMIT_NOFILE`: how many, and how far this process may raise it.
-#[allow(clippy::unnecessary_cast)] // Narrower on 32-bit systems.
-pub(super) fn open_files() -> (u64, u64) {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the pointer is valid during the call. It cannot fail for this resource; if it did, zeros would stay.
-    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    (limit.rlim_cur as u64, limit.rlim_max as u64)
-}
-
 /// The names of interfaces that are up, of this thread's network namespace; sorted.
 pub(super) fn interfaces_up() -> Vec<String> {
     let mut list: *mut libc::ifaddrs = ptr::null_mut();

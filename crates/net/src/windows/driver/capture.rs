@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use traceroute_wire::ddnpm::{self, HEADER_LEN};
 use windows_sys::Win32::Foundation::{
     ERROR_IO_PENDING, ERROR_MORE_DATA, ERROR_OPERATION_ABORTED, GetLastError, WAIT_TIMEOUT,
 };
@@ -26,7 +27,6 @@ use super::super::{clock, raw, sys};
 use super::device;
 use crate::ddnpm::clock::Stamps;
 use crate::ddnpm::filter::Definition;
-use crate::ddnpm::packet::{self, HEADER_LEN};
 use crate::inbox::{Inbox, Item};
 use crate::{Operation, winerror};
 
@@ -54,6 +54,7 @@ struct Read {
 
 const _: () = assert!(offset_of!(Read, overlapped) == 0);
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<OVERLAPPED>() == 32);
+const _: () = assert!(offset_of!(Read, data) == size_of::<OVERLAPPED>());
 
 /// A capture. Ends when dropped.
 pub(super) struct Capture {
@@ -243,7 +244,7 @@ impl Reader {
         match result {
             Ok(length) => {
                 self.failures = 0;
-                let Some(captured) = data.get(..length).and_then(packet::parse) else {
+                let Some(captured) = data.get(..length).and_then(ddnpm::parse) else {
                     self.inbox
                         .push(Item::Ignored(traceroute_wire::Ignored::Malformed));
                     return Ok(());
@@ -294,7 +295,24 @@ impl Reader {
 mod tests {
     use super::super::testpipe::Pipe;
     use super::*;
-    use crate::ddnpm::packet::sample;
+
+    /// A read as the driver gives it.
+    fn sample(skipped: u64, stamp: u64, packet: &[u8]) -> Vec<u8> {
+        let fields = [
+            ddnpm::signature(0x18),
+            HEADER_LEN as u64,
+            skipped,
+            1,
+            0,
+            packet.len() as u64,
+            2,
+            u64::MAX,
+            stamp,
+        ];
+        let mut bytes: Vec<u8> = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
+        bytes.extend(packet);
+        bytes
+    }
 
     fn take(inbox: &Inbox) -> Vec<Item> {
         let mut items = Vec::new();

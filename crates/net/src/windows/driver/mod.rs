@@ -16,8 +16,9 @@ use super::clock;
 use crate::ddnpm::filter::{ICMP_DEFINITIONS, TCP_DEFINITIONS};
 use crate::ddnpm::service::Starts;
 use crate::ddnpm::{self, SERVICE};
+use crate::diagnosis::windows as diagnosis;
 use crate::inbox::Inbox;
-use crate::winerror;
+use crate::winerror::{self, ERROR_SERVICE_DOES_NOT_EXIST};
 use crate::{NetError, Operation, Time};
 
 static STARTS: Starts = Starts::new();
@@ -35,6 +36,22 @@ fn start(name: &'static str) -> Result<(), NetError> {
         let code = service::code(&error);
         winerror::with_advice(Operation::StartDriver, error, code)
     })
+}
+
+/// What a diagnosis wants to know of the driver. Starts nothing.
+pub(super) fn state() -> diagnosis::Driver {
+    use crate::ddnpm::service::{Service, State};
+
+    match NamedService::new(SERVICE).state() {
+        Ok(State::Running) => {
+            diagnosis::Driver::Running(device::open_overlapped(ddnpm::TRANSPORT_PATH).map(drop))
+        }
+        Ok(_) => diagnosis::Driver::Stopped,
+        Err(error) if service::code(&error) == ERROR_SERVICE_DOES_NOT_EXIST => {
+            diagnosis::Driver::NotInstalled
+        }
+        Err(error) => diagnosis::Driver::Unknown(error),
+    }
 }
 
 /// The process's handles of the driver's device.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem::{offset_of, size_of};
 use std::ptr;
 use std::thread;
 use std::time::Duration;
@@ -23,6 +24,11 @@ const PAUSE: Duration = Duration::from_millis(300);
 const PAUSES: u32 = 100;
 /// The longest configuration of a service, in 8-byte words (`QueryServiceConfig`: 8 KiB).
 const CONFIG_WORDS: usize = 1024;
+
+// winsvc.h, in the layout of 64-bit systems.
+const _: () = assert!(size_of::<SERVICE_STATUS>() == 28 && offset_of!(SERVICE_STATUS, dwCurrentState) == 4);
+const _: () = assert!(size_of::<usize>() != 8 || size_of::<QUERY_SERVICE_CONFIGW>() == 64);
+const _: () = assert!(offset_of!(QUERY_SERVICE_CONFIGW, dwStartType) == 4);
 
 /// A service by its name. Each question opens it with the rights that this question needs.
 pub(super) struct NamedService {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::LaxSlicedPacket;
 use traceroute_wire::bpf::LinkType;
+use traceroute_wire::ddnpm::{HEADER_LEN, signature};
 use traceroute_wire::{MplsLabel, Probe, ProbeKind, Quoted, QuotedTransport};
 
 pub const ICMP: u8 = 1;
@@ -360,6 +361,27 @@ pub fn bpf_record(header_len: u16, frame: &[u8]) -> Vec<u8> {
     bytes.resize(usize::from(header_len), 0);
     bytes.extend(frame);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// A read from the Windows driver.
+pub fn driver_read(skipped: u64, stamp: u64, packet: &[u8]) -> Vec<u8> {
+    let length = packet.len() as u64;
+    let fields = [
+        signature(0x18),
+        HEADER_LEN as u64,
+        skipped,
+        // Filter, direction.
+        1,
+        0,
+        length,
+        // Family, process.
+        2,
+        u64::MAX,
+        stamp,
+    ];
+    let mut bytes: Vec<u8> = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
+    bytes.extend(packet);
     bytes
 }
 

@@ -1,6 +1,7 @@
 //! Bodies of the fuzz targets: each takes any bytes and panics when something is wrong.
 
 use traceroute_wire::bpf::{LinkType, Records};
+use traceroute_wire::ddnpm;
 use traceroute_wire::filter::{Family, Parameters, program};
 use traceroute_wire::{Checksums, Ignored, MAX_PROBE_LEN, MplsLabel, Probe, Reply, ReplyKind, decode};
 
@@ -10,13 +11,14 @@ use super::{bpf, oracle, packets};
 /// A target by its name, which is also the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 6] = [
+pub const ALL: [Target; 7] = [
     ("decode", any_packet),
     ("quoted", quoted),
     ("mutate_reply", mutate_reply),
     ("encode", encode),
     ("filter", filter),
     ("bpf_records", bpf_records),
+    ("driver_read", driver_read),
 ];
 
 /// Decodes in both ways and checks what must hold for any packet.
@@ -272,6 +274,36 @@ fn check_records(link: LinkType, buffer: &[u8]) {
             let _ = check_decode(packet);
         }
     }
+}
+
+/// Any bytes as a read from the Windows driver, and as the packet behind a header with any sizes in it.
+pub fn driver_read(data: &[u8]) {
+    check_driver_read(data);
+    let mut input = Input(data);
+    let sizes = [0x08, 0x28].map(|offset| (offset, input.flag().then(|| u64::from(input.u16()))));
+    let packet = input.0;
+    let mut bytes = packets::driver_read(3, 5, packet);
+    assert_eq!(ddnpm::parse(&bytes).map(|captured| captured.packet), Some(packet));
+    for (offset, size) in sizes {
+        if let Some(size) = size {
+            bytes[offset..offset + 8].copy_from_slice(&size.to_le_bytes());
+        }
+    }
+    check_driver_read(&bytes);
+}
+
+/// The packet lies in what was read, behind the header, and is not longer than the driver says.
+fn check_driver_read(bytes: &[u8]) {
+    let Some(captured) = ddnpm::parse(bytes) else {
+        return;
+    };
+    let start = captured.packet.as_ptr() as usize - bytes.as_ptr() as usize;
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    assert!(start >= ddnpm::HEADER_LEN && start as u64 == word(0x08));
+    assert!(start + captured.packet.len() <= bytes.len());
+    assert!(captured.packet.len() as u64 <= word(0x28));
+    assert_eq!((captured.skipped, captured.stamp), (word(0x10), word(0x40)));
+    let _ = check_decode(captured.packet);
 }
 
 fn is_wanted(reply: &Reply, port_blocks: &[u8]) -> bool {

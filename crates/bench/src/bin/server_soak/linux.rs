@@ -1,13 +1,4 @@
-//! Soak test of the HTTP service: mixed load for a time, and a check that nothing is left behind.
-//!
-//! ```text
-//! server_soak SERVER [SECONDS [CLIENTS]]      defaults: 3600 8
-//! ```
-//!
-//! Over a chain of network namespaces, at once: requests of all protocols and both families, streams, clients that go
-//! away, half-open and slow clients, bad requests; and hostile packets towards the server: forged, truncated and random ICMP,
-//! UDP and TCP from the first router. Every error that was not asked for is reported and makes the exit status 1, as do
-//! ports, traces or descriptors left at the end, and memory that grows in the second half.
+//! The soak test itself.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -24,7 +15,7 @@ use traceroute_testbed::Lab;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-fn main() -> Result<(), Failure> {
+pub(super) fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument =
         |index: usize, default: &str| arguments.get(index).map_or(default, String::as_str).to_owned();

@@ -1,15 +1,4 @@
-//! Load bench of the HTTP service: N requests at once to one server process over a chain of network namespaces.
-//!
-//! ```text
-//! server_load SERVER [QUERY [REQUESTS [HOPS]]]
-//!     SERVER   the program, target/release/datadog-traceroute-server
-//!     QUERY    default protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000; the target is added
-//!     REQUESTS default 2000
-//!     HOPS     default 11
-//! ```
-//!
-//! Server and clients are in the first namespace of the chain. CPU time, memory and descriptors are the server process's
-//! alone; the kernel forwards the packets of all hops while its system calls run, so that is in its CPU time.
+//! The load bench itself.
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +14,7 @@ use traceroute_testbed::Lab;
 
 const QUERY: &str = "protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000";
 
-fn main() -> Result<(), Box<dyn Error>> {
+pub(super) fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument =
         |index: usize, default: &str| arguments.get(index).map_or(default, String::as_str).to_owned();

@@ -1,0 +1,27 @@
+//! Load bench of the HTTP service: N requests at once to one server process over a chain of network namespaces.
+//!
+//! ```text
+//! server_load SERVER [QUERY [REQUESTS [HOPS]]]
+//!     SERVER   the program, target/release/datadog-traceroute-server
+//!     QUERY    default protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000; the target is added
+//!     REQUESTS default 2000
+//!     HOPS     default 11
+//! ```
+//!
+//! Server and clients are in the first namespace of the chain. CPU time, memory and descriptors are the server process's
+//! alone; the kernel forwards the packets of all hops while its system calls run, so that is in its CPU time.
+
+// Namespaces and `/proc` are Linux's.
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "linux")]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    linux::main()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    eprintln!("The load bench is made of Linux network namespaces.");
+    std::process::exit(1);
+}

@@ -1,0 +1,42 @@
+//! The HTTP service in a node.
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStderr, Stdio};
+
+use traceroute_testbed::Node;
+
+/// The HTTP service, started by [`start_server`].
+pub struct Server {
+    /// The process.
+    pub process: Child,
+    /// Where it listens, as in `127.0.0.1:40000`.
+    pub address: String,
+    /// The rest of its log. Has to be read, or the service waits.
+    pub log: Lines<BufReader<ChildStderr>>,
+}
+
+/// Starts the HTTP service on any port of the loopback address of a node.
+///
+/// # Errors
+/// The program cannot be started, or ends before it listens.
+pub fn start_server(node: &Node, program: &str, arguments: &[&str]) -> std::io::Result<Server> {
+    let mut process = node
+        .command(program)
+        .args(["--addr", "127.0.0.1:0"])
+        .args(arguments)
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stderr = process.stderr.take();
+    let mut log = BufReader::new(stderr.ok_or_else(|| std::io::Error::other("no log"))?).lines();
+    for line in log.by_ref() {
+        if let Some((_, rest)) = line?.split_once("listening address=\"") {
+            let address = rest.split('"').next().unwrap_or_default().to_owned();
+            return Ok(Server {
+                process,
+                address,
+                log,
+            });
+        }
+    }
+    Err(std::io::Error::other("the server ended"))
+}
