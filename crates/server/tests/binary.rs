@@ -272,10 +272,11 @@ fn sigterm_lets_requests_finish() {
     let chain = lab.chain(2).unwrap();
     for signal in ["-TERM", "-INT"] {
         let mut server = Server::start(&chain.client, &["--grace-period", "30s"]);
-        // Four probes in a second and a half.
-        let query = "traceroute-queries=1&e2e-queries=4&timeout=500&max-ttl=4";
+        // Four probes in three seconds.
+        let query = "traceroute-queries=1&e2e-queries=4&timeout=1000&max-ttl=4";
         let client = server.begin(&format!("/traceroute?target={}&{query}", chain.target_v4()));
-        server.wait_for("traceroute_traces_in_flight", |traces| traces > 0);
+        // Itself and the question; between probes no trace is in flight.
+        server.wait_for("traceroute_http_requests_in_flight", |requests| requests > 1);
         server.signal(signal);
         server.wait_for_log("stopping");
         let (status, body) = finish(client);
