@@ -70,6 +70,8 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
         // Where standard error is closed there is nobody to tell.
         let _ = writeln!(io::stderr(), "{notice}; see `{} doctor`", args::NAME);
     }
+    // While there is one thread only: privileges belong to threads.
+    backend::drop_privileges();
     let stop = signals::watch();
     let line = if trace.verbose { None } else { Line::on_stderr() };
     let runtime = runtime::Builder::new_current_thread()

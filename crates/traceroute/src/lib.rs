@@ -32,9 +32,12 @@ mod tracer;
 mod values;
 
 /// What this system lets the process do: [`access`](system::access) says by which sockets it probes,
-/// [`diagnose`](system::diagnose) looks at everything that decides it.
+/// [`diagnose`](system::diagnose) looks at everything that decides it, and
+/// [`keep_probing_privileges`](system::keep_probing_privileges) gives up what probing does not need.
 pub mod system {
-    pub use traceroute_net::{Access, Finding, PROTOCOLS, Subject, Verdict, access, diagnose};
+    pub use traceroute_net::{
+        Access, Finding, PROTOCOLS, Privileges, Subject, Verdict, access, diagnose, keep_probing_privileges,
+    };
 }
 
 pub use error::{Error, ErrorCode};

@@ -1,5 +1,6 @@
 //! What goes wrong on this host, and what the program then says.
 
+use std::fs;
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -93,6 +94,42 @@ fn an_interface_may_go_down_midway() -> Result<()> {
         .collect();
     assert_eq!(hops(&report)[..2], routers);
     assert_eq!(hops(&report)[2..], [None; 18]);
+    Ok(())
+}
+
+/// Root has more than probing needs, which nobody who sends packets to the program shall profit from.
+#[test]
+fn while_it_probes_the_program_has_no_other_privilege() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(1)?;
+    let child = start(&mut program(&chain.client, chain.target_v4(), "-q 1 -Q 60"));
+    let tasks = format!("/proc/{}/task", child.id());
+    let until = Instant::now() + Duration::from_secs(10);
+    let statuses = loop {
+        let names: Vec<_> = fs::read_dir(&tasks).unwrap().flatten().collect();
+        let read = |entry: &fs::DirEntry| fs::read_to_string(entry.path().join("status")).ok();
+        let statuses: Vec<String> = names.iter().filter_map(read).collect();
+        if statuses
+            .iter()
+            .any(|status| status.starts_with("Name:\tprobing\n"))
+        {
+            break statuses;
+        }
+        assert!(Instant::now() < until, "{statuses:?}");
+        thread::sleep(Duration::from_millis(5));
+    };
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let _ = kill(pid, Signal::SIGINT);
+    end(child);
+    for status in statuses {
+        for name in ["CapEff", "CapPrm", "CapBnd"] {
+            // CAP_NET_RAW.
+            assert!(
+                status.contains(&format!("{name}:\t0000000000002000\n")),
+                "{status}"
+            );
+        }
+    }
     Ok(())
 }
 
