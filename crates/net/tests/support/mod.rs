@@ -113,9 +113,12 @@ pub(crate) fn ip(arguments: &str) {
     run("ip", arguments);
 }
 
-/// Runs a program in the namespace of this thread.
+/// Runs a program in the namespace of this thread. Also from where administrators' programs are, which plain users' `PATH`
+/// does not have everywhere.
 pub(crate) fn run(program: &str, arguments: &str) {
+    let path = std::env::var("PATH").unwrap_or_default();
     let status = Command::new(program)
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
         .args(arguments.split_whitespace())
         .status()
         .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
