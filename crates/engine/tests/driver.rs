@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
+use std::task::{Context, Waker as TaskWaker};
 use std::time::Duration;
 
 use support::*;
@@ -275,19 +276,18 @@ fn no_command_is_left_lying_when_many_come_at_once() {
     fake.wait_for("the thread is busy", |state| state.preparing);
     let cancelled: Vec<_> = (0..1000).map(|_| driver.trace(spec(Method::Udp), None)).collect();
     drop(cancelled);
-    let statistics = std::thread::spawn(move || block_on(driver.statistics()).unwrap());
-    // The question is in the queue, and the waker has been called, before the thread goes on.
-    std::thread::sleep(Duration::from_millis(20));
+    let mut question = Box::pin(async move { driver.statistics().await.unwrap() });
+    // Asks, and calls the waker, while the thread cannot sleep yet.
+    let first = question
+        .as_mut()
+        .poll(&mut Context::from_waker(TaskWaker::noop()));
+    assert!(first.is_pending());
+    let (answer, answered) = mpsc::channel();
+    std::thread::spawn(move || answer.send(block_on(question).running));
     fake.state().shut = false;
     fake.0.1.notify_all();
-    for _ in 0..10_000 {
-        if statistics.is_finished() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(statistics.is_finished(), "the question is never answered");
-    assert_eq!(statistics.join().unwrap().running, 2);
+    let running_then = answered.recv_timeout(Duration::from_secs(10));
+    assert_eq!(running_then, Ok(2));
     drop((running, blocked));
 }
 

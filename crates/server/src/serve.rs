@@ -66,26 +66,19 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     result
 }
 
-/// Keeps nothing but the right to send probes.
+/// Keeps nothing but the right to send probes, and says what that is enough for.
 fn drop_privileges() {
     match traceroute_net::keep_probing_privileges() {
-        Ok(privileges) if privileges.can_probe => {
+        Ok(privileges) => {
             tracing::info!(kept = %privileges, dropped = privileges.dropped, "privileges");
         }
-        Ok(privileges) => {
-            tracing::warn!(
-                kept = %privileges,
-                dropped = privileges.dropped,
-                "privileges: without CAP_NET_RAW traces go through ordinary sockets, which are less exact and cannot do \
-                 TCP SACK; run as root, or as a user with that capability"
-            );
-        }
         // This system has none to drop.
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => match traceroute_net::access() {
-            Access::Raw => {}
-            access => tracing::warn!("{access}"),
-        },
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
         Err(error) => tracing::warn!(%error, "cannot drop privileges"),
+    }
+    match traceroute_net::access() {
+        Access::Raw => {}
+        access => tracing::warn!("{access}"),
     }
 }
 

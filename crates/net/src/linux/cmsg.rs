@@ -140,12 +140,13 @@ impl Notes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::Ipv6Addr;
 
     use super::*;
 
-    fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
+    /// A control message (cmsg(3)) as the kernel writes it.
+    pub(in crate::linux) fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
         let mut bytes = (size_of::<usize>() + 8 + data.len()).to_ne_bytes().to_vec();
         bytes.extend(level.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());

@@ -149,19 +149,11 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cmsg::tests::message;
     use super::*;
 
     fn parse_report(control: &[u8]) -> Option<(u32, i64)> {
         Notes::parse(control).send_report()
-    }
-
-    fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
-        let mut bytes = (size_of::<usize>() + 8 + data.len()).to_ne_bytes().to_vec();
-        bytes.extend(level.to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(data);
-        bytes.resize(bytes.len().next_multiple_of(size_of::<usize>()), 0);
-        bytes
     }
 
     fn stamp(seconds: i64, nanos: i64) -> Vec<u8> {
