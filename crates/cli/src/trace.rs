@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
+use traceroute_flags::check_open_files;
 use tracing::Level;
 
 use crate::args::{self, Trace};
@@ -72,6 +73,7 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
     }
     // While there is one thread only: privileges belong to threads.
     backend::drop_privileges();
+    check_open_files().map_err(Failure::Start)?;
     let stop = signals::watch();
     let line = if trace.verbose { None } else { Line::on_stderr() };
     let runtime = runtime::Builder::new_current_thread()

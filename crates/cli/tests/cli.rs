@@ -168,3 +168,24 @@ fn nobody_listening_for_errors_is_no_panic() {
     let status = program(&["--foo"]).stderr(writer).status().unwrap();
     assert_eq!(status.code(), Some(1));
 }
+
+/// It used to panic with 6 and 7: too few for the runtime's signal handling, enough for the rest.
+#[test]
+#[cfg(unix)]
+fn too_few_open_files_are_an_error_with_advice() {
+    for limit in 5..=10 {
+        let output = Command::new("sh")
+            .args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_datadog-traceroute"))
+            .args(["-q", "1", "-Q", "0", "127.0.0.1"])
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{limit}: {stderr}");
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(
+            last.starts_with("Error: ") && last.contains("raise `ulimit -n`"),
+            "{limit}: {stderr}"
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! What the command line programs share: flags in the manner of Go programs, what is said about wrong usage, which
 //! build this is, and how results and errors are written.
 
+mod files;
 mod man;
 mod output;
 mod usage;
@@ -12,6 +13,7 @@ use clap::ArgAction;
 pub use clap_complete::Shell;
 use datadog_traceroute::parse_bool;
 
+pub use files::check_open_files;
 pub use output::{fail, print};
 pub use usage::UsageError;
 pub use utc::rfc3339;

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
+use traceroute_flags::check_open_files;
 use traceroute_net::Access;
 
 use crate::args::Config;
@@ -56,10 +57,12 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     if config.windows_driver {
         datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;
     }
+    let cannot_start = |error| StartError(format!("cannot start: {error}"));
+    check_open_files().map_err(cannot_start)?;
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| StartError(format!("cannot start: {error}")))?;
+        .map_err(cannot_start)?;
     let result = runtime.block_on(serve(config, token, sockets));
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();
