@@ -261,28 +261,29 @@ impl Engine {
         }
     }
 
-    /// The probe of an [`Action::Send`] could not be sent. A full queue is tried again; anything else ends the trace
-    /// when none of its probes has left yet, and otherwise leaves that TTL without an answer.
+    /// The probe of an [`Action::Send`] could not be sent. A full queue is tried again, for the trace's timeout at most;
+    /// anything else ends the trace when none of its probes has left yet, and otherwise leaves that TTL without an answer.
     pub fn send_failed(&mut self, now: Time, token: Token, error: NetError) {
         let (id, _) = untoken(token);
         let transient = matches!(
             error.source.kind(),
             ErrorKind::WouldBlock | ErrorKind::Interrupted
         ) || error.is_queue_full();
-        let counter = if transient {
-            &mut self.counters.send_retries
-        } else {
-            &mut self.counters.send_errors
-        };
-        *counter += 1;
+        let mut is_tried_again = transient;
         if let Some(run) = self.run_mut(id) {
             if transient {
-                run.postpone(now + SEND_RETRY);
+                is_tried_again = run.queue_full(now, now + SEND_RETRY, error);
             } else {
                 run.send_failed(now, error.into());
             }
             self.reschedule(id.slot);
         }
+        let counter = if is_tried_again {
+            &mut self.counters.send_retries
+        } else {
+            &mut self.counters.send_errors
+        };
+        *counter += 1;
     }
 
     /// Takes what happened on the network. `now` is the present; events have their own, earlier times.

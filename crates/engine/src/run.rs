@@ -80,6 +80,10 @@ impl TraceSpec {
 /// How long after connecting the handshake must have been seen on the wire.
 const HANDSHAKE_SIGHT: Duration = Duration::from_millis(500);
 
+/// What is said when probes cannot leave for want of room.
+const QUEUE_STAYS_FULL: &str =
+    "the send queue of this machine stays full: send less at once, or look at what holds up its interface";
+
 /// What a run wants when its time has come.
 #[derive(Debug)]
 pub(crate) enum Due {
@@ -153,6 +157,10 @@ pub(crate) struct Run {
     /// By TTL − first TTL; `None`: the kernel refused to send it.
     probes: Vec<Option<Sent>>,
     next_send: Time,
+    /// How much longer probes may wait for room in the kernel's queue, all together.
+    queue_patience: Duration,
+    /// Since when the next probe has been waiting for room.
+    queue_full_since: Option<Time>,
     /// When the last probe was sent, for the final timeout.
     last_sent: Time,
     /// Lowest TTL for which the destination answered.
@@ -184,6 +192,8 @@ impl Run {
             phase: Phase::Start,
             probes: Vec::new(),
             next_send: now,
+            queue_patience: spec.timeout,
+            queue_full_since: None,
             last_sent: now,
             destination: None,
             unordered: None,
@@ -332,6 +342,9 @@ impl Run {
         self.probes_sent += 1;
         self.last_sent = at;
         self.next_send = at + self.spec.delay;
+        if let Some(since) = self.queue_full_since.take() {
+            self.queue_patience = self.queue_patience.saturating_sub(at.since(since));
+        }
     }
 
     /// The kernel knows better when the probe left.
@@ -344,9 +357,20 @@ impl Run {
         }
     }
 
-    /// The probe could not be sent now; try again at `again`.
-    pub(crate) fn postpone(&mut self, again: Time) {
-        self.next_send = again;
+    /// The kernel has no room for the probe now; it is tried again at `again`. All probes of a trace together wait at most
+    /// as long as an answer may take, so that a queue that stays full does not keep the trace from ending; what does not
+    /// leave by then counts as refused. Whether it is tried again.
+    pub(crate) fn queue_full(&mut self, now: Time, again: Time, error: NetError) -> bool {
+        let since = *self.queue_full_since.get_or_insert(now);
+        let is_patient = now.since(since) < self.queue_patience;
+        if is_patient {
+            self.next_send = again;
+        } else {
+            self.queue_patience = Duration::ZERO;
+            self.queue_full_since = None;
+            self.send_failed(now, error.with_hint(QUEUE_STAYS_FULL).into());
+        }
+        is_patient
     }
 
     /// The kernel refused the probe. Ends the trace when none has left yet.

@@ -3,7 +3,9 @@
 
 mod support;
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,6 +40,8 @@ struct Case {
     delay: Duration,
     /// By TTL − 1.
     answers: Vec<Answers>,
+    /// Which attempts to send find the kernel's queue full.
+    full: Range<usize>,
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
@@ -58,14 +62,19 @@ fn case() -> impl Strategy<Value = Case> {
     ];
     let answers = prop::collection::vec((answer(), 0_u32..700_000), 0..5);
     let answers = prop::collection::vec(answers, 12);
-    (method, 1_u8..=12, 1_u8..=14, 1_u64..600, 1_u64..80, answers).prop_map(
-        |(method, max_ttl, length, timeout, delay, answers)| Case {
+    let full = prop_oneof![
+        3 => Just(0..0),
+        1 => (0_usize..12, 1_usize..1500).prop_map(|(first, count)| first..first + count),
+    ];
+    (method, 1_u8..=12, 1_u8..=14, 1_u64..600, 1_u64..80, answers, full).prop_map(
+        |(method, max_ttl, length, timeout, delay, answers, full)| Case {
             method,
             max_ttl,
             length,
             timeout: ms(timeout),
             delay: ms(delay),
             answers,
+            full,
         },
     )
 }
@@ -135,7 +144,13 @@ fn syn_ack(port: u16) -> Reply {
 
 fn deadline(case: &Case) -> Duration {
     let count = u32::from(case.max_ttl);
-    match case.method {
+    // Probes may wait for room as long as an answer may take, all together.
+    let full = if case.full.is_empty() {
+        Duration::ZERO
+    } else {
+        case.timeout
+    };
+    full + match case.method {
         Method::TcpSyn => case.timeout.max(case.delay) * count,
         Method::TcpSack => case.delay * count + case.timeout * 2 + ms(500),
         Method::Icmp | Method::Udp => case.delay * count + case.timeout,
@@ -171,6 +186,9 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         ..TraceSpec::full(case.method, target(), 33434, case.max_ttl, case.timeout)
     };
     let start = simulation.now;
+    simulation
+        .fail_send
+        .extend(case.full.clone().map(|attempt| (attempt, ErrorKind::WouldBlock)));
     let id = simulation.start(spec);
     if case.method == Method::TcpSack {
         simulation.post(start, syn_ack(40000));
@@ -183,7 +201,18 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         "ends at {:?}",
         end.since(start)
     );
-    let result = result.as_ref().unwrap();
+    let result = match result {
+        Ok(result) => result,
+        // Not one probe left.
+        Err(error) => {
+            prop_assert!(
+                case.full.start == 0 && error.to_string().contains("stays full"),
+                "{error}"
+            );
+            prop_assert_eq!(simulation.engine.running(), 0);
+            return Ok(());
+        }
+    };
     let genuine = genuine.lock().unwrap();
     // What arrived in the same instant may have come before or after the end.
     let in_time = || genuine.iter().filter(|answer| answer.arrives < *end);

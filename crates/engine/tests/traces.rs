@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::ErrorKind;
+use std::ops::Range;
 
 use support::*;
 use traceroute_engine::{Method, TraceSpec};
@@ -479,6 +480,39 @@ fn a_full_send_queue_is_tried_again_and_a_refusal_is_an_error() {
     let id = simulation.start(spec(Method::Udp));
     simulation.run();
     assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:* 3:203.0.113.9/6!");
+}
+
+#[test]
+fn a_send_queue_that_stays_full_does_not_keep_a_trace_from_ending() {
+    let full = |attempts: Range<usize>| attempts.map(|attempt| (attempt, ErrorKind::WouldBlock));
+    for method in [Method::Icmp, Method::Udp, Method::TcpSyn] {
+        let mut simulation = Simulation::new(straight(40));
+        simulation.fail_send.extend(full(0..5000));
+        let id = simulation.start(spec(method));
+        simulation.run();
+        let error = simulation.error(id);
+        assert!(
+            error.contains("the send queue of this machine stays full"),
+            "{error}"
+        );
+        assert_eq!(simulation.finished[&id].0, at(1 + 1000), "after the timeout");
+        let counters = simulation.engine.counters();
+        assert_eq!((counters.send_retries, counters.send_errors), (1000, 1));
+    }
+
+    // All probes together wait no longer than an answer may take; what has left by then counts.
+    let mut simulation = Simulation::new(straight(40));
+    let second_for_600_ms = full(1..601);
+    let third_and_all_others = full(602..5000);
+    simulation
+        .fail_send
+        .extend(second_for_600_ms.chain(third_and_all_others));
+    let id = simulation.start(TraceSpec::full(Method::Udp, target(), 33434, 5, ms(1000)));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:10.0.2.1/4 3:* 4:* 5:*");
+    let end = simulation.finished[&id].0;
+    assert!(end <= at(1 + 5 * 50 + 2 * 1000), "{end:?}");
+    assert_eq!(simulation.engine.counters().send_errors, 3);
 }
 
 #[test]
