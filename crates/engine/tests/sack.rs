@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use support::*;
 use traceroute_engine::{Method, TraceSpec};
 use traceroute_net::Time;
-use traceroute_wire::{Probe, ProbeKind, Reply, ReplyKind, TcpTimestamps};
+use traceroute_wire::{Probe, ProbeKind, Reply, ReplyKind, TcpFlags, TcpTimestamps};
 
 const NEXT: u32 = 0xFFFF_FFF0; // wraps within the TTLs
 
@@ -20,6 +20,18 @@ fn syn_ack(permitted: bool) -> Reply {
             value: 555,
             echo: 1000,
         });
+    }
+    reply
+}
+
+/// The target's next sequence number after its SYN-ACK.
+const PEER_NEXT: u32 = 7001;
+
+/// What the target sends on the connection.
+fn segment(flags: TcpFlags, sequence: u32, payload_len: u16) -> Reply {
+    let mut reply = tcp(target(), 33434, 40000, flags, NEXT.wrapping_add(1));
+    if let ReplyKind::Tcp(tcp) = &mut reply.kind {
+        (tcp.sequence, tcp.payload_len) = (sequence, payload_len);
     }
     reply
 }
@@ -130,7 +142,7 @@ fn not_supported_always_reads_the_same() {
         _ => vec![(now + ms(3), tcp(target(), 33434, 40000, ACK, NEXT))],
     };
     let no_blocks = simulate(only_acks, |simulation| simulation.post(at(5), syn_ack(true)));
-    let reset = |now: Time, _: &Probe| vec![(now + ms(3), tcp(target(), 33434, 40000, RST, 0))];
+    let reset = |now: Time, _: &Probe| vec![(now + ms(3), segment(RST, PEER_NEXT, 0))];
     let reset = simulate(reset, |simulation| simulation.post(at(5), syn_ack(true)));
     let causes = [refused, no_connection, not_permitted, no_blocks, reset];
     for cause in &causes {
@@ -154,6 +166,31 @@ fn not_supported_always_reads_the_same() {
         format!("{prefix}the target acknowledges without SACK blocks")
     );
     assert_eq!(causes[4], format!("{prefix}the target reset the connection"));
+}
+
+#[test]
+fn only_a_reset_with_the_peers_sequence_number_counts() {
+    // Nothing answers but two routers; and somebody resets.
+    let found = |greeting: u16, reset: u32| {
+        let path = |now: Time, probe: &Probe| match probe.ttl {
+            1 => vec![
+                (now + ms(1), time_exceeded(probe)),
+                (now + ms(1), segment(ACK, PEER_NEXT, greeting)),
+                (now + ms(2), segment(RST, reset, 0)),
+            ],
+            2 => vec![(now + ms(1), time_exceeded(probe))],
+            _ => vec![],
+        };
+        simulate(path, |simulation| simulation.post(at(5), syn_ack(true)))
+    };
+    let reset = "SACK not supported for this target/source: the target reset the connection";
+    let path = "1:10.0.1.1/1 2:10.0.2.1/1 3:* 4:* 5:* 6:*";
+    assert_eq!(found(0, PEER_NEXT), reset);
+    assert_eq!(found(20, PEER_NEXT), reset, "as an answer to a probe");
+    assert_eq!(found(20, PEER_NEXT + 20), reset, "behind what it sent");
+    for forged in [0, PEER_NEXT - 1, PEER_NEXT + 1, PEER_NEXT + 19, 0x1122_3344] {
+        assert_eq!(found(20, forged), path, "{forged}");
+    }
 }
 
 #[test]

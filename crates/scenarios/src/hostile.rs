@@ -261,6 +261,80 @@ fn answers_a_syn_probe(packet: &[u8], transport: usize) -> bool {
     flags & FIN_SYN_RST != 0 && flags & ACK != 0 && offset <= 6
 }
 
+/// What somebody makes of an acknowledgment on an established connection who knows addresses and ports, but not where the
+/// sequence numbers are: resets, and acknowledgments of what nobody sent.
+fn blind_segments(genuine: &[u8], layout: Layout, rng: &mut Rng) -> Vec<Vec<u8>> {
+    const ACK: u8 = 0x10;
+    const RST: u8 = 0x04;
+    const SACK: u8 = 5;
+    let transport = layout.transport;
+    if genuine[transport + 13] & 0x3F != ACK {
+        return Vec::new();
+    }
+    // In the upper half: no distance that a path or a greeting could have.
+    let bits = rng.u8(1..);
+    let mut all = Vec::new();
+    for flags in [RST, RST | ACK] {
+        let mut packet = genuine.to_vec();
+        packet[transport + 13] = flags;
+        flip(&mut packet, transport + 4, bits);
+        all.push(with_checksums(packet, layout));
+    }
+    // With and without selective acknowledgments.
+    let mut packet = genuine.to_vec();
+    flip(&mut packet, transport + 8, bits);
+    let end = transport + usize::from(genuine[transport + 12] >> 4) * 4;
+    let mut option = transport + 20;
+    while option + 1 < end.min(genuine.len()) {
+        match (genuine[option], usize::from(genuine[option + 1])) {
+            (0, _) => break,
+            (1, _) => option += 1,
+            (SACK, length) => {
+                for edge in (option + 2..option + length).step_by(4) {
+                    flip(&mut packet, edge, bits);
+                }
+                option += length.max(2);
+            }
+            (_, length) => option += length.max(2),
+        }
+    }
+    all.push(with_checksums(packet.clone(), layout));
+    packet.truncate(transport + 20);
+    packet[transport + 12] = 5 << 4;
+    all.push(repaired(packet, layout));
+    all
+}
+
+/// A reset from the target of a quoted segment, by somebody who knows its addresses and ports only.
+fn blind_reset(genuine: &[u8], layout: Layout, quoted_segment: usize, rng: &mut Rng) -> Option<Vec<u8>> {
+    const RST_ACK: u8 = 0x14;
+    let quote = layout.transport + 8;
+    let (header, source, destination) = if layout.v6 {
+        (40, quote + 8..quote + 24, quote + 24..quote + 40)
+    } else {
+        (20, quote + 12..quote + 16, quote + 16..quote + 20)
+    };
+    let ports = quoted_segment..quoted_segment + 4;
+    let (source, destination) = (genuine.get(source)?, genuine.get(destination)?);
+    let ports = genuine.get(ports)?;
+    let mut packet = genuine[..header].to_vec();
+    packet[0] = if layout.v6 { 0x60 } else { 0x45 };
+    packet[if layout.v6 { 6 } else { 9 }] = TCP;
+    packet.truncate(header - 2 * source.len());
+    packet.extend([destination, source].concat());
+    packet.extend([ports[2], ports[3], ports[0], ports[1]]);
+    packet.extend((0..8).map(|_| rng.u8(..)));
+    packet.extend([5 << 4, RST_ACK, 0, 0, 0, 0, 0, 0]);
+    Some(repaired(
+        packet,
+        Layout {
+            protocol: TCP,
+            transport: header,
+            ..layout
+        },
+    ))
+}
+
 /// What somebody sends who knows all but one identifier. Nothing of this may be credited to a probe.
 pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
@@ -293,6 +367,7 @@ pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
                 change(&[transport + 9]);
                 change(&[transport + 10]);
             }
+            all.extend(blind_segments(genuine, layout, rng));
         }
         UDP => {
             change(&[destination - 1]);
@@ -316,6 +391,7 @@ pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
                     change(&[inner + 4]);
                     change(&[inner + 5]);
                     change(&[inner + 6]);
+                    all.extend(blind_reset(genuine, layout, inner, rng));
                 }
                 Some(UDP) => {
                     change(&[inner + 3]);

@@ -30,9 +30,28 @@ pub(crate) struct Sack {
 struct Connection {
     /// Our next sequence number.
     next: u32,
-    /// The peer's next sequence number.
+    /// The peer's next sequence number, which probes acknowledge.
     peer_next: u32,
+    /// The same behind what the peer has sent since.
+    peer_sent: u32,
     timestamps: Option<TcpTimestamps>,
+}
+
+impl Connection {
+    /// Notes what the peer has sent, if nothing is missing in front of it.
+    fn advance(&mut self, tcp: &TcpReply) {
+        if tcp.sequence == self.peer_sent {
+            self.peer_sent = self
+                .peer_sent
+                .wrapping_add(u32::from(tcp.payload_len) + u32::from(tcp.flags.fin));
+        }
+    }
+
+    /// Whether a reset is the peer's: its sequence number is what the probe acknowledged, or the peer's next one (RFC 9293
+    /// §3.10.7). Others are blind guesses, which the kernel does not believe either (RFC 5961 §3.2).
+    fn is_reset_by(&self, tcp: &TcpReply) -> bool {
+        tcp.flags.rst && (tcp.sequence == self.peer_next || tcp.sequence == self.peer_sent)
+    }
 }
 
 impl Sack {
@@ -70,16 +89,29 @@ impl Sack {
         self.connection = Some(Connection {
             next: tcp.acknowledgment,
             peer_next: tcp.sequence.wrapping_add(1),
+            peer_sent: tcp.sequence.wrapping_add(1),
             timestamps: tcp.timestamps,
         });
         Verdict::Ready
     }
 
-    fn acknowledgment(&mut self, tcp: &TcpReply, next: u32) -> Verdict {
-        if tcp.flags.rst {
-            self.reset = true;
-            return Verdict::Ignore;
+    fn segment(&mut self, tcp: &TcpReply) -> Verdict {
+        let Some(connection) = &mut self.connection else {
+            return self.handshake(tcp);
+        };
+        if !tcp.flags.rst {
+            connection.advance(tcp);
+            let next = connection.next;
+            return self.acknowledgment(tcp, next);
         }
+        if !connection.is_reset_by(tcp) {
+            return Verdict::Reject;
+        }
+        self.reset = true;
+        Verdict::Ignore
+    }
+
+    fn acknowledgment(&mut self, tcp: &TcpReply, next: u32) -> Verdict {
         if !tcp.flags.ack || tcp.flags.syn || tcp.flags.fin {
             return Verdict::Ignore;
         }
@@ -164,10 +196,7 @@ impl Probing for Sack {
         let ReplyKind::Tcp(tcp) = &reply.kind else {
             return Verdict::Reject;
         };
-        match self.connection.as_ref().map(|connection| connection.next) {
-            None => self.handshake(tcp),
-            Some(next) => self.acknowledgment(tcp, next),
-        }
+        self.segment(tcp)
     }
 
     fn connected(&mut self) -> Verdict {
