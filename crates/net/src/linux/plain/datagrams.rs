@@ -256,12 +256,29 @@ fn quoted_datagram(sent: &VecDeque<Sent>, quote: &[u8]) -> Option<usize> {
     {
         return Some(index);
     }
+    sole_unanswered(sent, quote).or_else(|| sole_unanswered(sent, without_padding(quote)))
+}
+
+/// The only unanswered datagram that begins so.
+fn sole_unanswered(sent: &VecDeque<Sent>, beginning: &[u8]) -> Option<usize> {
     let mut candidates = sent
         .iter()
         .enumerate()
-        .filter(|(_, sent)| sent.message.starts_with(quote) && !sent.answered);
+        .filter(|(_, sent)| sent.message.starts_with(beginning) && !sent.answered);
     let (index, _) = candidates.next()?;
     candidates.next().is_none().then_some(index)
+}
+
+/// The part of a quote that is the datagram's, where zeros fill it up to 128 bytes with its headers, in front of extensions
+/// (RFC 4884 §4.1).
+fn without_padding(quote: &[u8]) -> &[u8] {
+    const IPV6_AND_UDP_HEADERS: usize = 48;
+    let padded = &quote[..quote.len().min(128 - IPV6_AND_UDP_HEADERS)];
+    let len = padded
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    &padded[..len]
 }
 
 /// Which echo request is quoted; the kernel has set the identifier and the checksum, so only the sequence number counts.
@@ -314,6 +331,23 @@ mod tests {
         assert_eq!(quoted_datagram(&probes, b""), Some(1));
         probes[1].answered = true;
         assert_eq!(quoted_datagram(&probes, b""), None);
+    }
+
+    /// As routers do that quote 8 bytes of UDP and add MPLS labels.
+    #[test]
+    fn an_empty_quote_that_is_filled_up_is_too() {
+        let mut probes = sent(&[b"one", b"two"]);
+        let filled = |beginning: &[u8]| {
+            let mut quote = beginning.to_vec();
+            quote.resize(100, 0);
+            quote.extend(b"\x20\0\xAB\xCD\0\x08\x01\x01\0\0\x11\x01");
+            quote
+        };
+        assert_eq!(quoted_datagram(&probes, &filled(b"")), None);
+        assert_eq!(quoted_datagram(&probes, &filled(b"tw")), Some(1));
+        assert_eq!(quoted_datagram(&probes, &filled(b"tx")), None);
+        probes[0].answered = true;
+        assert_eq!(quoted_datagram(&probes, &filled(b"")), Some(1));
     }
 
     #[test]
