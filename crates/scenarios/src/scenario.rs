@@ -80,8 +80,7 @@ pub struct Scenario {
     pub max_ttl: u8,
     /// Most that a round-trip time may exceed twice the sum of the delays, in milliseconds.
     pub extra_ms: u64,
-    /// What must come out: for each method and family the first that applies. Methods and families without any are not
-    /// part of the scenario.
+    /// What must come out: for each method and family the first that applies.
     pub expect: Vec<Expect>,
 }
 
@@ -93,6 +92,8 @@ pub struct Expect {
     path: &'static str,
     error: &'static str,
     received: RangeInclusive<u32>,
+    /// Why this is not part of the scenario; empty: it is.
+    left_out: &'static str,
 }
 
 /// End-to-end probes per scenario.
@@ -108,6 +109,7 @@ impl Expect {
             path,
             error: "",
             received: E2E_QUERIES..=E2E_QUERIES,
+            left_out: "",
         }
     }
 
@@ -120,6 +122,14 @@ impl Expect {
     pub fn fails(methods: &[Method], error: &'static str) -> Self {
         Expect {
             error,
+            ..Self::on(methods, "")
+        }
+    }
+
+    /// These methods are not part of the scenario, and why.
+    pub fn left_out(methods: &[Method], why: &'static str) -> Self {
+        Expect {
+            left_out: why,
             ..Self::on(methods, "")
         }
     }
@@ -194,6 +204,17 @@ fn path_fits(expected: &str, path: &str) -> bool {
 impl Scenario {
     /// What must come out, if this combination is part of the scenario.
     pub fn expectation(&self, method: Method, family: Family) -> Option<&Expect> {
+        self.said_of(method, family)
+            .filter(|expect| expect.left_out.is_empty())
+    }
+
+    /// Why this combination is not part of the scenario, if it is not.
+    pub fn left_out(&self, method: Method, family: Family) -> Option<&'static str> {
+        let why = self.said_of(method, family)?.left_out;
+        (!why.is_empty()).then_some(why)
+    }
+
+    fn said_of(&self, method: Method, family: Family) -> Option<&Expect> {
         self.expect.iter().find(|expect| {
             expect.methods.contains(&method) && expect.family.is_none_or(|only| only == family)
         })
