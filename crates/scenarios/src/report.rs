@@ -43,7 +43,8 @@ tracing it: a run of the method named, and 10 end-to-end probes. The suite in `c
 behind a real network device, in IPv4 and IPv6; round-trip times are always those of the network.
 
 Usually there are four routers, `r1` to `r4`, and the target `T` at TTL 5, and probing ends at TTL 8. `*` is a TTL without an answer, and `!` marks the
-destination's answer. TCP probes go to an open port and UDP probes to a closed one unless it says otherwise. End-to-end probes of
+destination's answer. Where an adversity shows in what else the answers tell, that follows, one word for each TTL: ICMP type and code, the TTL
+with which the answer arrived, the TTL that it quotes, MPLS labels as traceroute writes them. TCP probes go to an open port and UDP probes to a closed one unless it says otherwise. End-to-end probes of
 `sack` and `prefer_sack` are SYNs.
 
 | scenario | what happens on the path | probes | what is reported | end to end |
@@ -79,7 +80,7 @@ fn add(lines: &mut Vec<Line>, path: String, loss: String, who: (Method, Family))
 
 fn describe(expect: &Expect, outcome: &Outcome) -> String {
     match &outcome.hops {
-        Ok(_) => format!("`{}`", expect.shown_path(outcome)),
+        Ok(_) => expect.shown(outcome),
         Err(error) => format!("error: {}", error.replace(&outcome.target.to_string(), "T")),
     }
 }

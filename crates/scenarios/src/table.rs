@@ -1,8 +1,9 @@
 //! The scenarios.
 
+use crate::scenario::Aspect::{Icmp as IcmpCode, Mpls, QuotedTtl, ReplyTtl};
 use crate::scenario::Family::{V4, V6};
 use crate::scenario::Method::{Icmp, PreferSack, Sack, Syn, Udp};
-use crate::scenario::{Expect, Method, Scenario};
+use crate::scenario::{Expect, Family, Method, Scenario};
 
 /// A scenario on four routers and a target that has nothing special but these lines.
 fn four(
@@ -119,7 +120,7 @@ fn links() -> Vec<Scenario> {
                 (3, "icmp = { extra_hops_back = 6 }"),
                 (4, "icmp = { extra_hops_back = 6, ttl = 64 }"),
             ],
-            vec![Expect::all(PLAIN)],
+            vec![Expect::all(PLAIN).with(ReplyTtl, "255 254 247 55 60")],
         ),
         four(
             "probe-lost",
@@ -309,7 +310,10 @@ fn quotes() -> Vec<Scenario> {
                     "icmp = { quote = 8, mpls = [{ label = 1 }, { label = 2, ttl = 254 }] }",
                 ),
             ],
-            vec![Expect::all(PLAIN)],
+            vec![Expect::all(PLAIN).with(
+                Mpls,
+                "- L=16001,E=0,S=1,T=1 L=24001,E=5,S=1,T=1 L=1,E=0,S=0,T=1/L=2,E=0,S=1,T=254 -",
+            )],
         ),
         four(
             "odd-quotes",
@@ -320,7 +324,10 @@ fn quotes() -> Vec<Scenario> {
                 (2, "icmp = { quote_length_swapped = true }"),
                 (3, "icmp = { quote_options = true }\ntraffic_class = 184"),
             ],
-            vec![Expect::all(PLAIN)],
+            vec![
+                Expect::on(&[Udp], PLAIN).with(QuotedTtl, "0 1 1 1 1"),
+                Expect::all(PLAIN).with(QuotedTtl, "0 1 1 1 -"),
+            ],
         ),
         four(
             "cut-quotes",
@@ -380,7 +387,7 @@ delay = 1
 ";
 
 /// Two ways between r2 and r3, of two hops each.
-fn two_ways(name: &'static str, what: &'static str, balance: &'static str, path: &'static str) -> Scenario {
+fn two_ways(name: &'static str, what: &'static str, balance: &'static str, expect: Expect) -> Scenario {
     let special: &'static [(usize, &'static str)] = match balance {
         "ports" => &[OPEN, (2, "balance = \"ports\""), (2, TWO_WAYS)],
         "addresses" => &[OPEN, (2, "balance = \"addresses\""), (2, TWO_WAYS)],
@@ -391,49 +398,49 @@ fn two_ways(name: &'static str, what: &'static str, balance: &'static str, path:
     };
     Scenario {
         routers: 3,
-        ..four(name, what, special, vec![Expect::all(path)])
+        ..four(name, what, special, vec![expect])
     }
 }
 
 fn balancing() -> Vec<Scenario> {
-    const ONE_WAY: &str = "r1 r2 a1 a2 r3 T! || r1 r2 b1 b2 r3 T!";
-    const ANY_WAY: &str = "r1 r2 a1|b1 a2|b2 r3 T!";
+    let one_way = || Expect::all("r1 r2 a1 a2 r3 T! || r1 r2 b1 b2 r3 T!");
+    let any_way = || Expect::all("r1 r2 a1|b1 a2|b2 r3 T!");
     vec![
         two_ways(
             "balance-addresses",
             "r2 balances by addresses",
             "addresses",
-            ONE_WAY,
+            one_way().repeatable(),
         ),
         two_ways(
             "balance-ports",
             "r2 balances by addresses and ports",
             "ports",
-            ONE_WAY,
+            one_way(),
         ),
         two_ways(
             "balance-checksum",
             "r2 balances by the first four transport bytes, for ICMP the checksum",
             "first-four-bytes",
-            ONE_WAY,
+            one_way(),
         ),
         two_ways(
             "balance-flow-label",
             "r2 balances by the IPv6 flow label",
             "flow-label",
-            ONE_WAY,
+            one_way(),
         ),
         two_ways(
             "balance-packet",
             "r2 sends each packet either way",
             "packet",
-            ANY_WAY,
+            any_way(),
         ),
         two_ways(
             "balance-round-robin",
             "r2 sends packets in turns",
             "round-robin",
-            ANY_WAY,
+            any_way().repeatable(),
         ),
     ]
 }
@@ -498,16 +505,18 @@ fn refused(
     name: &'static str,
     what: &'static str,
     special: &'static [(usize, &'static str)],
-    v4: &'static str,
-    v6: &'static str,
+    v4: (u8, &'static str),
+    v6: (u8, &'static str),
 ) -> Scenario {
-    const PATH: &str = "r1 r2 r3 r3 r3 r3 r3 r3";
-    let expect = vec![
-        Expect::on(&NOT_SACK, PATH).received(0..=0),
-        Expect::fails(&[Sack], v4).only(V4).received(0..=0),
-        Expect::fails(&[Sack], v6).only(V6).received(0..=0),
-    ];
-    four(name, what, special, expect)
+    let refusals = |(code, error), family| {
+        [
+            Expect::on(&NOT_SACK, "r1 r2 r3 r3 r3 r3 r3 r3")
+                .received(0..=0)
+                .unreachable(3, code, 5, family),
+            Expect::fails(&[Sack], error).received(0..=0).only(family),
+        ]
+    };
+    four(name, what, special, [refusals(v4, V4), refusals(v6, V6)].concat())
 }
 
 /// r3 refuses to forward, for a reason that only `ICMPv6` knows.
@@ -515,14 +524,12 @@ fn refused_v6(
     name: &'static str,
     what: &'static str,
     special: &'static [(usize, &'static str)],
-    error: &'static str,
+    v6: (u8, &'static str),
 ) -> Scenario {
-    let scenario = refused(name, what, special, "", error);
+    let mut scenario = refused(name, what, special, (0, ""), v6);
     let left_out = Expect::left_out(&Method::ALL, "ICMPv6 alone has this code").only(V4);
-    Scenario {
-        expect: [vec![left_out], scenario.expect].concat(),
-        ..scenario
-    }
+    scenario.expect.insert(0, left_out);
+    scenario
 }
 
 fn refusals() -> Vec<Scenario> {
@@ -531,15 +538,15 @@ fn refusals() -> Vec<Scenario> {
             "net-unreachable",
             "r3 answers network unreachable",
             &[(3, "block = [{ answer = \"net\" }]")],
-            NET,
-            NET,
+            (0, NET),
+            (0, NET),
         ),
         refused(
             "host-unreachable",
             "r3 answers host unreachable",
             &[(3, "block = [{ answer = \"host\" }]")],
-            HOST,
-            HOST,
+            (1, HOST),
+            (3, HOST),
         ),
         four(
             "protocol-unreachable",
@@ -547,8 +554,8 @@ fn refusals() -> Vec<Scenario> {
             &[(3, "block = [{ answer = \"protocol\" }]")],
             vec![
                 Expect::on(&NOT_SACK, "r1 r2 r3 r3 r3 r3 r3 r3")
-                    .only(V4)
-                    .received(0..=0),
+                    .received(0..=0)
+                    .unreachable(3, 2, 5, V4),
                 Expect::on(&NOT_SACK, "r1 r2 r3 * * * * *")
                     .only(V6)
                     .received(0..=0),
@@ -560,47 +567,47 @@ fn refusals() -> Vec<Scenario> {
             "port-unreachable",
             "r3 answers port unreachable, as if it were the target",
             &[(3, "block = [{ answer = \"port\" }]")],
-            REFUSED,
-            REFUSED,
+            (3, REFUSED),
+            (4, REFUSED),
         ),
         refused(
             "net-prohibited",
             "r3 answers network prohibited",
             &[(3, "block = [{ answer = \"net-prohibited\" }]")],
-            NET,
-            DENIED,
+            (9, NET),
+            (1, DENIED),
         ),
         refused(
             "host-prohibited",
             "r3 answers host prohibited",
             &[(3, "block = [{ answer = \"host-prohibited\" }]")],
-            HOST,
-            DENIED,
+            (10, HOST),
+            (1, DENIED),
         ),
         refused(
             "admin-prohibited",
             "r3 answers administratively prohibited",
             &[(3, "block = [{ answer = \"admin-prohibited\" }]")],
-            HOST,
-            DENIED,
+            (13, HOST),
+            (1, DENIED),
         ),
         refused_v6(
             "beyond-scope",
             "r3 answers beyond scope of the source address",
             &[(3, "block = [{ answer = \"beyond-scope\" }]")],
-            HOST,
+            (2, HOST),
         ),
         refused_v6(
             "source-policy",
             "r3 answers that the source address failed a policy",
             &[(3, "block = [{ answer = \"source-policy\" }]")],
-            DENIED,
+            (5, DENIED),
         ),
         refused_v6(
             "reject-route",
             "r3 answers reject route to destination",
             &[(3, "block = [{ answer = \"reject-route\" }]")],
-            DENIED,
+            (6, DENIED),
         ),
         four(
             "filtered-silently",
@@ -621,17 +628,22 @@ fn refusals() -> Vec<Scenario> {
                     "block = [{ protocols = [\"udp\"], answer = \"admin-prohibited\" }]",
                 ),
             ],
-            vec![
-                Expect::on(&[Udp], "r1 r2 r3 r3 r3 r3 r3 r3").received(0..=0),
-                Expect::all(PLAIN),
-            ],
+            {
+                let refused = |code, family| {
+                    Expect::on(&[Udp], "r1 r2 r3 r3 r3 r3 r3 r3")
+                        .received(0..=0)
+                        .unreachable(3, code, 5, family)
+                };
+                vec![refused(13, V4), refused(1, V6), Expect::all(PLAIN)]
+            },
         ),
         four(
             "target-prohibits",
             "the target answers everything with administratively prohibited",
             &[(0, "block = [{ answer = \"admin-prohibited\" }]")],
             vec![
-                Expect::on(&NOT_SACK, PLAIN),
+                Expect::on(&NOT_SACK, PLAIN).unreachable(4, 13, 1, V4),
+                Expect::on(&NOT_SACK, PLAIN).unreachable(4, 1, 1, V6),
                 Expect::fails(&[Sack], HOST).only(V4),
                 Expect::fails(&[Sack], DENIED).only(V6),
             ],
@@ -644,7 +656,12 @@ fn refusals() -> Vec<Scenario> {
                 "r4 knows no way to the address",
                 &[],
                 vec![
-                    Expect::on(&NOT_SACK, "r1 r2 r3 r4 r4 r4 r4 r4").received(0..=0),
+                    Expect::on(&NOT_SACK, "r1 r2 r3 r4 r4 r4 r4 r4")
+                        .received(0..=0)
+                        .unreachable(4, 1, 4, V4),
+                    Expect::on(&NOT_SACK, "r1 r2 r3 r4 r4 r4 r4 r4")
+                        .received(0..=0)
+                        .unreachable(4, 3, 4, V6),
                     Expect::fails(&[Sack], HOST).received(0..=0),
                 ],
             )
@@ -664,19 +681,28 @@ fn tricks() -> Vec<Scenario> {
             "counted-twice",
             "r2 lowers the TTL by 2",
             &[OPEN, (2, "ttl_decrement = 2")],
-            vec![Expect::all("r1 r2 r2 r3 r4 T!")],
+            vec![
+                Expect::on(&[Udp], "r1 r2 r2 r3 r4 T!").with(QuotedTtl, "1 1 2 1 1 1"),
+                Expect::all("r1 r2 r2 r3 r4 T!").with(QuotedTtl, "1 1 2 1 1 -"),
+            ],
         ),
         four(
             "zero-ttl",
             "r2 forwards with TTL 0, so r3 answers for it",
             &[OPEN, (2, "zero_ttl_forwarding = true")],
-            vec![Expect::all("r1 r3 r3 r4 T!")],
+            vec![
+                Expect::on(&[Udp], "r1 r3 r3 r4 T!").with(QuotedTtl, "1 0 1 1 1"),
+                Expect::all("r1 r3 r3 r4 T!").with(QuotedTtl, "1 0 1 1 -"),
+            ],
         ),
         four(
             "ttl-reset",
             "r2 sets the TTL to 64: what is behind it is hidden",
             &[OPEN, (2, "ttl_reset = 64")],
-            vec![Expect::all("r1 r2 T!")],
+            vec![
+                Expect::on(&[Udp], "r1 r2 T!").with(QuotedTtl, "1 1 62"),
+                Expect::all("r1 r2 T!").with(QuotedTtl, "1 1 -"),
+            ],
         ),
         Scenario {
             max_ttl: 10,
@@ -689,8 +715,8 @@ fn tricks() -> Vec<Scenario> {
                     (0, "icmp = { ttl_copied = true }"),
                 ],
                 vec![
-                    Expect::on(&SACKS, "r1 r2 * r4 T!"),
-                    Expect::all("r1 r2 * r4 * * * * T!"),
+                    Expect::on(&SACKS, "r1 r2 * r4 T!").with(ReplyTtl, "255 254 * 252 1"),
+                    Expect::all("r1 r2 * r4 * * * * T!").with(ReplyTtl, "255 254 * 252 * * * * 1"),
                 ],
             )
         },
@@ -778,7 +804,12 @@ fn hosts() -> Vec<Scenario> {
             &[(4, "block = [{ protocols = [\"tcp\"], answer = \"port\" }]")],
             vec![
                 Expect::on(&PARALLEL, PLAIN),
-                Expect::on(&[Syn, PreferSack], "r1 r2 r3 r4 r4 r4 r4 r4").received(0..=0),
+                Expect::on(&[Syn, PreferSack], "r1 r2 r3 r4 r4 r4 r4 r4")
+                    .received(0..=0)
+                    .unreachable(4, 3, 4, V4),
+                Expect::on(&[Syn, PreferSack], "r1 r2 r3 r4 r4 r4 r4 r4")
+                    .received(0..=0)
+                    .unreachable(4, 4, 4, V6),
                 Expect::fails(&[Sack], REFUSED).received(0..=0),
             ],
         ),
@@ -959,6 +990,18 @@ fn strangers() -> Vec<Scenario> {
             vec![Expect::all(PLAIN)],
         ),
     ]
+}
+
+impl Expect {
+    /// In this family, `exceeded` times exceeded, and then `times` destination unreachable with this code.
+    fn unreachable(self, exceeded: usize, code: u8, times: usize, family: Family) -> Self {
+        let (time_exceeded, unreachable) = match family {
+            V4 => ("11/0", format!("3/{code}")),
+            V6 => ("3/0", format!("1/{code}")),
+        };
+        let words = [vec![time_exceeded; exceeded], vec![&unreachable; times]].concat();
+        self.only(family).with(IcmpCode, words.join(" "))
+    }
 }
 
 impl Scenario {
