@@ -109,7 +109,7 @@ fn who(who: &[(Method, Family)]) -> String {
         let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
         match names.len() {
             0 => None,
-            5 => Some(format!("all{over}")),
+            all if all == Method::ALL.len() => Some(format!("all{over}")),
             _ => Some(format!("{}{over}", names.join(", "))),
         }
     };

@@ -23,10 +23,10 @@ use traceroute_simnet::{Network, namespace};
 use traceroute_wire::MplsLabel;
 
 /// Scenarios at once, each with one method. They mostly wait.
-const WORKERS: usize = 80;
+const WORKERS: usize = 110;
 
 /// Between the starts of workers: opening namespaces is work, and delays whoever measures meanwhile.
-const STAGGER: Duration = Duration::from_millis(50);
+const STAGGER: Duration = Duration::from_millis(40);
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
