@@ -17,5 +17,5 @@ mod simulation;
 pub mod table;
 
 pub use journal::Journal;
-pub use scenario::{E2E_QUERIES, Expect, Family, Finding, Method, Outcome, Scenario};
+pub use scenario::{Aspect, E2E_QUERIES, Expect, Family, Finding, Method, Outcome, Scenario};
 pub use simulation::{Interference, Simulation};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use traceroute_engine::{Method as Probing, TraceError, TraceResult, TraceSpec};
 use traceroute_simnet::{Network, TopologyError};
 
-use crate::scenario::{E2E_QUERIES, Family, Finding, Method, Outcome, Scenario};
+use crate::scenario::{E2E_QUERIES, Family, Finding, Method, Outcome, Scenario, type_and_code};
 use crate::simulation::{Interference, Simulation};
 
 /// Seed of the simulated network and of the engine.
@@ -33,7 +33,7 @@ pub fn run(
     };
     let mut simulation = prepare()?;
     let hops = trace(&mut simulation, scenario, method, family)
-        .map(|result| findings(&result))
+        .map(|result| findings(&result, method))
         .map_err(|error| error.to_string());
     settle(&mut simulation, scenario);
     if let Ok(hops) = &hops {
@@ -122,7 +122,7 @@ fn e2e(
     ids.into_iter()
         .map(|id| {
             let result = simulation.finish(id).ok()?;
-            let answers = findings(&result).into_iter().flatten();
+            let answers = findings(&result, method).into_iter().flatten();
             answers
                 .filter(|finding| finding.destination)
                 .map(|finding| finding.rtt)
@@ -140,12 +140,20 @@ fn settle(simulation: &mut Simulation, scenario: &Scenario) {
     assert_eq!(engine.wake_at(), None, "{}", scenario.name);
 }
 
-fn findings(result: &TraceResult) -> Vec<Option<Finding>> {
+fn findings(result: &TraceResult, method: Method) -> Vec<Option<Finding>> {
+    let v6 = result.destination.is_ipv6();
+    let echo_reply = (method == Method::Icmp).then_some((if v6 { 129 } else { 0 }, 0));
     let finding = |hop: &traceroute_engine::Hop| {
         hop.answer.map(|answer| Finding {
             address: answer.address,
             rtt: answer.rtt,
             destination: answer.destination,
+            icmp: answer
+                .error
+                .map_or(echo_reply, |error| Some(type_and_code(v6, error))),
+            reply_ttl: Some(answer.reply_ttl),
+            quoted_ttl: answer.error.map(|_| answer.quoted_ttl),
+            mpls: answer.mpls.labels().collect(),
         })
     };
     result.hops.iter().map(finding).collect()

@@ -18,13 +18,13 @@ struct Line {
 pub fn document(outcomes: &[(Scenario, Vec<Found>)]) -> String {
     let mut text = String::from(HEAD);
     for (scenario, outcomes) in outcomes {
-        for line in lines(scenario, outcomes) {
+        for line in lines(scenario, outcomes).into_iter().chain(left_out(scenario)) {
             let _ = writeln!(
                 text,
                 "| {} | {} | {} | {} | {} |",
                 scenario.name,
                 scenario.what,
-                who(&line.who, outcomes),
+                who(&line.who),
                 line.path,
                 line.loss
             );
@@ -43,7 +43,8 @@ tracing it: a run of the method named, and 10 end-to-end probes. The suite in `c
 behind a real network device, in IPv4 and IPv6; round-trip times are always those of the network.
 
 Usually there are four routers, `r1` to `r4`, and the target `T` at TTL 5, and probing ends at TTL 8. `*` is a TTL without an answer, and `!` marks the
-destination's answer. TCP probes go to an open port and UDP probes to a closed one unless it says otherwise. End-to-end probes of
+destination's answer. Where an adversity shows in what else the answers tell, that follows, one word for each TTL: ICMP type and code, the TTL
+with which the answer arrived, the TTL that it quotes, MPLS labels as traceroute writes them. TCP probes go to an open port and UDP probes to a closed one unless it says otherwise. End-to-end probes of
 `sack` and `prefer_sack` are SYNs.
 
 | scenario | what happens on the path | probes | what is reported | end to end |
@@ -58,45 +59,64 @@ fn lines(scenario: &Scenario, outcomes: &[Found]) -> Vec<Line> {
         };
         let path = describe(expect, outcome);
         let loss = format!("{} of {}", outcome.received(), outcome.rtts.len());
-        match lines
-            .iter_mut()
-            .find(|line| line.path == path && line.loss == loss)
-        {
-            Some(line) => line.who.push((*method, *family)),
-            None => lines.push(Line {
-                path,
-                loss,
-                who: vec![(*method, *family)],
-            }),
+        add(&mut lines, path, loss, (*method, *family));
+    }
+    lines
+}
+
+fn add(lines: &mut Vec<Line>, path: String, loss: String, who: (Method, Family)) {
+    match lines
+        .iter_mut()
+        .find(|line| line.path == path && line.loss == loss)
+    {
+        Some(line) => line.who.push(who),
+        None => lines.push(Line {
+            path,
+            loss,
+            who: vec![who],
+        }),
+    }
+}
+
+fn describe(expect: &Expect, outcome: &Outcome) -> String {
+    match &outcome.hops {
+        Ok(_) => expect.shown(outcome),
+        Err(error) => format!("error: {}", error.replace(&outcome.target.to_string(), "T")),
+    }
+}
+
+/// What is not part of the scenario, by reason.
+fn left_out(scenario: &Scenario) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for method in Method::ALL {
+        for family in [Family::V4, Family::V6] {
+            let Some(why) = scenario.left_out(method, family) else {
+                continue;
+            };
+            let path = format!("not run: {why}");
+            add(&mut lines, path, String::new(), (method, family));
         }
     }
     lines
 }
 
-fn describe(expect: &Expect, outcome: &Outcome) -> String {
-    match &outcome.hops {
-        Ok(_) => format!("`{}`", expect.shown_path(outcome)),
-        Err(error) => format!("error: {}", error.replace(&outcome.target.to_string(), "T")),
-    }
-}
-
 /// Names methods, with the family where the other does otherwise.
-fn who(who: &[(Method, Family)], outcomes: &[Found]) -> String {
+fn who(who: &[(Method, Family)]) -> String {
     let has = |method, family| who.contains(&(method, family));
-    let ran = |method, family| outcomes.iter().any(|(m, f, _)| (*m, *f) == (method, family));
-    if who.len() == outcomes.len() && Method::ALL.iter().all(|method| ran(*method, Family::V4)) {
-        return "all".to_owned();
-    }
-    let names: Vec<String> = Method::ALL
-        .into_iter()
-        .filter_map(
-            |method| match (has(method, Family::V4), has(method, Family::V6)) {
-                (true, true) => Some(method.name().to_owned()),
-                (true, false) => Some(format!("{} (IPv4)", method.name())),
-                (false, true) => Some(format!("{} (IPv6)", method.name())),
-                (false, false) => None,
-            },
-        )
-        .collect();
-    names.join(", ")
+    let group = |v4, v6, over: &str| {
+        let with = |method: &Method| (has(*method, Family::V4), has(*method, Family::V6)) == (v4, v6);
+        let methods: Vec<Method> = Method::ALL.into_iter().filter(with).collect();
+        let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
+        match names.len() {
+            0 => None,
+            all if all == Method::ALL.len() => Some(format!("all{over}")),
+            _ => Some(format!("{}{over}", names.join(", "))),
+        }
+    };
+    let groups = [
+        group(true, true, ""),
+        group(true, false, " over IPv4"),
+        group(false, true, " over IPv6"),
+    ];
+    groups.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

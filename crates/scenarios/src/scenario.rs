@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use traceroute_simnet::{Topology, TopologyError, example};
+use traceroute_wire::{IcmpError, MplsLabel};
 
 /// How to probe, as a user says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +81,7 @@ pub struct Scenario {
     pub max_ttl: u8,
     /// Most that a round-trip time may exceed twice the sum of the delays, in milliseconds.
     pub extra_ms: u64,
-    /// What must come out: for each method and family the first that applies. Methods and families without any are not
-    /// part of the scenario.
+    /// What must come out: for each method and family the first that applies.
     pub expect: Vec<Expect>,
 }
 
@@ -91,8 +91,13 @@ pub struct Expect {
     methods: Vec<Method>,
     family: Option<Family>,
     path: &'static str,
+    aspects: Vec<(Aspect, String)>,
     error: &'static str,
     received: RangeInclusive<u32>,
+    /// Why this is not part of the scenario; empty: it is.
+    left_out: &'static str,
+    /// The same comes out each time, and so behind a device what came out in memory.
+    repeatable: bool,
 }
 
 /// End-to-end probes per scenario.
@@ -106,8 +111,11 @@ impl Expect {
             methods: methods.to_vec(),
             family: None,
             path,
+            aspects: Vec::new(),
             error: "",
             received: E2E_QUERIES..=E2E_QUERIES,
+            left_out: "",
+            repeatable: !path.contains('|'),
         }
     }
 
@@ -124,10 +132,39 @@ impl Expect {
         }
     }
 
+    /// These methods are not part of the scenario, and why.
+    pub fn left_out(methods: &[Method], why: &'static str) -> Self {
+        Expect {
+            left_out: why,
+            ..Self::on(methods, "")
+        }
+    }
+
     /// How many end-to-end probes are answered.
     #[must_use]
     pub fn received(self, received: RangeInclusive<u32>) -> Self {
         Expect { received, ..self }
+    }
+
+    /// What else the answers tell, one word for each hop; see [`Outcome::words`] for the notation.
+    #[must_use]
+    pub fn with(mut self, aspect: Aspect, words: impl Into<String>) -> Self {
+        self.aspects.push((aspect, words.into()));
+        self
+    }
+
+    /// The path leaves a choice, but neither the client's ports nor time decide which.
+    #[must_use]
+    pub fn repeatable(self) -> Self {
+        Expect {
+            repeatable: true,
+            ..self
+        }
+    }
+
+    /// Whether two runs, wherever, must have the same [`Outcome::summary`].
+    pub fn is_repeatable(&self) -> bool {
+        self.repeatable
     }
 
     /// Only in this family.
@@ -167,18 +204,26 @@ impl Expect {
                         .split("||")
                         .any(|expected| path_fits(expected.trim(), &path));
                 fits.then_some(())
-                    .ok_or_else(|| format!("path {path:?}, not {:?} {:?}", self.path, self.error))
+                    .ok_or_else(|| format!("path {path:?}, not {:?} {:?}", self.path, self.error))?;
+                self.aspects
+                    .iter()
+                    .try_for_each(|(aspect, words)| aspect.check(words, outcome))
             }
         }
     }
 
     /// What to show for an outcome that fits: the expectation where it leaves a choice.
-    pub fn shown_path(&self, outcome: &Outcome) -> String {
-        if self.path.contains('|') {
+    pub fn shown(&self, outcome: &Outcome) -> String {
+        let path = if self.path.contains('|') {
             self.path.replace(" || ", " or ").replace('|', "/")
         } else {
             outcome.path()
+        };
+        let mut text = format!("`{path}`");
+        for (aspect, _) in &self.aspects {
+            let _ = write!(text, "; {} `{}`", aspect.name(), outcome.words(*aspect));
         }
+        text
     }
 }
 
@@ -194,6 +239,17 @@ fn path_fits(expected: &str, path: &str) -> bool {
 impl Scenario {
     /// What must come out, if this combination is part of the scenario.
     pub fn expectation(&self, method: Method, family: Family) -> Option<&Expect> {
+        self.said_of(method, family)
+            .filter(|expect| expect.left_out.is_empty())
+    }
+
+    /// Why this combination is not part of the scenario, if it is not.
+    pub fn left_out(&self, method: Method, family: Family) -> Option<&'static str> {
+        let why = self.said_of(method, family)?.left_out;
+        (!why.is_empty()).then_some(why)
+    }
+
+    fn said_of(&self, method: Method, family: Family) -> Option<&Expect> {
         self.expect.iter().find(|expect| {
             expect.methods.contains(&method) && expect.family.is_none_or(|only| only == family)
         })
@@ -281,8 +337,66 @@ pub struct Outcome {
     pub rtts: Vec<Option<Duration>>,
 }
 
-/// An answer at one TTL.
+/// What an answer tells besides who sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aspect {
+    /// ICMP type and code.
+    Icmp,
+    /// TTL on arrival.
+    ReplyTtl,
+    /// TTL that the probe had, as quoted.
+    QuotedTtl,
+    /// MPLS labels.
+    Mpls,
+}
+
+impl Aspect {
+    /// All of them.
+    pub const ALL: [Aspect; 4] = [Aspect::Icmp, Aspect::ReplyTtl, Aspect::QuotedTtl, Aspect::Mpls];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Aspect::Icmp => "ICMP",
+            Aspect::ReplyTtl => "reply TTL",
+            Aspect::QuotedTtl => "quoted TTL",
+            Aspect::Mpls => "MPLS",
+        }
+    }
+
+    fn check(self, expected: &str, outcome: &Outcome) -> Result<(), String> {
+        let words = outcome.words(self);
+        (words == expected)
+            .then_some(())
+            .ok_or_else(|| format!("{} {words:?}, not {expected:?}", self.name()))
+    }
+
+    fn word(self, finding: &Finding) -> String {
+        let number = |ttl: Option<u8>| ttl.map(|ttl| ttl.to_string());
+        let word = match self {
+            Aspect::Icmp => finding.icmp.map(|(kind, code)| format!("{kind}/{code}")),
+            Aspect::ReplyTtl => number(finding.reply_ttl),
+            Aspect::QuotedTtl => number(finding.quoted_ttl),
+            Aspect::Mpls => (!finding.mpls.is_empty()).then(|| mpls_word(&finding.mpls)),
+        };
+        word.unwrap_or_else(|| "-".to_owned())
+    }
+}
+
+/// As traceroute(8) writes it with `-e`.
+fn mpls_word(labels: &[MplsLabel]) -> String {
+    let entry = |entry: &MplsLabel| {
+        let bottom = u8::from(entry.bottom);
+        format!(
+            "L={},E={},S={bottom},T={}",
+            entry.label, entry.traffic_class, entry.ttl
+        )
+    };
+    labels.iter().map(entry).collect::<Vec<_>>().join("/")
+}
+
+/// An answer at one TTL.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// Who answered.
     pub address: IpAddr,
@@ -290,9 +404,40 @@ pub struct Finding {
     pub rtt: Duration,
     /// It is the destination.
     pub destination: bool,
+    /// Type and code, when it is an ICMP message.
+    pub icmp: Option<(u8, u8)>,
+    /// TTL on arrival, in hops.
+    pub reply_ttl: Option<u8>,
+    /// TTL of the probe in the quote, in hops, when there is one.
+    pub quoted_ttl: Option<u8>,
+    /// MPLS labels, outermost first.
+    pub mpls: Vec<MplsLabel>,
+}
+
+/// ICMP type and code of an error (RFC 792, RFC 4443).
+pub(crate) fn type_and_code(v6: bool, error: IcmpError) -> (u8, u8) {
+    match (error, v6) {
+        (IcmpError::TimeExceeded, false) => (11, 0),
+        (IcmpError::TimeExceeded, true) => (3, 0),
+        (IcmpError::Unreachable { code }, false) => (3, code),
+        (IcmpError::Unreachable { code }, true) => (1, code),
+    }
 }
 
 impl Outcome {
+    /// Everything but times and identifiers, in words: what two runs of the same scenario have in common.
+    pub fn summary(&self) -> String {
+        let run = match &self.hops {
+            Err(error) => format!("error: {error}"),
+            Ok(_) => {
+                let aspects = Aspect::ALL.map(|aspect| format!("{} {}", aspect.name(), self.words(aspect)));
+                format!("{}; {}", self.path(), aspects.join("; "))
+            }
+        };
+        let answered = self.rtts.iter().map(|rtt| if rtt.is_some() { '!' } else { '*' });
+        format!("{run}; end to end {}", answered.collect::<String>())
+    }
+
     /// How many end-to-end probes were answered.
     pub fn received(&self) -> u32 {
         self.rtts.iter().flatten().count() as u32
@@ -310,6 +455,17 @@ impl Outcome {
             })
             .collect();
         names.join(" ")
+    }
+
+    /// One word for each hop: `*` for silence, `-` where the answer does not tell. ICMP type and code are written `11/0`, MPLS labels
+    /// as traceroute(8) does.
+    pub fn words(&self, aspect: Aspect) -> String {
+        let hops = self.hops.as_deref().unwrap_or_default();
+        let word = |hop: &Option<Finding>| match hop {
+            None => "*".to_owned(),
+            Some(finding) => aspect.word(finding),
+        };
+        hops.iter().map(word).collect::<Vec<_>>().join(" ")
     }
 
     /// `T` for the target, `rN` for 10.0.N.1, `aN`, `bN`, … for 10.1.1.N, 10.1.2.N, …, and otherwise the IPv4 address, also

@@ -1,8 +1,9 @@
 //! The scenarios.
 
+use crate::scenario::Aspect::{Icmp as IcmpCode, Mpls, QuotedTtl, ReplyTtl};
 use crate::scenario::Family::{V4, V6};
 use crate::scenario::Method::{Icmp, PreferSack, Sack, Syn, Udp};
-use crate::scenario::{Expect, Method, Scenario};
+use crate::scenario::{Expect, Family, Method, Scenario};
 
 /// A scenario on four routers and a target that has nothing special but these lines.
 fn four(
@@ -31,9 +32,13 @@ fn four(
 const OPEN: (usize, &str) = (0, "tcp = { open = [80] }");
 const PARALLEL: [Method; 2] = [Icmp, Udp];
 const TCP: [Method; 3] = [Syn, Sack, PreferSack];
+const NOT_UDP: [Method; 4] = [Icmp, Syn, Sack, PreferSack];
 const SACKS: [Method; 2] = [Sack, PreferSack];
 const NOT_SACK: [Method; 4] = [Icmp, Udp, Syn, PreferSack];
 const PLAIN: &str = "r1 r2 r3 r4 T!";
+
+const NO_TCP: &str = "what the TCP server does concerns no other probes";
+const NO_UDP: &str = "what the UDP service does concerns no other probes";
 
 const NO_CONNECTION: &str =
     "SACK not supported for this target/source: no connection to {target} port {port} within 300 ms";
@@ -115,7 +120,7 @@ fn links() -> Vec<Scenario> {
                 (3, "icmp = { extra_hops_back = 6 }"),
                 (4, "icmp = { extra_hops_back = 6, ttl = 64 }"),
             ],
-            vec![Expect::all(PLAIN)],
+            vec![Expect::all(PLAIN).with(ReplyTtl, "255 254 247 55 60")],
         ),
         four(
             "probe-lost",
@@ -147,15 +152,23 @@ fn links() -> Vec<Scenario> {
                 Expect::fails(&[Sack], NO_CONNECTION).received(9..=9),
             ],
         ),
-        four(
-            "lossy",
-            "every second packet to and from the target is lost",
-            &[
-                OPEN,
-                (0, "forward = { lose = [2, 4, 6, 8] }\nback = { lose = [2, 4] }"),
-            ],
-            vec![Expect::on(&PARALLEL, PLAIN).received(4..=4)],
-        ),
+        // Of the TCP probes, more end-to-end ones are answered: the refusals of the client's kernel are among the packets that
+        // get lost. The server repeats a SYN-ACK after a second, which should be midway between two of these probes.
+        Scenario {
+            timeout_ms: 360,
+            ..four(
+                "lossy",
+                "every second of the first packets to and from the target is lost: probes, acknowledgments, RSTs, answers",
+                &[
+                    OPEN,
+                    (0, "forward = { lose = [2, 4, 6, 8] }\nback = { lose = [2, 4] }"),
+                ],
+                vec![
+                    Expect::on(&PARALLEL, PLAIN).received(4..=4),
+                    Expect::on(&TCP, PLAIN).received(8..=8),
+                ],
+            )
+        },
         four(
             "duplicates",
             "the network doubles every packet to r3 and back from r2 and the target",
@@ -297,7 +310,10 @@ fn quotes() -> Vec<Scenario> {
                     "icmp = { quote = 8, mpls = [{ label = 1 }, { label = 2, ttl = 254 }] }",
                 ),
             ],
-            vec![Expect::all(PLAIN)],
+            vec![Expect::all(PLAIN).with(
+                Mpls,
+                "- L=16001,E=0,S=1,T=1 L=24001,E=5,S=1,T=1 L=1,E=0,S=0,T=1/L=2,E=0,S=1,T=254 -",
+            )],
         ),
         four(
             "odd-quotes",
@@ -308,7 +324,10 @@ fn quotes() -> Vec<Scenario> {
                 (2, "icmp = { quote_length_swapped = true }"),
                 (3, "icmp = { quote_options = true }\ntraffic_class = 184"),
             ],
-            vec![Expect::all(PLAIN)],
+            vec![
+                Expect::on(&[Udp], PLAIN).with(QuotedTtl, "0 1 1 1 1"),
+                Expect::all(PLAIN).with(QuotedTtl, "0 1 1 1 -"),
+            ],
         ),
         four(
             "cut-quotes",
@@ -368,7 +387,7 @@ delay = 1
 ";
 
 /// Two ways between r2 and r3, of two hops each.
-fn two_ways(name: &'static str, what: &'static str, balance: &'static str, path: &'static str) -> Scenario {
+fn two_ways(name: &'static str, what: &'static str, balance: &'static str, expect: Expect) -> Scenario {
     let special: &'static [(usize, &'static str)] = match balance {
         "ports" => &[OPEN, (2, "balance = \"ports\""), (2, TWO_WAYS)],
         "addresses" => &[OPEN, (2, "balance = \"addresses\""), (2, TWO_WAYS)],
@@ -379,49 +398,49 @@ fn two_ways(name: &'static str, what: &'static str, balance: &'static str, path:
     };
     Scenario {
         routers: 3,
-        ..four(name, what, special, vec![Expect::all(path)])
+        ..four(name, what, special, vec![expect])
     }
 }
 
 fn balancing() -> Vec<Scenario> {
-    const ONE_WAY: &str = "r1 r2 a1 a2 r3 T! || r1 r2 b1 b2 r3 T!";
-    const ANY_WAY: &str = "r1 r2 a1|b1 a2|b2 r3 T!";
+    let one_way = || Expect::all("r1 r2 a1 a2 r3 T! || r1 r2 b1 b2 r3 T!");
+    let any_way = || Expect::all("r1 r2 a1|b1 a2|b2 r3 T!");
     vec![
         two_ways(
             "balance-addresses",
             "r2 balances by addresses",
             "addresses",
-            ONE_WAY,
+            one_way().repeatable(),
         ),
         two_ways(
             "balance-ports",
             "r2 balances by addresses and ports",
             "ports",
-            ONE_WAY,
+            one_way(),
         ),
         two_ways(
             "balance-checksum",
             "r2 balances by the first four transport bytes, for ICMP the checksum",
             "first-four-bytes",
-            ONE_WAY,
+            one_way(),
         ),
         two_ways(
             "balance-flow-label",
             "r2 balances by the IPv6 flow label",
             "flow-label",
-            ONE_WAY,
+            one_way(),
         ),
         two_ways(
             "balance-packet",
             "r2 sends each packet either way",
             "packet",
-            ANY_WAY,
+            any_way(),
         ),
         two_ways(
             "balance-round-robin",
             "r2 sends packets in turns",
             "round-robin",
-            ANY_WAY,
+            any_way().repeatable(),
         ),
     ]
 }
@@ -486,16 +505,31 @@ fn refused(
     name: &'static str,
     what: &'static str,
     special: &'static [(usize, &'static str)],
-    v4: &'static str,
-    v6: &'static str,
+    v4: (u8, &'static str),
+    v6: (u8, &'static str),
 ) -> Scenario {
-    const PATH: &str = "r1 r2 r3 r3 r3 r3 r3 r3";
-    let expect = vec![
-        Expect::on(&NOT_SACK, PATH).received(0..=0),
-        Expect::fails(&[Sack], v4).only(V4).received(0..=0),
-        Expect::fails(&[Sack], v6).only(V6).received(0..=0),
-    ];
-    four(name, what, special, expect)
+    let refusals = |(code, error), family| {
+        [
+            Expect::on(&NOT_SACK, "r1 r2 r3 r3 r3 r3 r3 r3")
+                .received(0..=0)
+                .unreachable(3, code, 5, family),
+            Expect::fails(&[Sack], error).received(0..=0).only(family),
+        ]
+    };
+    four(name, what, special, [refusals(v4, V4), refusals(v6, V6)].concat())
+}
+
+/// r3 refuses to forward, for a reason that only `ICMPv6` knows.
+fn refused_v6(
+    name: &'static str,
+    what: &'static str,
+    special: &'static [(usize, &'static str)],
+    v6: (u8, &'static str),
+) -> Scenario {
+    let mut scenario = refused(name, what, special, (0, ""), v6);
+    let left_out = Expect::left_out(&Method::ALL, "ICMPv6 alone has this code").only(V4);
+    scenario.expect.insert(0, left_out);
+    scenario
 }
 
 fn refusals() -> Vec<Scenario> {
@@ -504,15 +538,15 @@ fn refusals() -> Vec<Scenario> {
             "net-unreachable",
             "r3 answers network unreachable",
             &[(3, "block = [{ answer = \"net\" }]")],
-            NET,
-            NET,
+            (0, NET),
+            (0, NET),
         ),
         refused(
             "host-unreachable",
             "r3 answers host unreachable",
             &[(3, "block = [{ answer = \"host\" }]")],
-            HOST,
-            HOST,
+            (1, HOST),
+            (3, HOST),
         ),
         four(
             "protocol-unreachable",
@@ -520,8 +554,8 @@ fn refusals() -> Vec<Scenario> {
             &[(3, "block = [{ answer = \"protocol\" }]")],
             vec![
                 Expect::on(&NOT_SACK, "r1 r2 r3 r3 r3 r3 r3 r3")
-                    .only(V4)
-                    .received(0..=0),
+                    .received(0..=0)
+                    .unreachable(3, 2, 5, V4),
                 Expect::on(&NOT_SACK, "r1 r2 r3 * * * * *")
                     .only(V6)
                     .received(0..=0),
@@ -533,22 +567,47 @@ fn refusals() -> Vec<Scenario> {
             "port-unreachable",
             "r3 answers port unreachable, as if it were the target",
             &[(3, "block = [{ answer = \"port\" }]")],
-            REFUSED,
-            REFUSED,
+            (3, REFUSED),
+            (4, REFUSED),
         ),
         refused(
             "net-prohibited",
             "r3 answers network prohibited",
             &[(3, "block = [{ answer = \"net-prohibited\" }]")],
-            NET,
-            DENIED,
+            (9, NET),
+            (1, DENIED),
+        ),
+        refused(
+            "host-prohibited",
+            "r3 answers host prohibited",
+            &[(3, "block = [{ answer = \"host-prohibited\" }]")],
+            (10, HOST),
+            (1, DENIED),
         ),
         refused(
             "admin-prohibited",
             "r3 answers administratively prohibited",
             &[(3, "block = [{ answer = \"admin-prohibited\" }]")],
-            HOST,
-            DENIED,
+            (13, HOST),
+            (1, DENIED),
+        ),
+        refused_v6(
+            "beyond-scope",
+            "r3 answers beyond scope of the source address",
+            &[(3, "block = [{ answer = \"beyond-scope\" }]")],
+            (2, HOST),
+        ),
+        refused_v6(
+            "source-policy",
+            "r3 answers that the source address failed a policy",
+            &[(3, "block = [{ answer = \"source-policy\" }]")],
+            (5, DENIED),
+        ),
+        refused_v6(
+            "reject-route",
+            "r3 answers reject route to destination",
+            &[(3, "block = [{ answer = \"reject-route\" }]")],
+            (6, DENIED),
         ),
         four(
             "filtered-silently",
@@ -569,17 +628,22 @@ fn refusals() -> Vec<Scenario> {
                     "block = [{ protocols = [\"udp\"], answer = \"admin-prohibited\" }]",
                 ),
             ],
-            vec![
-                Expect::on(&[Udp], "r1 r2 r3 r3 r3 r3 r3 r3").received(0..=0),
-                Expect::all(PLAIN),
-            ],
+            {
+                let refused = |code, family| {
+                    Expect::on(&[Udp], "r1 r2 r3 r3 r3 r3 r3 r3")
+                        .received(0..=0)
+                        .unreachable(3, code, 5, family)
+                };
+                vec![refused(13, V4), refused(1, V6), Expect::all(PLAIN)]
+            },
         ),
         four(
             "target-prohibits",
             "the target answers everything with administratively prohibited",
             &[(0, "block = [{ answer = \"admin-prohibited\" }]")],
             vec![
-                Expect::on(&NOT_SACK, PLAIN),
+                Expect::on(&NOT_SACK, PLAIN).unreachable(4, 13, 1, V4),
+                Expect::on(&NOT_SACK, PLAIN).unreachable(4, 1, 1, V6),
                 Expect::fails(&[Sack], HOST).only(V4),
                 Expect::fails(&[Sack], DENIED).only(V6),
             ],
@@ -592,7 +656,12 @@ fn refusals() -> Vec<Scenario> {
                 "r4 knows no way to the address",
                 &[],
                 vec![
-                    Expect::on(&NOT_SACK, "r1 r2 r3 r4 r4 r4 r4 r4").received(0..=0),
+                    Expect::on(&NOT_SACK, "r1 r2 r3 r4 r4 r4 r4 r4")
+                        .received(0..=0)
+                        .unreachable(4, 1, 4, V4),
+                    Expect::on(&NOT_SACK, "r1 r2 r3 r4 r4 r4 r4 r4")
+                        .received(0..=0)
+                        .unreachable(4, 3, 4, V6),
                     Expect::fails(&[Sack], HOST).received(0..=0),
                 ],
             )
@@ -612,19 +681,28 @@ fn tricks() -> Vec<Scenario> {
             "counted-twice",
             "r2 lowers the TTL by 2",
             &[OPEN, (2, "ttl_decrement = 2")],
-            vec![Expect::all("r1 r2 r2 r3 r4 T!")],
+            vec![
+                Expect::on(&[Udp], "r1 r2 r2 r3 r4 T!").with(QuotedTtl, "1 1 2 1 1 1"),
+                Expect::all("r1 r2 r2 r3 r4 T!").with(QuotedTtl, "1 1 2 1 1 -"),
+            ],
         ),
         four(
             "zero-ttl",
             "r2 forwards with TTL 0, so r3 answers for it",
             &[OPEN, (2, "zero_ttl_forwarding = true")],
-            vec![Expect::all("r1 r3 r3 r4 T!")],
+            vec![
+                Expect::on(&[Udp], "r1 r3 r3 r4 T!").with(QuotedTtl, "1 0 1 1 1"),
+                Expect::all("r1 r3 r3 r4 T!").with(QuotedTtl, "1 0 1 1 -"),
+            ],
         ),
         four(
             "ttl-reset",
             "r2 sets the TTL to 64: what is behind it is hidden",
             &[OPEN, (2, "ttl_reset = 64")],
-            vec![Expect::all("r1 r2 T!")],
+            vec![
+                Expect::on(&[Udp], "r1 r2 T!").with(QuotedTtl, "1 1 62"),
+                Expect::all("r1 r2 T!").with(QuotedTtl, "1 1 -"),
+            ],
         ),
         Scenario {
             max_ttl: 10,
@@ -637,8 +715,8 @@ fn tricks() -> Vec<Scenario> {
                     (0, "icmp = { ttl_copied = true }"),
                 ],
                 vec![
-                    Expect::on(&SACKS, "r1 r2 * r4 T!"),
-                    Expect::all("r1 r2 * r4 * * * * T!"),
+                    Expect::on(&SACKS, "r1 r2 * r4 T!").with(ReplyTtl, "255 254 * 252 1"),
+                    Expect::all("r1 r2 * r4 * * * * T!").with(ReplyTtl, "255 254 * 252 * * * * 1"),
                 ],
             )
         },
@@ -676,25 +754,26 @@ fn hosts() -> Vec<Scenario> {
             "udp-service",
             "a service returns each datagram",
             &[(0, "udp = { open = [33434] }")],
-            vec![Expect::on(&[Udp], PLAIN)],
+            vec![Expect::on(&[Udp], PLAIN), Expect::left_out(&NOT_UDP, NO_UDP)],
         ),
         four(
             "udp-service-fixed",
             "a service answers each datagram with the same",
             &[(0, "udp = { open = [33434], reply = \"hello\" }")],
-            vec![Expect::on(&[Udp], PLAIN)],
+            vec![Expect::on(&[Udp], PLAIN), Expect::left_out(&NOT_UDP, NO_UDP)],
         ),
         four(
             "udp-service-slow",
             "a service answers each datagram with the same, 60 ms away: several probes are under way",
             &[(0, "delay = 60\nudp = { open = [33434], reply = \"hello\" }")],
-            vec![Expect::on(&[Udp], PLAIN)],
+            vec![Expect::on(&[Udp], PLAIN), Expect::left_out(&NOT_UDP, NO_UDP)],
         ),
         four(
             "tcp-closed",
             "the port is closed",
             &[],
             vec![
+                Expect::left_out(&PARALLEL, NO_TCP),
                 Expect::on(&[Syn, PreferSack], PLAIN),
                 Expect::fails(&[Sack], REFUSED),
             ],
@@ -704,6 +783,7 @@ fn hosts() -> Vec<Scenario> {
             "the port is closed, and the RST acknowledges nothing",
             &[(0, "tcp = { bare_reset = true }")],
             vec![
+                Expect::left_out(&PARALLEL, NO_TCP),
                 Expect::on(&[Syn, PreferSack], PLAIN),
                 Expect::fails(&[Sack], NO_CONNECTION),
             ],
@@ -713,6 +793,7 @@ fn hosts() -> Vec<Scenario> {
             "the target drops TCP without a word",
             &[(0, "tcp = { default = \"silent\" }")],
             vec![
+                Expect::on(&PARALLEL, PLAIN),
                 Expect::on(&[Syn, PreferSack], UNANSWERED).received(0..=0),
                 Expect::fails(&[Sack], NO_CONNECTION).received(0..=0),
             ],
@@ -722,7 +803,13 @@ fn hosts() -> Vec<Scenario> {
             "a firewall in front of the target, r4, answers for it with port unreachable",
             &[(4, "block = [{ protocols = [\"tcp\"], answer = \"port\" }]")],
             vec![
-                Expect::on(&[Syn, PreferSack], "r1 r2 r3 r4 r4 r4 r4 r4").received(0..=0),
+                Expect::on(&PARALLEL, PLAIN),
+                Expect::on(&[Syn, PreferSack], "r1 r2 r3 r4 r4 r4 r4 r4")
+                    .received(0..=0)
+                    .unreachable(4, 3, 4, V4),
+                Expect::on(&[Syn, PreferSack], "r1 r2 r3 r4 r4 r4 r4 r4")
+                    .received(0..=0)
+                    .unreachable(4, 4, 4, V6),
                 Expect::fails(&[Sack], REFUSED).received(0..=0),
             ],
         ),
@@ -730,7 +817,7 @@ fn hosts() -> Vec<Scenario> {
             "syn-acks-repeated",
             "the server repeats unanswered SYN-ACKs, and the first is late",
             &[(0, "tcp = { open = [80], syn_ack_delay = 120 }")],
-            vec![Expect::on(&TCP, PLAIN)],
+            vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
         )
         .with_extra(120),
     ]
@@ -742,13 +829,18 @@ fn sack() -> Vec<Scenario> {
             "sack-refused",
             "the server does not permit SACK",
             &[(0, "tcp = { open = [80], sack = false }")],
-            vec![Expect::on(&[PreferSack], PLAIN), Expect::fails(&[Sack], NO_SACK)],
+            vec![
+                Expect::left_out(&PARALLEL, NO_TCP),
+                Expect::on(&[Syn, PreferSack], PLAIN),
+                Expect::fails(&[Sack], NO_SACK),
+            ],
         ),
         four(
             "sack-stripped",
             "r2 strips SACK-permitted and timestamps from SYNs",
             &[OPEN, (2, "strip_tcp_options = true")],
             vec![
+                Expect::on(&PARALLEL, PLAIN),
                 Expect::on(&[Syn, PreferSack], PLAIN),
                 Expect::fails(&[Sack], NO_SACK),
             ],
@@ -757,14 +849,15 @@ fn sack() -> Vec<Scenario> {
             "no-timestamps",
             "the server does not use timestamps",
             &[(0, "tcp = { open = [80], timestamps = false }")],
-            vec![Expect::on(&SACKS, PLAIN)],
+            vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
         ),
         four(
             "no-blocks",
             "the server permits SACK, and then acknowledges without blocks",
             &[(0, "tcp = { open = [80], sack_blocks = false }")],
             vec![
-                Expect::on(&[PreferSack], PLAIN),
+                Expect::left_out(&PARALLEL, NO_TCP),
+                Expect::on(&[Syn, PreferSack], PLAIN),
                 Expect::fails(
                     &[Sack],
                     "SACK not supported for this target/source: the target acknowledges without SACK blocks",
@@ -778,7 +871,7 @@ fn sack() -> Vec<Scenario> {
                 0,
                 "tcp = { open = [80], greeting = \"220 mail.example ESMTP\\r\\n\" }",
             )],
-            vec![Expect::on(&TCP, PLAIN)],
+            vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
         ),
         four(
             "speaks-later",
@@ -787,7 +880,7 @@ fn sack() -> Vec<Scenario> {
                 0,
                 "tcp = { open = [80], greeting = \"220 mail.example ESMTP\\r\\n\", greeting_delay = 40 }",
             )],
-            vec![Expect::on(&SACKS, PLAIN)],
+            vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
         ),
         four(
             "speaks-without-blocks",
@@ -797,7 +890,8 @@ fn sack() -> Vec<Scenario> {
                 "tcp = { open = [80], greeting = \"hello\", sack_blocks = false }",
             )],
             vec![
-                Expect::on(&[PreferSack], PLAIN),
+                Expect::left_out(&PARALLEL, NO_TCP),
+                Expect::on(&[Syn, PreferSack], PLAIN),
                 Expect::fails(
                     &[Sack],
                     "SACK not supported for this target/source: the target acknowledges without SACK blocks",
@@ -809,6 +903,7 @@ fn sack() -> Vec<Scenario> {
             "the SYN-ACK takes 700 ms, the timeout is 300 ms; the second SYN draws a RST at once",
             &[(0, "tcp = { open = [80], syn_ack_delay = 700 }")],
             vec![
+                Expect::left_out(&PARALLEL, NO_TCP),
                 Expect::on(&[Syn, PreferSack], "r1 r2 r3 r4 * T!").received(0..=0),
                 Expect::fails(&[Sack], NO_CONNECTION).received(0..=0),
             ],
@@ -819,7 +914,7 @@ fn sack() -> Vec<Scenario> {
                 "lost-syn-ack",
                 "the first SYN-ACK of each connection is lost, the timeout is 1500 ms",
                 &[(0, "tcp = { open = [80], lose_syn_acks = 1 }")],
-                vec![Expect::on(&SACKS, PLAIN)],
+                vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
             )
         }
         .with_extra(1000),
@@ -830,19 +925,23 @@ fn sack() -> Vec<Scenario> {
                 0,
                 "tcp = { open = [80], duplicate_sack = false, reset_on_close = true }",
             )],
-            vec![Expect::on(&SACKS, PLAIN)],
+            vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
         ),
         four(
             "ignores-beyond-gap",
             "the server ignores data beyond a gap: to a SACK probe it says nothing",
             &[(0, "tcp = { open = [80], ignore_out_of_order = true }")],
-            vec![Expect::on(&SACKS, "r1 r2 r3 r4 * * * *")],
+            vec![
+                Expect::left_out(&PARALLEL, NO_TCP),
+                Expect::on(&[Syn], PLAIN),
+                Expect::on(&SACKS, "r1 r2 r3 r4 * * * *"),
+            ],
         ),
         four(
             "small-window",
             "the server's window is 6 bytes: probes with higher TTLs are outside",
             &[(0, "tcp = { open = [80], window = 6, window_scale = 0 }")],
-            vec![Expect::on(&SACKS, PLAIN)],
+            vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
         ),
     ]
 }
@@ -891,6 +990,18 @@ fn strangers() -> Vec<Scenario> {
             vec![Expect::all(PLAIN)],
         ),
     ]
+}
+
+impl Expect {
+    /// In this family, `exceeded` times exceeded, and then `times` destination unreachable with this code.
+    fn unreachable(self, exceeded: usize, code: u8, times: usize, family: Family) -> Self {
+        let (time_exceeded, unreachable) = match family {
+            V4 => ("11/0", format!("3/{code}")),
+            V6 => ("3/0", format!("1/{code}")),
+        };
+        let words = [vec![time_exceeded; exceeded], vec![&unreachable; times]].concat();
+        self.only(family).with(IcmpCode, words.join(" "))
+    }
 }
 
 impl Scenario {

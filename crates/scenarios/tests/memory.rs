@@ -52,6 +52,22 @@ fn compare(document: &str) {
 }
 
 #[test]
+fn every_scenario_says_something_of_every_method_and_family() {
+    for scenario in table::scenarios() {
+        for method in Method::ALL {
+            for family in [Family::V4, Family::V6] {
+                let said = scenario.expectation(method, family).is_some();
+                assert!(
+                    said || scenario.left_out(method, family).is_some(),
+                    "{} {method:?} {family:?}: neither an expectation nor why there is none",
+                    scenario.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn names_are_unique() {
     let mut names: Vec<_> = table::scenarios().iter().map(|scenario| scenario.name).collect();
     let count = names.len();

@@ -25,15 +25,16 @@ impl Error {
     }
 }
 
+/// What IPv6 alone has becomes what is nearest in IPv4; for `BeyondScope` RFC 7915 §5.2 says what.
 fn v4_code(why: Unreachable) -> u8 {
     match why {
         Unreachable::Net => 0,
-        Unreachable::Host => 1,
+        Unreachable::Host | Unreachable::BeyondScope => 1,
         Unreachable::Protocol => 2,
         Unreachable::Port => 3,
         Unreachable::NetProhibited => 9,
         Unreachable::HostProhibited => 10,
-        Unreachable::AdminProhibited => 13,
+        Unreachable::AdminProhibited | Unreachable::SourcePolicy | Unreachable::RejectRoute => 13,
     }
 }
 
@@ -41,8 +42,11 @@ fn v6_code(why: Unreachable) -> u8 {
     match why {
         Unreachable::Net => 0,
         Unreachable::NetProhibited | Unreachable::HostProhibited | Unreachable::AdminProhibited => 1,
+        Unreachable::BeyondScope => 2,
         Unreachable::Host => 3,
         Unreachable::Protocol | Unreachable::Port => 4,
+        Unreachable::SourcePolicy => 5,
+        Unreachable::RejectRoute => 6,
     }
 }
 

@@ -410,6 +410,10 @@ pub(crate) enum Unreachable {
     NetProhibited,
     HostProhibited,
     AdminProhibited,
+    /// IPv6 only, as the following ones.
+    BeyondScope,
+    SourcePolicy,
+    RejectRoute,
 }
 
 /// A destination, and the link that leads to it.

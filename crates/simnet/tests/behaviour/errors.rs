@@ -185,6 +185,9 @@ fn blocking_routers_say_why() {
         ("net-prohibited", 9, 1),
         ("host-prohibited", 10, 1),
         ("admin-prohibited", 13, 1),
+        ("beyond-scope", 1, 2),
+        ("source-policy", 13, 5),
+        ("reject-route", 13, 6),
     ] {
         let block = format!("block = [{{ protocols = [\"udp\"], answer = \"{answer}\" }}]");
         let mut lab = Lab::new(&three(&block, ""));
