@@ -8,7 +8,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(format!("{root}{path}")).unwrap()
 }
 
-/// The DaemonSet's metrics ask for its token: nothing may announce them to those who do not bring it.
+/// The servers' metrics ask for their token: nothing may announce them to those who do not bring it.
 #[test]
 fn metrics_in_kubernetes_are_collected_with_the_token() {
     let servers = read("packaging/kubernetes/daemonset.yaml");
@@ -43,5 +43,9 @@ fn what_git_ignores_is_no_part_of_the_image() {
         };
         assert!(ignored.lines().any(|line| line == pattern), "{pattern}");
     }
-    assert!(!ignored.lines().any(|line| line.contains(".git") && !line.starts_with('#')));
+    assert!(
+        !ignored
+            .lines()
+            .any(|line| line.contains(".git") && !line.starts_with('#'))
+    );
 }
