@@ -87,7 +87,7 @@ fuzz-setup:
 fuzz target=env("FUZZ_TARGET") seconds=env("FUZZ_SECONDS", "60"):
     cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
 
-# Send the HTTP service what its OpenAPI document allows and what it does not (root, Python)
+# Send the HTTP service what its OpenAPI document allows and what it does not (root or sudo, Python)
 fuzz-service *arguments:
     scripts/fuzz-service {{ arguments }}
 
@@ -125,7 +125,8 @@ accuracy rounds="5":
 
 # Tests that take minutes, or a CPU for themselves: a flood of 100,000 packets a second, the limits of real kernels
 slow:
-    cargo test --locked --package traceroute-scenarios --test flood --test false_loss -- --ignored
+    source scripts/privileged; \
+        cargo test --locked --package traceroute-scenarios --test flood --test false_loss -- --ignored
 
 # Install what linting and testing for other systems needs (Debian, root)
 cross-setup:
@@ -146,20 +147,21 @@ cross-link-macos *architectures:
 # Everything that can be checked here about the other systems (Debian, root)
 cross: cross-setup cross-check cross-test-windows cross-link-macos
 
-# The same on any system with Docker
+# The same on any Linux with Docker; privileged, to make network namespaces
 cross-in-debian:
-    docker run --rm --volume "$PWD:/source" --workdir /source debian:bookworm bash -c \
-        'apt-get update -qq && apt-get install -y -qq ca-certificates >/dev/null && \
-         scripts/cross-setup && scripts/cross-check && scripts/cross-test-windows unit'
+    docker run --rm --privileged --env CI --volume "$PWD:/source" --workdir /source debian:bookworm bash -c \
+        'apt-get update -qq && apt-get install -y -qq ca-certificates iproute2 nftables >/dev/null && \
+         scripts/cross-setup && scripts/cross-check && scripts/cross-test-windows && scripts/cross-link-macos'
 
-# Install what testing the server's page needs (Debian, root)
+# Install what testing the server's page needs, unless a chromedriver is there with its browser (Debian, root or sudo)
 browser-setup:
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 chromium chromium-driver >/dev/null
+    command -v chromedriver >/dev/null || \
+        { source scripts/release/common; install_package python3 chromium chromium-driver; }
 
 # The server's page in headless Chromium (needs python3, chromium and chromedriver)
 browser:
-    cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
+    source scripts/privileged; \
+        cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
 
 # Let ICMP errors through the firewall of Windows, for tests (Windows, administrator)
 windows-firewall:

@@ -82,7 +82,8 @@ pub struct AnswerDetails {
     /// TTL or hop limit of the answer itself on arrival, in hops.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_ttl: Option<u8>,
-    /// TTL or hop limit of the probe as the answer quotes it, in hops: 1, or 0, unless something tampers with it.
+    /// TTL or hop limit of the probe as the answer quotes it, in hops. Where the probe ran out of it that is 1, or 0, unless
+    /// something tampers with it; whoever refuses the probe quotes what was left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted_ttl: Option<u8>,
     /// MPLS label stack of the probe at the router (RFC 4950), outermost first.

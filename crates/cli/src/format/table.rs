@@ -1,6 +1,7 @@
 //! The path in one table: each address at each TTL with its statistics over all runs.
 
 use datadog_traceroute::Report;
+use datadog_traceroute::details::AnswerKind;
 
 use super::frame;
 use super::grid::{Align, Cell, Grid, Row};
@@ -154,14 +155,17 @@ impl Times {
     }
 }
 
-/// The answers' TTLs, and notes: traceroute's own, and on quotes in which the probe's TTL is not 1, which is what it should
-/// be where it ends. Nothing when nobody asked.
+/// The answers' TTLs, and notes: traceroute's own, and on probes that ended for lack of TTL when it was not 1, which is what it
+/// should be there. Who refuses a probe does so with any TTL. Nothing when nobody asked.
 fn learned(host: &Host) -> Vec<Cell> {
     let details: Vec<_> = host.answers.iter().filter_map(|answer| answer.details).collect();
     let reply_ttls = details.iter().filter_map(|details| details.reply_ttl);
     let reply_ttls = distinct(reply_ttls.map(|ttl| ttl.to_string()));
     let notations = details.iter().filter_map(|details| details.notation.clone());
-    let quoted = details.iter().filter_map(|details| details.quoted_ttl);
+    let expired = details
+        .iter()
+        .filter(|details| details.answer == AnswerKind::TimeExceeded);
+    let quoted = expired.filter_map(|details| details.quoted_ttl);
     let quoted = quoted.filter(|ttl| *ttl != 1).map(|ttl| format!("quoted {ttl}"));
     let notes = distinct(notations.chain(quoted));
     vec![

@@ -222,6 +222,8 @@ fn unreachable() -> Report {
             answer.answer = AnswerKind::Unreachable;
             (answer.icmp_type, answer.icmp_code) = (Some(3), Some(13));
             answer.notation = Some("!X".to_owned());
+            // The router would have sent the packet on: refusing it has nothing to do with its TTL.
+            answer.quoted_ttl = Some(2);
         } else {
             // As without raw sockets.
             (answer.reply_ttl, answer.quoted_ttl) = (None, None);
@@ -301,6 +303,15 @@ fn table() {
         render(Format::Table, terminal(200)),
         render(Format::Table, Screen::NONE)
     );
+}
+
+#[test]
+fn a_quoted_ttl_is_notable_only_where_the_probe_ran_out_of_it() {
+    let table = |report| Format::Table.render(&report, Screen::NONE).unwrap();
+    let refused = table(unreachable());
+    assert!(refused.contains("!X") && !refused.contains("quoted"), "{refused}");
+    let expired = table(mpls());
+    assert!(expired.contains("quoted 0"), "{expired}");
 }
 
 #[test]
