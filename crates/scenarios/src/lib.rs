@@ -5,12 +5,14 @@
 //! - [`Simulation`] runs the engine against the simulated network in memory, on simulated time.
 //! - [`memory`] carries a scenario out so; the tests do the same with the real library behind a TUN device.
 //! - [`report`] writes down what came out, as the table in `docs/adversities.md`.
+//! - [`ordinary`] lists where plain users find less, whose probes leave through ordinary sockets.
 //! - [`hostile`] makes forged and damaged packets around genuine replies.
 
 mod client;
 pub mod hostile;
 mod journal;
 pub mod memory;
+pub mod ordinary;
 pub mod report;
 mod scenario;
 mod simulation;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::ordinary;
 use crate::scenario::{Expect, Family, Method, Outcome, Scenario};
 
 /// What one combination of a scenario came to.
@@ -30,8 +31,30 @@ pub fn document(outcomes: &[(Scenario, Vec<Found>)]) -> String {
             );
         }
     }
+    text.push_str(PLAIN_USERS);
+    for difference in ordinary::DIFFERENCES {
+        let methods: Vec<&str> = difference.methods.iter().map(|method| method.name()).collect();
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} |",
+            difference.scenario,
+            methods.join(", "),
+            difference.shown(),
+            difference.why
+        );
+    }
     text
 }
+
+const PLAIN_USERS: &str = "
+## Without `CAP_NET_RAW`
+
+On Linux plain users probe through ordinary sockets. The suite runs all of the above for them, too, with `icmp`, `udp` and `syn` (`sack` needs
+the capability), and they find the same paths, losses and errors, except:
+
+| scenario | probes | what is reported instead | why |
+|---|---|---|---|
+";
 
 const HEAD: &str = "\
 # What the tool makes of what a path does

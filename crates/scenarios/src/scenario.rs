@@ -162,6 +162,25 @@ impl Expect {
         }
     }
 
+    /// The same, but nothing is said of what else the answers tell.
+    #[must_use]
+    pub(crate) fn without_aspects(self) -> Self {
+        Expect {
+            aspects: Vec::new(),
+            ..self
+        }
+    }
+
+    /// The same with another path or number of answers.
+    #[must_use]
+    pub(crate) fn but(self, path: Option<&'static str>, received: Option<RangeInclusive<u32>>) -> Self {
+        Expect {
+            path: path.unwrap_or(self.path),
+            received: received.unwrap_or(self.received.clone()),
+            ..self
+        }
+    }
+
     /// Whether two runs, wherever, must have the same [`Outcome::summary`].
     pub fn is_repeatable(&self) -> bool {
         self.repeatable

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -17,7 +17,10 @@ use std::time::Duration;
 use datadog_traceroute::details::MplsEntry;
 use datadog_traceroute::{Parameters, Progress, Report, Request, Tracer};
 use tokio::runtime::{Builder, Runtime};
-use traceroute_scenarios::{Family, Finding, Journal, Method, Outcome, Scenario, memory, table};
+use traceroute_net::Access;
+use traceroute_scenarios::{
+    Expect, Family, Finding, Journal, Method, Outcome, Scenario, memory, ordinary, table,
+};
 use traceroute_simnet::tun::{self, Activity, Settings};
 use traceroute_simnet::{Network, namespace};
 use traceroute_wire::MplsLabel;
@@ -44,7 +47,17 @@ const SETTINGS: Settings = Settings {
 
 #[test]
 fn the_library_finds_behind_a_device_what_the_engine_finds_in_memory() {
-    if let Err(error) = thread::spawn(Lab::new).join().unwrap().map(drop) {
+    check_all(Access::Raw);
+}
+
+/// Without privileges, except for what [`ordinary::DIFFERENCES`] lists.
+#[test]
+fn plain_users_find_the_same_but_for_what_their_kernel_keeps() {
+    check_all(Access::Ordinary);
+}
+
+fn check_all(access: Access) {
+    if let Err(error) = thread::spawn(move || Lab::new(access)).join().unwrap().map(drop) {
         traceroute_testbed::not_run(&error.to_string());
         return;
     }
@@ -56,8 +69,8 @@ fn the_library_finds_behind_a_device_what_the_engine_finds_in_memory() {
     scenarios.sort_by_key(|scenario| std::cmp::Reverse(u64::from(scenario.max_ttl) * scenario.timeout_ms));
     let cases: Vec<Case<'_>> = scenarios
         .iter()
-        .flat_map(|scenario| Method::ALL.map(|method| Case::new(scenario, method)))
-        .filter(|case| !case.in_memory.is_empty())
+        .flat_map(|scenario| Method::ALL.map(|method| Case::new(scenario, method, access)))
+        .filter(|case| !case.expected.is_empty())
         .collect();
     let queue = Mutex::new(cases.iter());
     let wrong = Mutex::new(Vec::new());
@@ -80,47 +93,63 @@ fn the_library_finds_behind_a_device_what_the_engine_finds_in_memory() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// A scenario and a method, and what came out in memory in each family that is part of the scenario.
+/// A scenario and a method, and what must come out in each family that is part of the scenario.
 struct Case<'a> {
     scenario: &'a Scenario,
     method: Method,
-    in_memory: Vec<(Family, Outcome)>,
+    access: Access,
+    expected: Vec<(Family, Expect, Option<Outcome>)>,
 }
 
 impl Case<'_> {
-    fn new(scenario: &Scenario, method: Method) -> Case<'_> {
-        let included = FAMILIES
-            .into_iter()
-            .filter(|family| scenario.expectation(method, *family).is_some());
-        let in_memory = |family| memory::run(scenario, method, family, &|| None).unwrap();
+    fn new(scenario: &Scenario, method: Method, access: Access) -> Case<'_> {
+        let expected = |family| {
+            Some(match access {
+                Access::Ordinary => (family, ordinary::expectation(scenario, method, family)?, None),
+                _ => {
+                    let expect = scenario.expectation(method, family)?;
+                    let in_memory = memory::run(scenario, method, family, &|| None).unwrap();
+                    (
+                        family,
+                        expect.clone(),
+                        expect.is_repeatable().then_some(in_memory),
+                    )
+                }
+            })
+        };
         Case {
             scenario,
             method,
-            in_memory: included.map(|family| (family, in_memory(family))).collect(),
+            access,
+            expected: FAMILIES.into_iter().filter_map(expected).collect(),
         }
     }
 
     /// What is different behind a device, one line each.
     fn compare(&self) -> Vec<String> {
         let Case { scenario, method, .. } = *self;
-        let lab = Lab::new().unwrap();
+        let lab = Lab::new(self.access).unwrap();
         let topology = scenario.topology().unwrap();
         assert!(
             namespace::configure(&lab.name, &topology, true).unwrap(),
             "IPv6 is missing"
         );
         let mut wrong = Vec::new();
-        for (family, in_memory) in &self.in_memory {
-            let expect = scenario.expectation(method, *family).unwrap();
+        for (family, expect, in_memory) in &self.expected {
             let mut complain =
                 |text: String| wrong.push(format!("{} {method:?} {family:?}: {text}", scenario.name));
             let outcome = lab.run(scenario, method, *family, &mut complain);
             if let Err(difference) = expect.check(scenario, &outcome) {
                 complain(difference);
             }
-            let (here, there) = (outcome.summary(), in_memory.summary());
-            if expect.is_repeatable() && here != there {
-                complain(format!("{here}, but in memory {there}"));
+            if let Some(in_memory) = in_memory
+                && outcome.summary() != in_memory.summary()
+            {
+                complain(format!(
+                    "{}, but in memory {}",
+                    outcome.summary(),
+                    in_memory.summary()
+                ));
             }
         }
         wrong
@@ -133,14 +162,19 @@ struct Lab {
     name: String,
     runtime: Runtime,
     tracer: Tracer,
+    access: Access,
 }
 
 impl Lab {
     /// Moves the calling thread.
-    fn new() -> io::Result<Lab> {
+    fn new(access: Access) -> io::Result<Lab> {
         namespace::enter()?;
         let (device, name) = tun::open("")?;
+        if access == Access::Ordinary {
+            fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0")?;
+        }
         Ok(Lab {
+            access,
             device,
             name,
             runtime: Builder::new_current_thread().enable_all().build()?,
@@ -214,7 +248,7 @@ impl Lab {
     }
 
     /// Does something while a fresh network answers behind the device.
-    fn with_network<T>(&self, scenario: &Scenario, act: impl FnOnce() -> T) -> (T, Journal) {
+    fn with_network<T: Send>(&self, scenario: &Scenario, act: impl FnOnce() -> T + Send) -> (T, Journal) {
         // What the client's kernel had to say to the network before, such as a RST.
         while (&self.device).read(&mut [0; 2048]).is_ok() {}
         let mut network = Network::new(&scenario.topology().unwrap(), memory::SEED);
@@ -238,7 +272,14 @@ impl Lab {
                 .unwrap();
                 journal
             });
-            let result = act();
+            // Of its own, for capabilities belong to threads.
+            let user = scope.spawn(|| {
+                if self.access == Access::Ordinary {
+                    traceroute_testbed::forget_capabilities().unwrap();
+                }
+                act()
+            });
+            let result = user.join().unwrap();
             drop(stopper);
             (result, serve.join().unwrap())
         })

@@ -79,7 +79,7 @@ pub fn configure(device: &str, topology: &Topology, default_routes: bool) -> io:
 }
 
 /// Whether the kernel's list of routes has an address as its own: destination, prefix length and, last but one, flags, all in
-/// hexadecimal (`RTF_LOCAL` in linux/ipv6_route.h).
+/// hexadecimal (`RTF_LOCAL` in `linux/ipv6_route.h`).
 fn is_local(routes: &str, address: Ipv6Addr) -> bool {
     const RTF_LOCAL: u32 = 0x8000_0000;
     let destination = format!("{:032x}", u128::from(address));

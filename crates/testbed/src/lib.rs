@@ -48,5 +48,13 @@ pub use lab::{Lab, Link, not_run, require_lab};
 pub use node::{Node, Reject};
 pub use service::Service;
 
+/// Gives up every capability that the calling thread has, for good: its sockets are those of plain users from then on.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn forget_capabilities() -> std::io::Result<()> {
+    sys::forget_capabilities()
+}
+
 /// What most functions here return.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -55,8 +55,6 @@ pub(crate) fn become_nobody(may_change_user: bool) -> io::Result<()> {
     const SECURE_BITS: libc::c_ulong = 0b111;
     /// Until exec, which ends it: to look for the program.
     const CAP_DAC_READ_SEARCH: u32 = 2;
-    /// `_LINUX_CAPABILITY_VERSION_3`.
-    const VERSION: u32 = 0x2008_0522;
     const NOBODY: libc::c_ulong = 65534;
     // SAFETY: PR_SET_SECUREBITS reads one unsigned long.
     check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS) })?;
@@ -69,8 +67,18 @@ pub(crate) fn become_nobody(may_change_user: bool) -> io::Result<()> {
         // SAFETY: integers only.
         check(unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) } as c_int)?;
     }
-    // Version and process (0: this one); effective, permitted and inheritable, twice.
-    let kept = 1 << CAP_DAC_READ_SEARCH;
+    set_capabilities(1 << CAP_DAC_READ_SEARCH)
+}
+
+/// Gives up every capability that the calling thread has, for good. capabilities(7)
+pub(crate) fn forget_capabilities() -> io::Result<()> {
+    set_capabilities(0)
+}
+
+/// Version and process (0: this thread); effective, permitted and inheritable, twice.
+fn set_capabilities(kept: u32) -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`.
+    const VERSION: u32 = 0x2008_0522;
     let (header, sets) = ([VERSION, 0], [kept, kept, 0_u32, 0, 0, 0]);
     // SAFETY: both point to what this version of the call reads.
     check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) } as c_int).map(drop)

@@ -1,0 +1,127 @@
+//! What plain users find on Linux, without `CAP_NET_RAW`: what root finds, but for what their kernel keeps to itself.
+
+use crate::scenario::{E2E_QUERIES, Expect, Family, Method, Scenario};
+
+/// What ordinary sockets can probe with.
+pub const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::Syn];
+
+/// Scenarios in which plain users find less than root.
+pub const DIFFERENCES: &[Difference] = &[
+    Difference {
+        path: Some("r1 r2 * * T!"),
+        ..Difference::of("nat-untranslated", &[Method::Icmp, Method::Syn], FOREIGN_QUOTE)
+    },
+    Difference {
+        path: Some("r1 r2 * * T!"),
+        ..Difference::of("nat-addresses", &[Method::Syn], FOREIGN_QUOTE)
+    },
+    Difference {
+        path: Some("r1 r2 * * * * * *"),
+        received: Some((0, 0)),
+        ..Difference::of("nat-untranslated", &[Method::Udp], FOREIGN_QUOTE)
+    },
+    Difference {
+        path: Some("r1 r2 * * * * * *"),
+        received: Some((0, 0)),
+        ..Difference::of("nat-addresses", &[Method::Udp], FOREIGN_QUOTE)
+    },
+    Difference {
+        path: Some("r1 r2 r3 r4 * * * *"),
+        received: Some((0, 0)),
+        ..Difference::of(
+            "tcp-closed-bare",
+            &[Method::Syn],
+            "the kernel does not believe a reset without an acknowledgment while it connects",
+        )
+    },
+    Difference {
+        path: Some("r1 r2 a1|b1 a2|b2 r3 T!"),
+        ..Difference::of(
+            "balance-flow-label",
+            &[Method::Syn],
+            "the kernel gives each connection a flow label of its own over IPv6",
+        )
+    },
+    Difference {
+        received: Some((6, 6)),
+        ..Difference::of(
+            "lossy",
+            &[Method::Syn],
+            "the kernel acknowledges each connection before it resets it, so other packets are the lost ones",
+        )
+    },
+    Difference {
+        received: Some((0, E2E_QUERIES)),
+        ..Difference::of(
+            "lost-syn-ack",
+            &[Method::Syn],
+            "the kernel repeats a SYN after a second, as the server does its SYN-ACK; when it was first, nobody knows which \
+             SYN was answered",
+        )
+    },
+];
+
+const FOREIGN_QUOTE: &str = "the kernel drops ICMP errors about packets that none of its sockets has sent";
+
+/// One of [`DIFFERENCES`].
+#[derive(Debug)]
+pub struct Difference {
+    /// The scenario's name.
+    pub scenario: &'static str,
+    /// The methods concerned.
+    pub methods: &'static [Method],
+    /// The path, where it is another.
+    pub path: Option<&'static str>,
+    /// How many end-to-end probes are answered at least and at most, where that is different.
+    pub received: Option<(u32, u32)>,
+    /// What takes the rest away.
+    pub why: &'static str,
+}
+
+impl Difference {
+    const fn of(scenario: &'static str, methods: &'static [Method], why: &'static str) -> Self {
+        Difference {
+            scenario,
+            methods,
+            path: None,
+            received: None,
+            why,
+        }
+    }
+
+    /// What is different, in words for a table.
+    pub(crate) fn shown(&self) -> String {
+        let path = self.path.map(|path| format!("`{}`", path.replace('|', "/")));
+        let received = self.received.map(|(least, most)| {
+            let count = if least == most {
+                least.to_string()
+            } else {
+                format!("{least} to {most}")
+            };
+            format!("{count} of {E2E_QUERIES} end to end")
+        });
+        [path, received]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+}
+
+/// What must come out for a plain user, if this combination is part of the scenario and can be probed so.
+pub fn expectation(scenario: &Scenario, method: Method, family: Family) -> Option<Expect> {
+    let expect = scenario.expectation(method, family)?;
+    if !METHODS.contains(&method) {
+        return None;
+    }
+    let mut expect = expect.clone().without_aspects();
+    for difference in DIFFERENCES {
+        if difference.scenario == scenario.name && difference.methods.contains(&method) {
+            expect = expect.but(
+                difference.path,
+                difference.received.map(|(least, most)| least..=most),
+            );
+        }
+    }
+    Some(expect)
+}
