@@ -617,7 +617,11 @@ impl Run {
     fn settle_unordered(&mut self, finally: bool) -> Option<Found> {
         let answers = self.unordered.as_ref().filter(|_| self.destination.is_none())?;
         let answered = |probe: &Option<Sent>| probe.is_some_and(|sent| sent.answer.is_some());
-        let lowest = self.probes.iter().rposition(answered).map_or(0, |index| index + 1);
+        let lowest = self
+            .probes
+            .iter()
+            .rposition(answered)
+            .map_or(0, |index| index + 1);
         let candidates = || {
             let left = |(index, probe): (usize, &Option<Sent>)| probe.map(|sent| (index, sent.at));
             self.probes.iter().enumerate().skip(lowest).filter_map(left)

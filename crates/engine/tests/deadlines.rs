@@ -81,7 +81,11 @@ fn while_probes_are_sent_a_late_answer_is_still_its_probes() {
         engine.sent(token, at(50));
         assert_eq!(engine.poll_action(at(70)), None);
         let hops = result(&mut engine).hops;
-        assert_eq!(hops[0].answer.map(|answer| answer.rtt), Some(ms(30)), "{method:?}");
+        assert_eq!(
+            hops[0].answer.map(|answer| answer.rtt),
+            Some(ms(30)),
+            "{method:?}"
+        );
     }
 }
 

@@ -138,7 +138,10 @@ fn an_echo_service_says_which_probe_it_answers() {
             echoes.push(echoed(&probe));
         }
         for (millis, reply) in [(220, &echoes[2]), (230, &echoes[1])] {
-            let event = NetworkEvent::Reply { reply, at: at(millis) };
+            let event = NetworkEvent::Reply {
+                reply,
+                at: at(millis),
+            };
             engine.handle(at(millis), event);
         }
         assert_eq!(engine.poll_action(at(2000)), None);

@@ -96,11 +96,9 @@ pub(crate) fn reply(segment: &Segment<'_>, checksums: Checksums) -> Result<UdpRe
         source_port: u16_at::<{ udp::SOURCE_PORT }, _>(header),
         destination_port: u16_at::<{ udp::DESTINATION_PORT }, _>(header),
         payload_len: (len - udp::HEADER_LEN) as u16,
-        echoed_identification: datagram
-            .get(udp::HEADER_LEN..)
-            .and_then(|payload| {
-                echoed_identification(segment.source.is_ipv4(), payload, len - udp::HEADER_LEN)
-            }),
+        echoed_identification: datagram.get(udp::HEADER_LEN..).and_then(|payload| {
+            echoed_identification(segment.source.is_ipv4(), payload, len - udp::HEADER_LEN)
+        }),
     })
 }
 
@@ -139,11 +137,9 @@ fn v6_ttl(payload: &[u8], len: usize) -> Option<u16> {
         .filter(|ttl| *ttl != 0)?;
     let pattern = SIGNATURE.iter().cycle();
     let balance = balance_offset(len);
-    let is_ours = |(at, (byte, wanted)): (usize, (&u8, &u8))| {
-        byte == wanted || (balance..balance + 2).contains(&at)
-    };
-    let is_echo =
-        payload.len() > SIGNATURE.len() && payload.iter().zip(pattern).enumerate().all(is_ours);
+    let is_ours =
+        |(at, (byte, wanted)): (usize, (&u8, &u8))| byte == wanted || (balance..balance + 2).contains(&at);
+    let is_echo = payload.len() > SIGNATURE.len() && payload.iter().zip(pattern).enumerate().all(is_ours);
     is_echo.then_some(ttl.into())
 }
 
