@@ -307,6 +307,17 @@ fn a_link_local_target_is_probed_on_its_interface() {
             probe.encode(&mut buffer),
             "the probe on the wire"
         );
+
+        // Another interface gets the address.
+        drop(tun);
+        ip("link add other type veth peer name end");
+        ip("link set other addrgenmode none");
+        ip("link set end addrgenmode none");
+        ip("link set other up");
+        ip("link set end up");
+        ip("addr add fe80::1/64 dev other nodad");
+        assert_eq!(subject.network.prepare(target).expect("prepared"), source);
+        subject.send(&probe, 2);
     });
 }
 
@@ -657,6 +668,104 @@ fn a_send_that_fails_does_not_mix_up_later_reports() {
             assert_eq!(reports[0].0, Token(token));
             assert!(reports[0].1 >= handed_over);
         }
+    });
+}
+
+/// Packets for a neighbour that does not answer wait some seconds, in the room that the socket has for packets.
+#[test]
+fn dead_neighbours_do_not_keep_probes_to_others_from_leaving() {
+    isolated(
+        "dead_neighbours_do_not_keep_probes_to_others_from_leaving",
+        || {
+            ip("link add dead type veth peer name end");
+            ip("address add 192.0.2.1/24 dev dead");
+            ip("address add 2001:db8::1/64 dev dead nodad");
+            ip("link set dead up");
+            ip("link set end up");
+            let source = |address: IpAddr| -> IpAddr {
+                let text = if address.is_ipv4() {
+                    "192.0.2.1"
+                } else {
+                    "2001:db8::1"
+                };
+                text.parse().expect("an address")
+            };
+            let dead = |address: IpAddr, number: u8| -> IpAddr {
+                let text = if address.is_ipv4() {
+                    format!("192.0.2.{}", 10 + number)
+                } else {
+                    format!("2001:db8::1:{number}")
+                };
+                text.parse().expect("an address")
+            };
+            let mut subject = Subject::new();
+            for address in BOTH {
+                subject.network.prepare(address).expect("prepared");
+                for number in 0..4 {
+                    for sequence in 0..500 {
+                        let probe = Probe {
+                            source: source(address),
+                            destination: dead(address, number),
+                            ..probe(address, echo(sequence))
+                        };
+                        subject.network.send(&probe, Token(1)).expect("taken");
+                    }
+                }
+                subject.send(&probe(address, echo(7)), 2);
+                let (reply, _) = subject.reply();
+                assert_eq!(reply.source, address);
+            }
+            let sockets = subject.network.counters().sockets;
+            assert!(sockets > 4, "the test needs more than one socket's room");
+            subject.network.rest();
+            assert_eq!(subject.network.counters().sockets, 4);
+        },
+    );
+}
+
+#[test]
+fn a_packet_that_the_interface_has_no_room_for_was_not_sent() {
+    const NAME: &str = "a_packet_that_the_interface_has_no_room_for_was_not_sent";
+    isolated(NAME, || {
+        // Nobody reads from it, and it has no queue in front.
+        let Some(tun) = tun(NAME) else { return };
+        ip("link set tun0 txqueuelen 2");
+        ip("link set tun0 up");
+        run("tc", "qdisc replace dev tun0 root noqueue");
+        ip("address add 192.0.2.1/24 dev tun0");
+        ip("address add 2001:db8::1/64 dev tun0 nodad");
+        let mut subject = Subject::new();
+        for (source, destination) in [("192.0.2.1", "192.0.2.9"), ("2001:db8::1", "2001:db8::9")] {
+            let source: IpAddr = source.parse().expect("an address");
+            subject.network.prepare(source).expect("prepared");
+            let away = Probe {
+                source,
+                destination: destination.parse().expect("an address"),
+                ..probe(source, echo(1))
+            };
+            let mut send = |token| {
+                subject
+                    .network
+                    .send(&away, Token(token))
+                    .map_err(|error| error.is_queue_full())
+            };
+            while send(1).is_ok() {}
+            for _ in 0..3 {
+                assert_eq!(send(2).map(drop), Err(true));
+            }
+            // The reports of those after it are still theirs.
+            let local = if source.is_ipv4() { LOCALHOST } else { LOCALHOST_V6 };
+            let sockets = subject.network.counters().sockets;
+            subject.send(&probe(local, echo(3)), 3);
+            let seen =
+                subject.collect(|event| matches!(event, Event::Reply(reply, _) if reply.source == local));
+            assert!(
+                seen.iter().any(|event| matches!(event, Event::Sent(Token(3), _))),
+                "{seen:?}"
+            );
+            assert_eq!(subject.network.counters().sockets, sockets, "no new socket");
+        }
+        drop(tun);
     });
 }
 

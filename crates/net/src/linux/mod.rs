@@ -12,6 +12,7 @@ mod privileges;
 mod queue;
 mod ring;
 mod sender;
+mod senders;
 mod stamps;
 mod sys;
 
@@ -26,8 +27,8 @@ use traceroute_wire::{MAX_PROBE_LEN, Probe};
 
 use crate::ports::PortPool;
 use crate::unix::clock::{Converter, Sample};
-use crate::unix::families::{PerFamily, family_of};
-use crate::unix::interfaces::Scopes;
+use crate::unix::families::PerFamily;
+use crate::unix::interfaces::{Scopes, needs_scope};
 use crate::unix::reservations::Reservations;
 use crate::unix::{errors, route};
 use crate::{
@@ -40,7 +41,7 @@ pub(crate) use connections::{Readiness, dissolve};
 pub use diagnose::diagnose;
 use plain::PlainNetwork;
 pub use privileges::keep_probing_privileges;
-use sender::Sender;
+use senders::Senders;
 
 /// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other family is kept waiting:
 /// some 50 µs of work. As many as a queue reads at once, so that fewer mean that it was emptied.
@@ -106,8 +107,7 @@ struct LinuxNetwork {
 /// What one address family needs.
 struct FamilySockets {
     capture: Capture,
-    /// `None` after an error that leaves the count of its reports in doubt.
-    sender: Option<Sender>,
+    senders: Senders,
     ports: PortPool,
 }
 
@@ -182,19 +182,22 @@ impl LinuxNetwork {
         for (ready, family) in ready.iter_mut().zip(self.families.iter_mut()) {
             *ready = family.capture.ready(BATCH);
         }
-        if ready == [0; 2] && !self.families.iter_mut().any(|family| family.expects_reports()) {
+        if ready == [0; 2]
+            && !self
+                .families
+                .iter_mut()
+                .any(|family| family.senders.expects_reports())
+        {
             return;
         }
         self.clock.begin(Sample::take());
         let clock = &self.clock;
         let stamps = &mut self.kernel_send_stamps;
         for family in self.families.iter_mut() {
-            if let Some(sender) = &mut family.sender {
-                sender.reports(clock, |token, at| {
-                    *stamps += 1;
-                    events(NetworkEvent::Sent { token, at });
-                });
-            }
+            family.senders.reports(clock, |token, at| {
+                *stamps += 1;
+                events(NetworkEvent::Sent { token, at });
+            });
         }
         for (ready, family) in ready.iter().zip(self.families.iter_mut()) {
             for _ in 0..*ready {
@@ -221,27 +224,10 @@ impl FamilySockets {
             .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
         Ok(FamilySockets {
             capture,
-            sender: Some(open_sender(family)?),
+            senders: Senders::open(family)?,
             ports: PortPool::new(local_ports::of_system(), fastrand::Rng::new()),
         })
     }
-
-    fn expects_reports(&self) -> bool {
-        self.sender.as_ref().is_some_and(Sender::expects_reports)
-    }
-}
-
-/// Whether the kernel says so before it counts a request for a send report: no room, no route, too long. A firewall's
-/// refusal, for one, comes after.
-fn is_found_out_early(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAGAIN | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EMSGSIZE)
-    )
-}
-
-fn open_sender(family: Family) -> Result<Sender, NetError> {
-    Sender::open(family).map_err(|error| errors::error(Operation::OpenSender, None, error))
 }
 
 fn broken(error: io::Error) -> NetError {
@@ -266,6 +252,9 @@ impl Network for LinuxNetwork {
             .capture
             .resume()
             .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+        if needs_scope(target) {
+            self.scopes.forget();
+        }
         source_address(target)
     }
 
@@ -300,24 +289,9 @@ impl Network for LinuxNetwork {
         let sockets = self
             .families
             .get_or_open(destination, FamilySockets::open_with(self.options))?;
-        let sender = match &mut sockets.sender {
-            Some(sender) => sender,
-            none => none.insert(open_sender(family_of(destination))?),
-        };
-        match sender.send(packet, destination, scope, token) {
-            Ok(at) => {
-                self.sent += 1;
-                Ok(SendStamp { at })
-            }
-            Err(error) => {
-                if !is_found_out_early(&error) {
-                    // The kernel may have counted the request for a report or not, so later reports could be taken for those
-                    // of other probes. A new socket counts from zero.
-                    sockets.sender = None;
-                }
-                Err(failed(error))
-            }
-        }
+        let at = sockets.senders.send(packet, (destination, scope), token)?;
+        self.sent += 1;
+        Ok(SendStamp { at })
     }
 
     fn connect(&mut self, id: ConnectionId, local: SocketAddr, remote: SocketAddr) -> Result<(), NetError> {
@@ -347,6 +321,7 @@ impl Network for LinuxNetwork {
     fn rest(&mut self) {
         for family in self.families.iter_mut() {
             family.capture.rest();
+            family.senders.rest();
         }
     }
 
@@ -361,7 +336,7 @@ impl Network for LinuxNetwork {
             let statistics = family.capture.statistics();
             counters.captured += statistics.passed;
             counters.kernel_drops += statistics.dropped;
-            counters.sockets += 1 + u64::from(family.sender.is_some());
+            counters.sockets += 1 + family.senders.len() as u64;
         }
         counters
     }

@@ -14,7 +14,8 @@ use crate::{Time, Token};
 
 /// Reports come within a few packets' time; a probe this many probes ago has lost its.
 const REMEMBERED: usize = 1024;
-/// Bytes of buffer asked for, in which the reports wait: as many as are remembered, at less than 1 KiB each.
+/// Bytes of buffer asked for, in which the reports wait: as many as are remembered, at less than 1 KiB each. The unprivileged are
+/// granted less (`net.core.rmem_max`).
 const REPORT_BUFFER: i32 = 1 << 20;
 
 /// Sends packets of one address family.
@@ -22,6 +23,8 @@ pub(super) struct Sender {
     socket: OwnedFd,
     recent: Recent,
     batch: Box<ErrorBatch>,
+    /// Reports may be taken for those of other probes.
+    doubtful: bool,
 }
 
 impl Sender {
@@ -46,6 +49,12 @@ impl Sender {
         if buffer.is_err() {
             let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, REPORT_BUFFER);
         }
+        // Without these, the kernel says of packets that the interface's queue had no room for that they were sent.
+        let (level, errors) = match family {
+            Family::V4 => (libc::IPPROTO_IP, libc::IP_RECVERR),
+            Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        };
+        sys::set_option(socket.as_fd(), level, errors, 1_i32)?;
         let reports = libc::SOF_TIMESTAMPING_SOFTWARE
             | libc::SOF_TIMESTAMPING_OPT_ID
             | libc::SOF_TIMESTAMPING_OPT_TSONLY;
@@ -57,6 +66,7 @@ impl Sender {
             socket,
             recent: Recent::new(),
             batch: ErrorBatch::new(),
+            doubtful: false,
         })
     }
 
@@ -82,9 +92,21 @@ impl Sender {
                     return Ok(at);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    match told(&error) {
+                        Told::BeforeCounting => {}
+                        Told::AfterCounting => self.recent.skip(),
+                        Told::AtSomeTime => self.doubtful = true,
+                    }
+                    return Err(error);
+                }
             }
         }
+    }
+
+    /// Whether reports from now on may be taken for those of other probes than theirs.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful
     }
 
     /// Whether there are probes whose reports have not been seen.
@@ -113,6 +135,24 @@ impl Sender {
     }
 }
 
+/// When the kernel finds an error, with respect to counting the request for a report.
+enum Told {
+    BeforeCounting,
+    AfterCounting,
+    AtSomeTime,
+}
+
+fn told(error: &io::Error) -> Told {
+    match error.raw_os_error() {
+        // No room, no route, too long.
+        Some(libc::EAGAIN | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EMSGSIZE) => Told::BeforeCounting,
+        // The interface's queue had no room.
+        Some(libc::ENOBUFS) => Told::AfterCounting,
+        // A firewall's refusal, for one, comes after; others may come before.
+        _ => Told::AtSomeTime,
+    }
+}
+
 /// The probes that were sent last with a request for a report, by the kernel's count of such requests.
 struct Recent {
     slots: Vec<Option<(u32, Token, Time)>>,
@@ -127,6 +167,11 @@ impl Recent {
             next: 0,
             waiting: 0,
         }
+    }
+
+    /// A request was counted whose packet did not leave.
+    fn skip(&mut self) {
+        self.next = self.next.wrapping_add(1);
     }
 
     fn push(&mut self, token: Token, at: Time) {

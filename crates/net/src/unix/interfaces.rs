@@ -89,7 +89,7 @@ fn single<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
     items.next().is_none().then_some(first)
 }
 
-/// The interfaces of link-local source addresses.
+/// The interfaces of link-local source addresses, as far as they were asked for and found.
 #[derive(Default)]
 pub(crate) struct Scopes(HashMap<IpAddr, u32>);
 
@@ -99,11 +99,20 @@ impl Scopes {
         if !needs_scope(address) || !source.is_ipv6() {
             return 0;
         }
-        *self.0.entry(source).or_insert_with(|| {
-            let interfaces = all().unwrap_or_default();
-            let found = interfaces.iter().find(|interface| interface.has(source));
-            found.map_or(0, |interface| interface.index)
-        })
+        let known = self.0.get(&source).copied();
+        known.or_else(|| self.look_up(source)).unwrap_or(0)
+    }
+
+    fn look_up(&mut self, source: IpAddr) -> Option<u32> {
+        let interfaces = all().ok()?;
+        let index = interfaces.iter().find(|interface| interface.has(source))?.index;
+        self.0.insert(source, index);
+        Some(index)
+    }
+
+    /// Asks anew from now on: interfaces come and go, and get other indices.
+    pub(crate) fn forget(&mut self) {
+        self.0.clear();
     }
 }
 

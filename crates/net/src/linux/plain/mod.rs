@@ -22,7 +22,7 @@ use super::connections::Readiness;
 use super::{BATCH, local_ports, source_address, stamps};
 use crate::ports::{PortPool, Ports};
 use crate::unix::clock::{Converter, Sample};
-use crate::unix::interfaces::Scopes;
+use crate::unix::interfaces::{Scopes, needs_scope};
 use crate::unix::reservations::new_socket;
 use crate::unix::{errors, route};
 use crate::{
@@ -231,6 +231,9 @@ impl Network for PlainNetwork {
     }
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
+        if needs_scope(target) {
+            self.scopes.forget();
+        }
         source_address(target)
     }
 
