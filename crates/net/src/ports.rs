@@ -27,8 +27,17 @@ pub(crate) struct LocalPorts {
     excluded: Vec<RangeInclusive<u16>>,
 }
 
+/// The ports that traceroutes probe by custom. From one of these, a trace of an address of this host would take probes of others
+/// for answers, and its own.
+const PROBED: RangeInclusive<u16> = 33_434..=33_534;
+
 impl LocalPorts {
-    pub(crate) fn new(range: RangeInclusive<u16>, excluded: Vec<RangeInclusive<u16>>) -> Self {
+    /// The range without what is excluded, and without the ports that are probed by custom, if there are others.
+    pub(crate) fn new(range: RangeInclusive<u16>, mut excluded: Vec<RangeInclusive<u16>>) -> Self {
+        let has_others = range.start() < PROBED.start() || range.end() > PROBED.end();
+        if has_others {
+            excluded.push(PROBED);
+        }
         LocalPorts { range, excluded }
     }
 
@@ -300,6 +309,19 @@ mod tests {
             .expect_err("nothing left");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(pool.used.len(), 1_000);
+    }
+
+    #[test]
+    fn ports_that_are_probed_by_custom_are_no_source_ports_if_there_are_others() {
+        let mut pool_of_some = pool(33_400..=33_600);
+        let mut system = Fake::default();
+        while let Ok((port, _)) = pool_of_some.reserve(Transport::Udp, &mut system) {
+            assert!(!PROBED.contains(&port), "{port}");
+        }
+        assert_eq!(pool_of_some.used.len(), 201 - 101);
+        pool(33_434..=33_440)
+            .reserve(Transport::Udp, &mut Fake::default())
+            .expect("a port");
     }
 
     #[test]
