@@ -188,6 +188,11 @@ impl Engine {
         self.slots.len() - self.free.len()
     }
 
+    /// Timers, those included that no longer count: at most four for each trace.
+    pub fn timers_len(&self) -> usize {
+        self.timers.len()
+    }
+
     /// Entries in the table where replies meet traces; 0 when nothing runs.
     pub fn table_len(&self) -> usize {
         self.table.len()
@@ -389,16 +394,21 @@ impl Engine {
         let entry = &mut self.slots[slot as usize];
         let Some(run) = &entry.run else { return };
         let at = run.wake_at();
-        if at != entry.wake_at {
-            entry.wake_at = at;
-            self.timers.push(Reverse((
-                at,
-                TraceId {
-                    slot,
-                    generation: entry.generation,
-                },
-            )));
+        if at == entry.wake_at {
+            return;
         }
+        entry.wake_at = at;
+        let id = TraceId {
+            slot,
+            generation: entry.generation,
+        };
+        // What no longer counts is removed when its time comes, which may be in days.
+        if self.timers.len() >= TIMERS_PER_TRACE * self.running() {
+            let mut timers = std::mem::take(&mut self.timers);
+            timers.retain(|Reverse((at, id))| self.is_current(*at, *id));
+            self.timers = timers;
+        }
+        self.timers.push(Reverse((at, id)));
     }
 
     fn finish(&mut self, id: TraceId) {

@@ -104,6 +104,25 @@ fn a_serial_run_does_not_wait_again_for_a_hop_that_has_had_its_time() {
     assert_eq!(simulation.finished[&id].0, at(1 + 1000 + 50 + 4));
 }
 
+/// The timer of a probe that was answered is of no use, but its time comes in a day.
+#[test]
+fn timers_of_answered_probes_do_not_pile_up() {
+    let mut simulation = Simulation::new(|now, probe: &Probe| vec![(now + ms(1), time_exceeded(probe))]);
+    for _ in 0..20 {
+        simulation.start(TraceSpec {
+            max_ttl: 255,
+            timeout: ms(86_400_000),
+            ..spec(Method::TcpSyn)
+        });
+        for _ in 0..300 {
+            simulation.step();
+            let running = simulation.engine.running().max(1);
+            assert!(simulation.engine.timers_len() <= 4 * running);
+        }
+        simulation.run();
+    }
+}
+
 fn bare_reset(probe: &Probe) -> Reply {
     let ProbeKind::TcpSyn {
         source_port,
