@@ -42,15 +42,16 @@ pub(super) struct Facts {
     pub(super) no_new_privileges: bool,
     /// The path of this program.
     pub(super) program: String,
-    /// That a program gets when it is started; `None`: none.
-    pub(super) file_capabilities: Option<Capabilities>,
+    /// That a program may have when it is started, and whether it has them right away; `None`: none.
+    pub(super) file_capabilities: Option<(Capabilities, bool)>,
     pub(super) initial_user_namespace: bool,
     /// First and last; empty when the last is less.
     pub(super) ping_groups: Option<(u32, u32)>,
     /// Limit of this process, and how far it may be raised.
     pub(super) open_files: (u64, u64),
     pub(super) largest_buffer: Option<u64>,
-    pub(super) reverse_path_filter: Option<u32>,
+    /// Replies are only let in where probes leave, on some interface.
+    pub(super) strict_reverse_path: bool,
     /// Names of those that are up.
     pub(super) interfaces: Vec<String>,
 }
@@ -59,6 +60,7 @@ impl Facts {
     pub(super) fn gather() -> Self {
         let status = read("/proc/thread-self/status");
         let program = std::env::current_exe().unwrap_or_default();
+        let interfaces = sys::interfaces_up();
         let mut groups = numbers(field(&status, "Groups"));
         // Real, effective, saved, of the file system.
         groups.extend(numbers(field(&status, "Gid")).get(1));
@@ -79,8 +81,11 @@ impl Facts {
             },
             open_files: crate::unix::sys::open_files().unwrap_or_default(),
             largest_buffer: read("/proc/sys/net/core/rmem_max").trim().parse().ok(),
-            reverse_path_filter: read("/proc/sys/net/ipv4/conf/all/rp_filter").trim().parse().ok(),
-            interfaces: sys::interfaces_up(),
+            strict_reverse_path: is_strict(&interfaces, |name| {
+                let value = read(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
+                value.trim().parse().ok()
+            }),
+            interfaces,
         }
     }
 
@@ -102,12 +107,28 @@ impl Sockets {
         let raw = Protocol::from(libc::IPPROTO_RAW);
         let disabled = elsewhere.is_ipv6() && read("/proc/sys/net/ipv6/conf/all/disable_ipv6").trim() == "1";
         Sockets {
-            switched_off: disabled || open(domain, Type::DGRAM, None).is_err(),
+            switched_off: disabled
+                || open(domain, Type::DGRAM, None).is_err_and(|error| is_unknown_family(&error)),
             raw: open(domain, Type::RAW, Some(raw)),
             echo: open(domain, Type::DGRAM, Some(echo)),
             source: source_address(elsewhere).ok(),
         }
     }
+}
+
+/// And not, say, that too many files are open.
+fn is_unknown_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// Whether one of these interfaces filters strictly: the kernel takes the larger of its own `setting` and that of "all"
+/// (`Documentation/networking/ip-sysctl.rst`). It does not matter on loopback.
+fn is_strict(interfaces: &[String], setting: impl Fn(&str) -> Option<u32>) -> bool {
+    let all = setting("all");
+    interfaces
+        .iter()
+        .filter(|name| *name != "lo")
+        .any(|name| setting(name).max(all) == Some(1))
 }
 
 fn open(domain: Domain, kind: Type, protocol: Option<Protocol>) -> io::Result<()> {
@@ -135,12 +156,13 @@ fn is_initial(map: &str) -> bool {
     numbers(map) == [0, 0, u32::MAX]
 }
 
-/// `struct vfs_cap_data` (linux/capability.h): a magic number with the revision, then permitted and inheritable of the lower
+/// `struct vfs_cap_data` (linux/capability.h): a magic number with the revision and the effective bit, then permitted and inheritable of the lower
 /// 32 bits, then of the upper ones. All little-endian.
-fn parse_xattr(bytes: &[u8]) -> Option<Capabilities> {
+fn parse_xattr(bytes: &[u8]) -> Option<(Capabilities, bool)> {
     let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let permitted = u64::from(word(4)?) | u64::from(word(12).unwrap_or(0)) << 32;
-    (permitted != 0).then_some(Capabilities(permitted))
+    let effective = word(0)? & 1 != 0;
+    (permitted != 0).then_some((Capabilities(permitted), effective))
 }
 
 impl fmt::Display for Capabilities {
@@ -184,10 +206,35 @@ mod tests {
         let mut bytes = 0x0200_0001_u32.to_le_bytes().to_vec();
         bytes.extend(0x2000_u32.to_le_bytes());
         bytes.extend([0; 12]);
-        assert_eq!(parse_xattr(&bytes), Some(Capabilities(NET_RAW)));
-        assert_eq!(parse_xattr(&bytes[..8]), Some(Capabilities(NET_RAW)));
+        assert_eq!(parse_xattr(&bytes), Some((Capabilities(NET_RAW), true)));
+        assert_eq!(parse_xattr(&bytes[..8]), Some((Capabilities(NET_RAW), true)));
+        // `setcap cap_net_raw+p`.
+        bytes[0] = 0;
+        assert_eq!(parse_xattr(&bytes), Some((Capabilities(NET_RAW), false)));
         assert_eq!(parse_xattr(&[0; 20]), None);
         assert_eq!(parse_xattr(&[]), None);
+    }
+
+    #[test]
+    fn an_interface_may_filter_more_than_all_do_together() {
+        let up = ["lo", "eth0", "wg0"].map(str::to_owned);
+        let strict = |all, lo, eth0| {
+            is_strict(&up, |name| match name {
+                "all" => Some(all),
+                "lo" => Some(lo),
+                "eth0" => Some(eth0),
+                _ => None,
+            })
+        };
+        assert!(strict(1, 0, 0) && strict(0, 0, 1));
+        assert!(!strict(0, 1, 0) && !strict(2, 0, 1) && !strict(0, 0, 2));
+    }
+
+    #[test]
+    fn only_an_unknown_family_is_switched_off() {
+        let is_off = |code| is_unknown_family(&io::Error::from_raw_os_error(code));
+        assert!(is_off(libc::EAFNOSUPPORT));
+        assert!(!is_off(libc::EMFILE));
     }
 
     #[test]

@@ -101,25 +101,31 @@ fn privileges(facts: &Facts) -> Finding {
 fn file_capabilities(facts: &Facts) -> Finding {
     let subject = Subject::System("file capabilities");
     let text = match facts.file_capabilities {
-        Some(capabilities) => format!("{} has {capabilities}", facts.program),
+        Some((capabilities, _)) => format!("{} has {capabilities}", facts.program),
         None => format!("{} has none", facts.program),
     };
     let has_raw = facts
         .file_capabilities
-        .is_some_and(|Capabilities(set)| set & facts::NET_RAW != 0);
+        .is_some_and(|(Capabilities(set), _)| set & facts::NET_RAW != 0);
+    let is_effective = facts.file_capabilities.is_some_and(|(_, effective)| effective);
     let process_has_raw = facts.capabilities.0 & facts::NET_RAW != 0;
     if !has_raw || process_has_raw {
         return Finding::new(subject, Verdict::Good, text);
     }
-    let (cause, remedy) = if facts.no_new_privileges {
+    let (cause, remedy) = if !is_effective {
+        (
+            "it is permitted, not effective",
+            format!("sudo setcap cap_net_raw+ep {}", facts.program),
+        )
+    } else if facts.no_new_privileges {
         (
             "no_new_privs is set",
-            "start it without NoNewPrivileges= or --no-new-privs",
+            "start it without NoNewPrivileges= or --no-new-privs".to_owned(),
         )
     } else {
         (
             "a mount with nosuid, or a bounding set without it",
-            "move the program, or start the container with --cap-add=NET_RAW",
+            "move the program, or start the container with --cap-add=NET_RAW".to_owned(),
         )
     };
     Finding::new(
@@ -210,8 +216,7 @@ fn interfaces(facts: &Facts) -> Finding {
 
 /// Only where there is more than one way back.
 fn reverse_path(facts: &Facts) -> Option<Finding> {
-    let strict = facts.reverse_path_filter == Some(1);
-    (strict && facts.interfaces.len() > 2).then(|| {
+    (facts.strict_reverse_path && facts.interfaces.len() > 2).then(|| {
         let text = "strict: replies that come in by another interface than they would leave by are dropped";
         Finding::new(Subject::System("rp_filter"), Verdict::Limited, text)
             .with_remedy("sudo sysctl -w net.ipv4.conf.all.rp_filter=2")

@@ -35,7 +35,7 @@ fn facts(raw: bool) -> Facts {
         ping_groups: Some((1, 0)),
         open_files: (1024, 1 << 20),
         largest_buffer: Some(212_992),
-        reverse_path_filter: Some(0),
+        strict_reverse_path: false,
         interfaces: vec!["eth0".to_owned(), "lo".to_owned()],
     }
 }
@@ -109,7 +109,12 @@ fn a_family_that_is_switched_off_cannot_be_probed() {
 #[test]
 fn capabilities_of_the_file_that_did_not_help_are_explained() {
     let mut facts = facts(false);
-    facts.file_capabilities = Some(Capabilities(NET_RAW));
+    facts.file_capabilities = Some((Capabilities(NET_RAW), false));
+    assert_eq!(
+        find(&facts, "file capabilities").remedy,
+        "sudo setcap cap_net_raw+ep /bin/x"
+    );
+    facts.file_capabilities = Some((Capabilities(NET_RAW), true));
     assert!(find(&facts, "file capabilities").text.contains("nosuid"));
     facts.no_new_privileges = true;
     assert!(find(&facts, "file capabilities").text.contains("no_new_privs"));
@@ -122,7 +127,7 @@ fn what_is_scarce_is_named_with_its_remedy() {
     let mut facts = facts(true);
     facts.capabilities = Capabilities(NET_RAW);
     facts.open_files = (256, 512);
-    facts.reverse_path_filter = Some(1);
+    facts.strict_reverse_path = true;
     facts.interfaces.push("wg0".to_owned());
     for (subject, remedy) in [
         ("open files", "ulimit -n"),
