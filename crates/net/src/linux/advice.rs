@@ -22,7 +22,7 @@ pub(crate) fn advice(operation: Operation, error: &io::Error) -> Option<&'static
         (_, libc::ENFILE) => "too many open files on this host: raise fs.file-max",
         (Operation::OpenCapture, libc::ENOMEM) => "no memory for the capture ring",
         (Operation::OpenCapture, libc::ENOPROTOOPT | libc::EOPNOTSUPP) => {
-            "this kernel or sandbox has no memory-mapped packet capture"
+            "this kernel or sandbox lacks an option of packet sockets that captures need"
         }
         _ => return None,
     })

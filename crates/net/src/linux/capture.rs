@@ -48,7 +48,7 @@ enum Inbox {
 pub(super) struct Statistics {
     /// That the filter let through.
     pub(super) passed: u64,
-    /// Of these, those that found the ring full.
+    /// Of these, those that found the ring or the queue full.
     pub(super) dropped: u64,
 }
 

@@ -20,7 +20,12 @@ fn advice(operation: Operation, error: &io::Error) -> &'static str {
 
 fn common(operation: Operation, error: &io::Error) -> Option<&'static str> {
     Some(match (operation, error.raw_os_error()?) {
-        (Operation::Send, libc::EPERM | libc::EACCES) => "a firewall on this host forbids it",
+        (Operation::Send | Operation::Connect, libc::EPERM | libc::EACCES) => {
+            "a firewall on this host forbids it"
+        }
+        (Operation::Route, libc::EACCES | libc::EINVAL) => {
+            "a route on this host prohibits it, or it is a broadcast address"
+        }
         (_, libc::EMFILE) => "too many open files: raise `ulimit -n`",
         (Operation::OpenSender | Operation::OpenCapture | Operation::Route, libc::EAFNOSUPPORT) => {
             "this address family is switched off on this host"
@@ -84,6 +89,19 @@ mod tests {
             text.contains("a router on the way refuses") && !text.contains("this host has no route"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_a_host_forbids_is_explained() {
+        let text = |operation, code| error(operation, None, io::Error::from_raw_os_error(code)).to_string();
+        for code in [libc::EACCES, libc::EINVAL] {
+            let text = text(Operation::Route, code);
+            assert!(text.contains("a route on this host prohibits it"), "{text}");
+        }
+        for code in [libc::EACCES, libc::EPERM] {
+            let text = text(Operation::Connect, code);
+            assert!(text.contains("a firewall on this host forbids it"), "{text}");
+        }
     }
 
     #[test]
