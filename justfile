@@ -14,7 +14,7 @@ default:
     @just --list --unsorted
 
 # What a change must pass; CI adds the cross checks
-check: lint lint-scripts lint-workflows test doc deny test-manifests
+check: lint lint-scripts lint-workflows test doc deny test-manifests test-release
 
 # Build both programs for use, into target/release
 build:
@@ -185,6 +185,10 @@ release-setup:
 release-build target=env("TARGET"):
     scripts/release/build {{ target }}
 
+# The same for Linux with glibc, built where that is old (Docker)
+release-build-for-old-glibc target=env("TARGET"):
+    scripts/release/build-for-old-glibc {{ target }}
+
 # Make the Debian packages in dist/, after `release-build` of the same target
 deb target=env("TARGET", "x86_64-unknown-linux-musl"):
     scripts/release/deb {{ target }}
@@ -197,10 +201,6 @@ test-deb:
 sbom:
     scripts/release/sbom
 
-# Write dist/SHA256SUMS
-checksums:
-    scripts/release/checksums
-
 # Fill version and checksums of a release into the manifests for Homebrew and winget
 manifests folder="dist":
     scripts/release/manifests {{ folder }}
@@ -208,6 +208,14 @@ manifests folder="dist":
 # Test filling in the manifests
 test-manifests:
     scripts/test-manifests
+
+# Write dist/SHA256SUMS
+checksums:
+    scripts/release/checksums
+
+# Test what makes a release of files that were built elsewhere
+test-release:
+    scripts/test-release
 
 # Check that a tag, if one is given, and CHANGELOG.md say the version that Cargo.toml does
 release-check tag=env("RELEASE_TAG", ""):
