@@ -26,7 +26,7 @@ man:
     cargo run --locked --package datadog-traceroute-cli --bin datadog-traceroute -- man > target/man/datadog-traceroute.1
     cargo run --locked --package datadog-traceroute-server --bin datadog-traceroute-server -- man > target/man/datadog-traceroute-server.1
 
-# Run all tests: as root, or as a user who may make user namespaces (installs ip and nft if they are missing)
+# Run all tests: as root, or nearly all as a user who may make user namespaces (installs ip and nft if they are missing)
 test *arguments:
     ./scripts/test {{ arguments }}
 
