@@ -112,7 +112,9 @@ fn links_lead_somewhere() {
 #[test]
 fn the_golden_example_is_the_contracts() {
     let contract = fs::read_to_string(root().join("docs/contract.md")).unwrap();
-    let (_, example) = contract.split_once("### Golden JSON Example\n\n```json\n").unwrap();
+    let (_, example) = contract
+        .split_once("### Golden JSON Example\n\n```json\n")
+        .unwrap();
     let (example, _) = example.split_once("```").unwrap();
     let golden = fs::read_to_string(root().join("crates/traceroute/tests/golden/report.json")).unwrap();
     assert_eq!(golden.trim_end(), example.trim_end());

@@ -39,7 +39,10 @@ fn images_in_kubernetes_are_those_that_are_released() {
     let (name, _) = name.split_once('}').unwrap();
     for example in ["daemonset", "sidecar"] {
         let text = read(&format!("packaging/kubernetes/{example}.yaml"));
-        assert!(text.contains(&format!("          image: {name}:latest\n")), "{example}");
+        assert!(
+            text.contains(&format!("          image: {name}:latest\n")),
+            "{example}"
+        );
     }
     assert!(read("README.md").contains(name));
 }
