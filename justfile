@@ -176,9 +176,12 @@ test-install:
         for crate in cli server; do cargo install --quiet --locked --root "$folder" --path crates/$crate; done; \
         "$folder/bin/datadog-traceroute" version; "$folder/bin/datadog-traceroute-server" version
 
-# Install what making a release needs
-release-setup:
+# Install what making the Debian packages needs
+deb-setup:
     command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@{{ cargo_deb }}
+
+# Install what making a release needs
+release-setup: deb-setup
     command -v cargo-cyclonedx >/dev/null || cargo install --locked cargo-cyclonedx@{{ cargo_cyclonedx }}
 
 # Build both programs for a target and pack them into dist/, e.g. for x86_64-unknown-linux-musl
