@@ -14,7 +14,7 @@ default:
     @just --list --unsorted
 
 # What a change must pass; CI adds the cross checks
-check: lint lint-scripts lint-workflows test doc deny test-manifests
+check: lint lint-scripts lint-workflows test doc deny test-manifests test-release
 
 # Build both programs for use, into target/release
 build:
@@ -26,7 +26,7 @@ man:
     cargo run --locked --package datadog-traceroute-cli --bin datadog-traceroute -- man > target/man/datadog-traceroute.1
     cargo run --locked --package datadog-traceroute-server --bin datadog-traceroute-server -- man > target/man/datadog-traceroute-server.1
 
-# Run all tests: as root, or as a user who may make user namespaces (installs ip and nft if they are missing)
+# Run all tests: as root, or nearly all as a user who may make user namespaces (installs ip and nft if they are missing)
 test *arguments:
     ./scripts/test {{ arguments }}
 
@@ -176,14 +176,21 @@ test-install:
         for crate in cli server; do cargo install --quiet --locked --root "$folder" --path crates/$crate; done; \
         "$folder/bin/datadog-traceroute" version; "$folder/bin/datadog-traceroute-server" version
 
-# Install what making a release needs
-release-setup:
+# Install what making the Debian packages needs
+deb-setup:
     command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@{{ cargo_deb }}
+
+# Install what making a release needs
+release-setup: deb-setup
     command -v cargo-cyclonedx >/dev/null || cargo install --locked cargo-cyclonedx@{{ cargo_cyclonedx }}
 
 # Build both programs for a target and pack them into dist/, e.g. for x86_64-unknown-linux-musl
 release-build target=env("TARGET"):
     scripts/release/build {{ target }}
+
+# The same for Linux with glibc, built where that is old (Docker)
+release-build-for-old-glibc target=env("TARGET"):
+    scripts/release/build-for-old-glibc {{ target }}
 
 # Make the Debian packages in dist/, after `release-build` of the same target
 deb target=env("TARGET", "x86_64-unknown-linux-musl"):
@@ -197,10 +204,6 @@ test-deb:
 sbom:
     scripts/release/sbom
 
-# Write dist/SHA256SUMS
-checksums:
-    scripts/release/checksums
-
 # Fill version and checksums of a release into the manifests for Homebrew and winget
 manifests folder="dist":
     scripts/release/manifests {{ folder }}
@@ -208,6 +211,14 @@ manifests folder="dist":
 # Test filling in the manifests
 test-manifests:
     scripts/test-manifests
+
+# Write dist/SHA256SUMS
+checksums:
+    scripts/release/checksums
+
+# Test what makes a release of files that were built elsewhere
+test-release:
+    scripts/test-release
 
 # Check that a tag, if one is given, and CHANGELOG.md say the version that Cargo.toml does
 release-check tag=env("RELEASE_TAG", ""):

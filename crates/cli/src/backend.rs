@@ -19,7 +19,10 @@ pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress))
 /// Gives up the privileges that probing does not need: from here on, packets from anywhere are read.
 pub(crate) fn drop_privileges() {
     match keep_probing_privileges() {
-        Ok(privileges) => tracing::debug!(kept = %privileges, dropped = privileges.dropped, "privileges"),
+        Ok(privileges) => {
+            let root = privileges.is_root;
+            tracing::debug!(kept = %privileges, dropped = privileges.dropped, root, "privileges");
+        }
         Err(error) => tracing::debug!(%error, "cannot drop privileges"),
     }
 }

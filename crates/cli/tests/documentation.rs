@@ -108,6 +108,18 @@ fn links_lead_somewhere() {
     assert!(count > 100, "only {count} links found");
 }
 
+/// Which other tests read and write.
+#[test]
+fn the_golden_example_is_the_contracts() {
+    let contract = fs::read_to_string(root().join("docs/contract.md")).unwrap();
+    let (_, example) = contract
+        .split_once("### Golden JSON Example\n\n```json\n")
+        .unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let golden = fs::read_to_string(root().join("crates/traceroute/tests/golden/report.json")).unwrap();
+    assert_eq!(golden.trim_end(), example.trim_end());
+}
+
 /// What is wrong with a reference to the test `name` in `source`.
 fn problem(source: &str, name: &str) -> Option<&'static str> {
     let signature = format!("fn {name}(");

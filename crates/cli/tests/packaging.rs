@@ -31,6 +31,22 @@ fn metrics_in_kubernetes_are_collected_with_the_token() {
     }
 }
 
+/// The image that the examples pull is the one that a release pushes.
+#[test]
+fn images_in_kubernetes_are_those_that_are_released() {
+    let script = read("scripts/release/image");
+    let (_, name) = script.split_once("name=${IMAGE:-").unwrap();
+    let (name, _) = name.split_once('}').unwrap();
+    for example in ["daemonset", "sidecar"] {
+        let text = read(&format!("packaging/kubernetes/{example}.yaml"));
+        assert!(
+            text.contains(&format!("          image: {name}:latest\n")),
+            "{example}"
+        );
+    }
+    assert!(read("README.md").contains(name));
+}
+
 /// Docker would copy gigabytes that were built outside it. Its patterns begin at the root, git's do so with a slash only.
 #[test]
 fn what_git_ignores_is_no_part_of_the_image() {

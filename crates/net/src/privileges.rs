@@ -9,6 +9,8 @@ pub struct Privileges {
     pub can_probe: bool,
     /// How many other privileges were given up.
     pub dropped: u32,
+    /// The process is still root's and may do with root's files what root may, because it could not become another user's.
+    pub is_root: bool,
 }
 
 impl fmt::Display for Privileges {

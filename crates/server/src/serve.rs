@@ -73,7 +73,8 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
 fn drop_privileges() {
     match traceroute_net::keep_probing_privileges() {
         Ok(privileges) => {
-            tracing::info!(kept = %privileges, dropped = privileges.dropped, "privileges");
+            let root = privileges.is_root;
+            tracing::info!(kept = %privileges, dropped = privileges.dropped, root, "privileges");
         }
         // This system has none to drop.
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}

@@ -13,23 +13,18 @@ use etherparse::{SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
 use socket2::{Domain, Protocol, Socket, Type};
 use traceroute_simnet::tun::{Activity, Settings};
 use traceroute_simnet::{Network, Topology, example, namespace, tun};
+use traceroute_testbed::not_run;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_traceroute-simnet");
 const V4: &str = "198.51.100.11";
 const V6: &str = "2001:db8:ffff::11";
-
-/// What a test without privileges does: fail in CI, where they are a must, and otherwise say so.
-fn not_run(test: &str, why: &str) {
-    assert!(std::env::var_os("CI").is_none(), "{test} cannot run: {why}");
-    eprintln!("not run: {test}: {why}");
-}
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().unwrap()
 }
 
 /// Runs a command of a shell with a built-in topology in a namespace; `None`: no privileges.
-fn run_inside(test: &str, options: &[&str], topology: &str, command: &str) -> Option<Output> {
+fn run_inside(options: &[&str], topology: &str, command: &str) -> Option<Output> {
     let mut arguments = vec!["run", "--namespace"];
     arguments.extend(options);
     arguments.extend([topology, "--", "sh", "-c", command]);
@@ -37,7 +32,7 @@ fn run_inside(test: &str, options: &[&str], topology: &str, command: &str) -> Op
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     let forbidden = ["cannot create a network namespace", "cannot create a TUN device"];
     if forbidden.iter().any(|message| stderr.contains(message)) {
-        not_run(test, stderr.trim());
+        not_run(stderr.trim());
         return None;
     }
     Some(output)
@@ -45,12 +40,12 @@ fn run_inside(test: &str, options: &[&str], topology: &str, command: &str) -> Op
 
 #[test]
 fn the_programs_status_is_that_of_its_command() {
-    let Some(output) = run_inside("status", &[], "straight", "exit 7") else {
+    let Some(output) = run_inside(&[], "straight", "exit 7") else {
         return;
     };
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert!(output.stdout.is_empty());
-    let Some(output) = run_inside("status", &[], "straight", "kill -TERM $$") else {
+    let Some(output) = run_inside(&[], "straight", "kill -TERM $$") else {
         return;
     };
     assert_eq!(output.status.code(), Some(128 + 15), "{output:?}");
@@ -64,7 +59,7 @@ fn nothing_is_left_outside_the_namespace() {
         .unwrap()
         .stdout;
     let command = "ip -o link show simnet9 && ip route get 198.51.100.11 && ip route get 10.0.3.1";
-    let Some(output) = run_inside("outside", &["--tun", "simnet9"], "straight", command) else {
+    let Some(output) = run_inside(&["--tun", "simnet9"], "straight", command) else {
         return;
     };
     assert!(output.status.success(), "{output:?}");
@@ -85,7 +80,7 @@ fn packets_and_true_delays_are_logged() {
     let file = std::env::temp_dir().join(format!("simnet-delays-{}.csv", std::process::id()));
     let path = file.to_str().unwrap();
     let ping = format!("ping -n -c 3 -i 0.2 {V4}");
-    let Some(output) = run_inside("log", &["-v", "--log-delays", path], "straight", &ping) else {
+    let Some(output) = run_inside(&["-v", "--log-delays", path], "straight", &ping) else {
         return;
     };
     assert!(output.status.success(), "{output:?}");
@@ -118,7 +113,7 @@ fn packets_and_true_delays_are_logged() {
 #[test]
 fn an_ordinary_traceroute_sees_the_path() {
     let command = format!("traceroute -n -q 1 {V4} && traceroute -n -q 1 -T -p 80 {V6}");
-    let Some(output) = run_inside("traceroute", &[], "straight", &command) else {
+    let Some(output) = run_inside(&[], "straight", &command) else {
         return;
     };
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -140,11 +135,11 @@ fn the_runner_serves_a_real_kernel() {
 
 fn serve_a_kernel() {
     if let Err(error) = namespace::enter() {
-        return not_run("runner", &error.to_string());
+        return not_run(&error.to_string());
     }
     let (device, name) = match tun::open("") {
         Ok(opened) => opened,
-        Err(error) => return not_run("runner", &error.to_string()),
+        Err(error) => return not_run(&error.to_string()),
     };
     let text = r#"
         [[hop]]
@@ -220,11 +215,11 @@ fn bytes_beyond_a_gap_beside_a_kernels_connection() {
 
 fn sack_beside_a_kernel() {
     if let Err(error) = namespace::enter() {
-        return not_run("sack", &error.to_string());
+        return not_run(&error.to_string());
     }
     let (device, name) = match tun::open("") {
         Ok(opened) => opened,
-        Err(error) => return not_run("sack", &error.to_string()),
+        Err(error) => return not_run(&error.to_string()),
     };
     let topology = example("sack").unwrap().topology().unwrap();
     namespace::configure(&name, &topology, false).unwrap();

@@ -18,6 +18,11 @@
 //! # }
 //! ```
 
+/// Compiles the program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 pub mod details;
 mod error;
 pub mod json;

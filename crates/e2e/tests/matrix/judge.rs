@@ -52,8 +52,8 @@ pub(crate) fn judge(case: &Case, answer: &Answer) -> Result<Option<String>, Stri
         (Expectation::Error(expected), Answer::Document(text, _)) => {
             Err(format!("expected {expected}, not {text}"))
         }
-        (Expectation::Unreached, Answer::Error(_)) => Ok(None),
-        (Expectation::Reached, Answer::Error(error)) => Err(error.clone()),
+        // Silence is no error of the programs.
+        (Expectation::Reached | Expectation::Unreached, Answer::Error(error)) => Err(error.clone()),
         (Expectation::Unreached, Answer::Document(text, layout)) => {
             let report = read(case, text, *layout)?;
             let is_reached = reached(case, &report).is_ok();
@@ -238,6 +238,8 @@ mod tests {
         assert!(judged(Expectation::Unreached, &right()).unwrap().is_some());
         let nonsense = Answer::Nonsense("panicked".to_owned());
         assert!(judge(&case(Expectation::Unreached), &nonsense).is_err());
+        let error = Answer::Error("anything".to_owned());
+        assert!(judge(&case(Expectation::Unreached), &error).is_err());
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! Giving up all capabilities but the one that probing needs (capabilities(7)).
+//! Giving up root, and all capabilities but the one that probing needs (capabilities(7), credentials(7)).
 
 // Capabilities have no safe interface in the standard library.
 #![allow(unsafe_code)]
 
+use std::env;
+use std::ffi::OsString;
 use std::io;
+use std::ptr;
 
 use crate::Privileges;
 use crate::unix::sys;
@@ -12,6 +15,8 @@ use crate::unix::sys;
 const CAP_NET_RAW: u32 = 13;
 /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 bits.
 const VERSION: u32 = 0x2008_0522;
+/// The user and the group that own nothing: the kernel's overflow IDs.
+const NOBODY: u32 = 65534;
 
 /// `struct __user_cap_header_struct`.
 #[repr(C)]
@@ -31,7 +36,9 @@ struct Word {
 }
 
 /// Drops all capabilities of the calling thread, and of threads that it starts from then on, except `CAP_NET_RAW`;
-/// and lets no program that it may start have more. To be called before other threads exist.
+/// and lets no program that it may start have more. A process of root becomes that of the user who started it with sudo or
+/// through a set-user-ID file, otherwise of *nobody*: root may change the files that decide what root gets. To be called
+/// before other threads exist.
 ///
 /// Raises the limit of open files before, which a privilege may allow: each reserved port is one.
 ///
@@ -46,6 +53,7 @@ pub fn keep_probing_privileges() -> io::Result<Privileges> {
     let can_probe = held[0] & (1 << CAP_NET_RAW) != 0;
     let dropped = held[0].count_ones() + held[1].count_ones() - u32::from(can_probe);
     forbid_more()?;
+    leave_root()?;
     for (index, word) in words.iter_mut().enumerate() {
         let kept = if index == 0 { 1 << CAP_NET_RAW } else { 0 };
         *word = Word {
@@ -55,7 +63,77 @@ pub fn keep_probing_privileges() -> io::Result<Privileges> {
         };
     }
     write(&words)?;
-    Ok(Privileges { can_probe, dropped })
+    Ok(Privileges {
+        can_probe,
+        dropped,
+        is_root: users()?.contains(&0),
+    })
+}
+
+/// Lets a process of root be somebody else's, with the permitted capabilities as they are. Stays root where that is not
+/// possible: in a container without `CAP_SETUID`, and in a user namespace that has no other user.
+fn leave_root() -> io::Result<()> {
+    let users = users()?;
+    if !users.contains(&0) {
+        return Ok(());
+    }
+    // SAFETY: takes no arguments, cannot fail.
+    let group = unsafe { libc::getgid() };
+    let (user, group) = heir(
+        (users[0], group),
+        env::var_os("SUDO_UID"),
+        env::var_os("SUDO_GID"),
+    );
+    let mut end_with_parent: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer.
+    sys::check(unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut end_with_parent) })?;
+    // SAFETY: no pointers.
+    if unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) } < 0 {
+        // Locked: `CAP_NET_RAW` would go with root.
+        return Ok(());
+    }
+    // The library's functions, because they change every thread: setuid(2), "C library/kernel differences".
+    // SAFETY: a list of no groups is not read.
+    tolerate(unsafe { libc::setgroups(0, ptr::null()) })?;
+    // SAFETY: no pointers.
+    tolerate(unsafe { libc::setresgid(group, group, group) })?;
+    // SAFETY: no pointers.
+    tolerate(unsafe { libc::setresuid(user, user, user) })?;
+    // Another user's process no longer gets the signal that this one may have asked for: prctl(2).
+    // SAFETY: no pointers.
+    sys::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, end_with_parent) }).map(drop)
+}
+
+/// Whose a process of root is to be, as user and group: of the real user, if that is not root, of the one who called sudo
+/// by what that says, or of *nobody*.
+fn heir(real: (u32, u32), sudo_user: Option<OsString>, sudo_group: Option<OsString>) -> (u32, u32) {
+    // The highest number means to the kernel that nothing is to change.
+    let is_plain = |id: &u32| *id != 0 && *id != u32::MAX;
+    let plain = |id: Option<OsString>| id?.to_str()?.parse().ok().filter(is_plain);
+    if is_plain(&real.0) {
+        // Not what the environment says: it is that user's.
+        return (real.0, Some(real.1).filter(is_plain).unwrap_or(NOBODY));
+    }
+    plain(sudo_user)
+        .zip(plain(sudo_group))
+        .unwrap_or((NOBODY, NOBODY))
+}
+
+/// Real, effective and saved user.
+fn users() -> io::Result<[libc::uid_t; 3]> {
+    let mut users = [0; 3];
+    let [real, effective, saved] = &mut users;
+    // SAFETY: the kernel writes one number to each.
+    sys::check(unsafe { libc::getresuid(real, effective, saved) })?;
+    Ok(users)
+}
+
+/// A user who is not there, or may not be changed to, is no error.
+fn tolerate(result: libc::c_int) -> io::Result<()> {
+    match sys::check(result) {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Programs started from now on get nothing, whatever their files or user say.
@@ -100,40 +178,104 @@ fn write(words: &[Word; 2]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
-    /// `CapXxx` of this thread, from proc(5).
-    fn capabilities(name: &str) -> u64 {
+    /// Those of this thread, from proc(5).
+    fn status(name: &str) -> String {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
+        line.trim_start_matches(':').trim().to_owned()
+    }
+
+    /// `CapXxx` of this thread.
+    fn capabilities(name: &str) -> u64 {
+        u64::from_str_radix(&status(name), 16).unwrap()
+    }
+
+    /// In a process of its own: what it gives up is gone.
+    #[test]
+    fn nothing_but_raw_sockets_is_left() {
+        const ALONE: &str = "TRACEROUTE_TEST_PRIVILEGES";
+        let name = "linux::privileges::tests::nothing_but_raw_sockets_is_left";
+        if env::var_os(ALONE).is_none() {
+            for (user, group, expected) in [("", "", NOBODY), ("1234", "1234", 1234), ("1234", "0", NOBODY)] {
+                let output = Command::new(env::current_exe().unwrap())
+                    .args(["--exact", name, "--nocapture"])
+                    .env(ALONE, expected.to_string())
+                    .envs([("SUDO_UID", user), ("SUDO_GID", group)])
+                    .output()
+                    .unwrap();
+                let text = String::from_utf8_lossy(&output.stdout);
+                assert!(text.contains("running 1 test"), "{text}");
+                let errors = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{user} {group}: {text}{errors}");
+            }
+            return;
+        }
+        let before = capabilities("CapPrm");
+        let raw = before & (1 << CAP_NET_RAW);
+        let may_change = [7, 6].iter().all(|capability| before & (1 << capability) != 0);
+        let was_root = users().unwrap().contains(&0);
+        let privileges = keep_probing_privileges().unwrap();
+        assert_eq!(privileges.can_probe, raw != 0);
+        assert_eq!(
+            u64::from(privileges.dropped),
+            u64::from((before & !raw).count_ones())
+        );
+        for name in ["CapPrm", "CapEff"] {
+            assert_eq!(capabilities(name), raw, "{name}");
+        }
+        for name in ["CapInh", "CapAmb"] {
+            assert_eq!(capabilities(name), 0, "{name}");
+        }
+        if before & (1 << 8) == 0 {
+            eprintln!("not tested: without CAP_SETPCAP the bounding set stays");
+        } else {
+            assert_eq!(capabilities("CapBnd") & !(1 << CAP_NET_RAW), 0);
+        }
+        assert_eq!(status("NoNewPrivs"), "1");
+        let all_users = std::fs::read_to_string("/proc/self/uid_map")
+            .unwrap()
+            .contains("4294967295");
+        if was_root && may_change && all_users {
+            let expected: u32 = env::var(ALONE).unwrap().parse().unwrap();
+            assert!(!privileges.is_root);
+            for name in ["Uid", "Gid"] {
+                assert_eq!(
+                    status(name),
+                    [expected; 4].map(|id| id.to_string()).join("\t"),
+                    "{name}"
+                );
+            }
+            assert_eq!(status("Groups"), "");
+        } else {
+            assert_eq!(privileges.is_root, users().unwrap().contains(&0));
+        }
     }
 
     #[test]
-    fn nothing_but_raw_sockets_is_left() {
-        // Capabilities belong to threads: this one ends with the test.
-        std::thread::spawn(|| {
-            let before = capabilities("CapPrm");
-            let raw = before & (1 << CAP_NET_RAW);
-            let privileges = keep_probing_privileges().unwrap();
-            assert_eq!(privileges.can_probe, raw != 0);
+    fn root_becomes_who_called_it() {
+        let name = |text: &str| Some(OsString::from(text));
+        let nobody = (NOBODY, NOBODY);
+        for (real, user, group, expected) in [
+            ((0, 0), None, None, nobody),
+            ((0, 0), name("1000"), name("1001"), (1000, 1001)),
+            ((0, 0), name("1000"), None, nobody),
+            ((0, 0), name("0"), name("1001"), nobody),
+            ((0, 0), name("1000"), name("0"), nobody),
+            ((0, 0), name("-1"), name("1001"), nobody),
+            ((0, 0), name("4294967295"), name("1001"), nobody),
+            ((0, 0), name("4294967296"), name("1001"), nobody),
+            ((0, 0), name("root"), name("1001"), nobody),
+            // Through a set-user-ID file, by somebody who would like to be another.
+            ((1000, 1001), name("1002"), name("1002"), (1000, 1001)),
+            ((1000, 0), None, None, (1000, NOBODY)),
+        ] {
             assert_eq!(
-                u64::from(privileges.dropped),
-                u64::from((before & !raw).count_ones())
+                heir(real, user.clone(), group.clone()),
+                expected,
+                "{real:?} {user:?} {group:?}"
             );
-            for name in ["CapPrm", "CapEff"] {
-                assert_eq!(capabilities(name), raw, "{name}");
-            }
-            for name in ["CapInh", "CapAmb"] {
-                assert_eq!(capabilities(name), 0, "{name}");
-            }
-            if before & (1 << 8) == 0 {
-                eprintln!("not tested: without CAP_SETPCAP the bounding set stays");
-            } else {
-                assert_eq!(capabilities("CapBnd") & !(1 << CAP_NET_RAW), 0);
-            }
-            assert_eq!(capabilities("NoNewPrivs"), 1);
-        })
-        .join()
-        .unwrap();
+        }
     }
 }
