@@ -218,6 +218,7 @@ impl Connection {
             NET_UNREACHABLE | HOST_UNREACHABLE => {
                 "the next hop does not answer, or a router on the way refuses"
             }
+            ACCESS => "a firewall on this host or on the way forbids it",
             _ => "",
         };
         Told::Failed(self.id, error.with_hint(hint))

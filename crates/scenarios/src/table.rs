@@ -49,8 +49,7 @@ const NET: &str = "SACK not supported for this target/source: cannot connect to 
 const PROTOCOL: &str = "SACK not supported for this target/source: cannot connect to {target}: Protocol not available (os error 92)";
 const PARAMETER: &str =
     "SACK not supported for this target/source: cannot connect to {target}: Protocol error (os error 71)";
-const DENIED: &str =
-    "SACK not supported for this target/source: cannot connect to {target}: Permission denied (os error 13)";
+const DENIED: &str = "SACK not supported for this target/source: cannot connect to {target}: Permission denied (os error 13) (a firewall on this host or on the way forbids it)";
 
 /// All scenarios.
 pub fn scenarios() -> Vec<Scenario> {

@@ -20,9 +20,11 @@ fn advice(operation: Operation, error: &io::Error) -> &'static str {
 
 fn common(operation: Operation, error: &io::Error) -> Option<&'static str> {
     Some(match (operation, error.raw_os_error()?) {
-        (Operation::Send | Operation::Connect, libc::EPERM | libc::EACCES) => {
+        (Operation::Send, libc::EPERM | libc::EACCES) | (Operation::Connect, libc::EPERM) => {
             "a firewall on this host forbids it"
         }
+        // Also what routers' "administratively prohibited" becomes in IPv6.
+        (Operation::Connect, libc::EACCES) => "a firewall on this host or on the way forbids it",
         (Operation::Route, libc::EACCES | libc::EINVAL) => {
             "a route on this host prohibits it, or it is a broadcast address"
         }
@@ -100,7 +102,8 @@ mod tests {
         }
         for code in [libc::EACCES, libc::EPERM] {
             let text = text(Operation::Connect, code);
-            assert!(text.contains("a firewall on this host forbids it"), "{text}");
+            assert!(text.contains("a firewall on this host "), "{text}");
+            assert_eq!(text.contains("on the way"), code == libc::EACCES, "{text}");
         }
     }
 
