@@ -103,24 +103,21 @@ fn is_local(address: IpAddr) -> bool {
 
 /// Whether this machine has the address. What cannot be found out counts as yes.
 fn is_own(address: IpAddr) -> bool {
-    // The second question finds what the first does not: a further address of an interface, from which nothing is sent by
-    // itself.
-    source_towards(address).is_none_or(|source| source == Some(address)) || only_own_can_be_bound(address)
+    match source_towards(address) {
+        // The second question finds what the first does not: a further address of an interface, from which nothing is sent
+        // by itself.
+        Ok(source) => source == address || only_own_can_be_bound(address),
+        // Without a way there it is not ours, and the trace will say so. Other errors say nothing of the address.
+        Err(error) => !no_way(&error),
+    }
 }
 
-/// The address from which the kernel sends to another: to one of its own, the same. `Some(None)`: there is no way, as the
-/// trace will say. `None`: an error that says nothing of the address.
-fn source_towards(address: IpAddr) -> Option<Option<IpAddr>> {
-    let source = || {
-        let socket = UdpSocket::bind((unspecified(address), 0))?;
-        // Sends nothing. The port does not matter, but 0 is refused by some systems.
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    };
-    match source() {
-        Ok(source) => Some(Some(source.ip())),
-        Err(error) => no_way(&error).then_some(None),
-    }
+/// The address from which the kernel sends to another: to one of its own, the same.
+fn source_towards(address: IpAddr) -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind((unspecified(address), 0))?;
+    // Sends nothing. The port does not matter, but 0 is refused by some systems.
+    socket.connect((address, 9))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 fn unspecified(address: IpAddr) -> IpAddr {

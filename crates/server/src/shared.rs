@@ -119,19 +119,23 @@ impl<S: Socket> AsyncWrite for Shared<S> {
     }
 }
 
+/// The one interest that the end of the peer satisfies and unread bytes do not: `EPOLLRDHUP` of `epoll_ctl(2)`.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const END: Option<Interest> = Some(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const END: Option<Interest> = None;
+
 impl<S: Socket> Watch<S> {
     /// Ends when the peer has closed the connection, or its half, even where bytes that nobody reads stand before that end.
     /// Never, where the system does not tell: then only who reads so far sees it.
     pub(crate) async fn closed(&self) {
-        // `PRIORITY` is the one interest that the end of the peer satisfies and unread bytes do not: EPOLLRDHUP of
-        // epoll_ctl(2).
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if let Ok(ready) = (*self.0).as_ref().readiness(Interest::PRIORITY).await
+        if let Some(end) = END
+            && let Ok(ready) = (*self.0).as_ref().readiness(end).await
             && ready.is_read_closed()
         {
             return;
         }
-        pending().await
+        pending::<()>().await;
     }
 }
 
