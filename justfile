@@ -99,6 +99,20 @@ fuzz-all seconds="60":
 load *arguments:
     cargo run --release --locked --package traceroute-bench --bin load -- {{ arguments }}
 
+# Requests at once to the service over a chain of namespaces, as docs/scaling.md has them; a missed figure is an error
+server-load:
+    cargo build --release --locked --package datadog-traceroute-server --package traceroute-bench
+    for protocol in udp icmp "tcp&port=80"; do \
+        target/release/server_load target/release/datadog-traceroute-server \
+            "protocol=$protocol&traceroute-queries=1&e2e-queries=0&timeout=1000"; \
+    done
+    target/release/server_load target/release/datadog-traceroute-server protocol=udp 100
+
+# Mixed and hostile load on the service for some seconds; anything left over is an error
+server-soak seconds="3600" clients="8":
+    cargo build --release --locked --package datadog-traceroute-server --package traceroute-bench
+    target/release/server_soak target/release/datadog-traceroute-server {{ seconds }} {{ clients }}
+
 # Repeat the scenario suite, in memory and behind TUN devices; the first failure ends it
 scenarios times="1":
     cargo test --no-run --locked --package traceroute-scenarios

@@ -1,7 +1,7 @@
 //! The HTTP service in a node.
 
 use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use traceroute_testbed::Node;
 
@@ -13,6 +13,29 @@ pub struct Server {
     pub address: String,
     /// The rest of its log. Has to be read, or the service waits.
     pub log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Server {
+    /// Asks the service to stop, and waits until it has.
+    ///
+    /// # Errors
+    /// It cannot be asked, or ends otherwise than with exit status 0.
+    pub fn stop(mut process: Child) -> std::io::Result<()> {
+        let asked = Command::new("kill")
+            .args(["-TERM", &process.id().to_string()])
+            .status()?;
+        if !asked.success() {
+            return Err(std::io::Error::other("the server cannot be asked to stop"));
+        }
+        let status = process.wait()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(std::io::Error::other(format!(
+                "the server did not end well: {status}"
+            )))
+        }
+    }
 }
 
 /// Starts the HTTP service on any port of the loopback address of a node.

@@ -62,7 +62,9 @@ pub(crate) struct Config {
     pub(crate) max_traces: u32,
     pub(crate) max_connections: u32,
     pub(crate) ceilings: Ceilings,
-    /// Bytes of a header, and of a body.
+    /// Bytes of a header.
+    pub(crate) max_header_size: usize,
+    /// Bytes of a body.
     pub(crate) max_request_size: usize,
     pub(crate) header_timeout: Duration,
     pub(crate) write_timeout: Duration,
@@ -184,7 +186,11 @@ struct Flags {
     #[arg(long, value_name = "duration", default_value = "0s", value_parser = duration::parse)]
     max_duration: Duration,
 
-    /// Most bytes of a request's header, and of its body
+    /// Most bytes of a request's header
+    #[arg(long, value_name = "bytes", default_value = "16384", value_parser = parse_count)]
+    max_header_size: u32,
+
+    /// Most bytes of a request's body, and of its header where that is less than --max-header-size
     #[arg(long, value_name = "bytes", default_value = "65536", value_parser = parse_count)]
     max_request_size: u32,
 
@@ -253,6 +259,7 @@ impl Flags {
                 timeout: self.max_timeout,
                 duration: (!self.max_duration.is_zero()).then_some(self.max_duration),
             },
+            max_header_size: self.max_header_size.min(self.max_request_size) as usize,
             max_request_size: self.max_request_size as usize,
             header_timeout: self.header_timeout,
             write_timeout: self.write_timeout,
@@ -356,6 +363,24 @@ mod tests {
             Some(Duration::from_mins(5))
         );
         assert!(config("--windows-driver").windows_driver);
+    }
+
+    /// Every connection may hold a header's size of memory before anything is known of it.
+    #[test]
+    fn a_header_is_smaller_than_a_body_unless_told_otherwise() {
+        for (line, header, body) in [
+            ("", 16_384, 65_536),
+            ("--max-request-size 9000", 9000, 9000),
+            ("--max-header-size 65536", 65_536, 65_536),
+            ("--max-header-size 9000", 9000, 65_536),
+        ] {
+            let config = config(line);
+            assert_eq!(
+                (config.max_header_size, config.max_request_size),
+                (header, body),
+                "{line}"
+            );
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use datadog_traceroute::{Error, ErrorCode, InvalidParameter};
+use datadog_traceroute::{Error, ErrorCode, Host, InvalidParameter};
 use serde::Serialize;
 
 /// A request that has no result. How it is written depends on the request's headers, so it travels in the response's
@@ -52,6 +52,21 @@ impl Failure {
     pub(crate) fn encoding(error: &serde_json::Error) -> Self {
         let message = format!("Failed to encode response: {error}");
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, &message)
+    }
+
+    /// Shows the host as it was asked for: what a name stands for is nothing to tell those who may not know.
+    pub(crate) fn target_not_allowed(host: &Host) -> Self {
+        let host = match host {
+            Host::Name(name) => name.clone(),
+            Host::Address(address) => address.to_string(),
+        };
+        let message = format!("Target not allowed: {host}");
+        Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message)
+    }
+
+    /// The task that carried out a request has panicked.
+    pub(crate) fn crashed(panic: &tokio::task::JoinError) -> Self {
+        Failure::trace_failed(ErrorCode::Unknown, panic)
     }
 
     pub(crate) fn overloaded() -> Self {

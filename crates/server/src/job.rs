@@ -3,7 +3,6 @@
 use std::future::{Future, pending};
 use std::sync::Arc;
 
-use axum::http::StatusCode;
 use datadog_traceroute::{ErrorCode, Host, Parameters, Report, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
@@ -60,11 +59,9 @@ impl Job {
             .in_time(resolution)
             .await?
             .map_err(|error| Failure::trace(&error))?;
-        self.service
-            .settings
-            .policy
-            .check(address)
-            .map_err(|message| Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message))?;
+        if !self.service.settings.policy.allows(address) {
+            return Err(Failure::target_not_allowed(&self.request.host));
+        }
         self.request.host = Host::Address(address);
         Ok(())
     }

@@ -22,6 +22,7 @@ mod parameters;
 mod policy;
 mod router;
 mod serve;
+mod shared;
 mod stall;
 mod stream;
 #[cfg(test)]

@@ -124,6 +124,10 @@ mod unix {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::{Path, PathBuf};
 
+    use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+    use super::BACKLOG;
+
     /// A listening Unix socket; its file is removed when this is dropped.
     #[derive(Debug)]
     pub(crate) struct UnixSocket {
@@ -139,12 +143,15 @@ mod unix {
         /// Something else is there, or the system refuses.
         pub(crate) fn open(path: &Path, mode: u32) -> io::Result<Self> {
             remove_stale(path)?;
-            let listener = UnixListener::bind(path)?;
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.bind(&SockAddr::unix(path)?)?;
             let socket = UnixSocket {
                 path: path.to_owned(),
-                listener,
+                listener: socket.into(),
             };
             fs::set_permissions(path, Permissions::from_mode(mode))?;
+            // Only now: until it listens nobody can connect, whatever the permissions were.
+            SockRef::from(&socket.listener).listen(BACKLOG)?;
             socket.listener.set_nonblocking(true)?;
             Ok(socket)
         }

@@ -14,6 +14,7 @@ use datadog_traceroute::{E2eProbe, Statistics};
 pub(crate) struct Metrics {
     in_flight: AtomicU64,
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
+    errors: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     durations: Mutex<BTreeMap<&'static str, Histogram<14>>>,
     e2e_lost: AtomicU64,
     e2e_rtts: Mutex<Histogram<15>>,
@@ -40,6 +41,11 @@ impl Metrics {
             .entry(path)
             .or_default()
             .add(&DURATIONS, duration.as_secs_f64());
+    }
+
+    /// Counts a request without a result, by path and code; streams too, whose status is 200 all the same.
+    pub(crate) fn count_error(&self, path: &'static str, code: &'static str) {
+        *lock(&self.errors).entry((path, code)).or_default() += 1;
     }
 
     pub(crate) fn count_e2e(&self, probes: &E2eProbe) {
@@ -70,6 +76,15 @@ impl Metrics {
         )?;
         for ((path, status), count) in &*lock(&self.requests) {
             writeln!(page.0, "{name}{{path=\"{path}\",status=\"{status}\"}} {count}")?;
+        }
+        let name = "traceroute_http_errors_total";
+        page.head(
+            name,
+            "counter",
+            "Requests answered with an error, by path and code; streams that end with one too, though their status is 200.",
+        )?;
+        for ((path, code), count) in &*lock(&self.errors) {
+            writeln!(page.0, "{name}{{path=\"{path}\",code=\"{code}\"}} {count}")?;
         }
         page.value(
             "traceroute_http_requests_in_flight",

@@ -2,7 +2,7 @@
 //! client wants.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use datadog_traceroute::{ErrorCode, Uuid};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::{Instrument, Span};
 
@@ -61,6 +61,9 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
             let allow = HeaderValue::from_static(if head_is_allowed { "GET, HEAD" } else { "GET" });
             response.headers_mut().insert(header::ALLOW, allow);
         }
+        observation.outcome.fail(failure);
+    } else if let Some(outcome) = response.extensions_mut().remove::<Outcome>() {
+        observation.outcome = outcome;
     }
     observation.status = response.status().as_u16();
     let headers = response.headers_mut();
@@ -110,6 +113,19 @@ fn trace_id(headers: &HeaderMap) -> String {
     id.unwrap_or_else(|| Uuid::new_v4().simple().to_string())
 }
 
+/// How a request ended, for the log and the metrics. A stream's status is sent before that is known, so the one who carries
+/// it out shares this with the one who logs it, through the response's extensions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outcome(Arc<OnceLock<Failure>>);
+
+impl Outcome {
+    /// The request has no result.
+    pub(crate) fn fail(&self, failure: Failure) {
+        // Only the first reason counts.
+        let _ = self.0.set(failure);
+    }
+}
+
 /// A request under way; counted and logged when dropped.
 struct Observation {
     service: Arc<Service>,
@@ -117,6 +133,7 @@ struct Observation {
     span: Span,
     started: Instant,
     status: u16,
+    outcome: Outcome,
 }
 
 impl Observation {
@@ -129,6 +146,7 @@ impl Observation {
             started: Instant::now(),
             // Until there is a response.
             status: CLIENT_GONE,
+            outcome: Outcome::default(),
         }
     }
 }
@@ -136,12 +154,23 @@ impl Observation {
 impl Drop for Observation {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
-        self.service.metrics.end_request(self.path, self.status, duration);
+        let metrics = &self.service.metrics;
+        metrics.end_request(self.path, self.status, duration);
         let duration_ms = duration.as_micros() as f64 / 1000.0;
         let status = self.status;
         self.span.in_scope(|| {
             if status == CLIENT_GONE {
                 tracing::info!(status, duration_ms, "the client went away");
+            } else if let Some(failure) = self.outcome.0.get() {
+                let code = failure.code.name();
+                metrics.count_error(self.path, code);
+                tracing::info!(
+                    status,
+                    duration_ms,
+                    code,
+                    error = failure.message,
+                    "request failed"
+                );
             } else {
                 tracing::info!(status, duration_ms, "request");
             }
@@ -195,12 +224,26 @@ impl Drop for Observed {
 /// noticed.
 async fn take_body(limit: BodyLimit, request: Request) -> Result<Request, Failure> {
     let (parts, body) = request.into_parts();
-    let reading = Limited::new(body, limit.size).collect();
-    match tokio::time::timeout(limit.timeout, reading).await {
-        Ok(Ok(_)) => Ok(Request::from_parts(parts, Body::empty())),
-        Ok(Err(_)) => Err(too_large()),
+    match tokio::time::timeout(limit.timeout, read_to_end(body, limit.size)).await {
+        Ok(true) => Ok(Request::from_parts(parts, Body::empty())),
+        Ok(false) => Err(too_large()),
         Err(_) => Err(too_slow()),
     }
+}
+
+/// Reads a body and keeps nothing of it: held together, the small pieces in which it may come would take many times the
+/// memory that they take on the wire. False when it is broken, or has more bytes than `limit`.
+async fn read_to_end(mut body: Body, limit: usize) -> bool {
+    let mut left = limit;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return false };
+        let size = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(size) {
+            Some(rest) => left = rest,
+            None => return false,
+        }
+    }
+    true
 }
 
 fn too_large() -> Failure {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use datadog_traceroute::{DEFAULT_TIMEOUT_MS, InvalidValue, Parameters, parse_bool, parse_int};
+use datadog_traceroute::{DEFAULT_TIMEOUT_MS, Parameters, parse_bool};
 
 /// Reads the parameters of a query string, percent-encoded. What is absent, empty or does not parse has its default;
 /// nothing is checked yet.
@@ -13,11 +13,11 @@ pub(crate) fn from_query(query: &str) -> Parameters {
         target: query.text("target", default.target),
         protocol: query.text("protocol", default.protocol),
         tcp_method: query.text("tcp-method", default.tcp_method),
-        port: query.value("port", default.port, parse_int),
-        traceroute_queries: query.value("traceroute-queries", default.traceroute_queries, parse_int),
-        e2e_queries: query.value("e2e-queries", default.e2e_queries, parse_int),
-        max_ttl: query.value("max-ttl", default.max_ttl, parse_int),
-        timeout_ms: query.value("timeout", DEFAULT_TIMEOUT_MS.cast_signed(), parse_int),
+        port: query.value("port", default.port, str::parse),
+        traceroute_queries: query.value("traceroute-queries", default.traceroute_queries, str::parse),
+        e2e_queries: query.value("e2e-queries", default.e2e_queries, str::parse),
+        max_ttl: query.value("max-ttl", default.max_ttl, str::parse),
+        timeout_ms: query.value("timeout", DEFAULT_TIMEOUT_MS.cast_signed(), str::parse),
         ipv6: query.value("ipv6", default.ipv6, parse_bool),
         reverse_dns: query.value("reverse-dns", default.reverse_dns, parse_bool),
         source_public_ip: query.value("source-public-ip", default.source_public_ip, parse_bool),
@@ -54,11 +54,12 @@ impl Query {
         self.first(name).map_or(default, str::to_owned)
     }
 
-    fn value<T: Copy + fmt::Display>(
+    /// Integers are decimal, with or without a sign, as `strconv.Atoi` has them: what Rust's own parser takes.
+    fn value<T: Copy + fmt::Display, E: fmt::Display>(
         &self,
         name: &str,
         default: T,
-        parse: fn(&str) -> Result<T, InvalidValue>,
+        parse: fn(&str) -> Result<T, E>,
     ) -> T {
         let Some(text) = self.first(name) else {
             return default;
@@ -169,7 +170,20 @@ mod tests {
             ("target=host&port=1.5", port(33434)),
             ("target=host&port=+80", port(33434)),
             ("target=host&port=%2B80", port(80)),
-            ("target=host&port=0x50", port(80)),
+            ("target=host&port=0x50", port(33434)),
+            ("target=host&port=0b11", port(33434)),
+            ("target=host&port=4_43", port(33434)),
+            ("target=host&port=%2B", port(33434)),
+            ("target=host&port=%2080", port(33434)),
+            ("target=host&port=0443", port(443)),
+            (
+                "target=host&timeout=0500&max-ttl=08",
+                Parameters {
+                    timeout_ms: 500,
+                    max_ttl: 8,
+                    ..defaults()
+                },
+            ),
             ("target=host&port=-1", port(-1)),
             ("target=host&port=99999999999999999999", port(33434)),
             ("target=host&port=70000", port(70000)),

@@ -1,5 +1,6 @@
 //! Which targets may be traced.
 
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use ipnet::IpNet;
@@ -40,43 +41,56 @@ const LOCAL: [&str; 15] = [
 ];
 
 impl Policy {
-    /// # Errors
-    /// Says that the address may not be traced; not why, which is the operator's affair.
-    pub(crate) fn check(&self, address: IpAddr) -> Result<(), String> {
-        let meant = meanings(address);
-        let within = |networks: &[IpNet]| {
-            networks
-                .iter()
-                .any(|network| meant.iter().any(|address| network.contains(address)))
-        };
-        let allowed = self.allow.is_empty() || within(&self.allow);
-        let local = self.deny_local && meant.iter().any(|address| is_local(*address));
-        if allowed && !local && !within(&self.deny) {
-            return Ok(());
-        }
-        Err(format!("Target not allowed: {address}"))
+    /// Whether the address may be traced.
+    pub(crate) fn allows(&self, address: IpAddr) -> bool {
+        let within = |networks: &[IpNet], address| networks.iter().any(|network| network.contains(&address));
+        let denied = |address| within(&self.deny, address) || self.deny_local && is_local(address);
+        let allowed = self.allow.is_empty() || meanings(address).any(|meant| within(&self.allow, meant));
+        allowed && !meanings(address).chain(guesses(address)).any(denied)
     }
 }
 
-/// The address, and the IPv4 address that an IPv6 address stands for: mapped (RFC 4291 §2.5.5), behind the well-known
-/// NAT64 prefix (RFC 6052 §2.1), or 6to4 (RFC 3056 §2).
-fn meanings(address: IpAddr) -> Vec<IpAddr> {
-    let mut meanings = vec![address];
-    if let IpAddr::V6(v6) = address
-        && let Some(v4) = embedded(v6)
-    {
-        meanings.push(IpAddr::V4(v4));
-    }
-    meanings
+/// The address, and the IPv4 address that an IPv6 address is another form of: mapped (RFC 4291 §2.5.5), or behind the
+/// well-known NAT64 prefix (RFC 6052 §2.1).
+fn meanings(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let embedded = match address {
+        IpAddr::V6(v6) => embedded(v6),
+        IpAddr::V4(_) => None,
+    };
+    [Some(address), embedded].into_iter().flatten()
 }
 
-fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+fn embedded(address: Ipv6Addr) -> Option<IpAddr> {
     match address.octets() {
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-        | [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
-        | [0x20, 0x02, a, b, c, d, ..] => Some(Ipv4Addr::new(a, b, c, d)),
+        | [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).into()),
         _ => None,
     }
+}
+
+/// IPv4 addresses that packets to an IPv6 address may end at, or pass: enough to deny, too little to allow. The router of a
+/// 6to4 network (RFC 3056 §2); and behind a local NAT64 prefix (RFC 8215), all places where its address may stand, which
+/// the length of the operator's prefix decides (RFC 6052 §2.2).
+fn guesses(address: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(v6) = address else {
+        return Vec::new();
+    };
+    let octets = v6.octets();
+    let places: &[[usize; 4]] = match octets {
+        [0x20, 0x02, ..] => &[[2, 3, 4, 5]],
+        [0, 0x64, 0xff, 0x9b, 0, 1, ..] => {
+            &[[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]]
+        }
+        _ => &[],
+    };
+    let read = |place: &[usize; 4]| Ipv4Addr::from(place.map(|index| octets[index]));
+    places
+        .iter()
+        .map(read)
+        // "This network": no translator sends there, and where no address stands are zeros.
+        .filter(|v4| v4.octets()[0] != 0)
+        .map(IpAddr::V4)
+        .collect()
 }
 
 fn is_local(address: IpAddr) -> bool {
@@ -87,9 +101,49 @@ fn is_local(address: IpAddr) -> bool {
         || is_own(address)
 }
 
-/// Whether this machine has the address: only then can a socket be bound to it.
+/// Whether this machine has the address. What cannot be found out counts as yes.
 fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    match source_towards(address) {
+        // The second question finds what the first does not: a further address of an interface, from which nothing is sent
+        // by itself.
+        Ok(source) => source == address || only_own_can_be_bound(address),
+        // Without a way there it is not ours, and the trace will say so. Other errors say nothing of the address.
+        Err(error) => !no_way(&error),
+    }
+}
+
+/// The address from which the kernel sends to another: to one of its own, the same.
+fn source_towards(address: IpAddr) -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind((unspecified(address), 0))?;
+    // Sends nothing. The port does not matter, but 0 is refused by some systems.
+    socket.connect((address, 9))?;
+    Ok(socket.local_addr()?.ip())
+}
+
+fn unspecified(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn no_way(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::AddrNotAvailable
+    )
+}
+
+/// Whether a socket can be bound to the address, where that says something: not where any address can be bound, as with
+/// `net.ipv4.ip_nonlocal_bind` (ip(7)).
+fn only_own_can_be_bound(address: IpAddr) -> bool {
+    let nobody: IpAddr = match address {
+        // Reserved (RFC 1112 §4), and for discarding (RFC 6666).
+        IpAddr::V4(_) => Ipv4Addr::new(240, 0, 0, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1).into(),
+    };
+    let binds = |address| UdpSocket::bind((address, 0)).is_ok();
+    binds(address) && !binds(nobody)
 }
 
 /// Reads `192.0.2.0/24`, `2001:db8::/32` or a single address.
@@ -112,7 +166,7 @@ mod tests {
     }
 
     fn allows(policy: &Policy, address: &str) -> bool {
-        policy.check(address.parse().unwrap()).is_ok()
+        policy.allows(address.parse().unwrap())
     }
 
     #[test]
@@ -197,7 +251,34 @@ mod tests {
             "2002:a9fe:a9fe::1",
             "::ffff:198.51.100.1",
             "64:ff9b::198.51.100.1",
+            // Local NAT64 prefixes of 48, 56, 64 and 96 bits; the last with bits where there should be none.
+            "64:ff9b:1:c633:64:100::",
+            "64:ff9b:1:aac6:33:6401::",
+            "64:ff9b:1:aaaa:c6:3364:100:0",
+            "64:ff9b:1::198.51.100.1",
+            "64:ff9b:1:c633:64:1ff:ffff:ffff",
         ] {
+            assert!(!allows(&policy, address), "{address}");
+        }
+        for address in [
+            "64:ff9b:1::192.0.2.1",
+            "64:ff9b:1:c000:2:100::",
+            "2002:c000:201::1",
+        ] {
+            assert!(allows(&policy, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_allow_list_takes_no_guesses() {
+        let policy = Policy {
+            allow: networks(&["192.0.2.0/24"]),
+            ..Policy::default()
+        };
+        for address in ["::ffff:192.0.2.1", "64:ff9b::192.0.2.1"] {
+            assert!(allows(&policy, address), "{address}");
+        }
+        for address in ["2002:c000:201::1", "64:ff9b:1::192.0.2.1"] {
             assert!(!allows(&policy, address), "{address}");
         }
     }

@@ -11,9 +11,8 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use traceroute_flags::check_open_files;
 use traceroute_net::Access;
@@ -23,14 +22,18 @@ use crate::auth::Token;
 use crate::backend;
 use crate::logging;
 use crate::router::{Service, Settings, router};
+use crate::shared::{Socket, share};
 use crate::stall::StallGuard;
 
 /// How long answers may take to leave once everything was cancelled.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Pause after an error of `accept` that may last, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// When to ask a silent client whether it is still there, and how often then.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(15));
+/// When to ask a silent client whether it is still there, how often then, and how many times.
+const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
+/// How long a connection goes on after its client has closed it: hyper ends it at once unless it has bytes left of which it
+/// will not read on before it has answered, and what is answered at once is answered.
+const AFTER_CLOSE: Duration = Duration::from_secs(1);
 /// The least that hyper takes.
 const SMALLEST_BUFFER: usize = 8192;
 
@@ -100,10 +103,6 @@ impl Sockets {
             let failed = |error| StartError(format!("cannot listen on {address}: {error}"));
             tcp = address.open().map_err(failed)?;
         }
-        for listener in &tcp {
-            let address = listener.local_addr().map(|address| address.to_string());
-            tracing::info!(address = address.unwrap_or_default(), "listening");
-        }
         Ok(Sockets {
             tcp,
             #[cfg(unix)]
@@ -118,14 +117,25 @@ impl Sockets {
         };
         let failed = |error| StartError(format!("cannot listen on {}: {error}", path.display()));
         let socket = crate::listen::UnixSocket::open(path, config.unix_socket_mode).map_err(failed)?;
-        tracing::info!(path = %path.display(), "listening");
         Ok(Some(socket))
+    }
+
+    /// Says where the service can be asked.
+    fn announce(&self, config: &Config) {
+        for listener in &self.tcp {
+            let address = listener.local_addr().map(|address| address.to_string());
+            tracing::info!(address = address.unwrap_or_default(), "listening");
+        }
+        if let Some(path) = &config.unix_socket {
+            tracing::info!(path = %path.display(), "listening");
+        }
     }
 }
 
 async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result<(), StartError> {
-    // First of all, so that a signal is never taken for the default action.
-    let stop = Stop::watch().map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    // Before anybody is told that the service is there: they might send a signal, which would end it the hard way.
+    let mut stop = Stop::watch().map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    sockets.announce(&config);
     let (cancel, cancelled) = watch::channel(false);
     let settings = Settings {
         ceilings: config.ceilings.clone(),
@@ -142,7 +152,6 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
         .map_err(|error| StartError(format!("cannot listen: {error}")))?;
     drop(server);
 
-    let mut stop = stop;
     stop.signal().await;
     tracing::info!("stopping: no new connections; what runs may finish");
     for task in accepting {
@@ -162,6 +171,8 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
 /// What asks the program to stop: Ctrl-C, and on Unix SIGTERM.
 struct Stop {
     #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
 }
 
@@ -172,20 +183,25 @@ impl Stop {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Stop {
             #[cfg(unix)]
+            interrupt: signal(SignalKind::interrupt())?,
+            #[cfg(unix)]
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
     async fn signal(&mut self) {
         #[cfg(unix)]
-        let terminate = self.terminate.recv();
+        let (interrupt, terminate) = (self.interrupt.recv(), self.terminate.recv());
+        #[cfg(not(unix))]
+        let interrupt = async { tokio::signal::ctrl_c().await.ok() };
         #[cfg(windows)]
         let terminate = windows_end();
         #[cfg(not(any(unix, windows)))]
         let terminate = std::future::pending::<Option<()>>();
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            Some(()) = interrupt => {}
             Some(()) = terminate => {}
+            else => std::future::pending().await,
         }
     }
 }
@@ -225,8 +241,8 @@ impl Server {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
-            .max_header_size(config.max_request_size)
-            .max_buf_size(config.max_request_size.max(SMALLEST_BUFFER));
+            .max_header_size(config.max_header_size)
+            .max_buf_size(config.max_header_size.max(SMALLEST_BUFFER));
         let (sender, stopping) = watch::channel(());
         let (alive, receiver) = mpsc::channel(1);
         let server = Server {
@@ -261,15 +277,11 @@ impl Server {
 
     async fn accept_tcp(self, listener: tokio::net::TcpListener) {
         loop {
-            let Some(permit) = self.room().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let (idle, interval) = KEEP_ALIVE;
-                    let keep_alive = TcpKeepalive::new().with_time(idle).with_interval(interval);
                     // What cannot be set costs little.
-                    let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
-                    let _ = stream.set_nodelay(true);
-                    self.connection(stream, permit);
+                    let _ = tune(&stream, self.write_timeout);
+                    self.connection(stream).await;
                 }
                 Err(error) => pause(&error).await,
             }
@@ -279,35 +291,41 @@ impl Server {
     #[cfg(unix)]
     async fn accept_unix(self, listener: tokio::net::UnixListener) {
         loop {
-            let Some(permit) = self.room().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => self.connection(stream, permit),
+                Ok((stream, _)) => self.connection(stream).await,
                 Err(error) => pause(&error).await,
             }
         }
     }
 
-    /// Waits until there may be one more connection; others wait in the kernel meanwhile.
-    async fn room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room).acquire_owned().await.ok()
-    }
-
-    fn connection<T>(&self, stream: T, permit: OwnedSemaphorePermit)
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let io = TokioIo::new(StallGuard::new(stream, self.write_timeout));
+    /// Waits until there may be one more connection, and carries it on in a task. Others wait in the kernel meanwhile. It is
+    /// accepted before: listeners that waited for room with nobody there would take it from each other.
+    async fn connection<S: Socket>(&self, socket: S) {
+        let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else {
+            return;
+        };
+        let (socket, watch) = share(socket);
+        let io = TokioIo::new(StallGuard::new(socket, self.write_timeout));
         let service = TowerToHyperService::new(self.router.clone());
         let connection = self.http.serve_connection(io, service);
         let mut stopping = self.stopping.clone();
         let alive = self.alive.clone();
         tokio::spawn(async move {
             let mut connection = std::pin::pin!(connection);
-            let result = tokio::select! {
-                result = &mut connection => result,
-                _ = stopping.changed() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+            let mut gone = std::pin::pin!(async {
+                watch.closed().await;
+                sleep(AFTER_CLOSE).await;
+            });
+            let mut stops = false;
+            let result = loop {
+                tokio::select! {
+                    biased;
+                    result = &mut connection => break result,
+                    () = &mut gone => break Ok(()),
+                    _ = stopping.changed(), if !stops => {
+                        stops = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
             };
             if let Err(error) = result {
@@ -316,6 +334,21 @@ impl Server {
             drop((permit, alive));
         });
     }
+}
+
+/// Sends answers at once, and finds out when the client vanishes without a word: while it owes acknowledgements, after the
+/// time that it may take to read; otherwise by asking.
+fn tune(stream: &tokio::net::TcpStream, write_timeout: Duration) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    let (idle, interval, retries) = KEEP_ALIVE;
+    let keep_alive = TcpKeepalive::new().with_time(idle).with_interval(interval);
+    socket.set_tcp_keepalive(&keep_alive.with_retries(retries))?;
+    // TCP_USER_TIMEOUT of tcp(7).
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(write_timeout))?;
+    let _ = write_timeout;
+    Ok(())
 }
 
 /// Errors of single connections are theirs; others may last, and must not make the loop spin.
@@ -335,5 +368,28 @@ impl Ended {
     async fn all(&mut self, patience: Duration) {
         self.stopping = None;
         let _ = timeout(patience, self.alive.recv()).await;
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_vanishes_is_noticed_in_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::net::TcpStream::connect(address);
+        let (accepted, _client) = tokio::join!(listener.accept(), client);
+        let (stream, _) = accepted.unwrap();
+        tune(&stream, Duration::from_secs(30)).unwrap();
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+        let asked = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(
+            socket.tcp_keepalive_time().unwrap() + asked,
+            Duration::from_secs(30)
+        );
     }
 }

@@ -3,32 +3,40 @@
 //! `hop`, `run` and `e2e` tell what happens as it happens; the last event is `report`, the document that `/traceroute`
 //! gives, or `error`.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::Response;
-use datadog_traceroute::{Progress, is_private, json};
+use datadog_traceroute::{Progress, Report, is_private, json};
 use futures_util::Stream;
 use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::Instrument;
 
+use crate::failure::Failure;
 use crate::job::Job;
+use crate::observe::Outcome;
 use crate::router::respond;
 
 /// How often something is sent when nothing happens, so that nobody between takes the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// A response that carries out `job` while its body is read; dropping the body stops the job.
+/// How many events wait for a client that reads slowly. Those beyond are left out; the document has them all.
+const QUEUE: usize = 16_384;
+
+/// A response that carries out `job`, however slowly its body is read; dropping the body stops the job.
 pub(crate) fn response(job: Job) -> Response {
-    let mut response = respond("text/event-stream", Body::from_stream(Events::new(job)));
+    let events = Events::new(job);
+    let outcome = events.outcome.clone();
+    let mut response = respond("text/event-stream", Body::from_stream(events));
+    response.extensions_mut().insert(outcome);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Asks nginx not to hold events back.
@@ -37,34 +45,51 @@ pub(crate) fn response(job: Job) -> Response {
     response
 }
 
-/// Events that are ready to be sent; bounded by what the request asks for.
-type Queue = Arc<Mutex<VecDeque<String>>>;
-
 struct Events {
-    queue: Queue,
-    /// Carries out the job, and gives the last event; `None` when it is over.
-    work: Option<Pin<Box<dyn Future<Output = String> + Send>>>,
+    progress: mpsc::Receiver<Progress>,
+    hide_private: bool,
+    /// The one task that carries out the job; stops when dropped.
+    work: JoinSet<Result<Report, Failure>>,
+    outcome: Outcome,
     keep_alive: Interval,
 }
 
 impl Events {
     fn new(job: Job) -> Self {
-        let queue = Queue::default();
         let mut keep_alive = interval(KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         keep_alive.reset();
+        let hide_private = job.request().skip_private_hops;
+        let (sender, progress) = mpsc::channel(QUEUE);
+        let mut work = JoinSet::new();
+        // A task of its own: limits of time hold, and probes are sent, whether or not somebody reads.
+        work.spawn(
+            async move {
+                let tell = Box::new(move |progress| {
+                    let _ = sender.try_send(progress);
+                });
+                job.run(Some(tell)).await
+            }
+            .in_current_span(),
+        );
         Events {
-            work: Some(Box::pin(work(job, Arc::clone(&queue)))),
-            queue,
+            progress,
+            hide_private,
+            work,
+            outcome: Outcome::default(),
             keep_alive,
         }
     }
 
-    fn next_queued(&self) -> Option<String> {
-        self.queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front()
+    /// The last event.
+    fn conclude(&self, result: Result<Result<Report, Failure>, JoinError>) -> String {
+        let result = result.unwrap_or_else(|panic| Err(Failure::crashed(&panic)));
+        let event = result.and_then(|report| write_event("report", &report));
+        event.unwrap_or_else(|failure| {
+            let event = format!("event: error\ndata: {}\n\n", failure.to_json());
+            self.outcome.fail(failure);
+            event
+        })
     }
 }
 
@@ -72,40 +97,27 @@ impl Stream for Events {
     type Item = Result<String, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(work) = &mut self.work
-            && let Poll::Ready(last) = work.as_mut().poll(context)
-        {
-            self.work = None;
-            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.push_back(last);
-        }
-        if let Some(event) = self.next_queued() {
-            // Whoever polls does so until nothing is ready.
-            return Poll::Ready(Some(Ok(event)));
-        }
-        if self.work.is_none() {
-            return Poll::Ready(None);
+        loop {
+            match self.progress.poll_recv(context) {
+                Poll::Ready(Some(progress)) => {
+                    if let Some(event) = describe(progress, self.hide_private) {
+                        // Whoever polls does so until nothing is ready.
+                        return Poll::Ready(Some(Ok(event)));
+                    }
+                }
+                // There will be no more: the job has ended, or is about to.
+                Poll::Ready(None) => {
+                    if let Poll::Ready(result) = self.work.poll_join_next(context) {
+                        return Poll::Ready(result.map(|result| Ok(self.conclude(result))));
+                    }
+                    break;
+                }
+                Poll::Pending => break,
+            }
         }
         self.keep_alive
             .poll_tick(context)
             .map(|_| Some(Ok(":\n\n".to_owned())))
-    }
-}
-
-/// Carries out `job`; the last event.
-async fn work(job: Job, queue: Queue) -> String {
-    let hide_private = job.request().skip_private_hops;
-    let progress = Box::new(move |progress| {
-        if let Some(event) = describe(progress, hide_private) {
-            queue
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push_back(event);
-        }
-    });
-    match job.run(Some(progress)).await {
-        Ok(report) => event("report", &report),
-        Err(failure) => format!("event: error\ndata: {}\n\n", failure.to_json()),
     }
 }
 
@@ -139,7 +151,7 @@ fn describe(progress: Progress, hide_private: bool) -> Option<String> {
             address,
             rtt,
             destination,
-        } => Some(event(
+        } => event(
             "hop",
             &Hop {
                 run,
@@ -148,11 +160,11 @@ fn describe(progress: Progress, hide_private: bool) -> Option<String> {
                 rtt: milliseconds(rtt),
                 destination,
             },
-        )),
-        Progress::RunFinished { run } => Some(event("run", &Run { run })),
+        ),
+        Progress::RunFinished { run } => event("run", &Run { run }),
         Progress::E2eProbe { index, rtt } => {
             let rtt = rtt.map_or(0.0, milliseconds);
-            Some(event("e2e", &E2e { index, rtt }))
+            event("e2e", &E2e { index, rtt })
         }
     }
 }
@@ -162,14 +174,14 @@ fn milliseconds(rtt: Duration) -> f64 {
 }
 
 /// Compact JSON contains no line break, so it is one `data` line.
-fn event<T: Serialize>(name: &str, data: &T) -> String {
-    match json::to_compact(data) {
-        Ok(data) => format!("event: {name}\ndata: {}\n\n", data.trim_end()),
-        Err(error) => {
-            let failure = crate::failure::Failure::encoding(&error);
-            format!("event: error\ndata: {}\n\n", failure.to_json())
-        }
-    }
+fn write_event<T: Serialize>(name: &str, data: &T) -> Result<String, Failure> {
+    let data = json::to_compact(data).map_err(|error| Failure::encoding(&error))?;
+    Ok(format!("event: {name}\ndata: {}\n\n", data.trim_end()))
+}
+
+/// [`write_event`] of what can always be written: numbers and addresses.
+fn event<T: Serialize>(name: &str, data: &T) -> Option<String> {
+    write_event(name, data).ok()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
-use datadog_traceroute::{Error, Host, Progress, Report, RunError, Statistics, json};
+use datadog_traceroute::{Error, Host, Progress, Report, ResolveError, RunError, Statistics, json};
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use tokio::sync::watch;
@@ -35,6 +35,8 @@ enum Outcome {
     Fail(Vec<&'static str>),
     /// Never ends.
     Hang,
+    /// More happens at once than anybody can read.
+    Chatter,
 }
 
 struct Fake {
@@ -62,12 +64,10 @@ impl Backend for Fake {
         Box::pin(async move {
             match host {
                 Host::Address(address) => Ok(*address),
-                Host::Name(name) if name == "nowhere.invalid" => Ok(datadog_traceroute::resolve(
-                    &Host::Name("nowhere.invalid.".to_owned()),
-                    false,
-                )
-                .await
-                .map(|_| unreachable!("RFC 6761 section 6.4"))?),
+                Host::Name(name) if name == "nowhere.invalid" => Err(Error::Resolve(ResolveError::Lookup {
+                    host: name.clone(),
+                    source: std::io::Error::other("no such name"),
+                })),
                 Host::Name(_) => Ok(self.address),
             }
         })
@@ -83,6 +83,9 @@ impl Backend for Fake {
             self.running.fetch_add(1, Ordering::SeqCst);
             let _running = Running(Arc::clone(&self.running));
             if let Some(mut progress) = progress {
+                if matches!(self.outcome, Outcome::Chatter) {
+                    (0..100_000).for_each(|index| progress(Progress::E2eProbe { index, rtt: None }));
+                }
                 progress(Progress::HopFound {
                     run: 0,
                     ttl: 1,
@@ -93,7 +96,7 @@ impl Backend for Fake {
                 progress(Progress::RunFinished { run: 0 });
             }
             match &self.outcome {
-                Outcome::Succeed => Ok(golden()),
+                Outcome::Succeed | Outcome::Chatter => Ok(golden()),
                 Outcome::Fail(causes) => Err(Error::Traces(
                     causes
                         .iter()
@@ -418,8 +421,11 @@ async fn a_name_that_does_not_exist() {
         .send(request("GET", "/traceroute?target=nowhere.invalid", &accept))
         .await;
     assert_eq!(answer.status, 500);
-    let prefix = r#"{"code":"DNS","message":"Traceroute failed: cannot resolve \"nowhere.invalid"#;
-    assert!(answer.body.starts_with(prefix), "{}", answer.body);
+    let message = r#"Traceroute failed: cannot resolve \"nowhere.invalid\": no such name"#;
+    assert_eq!(
+        answer.body,
+        format!("{{\"code\":\"DNS\",\"message\":\"{message}\"}}\n")
+    );
 }
 
 #[tokio::test]
@@ -566,10 +572,15 @@ async fn denied_networks_are_denied_by_name_too() {
         },
     );
     for path in ["/traceroute", "/traceroute/stream"] {
-        for target in ["192.0.2.9", "[::ffff:192.0.2.9]", "innocent.example"] {
+        for (target, shown) in [
+            ("192.0.2.9", "192.0.2.9"),
+            ("[::ffff:192.0.2.9]", "192.0.2.9"),
+            // Not the address: strangers would learn what names mean inside.
+            ("innocent.example:80", "innocent.example"),
+        ] {
             let answer = bench.get(&format!("{path}?target={target}")).await;
             assert_eq!(answer.status, 403, "{target}");
-            assert_eq!(answer.body, "Target not allowed: 192.0.2.9\n");
+            assert_eq!(answer.body, format!("Target not allowed: {shown}\n"));
         }
     }
     assert!(
@@ -589,6 +600,42 @@ async fn bodies_are_read_and_bounded() {
         (answer.status.as_u16(), answer.header("connection")),
         (413, "close")
     );
+}
+
+/// Counts the bytes that are held on to.
+struct Piece(&'static [u8], Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.1.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_tiny_pieces_is_not_kept() {
+    let bench = bench(Outcome::Succeed);
+    let held = Arc::new(AtomicUsize::default());
+    let most = Arc::new(AtomicUsize::default());
+    for (pieces, status) in [(1000, 200), (1001, 413)] {
+        let (held, most) = (Arc::clone(&held), Arc::clone(&most));
+        let body = futures_util::stream::iter((0..pieces).map(move |_| {
+            most.fetch_max(held.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let piece = Bytes::from_owner(Piece(b"x", Arc::clone(&held)));
+            Ok::<_, std::io::Error>(piece)
+        }));
+        let request = Request::builder()
+            .uri("/traceroute?target=h")
+            .body(Body::from_stream(body))
+            .unwrap();
+        assert_eq!(bench.send(request).await.status, status, "{pieces}");
+    }
+    assert!(most.load(Ordering::SeqCst) <= 2, "{most:?} pieces at once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -644,10 +691,94 @@ async fn a_stream_that_nobody_reads_any_more_traces_no_more() {
     assert!(first.starts_with(b"event: hop\n"));
     assert_eq!(bench.fake.running.load(Ordering::SeqCst), 1);
     drop(body);
-    assert_eq!(bench.fake.running.load(Ordering::SeqCst), 0);
+    while bench.fake.running.load(Ordering::SeqCst) > 0 {
+        tokio::task::yield_now().await;
+    }
     let metrics = bench.get("/metrics").await.body;
     let line = "traceroute_http_requests_total{path=\"/traceroute/stream\",status=\"499\"} 1";
     assert!(metrics.contains(line), "{metrics}");
+}
+
+/// The reader is stuck: nobody asks the body for anything.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_nobody_reads_ends_in_time() {
+    let bench = bench_with(
+        Outcome::Hang,
+        Settings {
+            max_traces: 10,
+            ceilings: Ceilings {
+                duration: Some(Duration::from_secs(90)),
+                ..Ceilings::default()
+            },
+            ..settings()
+        },
+    );
+    let uri = "/traceroute/stream?target=h&traceroute-queries=8&e2e-queries=0";
+    let response = bench.respond(request("GET", uri, &[])).await;
+    tokio::time::sleep(Duration::from_secs(89)).await;
+    assert_eq!(bench.fake.running.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bench.fake.running.load(Ordering::SeqCst), 0);
+    let asked = bench.fake.requests.lock().unwrap()[0].clone();
+    assert!(
+        bench.service.admission.admit(&asked).is_some(),
+        "its room is free"
+    );
+    // Who reads after all still learns everything.
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let text = str::from_utf8(&body).unwrap();
+    assert!(text.starts_with("event: hop\n"), "{text}");
+    let last = r#"data: {"code":"TIMEOUT","message":"Traceroute failed: not finished within 1m30s"#;
+    assert!(text.contains(last), "{text}");
+}
+
+#[tokio::test]
+async fn stopping_ends_streams_that_nobody_reads() {
+    let bench = bench(Outcome::Hang);
+    let response = bench
+        .respond(request("GET", "/traceroute/stream?target=h", &[]))
+        .await;
+    while bench.fake.running.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    bench.cancel.send(true).unwrap();
+    while bench.fake.running.load(Ordering::SeqCst) > 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(response);
+}
+
+#[tokio::test]
+async fn a_reader_who_is_too_slow_misses_events_and_no_document() {
+    let bench = bench(Outcome::Chatter);
+    let answer = bench.get("/traceroute/stream?target=h").await;
+    let events = answer.body.matches("event: e2e\n").count();
+    assert!((1000..100_000).contains(&events), "{events}");
+    let document = json::to_compact(&golden()).unwrap();
+    assert!(
+        answer
+            .body
+            .ends_with(&format!("event: report\ndata: {document}\n"))
+    );
+}
+
+#[tokio::test]
+async fn errors_are_counted_by_code_those_of_streams_too() {
+    let bench = bench(Outcome::Fail(vec!["x"]));
+    bench.get("/traceroute?target=h").await;
+    bench.get("/traceroute?target=nowhere.invalid").await;
+    bench.get("/traceroute/stream?target=h").await;
+    bench.get("/traceroute/stream").await;
+    let metrics = bench.get("/metrics").await.body;
+    for (path, code) in [
+        ("/traceroute", "UNKNOWN"),
+        ("/traceroute", "DNS"),
+        ("/traceroute/stream", "UNKNOWN"),
+        ("/traceroute/stream", "INVALID_REQUEST"),
+    ] {
+        let line = format!("traceroute_http_errors_total{{path=\"{path}\",code=\"{code}\"}} 1\n");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

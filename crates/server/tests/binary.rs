@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use datadog_traceroute::Report;
 use socket2::Socket;
-use traceroute_testbed::{Chain, Node, require_lab};
+use traceroute_testbed::{Chain, Node, not_run, require_lab};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute-server");
 /// Longer than anything here should take, on however busy a machine.
@@ -28,17 +29,20 @@ struct Server {
     node: Node,
     address: SocketAddr,
     log: Receiver<String>,
+    /// What was logged before it listened.
+    beginning: Vec<String>,
 }
 
 impl Server {
     fn start(node: &Node, arguments: &[&str]) -> Server {
-        let mut child = node
-            .command(PROGRAM)
-            .args(["--addr", "127.0.0.1:0"])
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = node.command(PROGRAM);
+        command.args(["--addr", "127.0.0.1:0"]).args(arguments);
+        Server::spawn(node, command)
+    }
+
+    /// Starts whatever becomes the server, and waits until it listens, at a TCP address or else a Unix socket.
+    fn spawn(node: &Node, mut command: Command) -> Server {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, log) = channel();
         thread::spawn(move || {
@@ -51,11 +55,17 @@ impl Server {
             node: node.clone(),
             address: ([127, 0, 0, 1], 0).into(),
             log,
+            beginning: Vec::new(),
         };
-        let line = server.wait_for_log("listening address=");
-        let address = line.split('"').nth(1).unwrap();
-        server.address = address.parse().unwrap();
-        server
+        loop {
+            let line = server.log.recv_timeout(PATIENCE).unwrap();
+            if line.contains("listening") {
+                let address = line.split('"').find_map(|part| part.parse().ok());
+                server.address = address.unwrap_or(server.address);
+                return server;
+            }
+            server.beginning.push(line);
+        }
     }
 
     fn wait_for_log(&self, text: &str) -> String {
@@ -266,6 +276,36 @@ fn a_client_that_goes_away_cancels_its_traces() {
     );
 }
 
+/// HTTP lets clients send the next request before they have the answer. Whoever does must not live on in the server.
+#[test]
+fn bytes_after_a_request_do_not_hide_that_the_client_goes_away() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    for stream_path in ["", "/stream"] {
+        for rest in ["\r\nX", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            let uri = ENDLESS.replace("/traceroute?", &format!("/traceroute{stream_path}?"));
+            let mut client = server.connect();
+            write!(client, "GET {uri} HTTP/1.1\r\nHost: test\r\n\r\n{rest}").unwrap();
+            server.wait_for("traceroute_traces_in_flight", |traces| traces > 3);
+            drop(client);
+            server.wait_for("traceroute_traces_in_flight", |traces| traces == 0);
+            server.wait_for("traceroute_http_requests_in_flight", |requests| requests == 1);
+        }
+    }
+}
+
+#[test]
+fn a_signal_counts_from_the_moment_that_the_service_listens() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    for signal in ["-TERM", "-INT"] {
+        let mut server = Server::start(&node, &[]);
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "{signal}");
+    }
+}
+
 #[test]
 fn sigterm_lets_requests_finish() {
     let Some(lab) = require_lab() else { return };
@@ -320,6 +360,40 @@ fn slow_clients_are_not_waited_for() {
         let result = stream.read_to_end(&mut rest);
         assert!(result.is_ok(), "{result:?}");
     }
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_closed() {
+    let Some(lab) = require_lab() else { return };
+    let server = Server::start(&lab.node("host").unwrap(), &["--write-timeout", "300ms"]);
+    let mut client = server.connect();
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    // Until the answers fill all buffers, then the requests, then the connection ends.
+    let error = loop {
+        if let Err(error) = client.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n") {
+            break error;
+        }
+    };
+    assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it is waited for");
+}
+
+/// Nobody waits for a connection with the room that another listener needs.
+#[test]
+fn one_connection_at_a_time_may_come_to_either_listener() {
+    let Some(lab) = require_lab() else { return };
+    let path = socket_path("turns");
+    let flag = path.to_str().unwrap();
+    let server = Server::start(
+        &lab.node("host").unwrap(),
+        &["--max-connections", "1", "--unix-socket", flag],
+    );
+    server.wait_for_log("listening path=");
+    for _ in 0..3 {
+        assert_eq!(server.get("/health").0, 200);
+        assert_eq!(get_from(&path, "/health").0, 200);
+    }
+    drop(server);
+    let _ = fs::remove_file(path);
 }
 
 #[test]
@@ -387,7 +461,8 @@ fn the_log_names_privileges_and_requests() {
     let Some(lab) = require_lab() else { return };
     let node = lab.node("host").unwrap();
     let server = Server::start(&node, &[]);
-    assert!(server.wait_for_log("privileges").contains("kept=CAP_NET_RAW"));
+    let mut beginning = server.beginning.iter();
+    assert!(beginning.any(|line| line.contains("privileges kept=CAP_NET_RAW")));
     let mut stream = server.connect();
     let id = "0af7651916cd43dd8448eb211c80319c";
     let target = "/traceroute?target=127.0.0.1&port=abc&e2e-queries=0&traceroute-queries=1";
@@ -409,23 +484,209 @@ fn the_log_names_privileges_and_requests() {
     );
 }
 
+/// A failed stream has status 200, which says nothing.
+#[test]
+fn the_log_says_why_requests_fail() {
+    let Some(lab) = require_lab() else { return };
+    let server = Server::start(&lab.node("host").unwrap(), &[]);
+    let query = "target=127.0.0.1&protocol=tcp&tcp-method=sack&e2e-queries=0&timeout=500";
+    for (path, status) in [("/traceroute", 500), ("/traceroute/stream", 200)] {
+        assert_eq!(server.get(&format!("{path}?{query}")).0, status);
+        let line = server.wait_for_log("request failed");
+        for part in [
+            "trace_id=",
+            &format!("path=\"{path}\""),
+            &format!("status={status}"),
+            "code=\"UNKNOWN\"",
+            "error=\"Traceroute failed: SACK not supported",
+        ] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+    }
+}
+
+/// A JSON object none of whose names occurs twice.
+struct UniqueNames;
+
+impl<'de> serde::Deserialize<'de> for UniqueNames {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> serde::de::Visitor<'de> for Names {
+            type Value = UniqueNames;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<UniqueNames, A::Error> {
+                let mut names = std::collections::BTreeSet::new();
+                while let Some((name, _)) = map.next_entry::<String, serde_json::Value>()? {
+                    if !names.insert(name.clone()) {
+                        return Err(serde::de::Error::custom(format!("{name} occurs twice")));
+                    }
+                }
+                Ok(UniqueNames)
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+#[test]
+fn the_log_as_json_has_no_name_twice() {
+    let Some(lab) = require_lab() else { return };
+    let server = Server::start(
+        &lab.node("host").unwrap(),
+        &["--log-format", "json", "--log-level", "debug"],
+    );
+    let query = "target=127.0.0.1&port=abc&traceroute-queries=1&e2e-queries=1&timeout=500";
+    let id = "0af7651916cd43dd8448eb211c80319c";
+    for path in ["/traceroute", "/traceroute/stream"] {
+        let mut stream = server.connect();
+        write!(
+            stream,
+            "GET {path}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\ntraceparent: 00-{id}-b7ad6b7169203331-01\r\n\r\n"
+        )
+        .unwrap();
+        assert_eq!(finish(stream).0, 200);
+        let mut run_ended = 0;
+        loop {
+            let line = server.log.recv_timeout(PATIENCE).unwrap();
+            let parsed = serde_json::from_str::<UniqueNames>(&line);
+            assert!(parsed.is_ok(), "{:?}: {line}", parsed.err());
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if value["message"] == "a run ended" {
+                assert_eq!(value["address"], "127.0.0.1");
+                assert_eq!(value["span"]["trace_id"], id, "{path}: {line}");
+                run_ended += 1;
+            }
+            if value["message"] == "request" && value["span"]["path"] == path {
+                assert_eq!(value["status"], 200);
+                break;
+            }
+        }
+        assert_eq!(run_ended, 1, "{path}");
+    }
+}
+
+/// Status and body of a request with this header.
+fn get_with(server: &Server, uri: &str, header: &str) -> (u16, String) {
+    let mut stream = server.connect();
+    write!(
+        stream,
+        "GET {uri} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\n\r\n"
+    )
+    .unwrap();
+    finish(stream)
+}
+
+#[test]
+fn the_token_comes_from_a_file_or_the_environment() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let file = std::env::temp_dir().join(format!("traceroute-test-{}.token", std::process::id()));
+    fs::write(&file, "from-file\n").unwrap();
+    let start = |arguments: &[&str]| {
+        let mut command = node.command(PROGRAM);
+        command.args(["--addr", "127.0.0.1:0"]).args(arguments);
+        command.env("DATADOG_TRACEROUTE_TOKEN", "from-environment");
+        Server::spawn(&node, command)
+    };
+    for (arguments, token) in [
+        (&["--token-file", file.to_str().unwrap()][..], "from-file"),
+        (&[], "from-environment"),
+    ] {
+        let server = start(arguments);
+        assert_eq!(server.get("/metrics").0, 401);
+        for (shown, status) in [(token, 200), ("other", 401)] {
+            let header = format!("Authorization: Bearer {shown}");
+            assert_eq!(get_with(&server, "/metrics", &header).0, status, "{shown}");
+        }
+    }
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn a_plain_user_with_cap_net_raw_probes_as_root_does() {
+    let Some(lab) = require_lab() else { return };
+    if lab.is_unprivileged() {
+        return not_run("only root can become another user");
+    }
+    let chain = lab.chain(3).unwrap();
+    // Where that user may look.
+    let program = std::env::temp_dir().join(format!("traceroute-test-{}-server", std::process::id()));
+    fs::copy(PROGRAM, &program).unwrap();
+    let mut command = chain.client.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args(["--inh-caps=-all,+net_raw", "--ambient-caps=-all,+net_raw"]);
+    command.arg(&program).args(["--addr", "127.0.0.1:0"]);
+    let server = Server::spawn(&chain.client, command);
+    fs::remove_file(program).unwrap();
+    let mut beginning = server.beginning.iter();
+    assert!(beginning.any(|line| line.contains("privileges kept=CAP_NET_RAW")));
+    let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    for line in [
+        "Uid:\t65534\t65534\t65534\t65534",
+        "CapEff:\t0000000000002000",
+        "CapAmb:\t0000000000000000",
+    ] {
+        assert!(status.contains(line), "{status}");
+    }
+    for (target, expected) in addresses(&chain) {
+        // SACK needs raw sockets.
+        let query = "protocol=icmp&traceroute-queries=1&e2e-queries=0&timeout=1000";
+        let report = server.report(&format!("/traceroute?target={target}&{query}"));
+        assert_eq!(path(&report, 0), expected);
+    }
+}
+
+fn socket_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("traceroute-server-{name}-{}.sock", std::process::id()))
+}
+
+fn get_from(path: &Path, uri: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(path).unwrap();
+    write!(
+        stream,
+        "GET {uri} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    finish(stream)
+}
+
 #[test]
 fn a_unix_socket_serves_those_who_may_open_it() {
     let Some(lab) = require_lab() else { return };
     let node = lab.node("host").unwrap();
-    let path = std::env::temp_dir().join(format!("traceroute-server-test-{}.sock", std::process::id()));
+    let path = socket_path("test");
     let flag = path.to_str().unwrap().to_owned();
     let arguments = ["--unix-socket", &flag, "--unix-socket-mode", "600"];
     let mut server = Server::start(&node, &arguments);
     server.wait_for_log("listening path=");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let mut stream = UnixStream::connect(&path).unwrap();
-    write!(
-        stream,
-        "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    assert_eq!(finish(stream).0, 200);
+    assert_eq!(get_from(&path, "/health").0, 200);
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_unix_socket_alone_opens_no_port() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let path = socket_path("alone");
+    let mut command = node.command(PROGRAM);
+    command.arg("--unix-socket").arg(&path);
+    let mut server = Server::spawn(&node, command);
+    assert_eq!(get_from(&path, "/health").0, 200);
+    for table in ["tcp", "tcp6"] {
+        let sockets = fs::read_to_string(format!("/proc/{}/net/{table}", server.child.id())).unwrap();
+        // A heading, and no socket that listens: state 0A of proc(5).
+        let listening = sockets
+            .lines()
+            .filter(|line| line.split_whitespace().nth(3) == Some("0A"));
+        assert_eq!(listening.count(), 0, "{sockets}");
+    }
     server.signal("-TERM");
     assert_eq!(server.wait().code(), Some(0));
     // What root made, the program cannot remove any more, but replace when it starts again.
@@ -439,22 +700,50 @@ fn local_targets_can_be_denied() {
     let chain = lab.chain(2).unwrap();
     let server = Server::start(&chain.client, &["--deny-local"]);
     let own = chain.client_v4().to_string();
-    for target in [
-        "127.0.0.1",
-        "localhost",
-        "[::1]",
-        "169.254.169.254",
-        "0.0.0.0",
-        &own,
-    ] {
-        let (status, body) = server.get(&format!("/traceroute?target={target}"));
-        assert!(
-            status == 403 && body.starts_with("Target not allowed: "),
-            "{target}: {status} {body}"
+    let own_v6 = format!("[{}]", chain.client_v6());
+    let query = "traceroute-queries=1&e2e-queries=0";
+    // With the sysctl every address can be bound, which then says nothing about whose it is.
+    for any_can_be_bound in ["0", "1"] {
+        for family in ["ipv4", "ipv6"] {
+            let name = format!("net.{family}.ip_nonlocal_bind");
+            chain.client.sysctl(&name, any_can_be_bound).unwrap();
+        }
+        for target in [
+            "127.0.0.1",
+            "localhost",
+            "[::1]",
+            "169.254.169.254",
+            "0.0.0.0",
+            &own,
+            &own_v6,
+        ] {
+            let (status, body) = server.get(&format!("/traceroute?target={target}"));
+            let shown = target.trim_matches(['[', ']']);
+            assert_eq!((status, body), (403, format!("Target not allowed: {shown}\n")));
+        }
+        server.report(&format!("/traceroute?target={}&{query}", chain.target_v4()));
+        server.report(&format!("/traceroute?target={}&{query}", chain.target_v6()));
+    }
+}
+
+/// An address from which nothing is sent by itself: the second of an interface in the same network.
+#[test]
+fn further_addresses_of_an_interface_are_local_too() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    node.ip("addr add 203.0.113.1/24 dev lo\naddr add 203.0.113.2/24 dev lo")
+        .unwrap();
+    let server = Server::start(&node, &["--deny-local"]);
+    for target in ["203.0.113.1", "203.0.113.2"] {
+        assert_eq!(
+            server.get(&format!("/traceroute?target={target}")).0,
+            403,
+            "{target}"
         );
     }
-    let query = "traceroute-queries=1&e2e-queries=0";
-    server.report(&format!("/traceroute?target={}&{query}", chain.target_v4()));
+    // Where there is no way, the trace says so.
+    let (status, body) = server.get("/traceroute?target=198.51.100.1");
+    assert!(status == 500 && body.contains("route"), "{status} {body}");
 }
 
 #[test]

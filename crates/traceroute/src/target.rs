@@ -3,8 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, ToSocketAddrs};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 use crate::parameters::Host;
 
@@ -178,19 +183,54 @@ pub enum ResolveError {
     },
 }
 
+/// How many names the operating system's resolver looks up at once, for the whole process.
+const LOOKUPS: usize = 64;
+/// How long a look-up may take, waiting for its turn included: more than the resolver takes to ask all its servers twice
+/// (resolv.conf(5)).
+const LOOKUP_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// The address of a host: itself, or the first that the operating system's resolver gives for the name and the family
 /// (IPv6 when `ipv6`, otherwise IPv4).
 ///
-/// Needs a tokio runtime, on whose blocking threads the resolver works.
+/// Needs a tokio runtime with time enabled, on whose blocking threads the resolver works: 64 at most, others wait for their
+/// turn. A look-up that has begun cannot be stopped: it keeps its turn until the operating system gives up, also
+/// when the future is dropped.
 ///
 /// # Errors
-/// When the name is unknown, the resolver fails, or the name has no address of the family.
+/// When the name is unknown, the resolver fails or takes more than a minute, or the name has no address of the family.
 pub async fn resolve(host: &Host, ipv6: bool) -> Result<IpAddr, ResolveError> {
-    resolve_with(host, ipv6, |name| async move {
-        let addresses = tokio::net::lookup_host((name, 0)).await?;
-        Ok(addresses.map(|address| address.ip()).collect())
-    })
-    .await
+    static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS)));
+    resolve_with(host, ipv6, |name| look_up(&TURNS, name, ask_system)).await
+}
+
+/// What the operating system's resolver says.
+fn ask_system(name: &str) -> io::Result<Vec<IpAddr>> {
+    let addresses = (name, 0).to_socket_addrs()?;
+    Ok(addresses.map(|address| address.ip()).collect())
+}
+
+/// Waits for a turn, and asks on a thread that may block. The turn ends with the question, not with who asks it:
+/// otherwise those who go away would fill all threads, and everybody else would wait behind them.
+async fn look_up<A>(turns: &Arc<Semaphore>, name: String, ask: A) -> io::Result<Vec<IpAddr>>
+where
+    A: FnOnce(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
+{
+    let asking = async {
+        let turn = Arc::clone(turns)
+            .acquire_owned()
+            .await
+            .map_err(io::Error::other)?;
+        let asked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            ask(&name)
+        });
+        asked.await?
+    };
+    tokio::time::timeout(LOOKUP_TIMEOUT, asking).await.map_err(|_| {
+        let seconds = LOOKUP_TIMEOUT.as_secs();
+        let problem = format!("no answer from the system's resolver within {seconds} seconds");
+        io::Error::new(io::ErrorKind::TimedOut, problem)
+    })?
 }
 
 async fn resolve_with<L, F>(host: &Host, ipv6: bool, lookup: L) -> Result<IpAddr, ResolveError>
@@ -384,6 +424,47 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_not_waited_for_without_end() {
+        let full = Arc::new(Semaphore::new(0));
+        let host = name("slow.example");
+        let error = resolve_with(&host, false, |name| look_up(&full, name, |_| panic!("asked")))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"cannot resolve "slow.example": no answer from the system's resolver within 60 seconds"#
+        );
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_keeps_one_thread_busy_at_most() {
+        let turns = Arc::new(Semaphore::new(1));
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (answer, answered) = std::sync::mpsc::channel();
+        let first = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move {
+                look_up(&turns, "slow.example".to_owned(), move |_| {
+                    begun.send(()).unwrap();
+                    answered.recv().unwrap()
+                })
+                .await
+            }
+        });
+        has_begun.await.unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        // The resolver still works for nobody; who comes now waits, and may leave before anything begins.
+        assert_eq!(turns.available_permits(), 0);
+        let mut second = Box::pin(look_up(&turns, "second.example".to_owned(), |_| panic!("asked")));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(second);
+        let third = look_up(&turns, "third.example".to_owned(), |_| Ok(both()));
+        answer.send(Ok(Vec::new())).unwrap();
+        assert_eq!(third.await.unwrap(), both());
     }
 
     #[tokio::test]

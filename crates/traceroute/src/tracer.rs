@@ -321,7 +321,7 @@ impl Probing<'_> {
             match result {
                 Ok((method, result)) => {
                     let (hops, probes) = (result.hops.len(), result.probes_sent);
-                    tracing::debug!(target = %self.address, run = index, hops, probes, "a run ended");
+                    tracing::debug!(address = %self.address, run = index, hops, probes, "a run ended");
                     if let Some(slot) = results.get_mut(index as usize) {
                         let run = describe_run(&result);
                         let details = self.job.request.details;
@@ -338,7 +338,7 @@ impl Probing<'_> {
             return Err(Error::Traces(errors));
         }
         for error in errors {
-            tracing::warn!(target = %self.address, %error, "a traceroute run failed; others worked");
+            tracing::warn!(address = %self.address, %error, "a traceroute run failed; others worked");
         }
         Ok(runs)
     }
@@ -352,7 +352,7 @@ impl Probing<'_> {
             (Protocol::Tcp, TcpMethod::Sack) => self.trace(Method::TcpSack, index).await,
             (Protocol::Tcp, TcpMethod::PreferSack) => match self.trace(Method::TcpSack, index).await {
                 Err(RunError::Trace(error @ TraceError::SackNotSupported(_))) => {
-                    tracing::debug!(target = %self.address, %error, "falling back to SYN");
+                    tracing::debug!(address = %self.address, %error, "falling back to SYN");
                     self.trace(Method::TcpSyn, index).await
                 }
                 Err(error) => Err(RunError::Fatal(Box::new(error))),
@@ -387,10 +387,10 @@ impl Probing<'_> {
                 }
                 Some((index, result)) = pending.next(), if !pending.is_empty() => {
                     let rtt = result.as_ref().ok().copied().flatten();
-                    tracing::trace!(target = %self.address, index, ?rtt, "an end-to-end probe ended");
+                    tracing::trace!(address = %self.address, index, ?rtt, "an end-to-end probe ended");
                     self.job.tell(Progress::E2eProbe { index, rtt });
                     if let Err(error) = &result {
-                        tracing::debug!(target = %self.address, index, %error, "an end-to-end probe failed");
+                        tracing::debug!(address = %self.address, index, %error, "an end-to-end probe failed");
                     }
                     if let Some(slot) = results.get_mut(index as usize) {
                         *slot = result;
@@ -411,7 +411,7 @@ impl Probing<'_> {
             .collect();
         if self.job.request.protocol == Protocol::Udp && rate_limit::explains(&answered, spacing) {
             tracing::warn!(
-                target = %self.address,
+                address = %self.address,
                 "the target answers UDP probes at most once a second, as its limit on ICMP errors is: most of the reported \
                  loss is probably not the path's (a longer timeout or fewer e2e queries keep probes further apart; ICMP and \
                  TCP are not limited)"

@@ -14,6 +14,11 @@ use traceroute_testbed::Lab;
 
 const QUERY: &str = "protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000";
 
+/// What must not be exceeded: milliseconds of CPU time for a request with one run, all told; milliseconds; and MB.
+const MOST_CPU: f64 = 0.6;
+const LARGEST_RTT: f64 = 1.0;
+const MOST_MEMORY: f64 = 60.0;
+
 pub(super) fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument =
@@ -96,6 +101,7 @@ fn work(
         let elapsed = started.elapsed();
         let usage = Usage::of(server)?;
         totals.print(requests, elapsed);
+        let rtt = percentile(&totals.rtts, 0.99);
         let cpu = usage.cpu.saturating_sub(idle.cpu).as_secs_f64() * 1000.0;
         println!(
             "CPU per request     {:.3} ms ({cpu:.0} ms in all)",
@@ -123,8 +129,47 @@ fn work(
                 println!("  {line}");
             }
         }
-        Ok(())
+        let probes = query_has_probes(&uri);
+        let missed: Vec<String> = [
+            (
+                totals.ok == requests,
+                format!("{} of {requests} answers are 200", totals.ok),
+            ),
+            (
+                totals.complete == requests && totals.empty_hops == 0,
+                format!("{} of {requests} requests have complete paths", totals.complete),
+            ),
+            (
+                totals.lost == 0,
+                format!("{} end-to-end probes lost", totals.lost),
+            ),
+            (
+                probes || cpu / requests as f64 <= MOST_CPU,
+                format!("{:.3} ms CPU per request, not {MOST_CPU}", cpu / requests as f64),
+            ),
+            (
+                rtt <= LARGEST_RTT,
+                format!("RTT p99 {rtt:.3} ms, not {LARGEST_RTT}"),
+            ),
+            (
+                megabytes(usage.peak) <= MOST_MEMORY,
+                format!("{:.1} MB at the peak, not {MOST_MEMORY}", megabytes(usage.peak)),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(right, problem)| (!right).then_some(problem))
+        .collect();
+        if missed.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("missed: {}", missed.join("; ")).into())
+        }
     })
+}
+
+/// Whether a request also sends end-to-end probes, or has several runs: its CPU time is not that of one path.
+fn query_has_probes(uri: &str) -> bool {
+    !(uri.contains("traceroute-queries=1&") && uri.contains("e2e-queries=0"))
 }
 
 /// Status and body of one request on a connection of its own.

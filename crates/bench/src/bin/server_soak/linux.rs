@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::hostile;
 use datadog_traceroute::Report;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use traceroute_bench::{Server, Usage, start_server};
 use traceroute_testbed::Lab;
 
-type Failure = Box<dyn Error + Send + Sync>;
+pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
 pub(super) fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,7 +27,7 @@ pub(super) fn main() -> Result<(), Failure> {
             let paths = [path(&argument(5, ""))?, path(&argument(6, ""))?];
             return work(&argument(1, ""), address, seconds, clients, paths);
         }
-        "hostile" => return hostile(&argument(1, "")),
+        "hostile" => return hostile::attack(&path(&argument(1, ""))?),
         _ => {}
     }
     let program = arguments
@@ -38,24 +39,18 @@ pub(super) fn main() -> Result<(), Failure> {
     // A hop that never answers, so that timeouts happen too.
     chain.routers.get(3).ok_or("too short")?.silence()?;
     let Server {
-        process: mut server,
+        process: server,
         address,
         log,
     } = start_server(&chain.client, program, &["--header-timeout", "3s"])?;
-    // A panic or an error in the log is worth seeing.
-    std::thread::spawn(move || {
-        for line in log.map_while(Result::ok) {
-            if line.contains("panicked") || line.contains("ERROR") {
-                eprintln!("server: {line}");
-            }
-        }
-    });
-    let client = chain.client_v4().to_string();
-    let router = chain.routers.first().ok_or("no router")?;
-    let mut enemy = router
-        .command(std::env::current_exe()?)
-        .args(["hostile", &client])
-        .spawn()?;
+    let reader = std::thread::spawn(move || bad_lines(log.map_while(Result::ok)));
+    let victims = format!("{},{}", chain.client_v4(), chain.client_v6());
+    // Strangers on the path, and the target itself, whose address nothing needs to forge.
+    let mut enemies = Vec::new();
+    for node in [chain.routers.first().ok_or("no router")?, &chain.target] {
+        let mut enemy = node.command(std::env::current_exe()?);
+        enemies.push(enemy.args(["hostile", &victims]).spawn()?);
+    }
     let v4: Vec<String> = chain.hop_addresses_v4().iter().map(ToString::to_string).collect();
     let v6: Vec<String> = chain.hop_addresses_v6().iter().map(ToString::to_string).collect();
     let status = chain
@@ -65,97 +60,29 @@ pub(super) fn main() -> Result<(), Failure> {
         .args([&argument(1, "3600"), &argument(2, "8")])
         .args([&v4.join(","), &v6.join(",")])
         .status()?;
-    enemy.kill()?;
-    enemy.wait()?;
-    server.kill()?;
-    server.wait()?;
+    for mut enemy in enemies {
+        if let Some(status) = enemy.try_wait()? {
+            return Err(format!("who sends hostile packets has ended: {status}").into());
+        }
+        enemy.kill()?;
+        enemy.wait()?;
+    }
+    Server::stop(server)?;
+    let bad = reader.join().map_err(|_| "the log's reader panicked")?;
+    if bad > 0 {
+        return Err(format!("{bad} lines of the log tell of errors").into());
+    }
     std::process::exit(status.code().unwrap_or(1));
+}
+
+/// Shows and counts the lines that tell of a panic or an error.
+fn bad_lines(log: impl Iterator<Item = String>) -> usize {
+    let bad = log.filter(|line| line.contains("panicked") || line.contains(" ERROR "));
+    bad.inspect(|line| eprintln!("server: {line}")).count()
 }
 
 fn path(list: &str) -> Result<Vec<IpAddr>, Failure> {
     Ok(list.split(',').map(str::parse).collect::<Result<_, _>>()?)
-}
-
-/// Packets that no decent host sends, a thousand a second, until killed.
-fn hostile(victim: &str) -> Result<(), Failure> {
-    use std::net::UdpSocket;
-    let victim: IpAddr = victim.parse()?;
-    let raw = |protocol: i32| -> std::io::Result<socket2::Socket> {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol.into()))?;
-        socket.connect(&SocketAddr::new(victim, 0).into())?;
-        Ok(socket)
-    };
-    let (icmp, tcp, udp) = (raw(1)?, raw(6)?, UdpSocket::bind("0.0.0.0:0")?);
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
-    loop {
-        for _ in 0..20 {
-            let packet = packet(&mut random);
-            // The victim's kernel may answer with an error, which the next call reports.
-            let _ = match random() % 4 {
-                0 => tcp.send(&packet),
-                1 => udp.send_to(&packet, (victim, 32768 + (random() % 28232) as u16)),
-                _ => icmp.send(&packet),
-            };
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// An ICMP message that may quote something like a probe, cut off anywhere and with wrong bytes; checksums mostly right.
-fn packet(random: &mut impl FnMut() -> u64) -> Vec<u8> {
-    let kinds = [
-        [11, 0],
-        [3, 3],
-        [3, 13],
-        [0, 0],
-        [5, 1],
-        [12, 0],
-        [11, 1],
-        [random() as u8, 0],
-    ];
-    let [kind, code] = kinds[(random() % 8) as usize];
-    let mut packet = vec![kind, code, 0, 0, 0, 0, 0, 0];
-    // A quoted header: version and length, protocol, addresses, then ports.
-    packet.extend([0x45, 0, 0, 36, random() as u8, random() as u8, 0x40, 0, 1]);
-    packet.extend([
-        [1, 6, 17, 0][(random() % 4) as usize],
-        0,
-        0,
-        10,
-        0,
-        1,
-        1,
-        10,
-        0,
-        6,
-        2,
-    ]);
-    packet.extend((0..random() % 40).map(|_| random() as u8));
-    if random().is_multiple_of(3) {
-        let at = random() as usize % packet.len();
-        packet[at] = random() as u8;
-    }
-    packet.truncate(4.max(random() as usize % (packet.len() + 20)));
-    if !random().is_multiple_of(4) {
-        packet[2] = 0;
-        packet[3] = 0;
-        let mut sum: u32 = packet
-            .chunks(2)
-            .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)))
-            .sum();
-        while sum > 0xffff {
-            sum = (sum >> 16) + (sum & 0xffff);
-        }
-        let sum = !(sum as u16);
-        packet[2..4].copy_from_slice(&sum.to_be_bytes());
-    }
-    packet
 }
 
 /// What clients share.
@@ -242,12 +169,14 @@ async fn client_loop(soak: Arc<Soak>, client: u64) {
     let mut step = client;
     while !soak.over.load(Ordering::Relaxed) {
         step += 1;
-        let result = match step % 8 {
+        // What is done, and to whom and how it is traced, go through all pairs: 9 and 10 have no common factor.
+        let result = match step % 9 {
             0 => go_away(&soak, step).await,
             1 => bad_request(&soak, step).await,
             2 => slow_client(&soak, step).await,
             3 => stream(&soak, step).await,
             4 => many(&soak, step).await,
+            5 => slow_reader(&soak, step).await,
             _ => trace(&soak, step).await,
         };
         if let Err(error) = result {
@@ -261,15 +190,21 @@ const PROTOCOLS: [&str; 5] = [
     "protocol=icmp",
     "protocol=tcp&port=80",
     "protocol=tcp&port=80&tcp-method=sack",
-    "protocol=TCP&port=81&tcp-method=prefer_sack",
+    "protocol=TCP&tcp-method=prefer_sack",
 ];
 
 impl Soak {
-    /// The target and the addresses on its path. The fourth hop is silent.
+    /// The target with a protocol, as part of a query, and the addresses on its path. The fourth hop is silent.
     fn target(&self, step: u64) -> (String, &[IpAddr]) {
         let path = &self.paths[(step / 5 % 2) as usize];
         let target = path.last().map_or(String::new(), ToString::to_string);
-        (target, path)
+        let index = (step % 5) as usize;
+        // `prefer_sack` to a port that is open, and to one that is not.
+        let port = match index {
+            4 => ["&port=80", "&port=81"][(step / 10 % 2) as usize],
+            _ => "",
+        };
+        (format!("target={target}&{}{port}", PROTOCOLS[index]), path)
     }
 
     async fn get(&self, uri: &str) -> std::io::Result<(u16, String)> {
@@ -293,13 +228,10 @@ impl Soak {
 /// A whole request, whose path must be right.
 async fn trace(soak: &Soak, step: u64) -> Result<(), Failure> {
     let (target, path) = soak.target(step);
-    let protocol = PROTOCOLS[(step % 5) as usize];
     let query = "traceroute-queries=2&e2e-queries=2&timeout=500&max-ttl=10";
-    let (status, body) = soak
-        .get(&format!("/traceroute?target={target}&{protocol}&{query}"))
-        .await?;
+    let (status, body) = soak.get(&format!("/traceroute?{target}&{query}")).await?;
     if status != 200 {
-        return Err(format!("{protocol}: {status} {body}").into());
+        return Err(format!("{target}: {status} {body}").into());
     }
     let report: Report = serde_json::from_str(&body)?;
     for run in &report.traceroute.runs {
@@ -312,15 +244,11 @@ async fn trace(soak: &Soak, step: u64) -> Result<(), Failure> {
                 .all(|(index, (hop, expected))| hop.ip_address == (index != 3).then_some(*expected));
         if !right {
             let found: Vec<_> = run.hops.iter().map(|hop| hop.ip_address).collect();
-            return Err(format!("{protocol}: wrong path {found:?}").into());
+            return Err(format!("{target}: wrong path {found:?}").into());
         }
     }
     if report.e2e_probe.packets_received != 2 {
-        return Err(format!(
-            "{protocol}: lost an end-to-end probe: {:?}",
-            report.e2e_probe.rtts
-        )
-        .into());
+        return Err(format!("{target}: lost an end-to-end probe: {:?}", report.e2e_probe.rtts).into());
     }
     soak.count("traces");
     Ok(())
@@ -329,15 +257,15 @@ async fn trace(soak: &Soak, step: u64) -> Result<(), Failure> {
 /// A client that goes away at any time.
 async fn go_away(soak: &Soak, step: u64) -> Result<(), Failure> {
     let (target, _) = soak.target(step);
-    let protocol = PROTOCOLS[(step % 5) as usize];
-    let path = ["/traceroute", "/traceroute/stream"][(step / 16 % 2) as usize];
-    let stream = soak
-        .send(&format!(
-            "{path}?target={target}&{protocol}&traceroute-queries=20"
-        ))
-        .await?;
+    let path = ["/traceroute", "/traceroute/stream"][(step / 18 % 2) as usize];
+    let uri = format!("{path}?{target}&traceroute-queries=20");
+    let mut stream = soak.send(&uri).await?;
+    if (step / 36).is_multiple_of(2) {
+        // Behind which the end of the connection must be seen.
+        stream.write_all(b"\r\nX").await?;
+    }
     tokio::time::sleep(Duration::from_millis(step * 37 % 400)).await;
-    if step.is_multiple_of(3) {
+    if (step / 9).is_multiple_of(3) {
         // With a reset instead of an ordinary end.
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     }
@@ -357,7 +285,7 @@ async fn bad_request(soak: &Soak, step: u64) -> Result<(), Failure> {
         ("/nowhere", 404),
         ("/traceroute?target=no.such.invalid&e2e-queries=0", 500),
     ];
-    let (uri, expected) = bad[(step / 8 % bad.len() as u64) as usize];
+    let (uri, expected) = bad[(step / 9 % bad.len() as u64) as usize];
     let (status, body) = soak.get(uri).await?;
     if status != expected {
         return Err(format!("{uri}: {status} {body}").into());
@@ -376,7 +304,7 @@ async fn slow_client(soak: &Soak, step: u64) -> Result<(), Failure> {
         b"GET /traceroute?target=10.0.6.2 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
     ];
     let mut stream = TcpStream::connect(soak.address).await?;
-    stream.write_all(halves[(step / 8 % 5) as usize]).await?;
+    stream.write_all(halves[(step / 9 % 5) as usize]).await?;
     let mut rest = Vec::new();
     let reading = stream.read_to_end(&mut rest);
     tokio::time::timeout(Duration::from_secs(30), reading)
@@ -389,9 +317,7 @@ async fn slow_client(soak: &Soak, step: u64) -> Result<(), Failure> {
 async fn stream(soak: &Soak, step: u64) -> Result<(), Failure> {
     let (target, _) = soak.target(step);
     let query = "traceroute-queries=1&e2e-queries=1&timeout=500&max-ttl=10";
-    let (status, body) = soak
-        .get(&format!("/traceroute/stream?target={target}&{query}"))
-        .await?;
+    let (status, body) = soak.get(&format!("/traceroute/stream?{target}&{query}")).await?;
     if status != 200 || body.matches("event: report\n").count() != 1 {
         return Err(format!("stream: {status} {body}").into());
     }
@@ -399,12 +325,28 @@ async fn stream(soak: &Soak, step: u64) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A client that reads a stream byte by byte at first; it gets the document all the same.
+async fn slow_reader(soak: &Soak, step: u64) -> Result<(), Failure> {
+    let (target, _) = soak.target(step);
+    let query = "traceroute-queries=20&e2e-queries=1&timeout=500&max-ttl=10";
+    let mut stream = soak.send(&format!("/traceroute/stream?{target}&{query}")).await?;
+    for _ in 0..20 {
+        stream.read_u8().await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await?;
+    if rest.matches("event: report\n").count() != 1 {
+        return Err(format!("slow reader: {rest}").into());
+    }
+    soak.count("slow readers");
+    Ok(())
+}
+
 /// Fifty at once.
 async fn many(soak: &Soak, step: u64) -> Result<(), Failure> {
     let (target, _) = soak.target(step);
-    let protocol = PROTOCOLS[(step % 3) as usize];
-    let uri =
-        format!("/traceroute?target={target}&{protocol}&traceroute-queries=1&e2e-queries=0&timeout=500");
+    let uri = format!("/traceroute?{target}&traceroute-queries=1&e2e-queries=0&timeout=500");
     let answers = futures_util::future::join_all((0..50).map(|_| soak.get(&uri))).await;
     for answer in answers {
         let (status, body) = answer?;
@@ -424,9 +366,25 @@ async fn conclude(soak: &Soak, server: &str, samples: &[Usage]) -> Result<(), Fa
             println!("  {line}");
         }
     }
-    for name in ["traceroute_traces_in_flight", "traceroute_reserved_ports"] {
-        if !metrics.lines().any(|line| line == format!("{name} 0")) {
-            soak.fail(format!("{name} is not 0"));
+    for (name, right) in [
+        ("traceroute_traces_in_flight", 0),
+        ("traceroute_reserved_ports", 0),
+        // This question itself.
+        ("traceroute_http_requests_in_flight", 1),
+    ] {
+        if !metrics.lines().any(|line| line == format!("{name} {right}")) {
+            soak.fail(format!("{name} is not {right}"));
+        }
+    }
+    for name in [
+        "traceroute_traces_cancelled_total",
+        "traceroute_replies_ignored_total{reason=\"malformed\"}",
+        "traceroute_replies_ignored_total{reason=\"bad_checksum\"}",
+        "traceroute_replies_ignored_total{reason=\"foreign_quote\"}",
+    ] {
+        let counts = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.trim() != "0");
+        if !metrics.lines().any(counts) {
+            soak.fail(format!("{name} is 0: what it counts has not been tried"));
         }
     }
     let end = Usage::of(server)?;
