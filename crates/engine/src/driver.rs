@@ -23,6 +23,12 @@ use crate::run::{Method, TraceSpec};
 const ACTIONS_PER_TURN: usize = 32;
 /// Commands taken between two looks at the capture.
 const COMMANDS_PER_TURN: usize = 64;
+/// So many packets at one look, and there may be more.
+const CROWD: usize = 32;
+/// Looks at the capture, one after the other, as long as it is crowded; then it is the probes' turn.
+const LOOKS_PER_TURN: usize = 16;
+/// The same when nothing was read for a while: more than a capture has room for.
+const LOOKS_AFTER_IDLING: usize = 1024;
 
 /// Opens the network; called on the driver's thread, which alone uses it.
 pub type Open = Box<dyn Fn() -> Result<Box<dyn Network + Send>, NetError> + Send>;
@@ -259,11 +265,13 @@ impl Pump {
         }
     }
 
+    /// Turns of commands, packets, and what is due. What is due comes right after the packets: a trace must not end for want of
+    /// an answer that has arrived but was not read yet.
     fn run(mut self) {
+        let mut pending = false;
         loop {
-            if self.network.is_none() || self.jobs.is_empty() && !self.has_network_work() {
-                // Nothing to watch: wait for a command without the network.
-                match self.inbox.recv() {
+            if self.is_idle() {
+                match self.idle() {
                     Ok(command) => self.command(command),
                     Err(mpsc::RecvError) => return,
                 }
@@ -272,17 +280,31 @@ impl Pump {
             if commands == Commands::Over && self.jobs.is_empty() {
                 return;
             }
-            let pending = self.act();
-            self.tell();
             // The waker has been called for them, but perhaps only once for all.
             if let Err(error) = self.listen(pending || commands == Commands::More) {
                 self.break_down(&error);
             }
+            pending = self.act();
+            self.tell();
         }
     }
 
-    fn has_network_work(&mut self) -> bool {
-        self.engine.wake_at().is_some()
+    /// Whether there is nothing to watch.
+    fn is_idle(&mut self) -> bool {
+        self.network.is_none() || self.jobs.is_empty() && self.engine.wake_at().is_none()
+    }
+
+    /// Waits for a command without the network. What it has captured meanwhile answers nobody, and is removed before it is in
+    /// the way of what does.
+    fn idle(&mut self) -> Result<Command, mpsc::RecvError> {
+        if let Some(network) = self.network.as_deref_mut() {
+            network.rest();
+        }
+        let command = self.inbox.recv()?;
+        if let Err(error) = self.look(Some(Time::ZERO), 1, LOOKS_AFTER_IDLING) {
+            self.break_down(&error);
+        }
+        Ok(command)
     }
 
     /// Takes waiting commands.
@@ -438,26 +460,43 @@ impl Pump {
         }
     }
 
+    /// Waits until something is due, unless it is already or more is `pending`, and takes what has come.
     fn listen(&mut self, pending: bool) -> Result<(), NetError> {
-        let Some(network) = self.network.as_deref_mut() else {
-            return Ok(());
-        };
         let deadline = if pending {
             Some(Time::ZERO)
         } else {
             self.engine.wake_at()
         };
-        let now = network.now();
+        self.look(deadline, CROWD, LOOKS_PER_TURN)
+    }
+
+    /// Takes what has come, after waiting for it until `deadline`; again, at most `limit` times in all, while it was as much
+    /// as `crowd`.
+    fn look(&mut self, mut deadline: Option<Time>, crowd: usize, limit: usize) -> Result<(), NetError> {
+        let Some(network) = self.network.as_deref_mut() else {
+            return Ok(());
+        };
         let engine = &mut self.engine;
-        let mut connected = Vec::new();
-        network.poll(deadline, &mut |event| match event {
-            NetworkEvent::Connected(id) => connected.push(id),
-            event => engine.handle(now, event),
-        })?;
-        // What counts from the connection on must not count the time that was waited for it.
-        let now = network.now();
-        for id in connected {
-            engine.handle(now, NetworkEvent::Connected(id));
+        for _ in 0..limit {
+            let now = network.now();
+            let mut connected = Vec::new();
+            let mut packets = 0;
+            network.poll(deadline, &mut |event| match event {
+                NetworkEvent::Connected(id) => connected.push(id),
+                event => {
+                    packets += usize::from(!matches!(event, NetworkEvent::Sent { .. }));
+                    engine.handle(now, event);
+                }
+            })?;
+            // What counts from the connection on must not count the time that was waited for it.
+            let now = network.now();
+            for id in connected {
+                engine.handle(now, NetworkEvent::Connected(id));
+            }
+            if packets < crowd {
+                break;
+            }
+            deadline = Some(Time::ZERO);
         }
         Ok(())
     }

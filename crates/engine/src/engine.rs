@@ -359,6 +359,7 @@ impl Engine {
                 }
             }
             Credit::Duplicate => self.counters.duplicates += 1,
+            Credit::Late => self.counters.unmatched += 1,
             Credit::Rejected => self.counters.rejected += 1,
             Credit::Irrelevant => {}
             Credit::Ready => self.register_keys(slot),

@@ -1,6 +1,6 @@
 //! The keys under which replies find their trace.
 //!
-//! A trace registers at most four of them, each unique in the process. The TTL is not part of the key: the trace itself
+//! A trace registers at most three of them, each unique in the process. The TTL is not part of the key: the trace itself
 //! derives it from the identifier, exactly, so that a table entry serves all probes of the trace.
 
 use std::net::IpAddr;

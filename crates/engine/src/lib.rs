@@ -15,6 +15,7 @@ mod key;
 mod method;
 mod result;
 mod run;
+mod service;
 
 pub use counters::Counters;
 pub use engine::{Action, Engine, Event, TraceId};

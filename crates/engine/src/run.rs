@@ -11,6 +11,7 @@ use traceroute_wire::{IcmpError, MplsStack, Probe, Reply, ReplyKind};
 use crate::key::Key;
 use crate::method::{self, Flow, Probing, Strategy, Verdict};
 use crate::result::{Found, Hop, HopAnswer, TraceError, TraceResult};
+use crate::service::Answers;
 
 /// How a trace probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,6 +105,8 @@ pub(crate) enum Credit {
         settled: Option<Found>,
     },
     Duplicate,
+    /// It came when the trace was over, even if nobody had got around to ending it.
+    Late,
     Rejected,
     /// Genuine, but says nothing about a probe.
     Irrelevant,
@@ -141,14 +144,6 @@ enum Phase {
     Failed(TraceError),
 }
 
-/// Answers of a service that carry no identifier.
-struct Unordered {
-    first_at: Time,
-    from: IpAddr,
-    reply_ttl: u8,
-    count: u32,
-}
-
 pub(crate) struct Run {
     spec: TraceSpec,
     flow: Flow,
@@ -165,7 +160,7 @@ pub(crate) struct Run {
     last_sent: Time,
     /// Lowest TTL for which the destination answered.
     destination: Option<u8>,
-    unordered: Option<Unordered>,
+    unordered: Option<Answers>,
     probes_sent: u32,
 }
 
@@ -295,15 +290,21 @@ impl Run {
         self.probes.len() < planned && self.destination.is_none() && self.unordered.is_none()
     }
 
+    /// Whether what arrives at `at` comes when time is up.
+    fn is_late(&self, at: Time) -> bool {
+        !self.may_send_more() && at > self.last_sent + self.spec.timeout
+    }
+
     /// Nothing that may still arrive can change the result.
     fn is_complete(&self) -> bool {
         let answered = |probe: &Option<Sent>| probe.is_none_or(|sent| sent.answer.is_some());
+        let no_more = !self.may_send_more() && self.unordered.is_none();
         match (self.destination, self.method.strategy()) {
             (Some(_), Strategy::Serial) => true,
             (Some(ttl), Strategy::Parallel) => self.probes.iter().take(self.index(ttl)).all(answered),
-            (None, _) => {
-                !self.may_send_more() && self.unordered.is_none() && self.probes.iter().all(answered)
-            }
+            // The others have had their time.
+            (None, Strategy::Serial) => no_more && self.probes.last().is_some_and(answered),
+            (None, Strategy::Parallel) => no_more && self.probes.iter().all(answered),
         }
     }
 
@@ -423,6 +424,9 @@ impl Run {
         if reply.destination != self.flow.source {
             return Credit::Rejected;
         }
+        if self.is_late(at) {
+            return Credit::Late;
+        }
         match &reply.kind {
             ReplyKind::IcmpError { error, quoted, mpls } => {
                 let Some(probe) = self.method.quoted(&self.flow, quoted) else {
@@ -454,17 +458,20 @@ impl Run {
     /// Our own kernel took the probe and then gave up: nobody answers at the next hop's address, or a local firewall
     /// rejects it. That is a local error, not a hop; it ends the trace when nothing has come back yet.
     fn refused_by_own_kernel(&mut self, ttl: u8) -> Credit {
+        if self.probe_mut(ttl).is_none() {
+            return Credit::Rejected;
+        }
         if self.probes.iter().flatten().all(|sent| sent.answer.is_none()) {
             let unreachable = std::io::Error::from(std::io::ErrorKind::HostUnreachable);
             let error = NetError::new(Operation::Send, Some(self.flow.destination), unreachable).with_hint(
                 "this machine's own kernel reports it: the next hop does not answer, or a local firewall rejects probes",
             );
             self.phase = Phase::Failed(error.into());
-        } else if let Some(slot) = self
-            .probes
-            .get_mut(usize::from(ttl.saturating_sub(self.spec.first_ttl)))
-        {
-            *slot = None;
+            return Credit::Irrelevant;
+        }
+        let index = self.index(ttl);
+        if let Some(slot) = self.probes.get_mut(index) {
+            slot.take_if(|sent| sent.answer.is_none());
         }
         Credit::Irrelevant
     }
@@ -495,7 +502,7 @@ impl Run {
                 let at = at - self.sent_apart(ttl, newest);
                 self.credit(ttl, Received { at, ..received }, false)
             }
-            Verdict::AnswerIfSole => match self.sole_unanswered() {
+            Verdict::AnswerIfSole => match self.sole_unanswered(at) {
                 Some(ttl) => self.credit(ttl, received, false),
                 None => Credit::Rejected,
             },
@@ -515,6 +522,9 @@ impl Run {
 
     /// The kernel itself matched an answer to the probe for `ttl`.
     pub(crate) fn answered(&mut self, ttl: u8, from: IpAddr, error: Option<IcmpError>, at: Time) -> Credit {
+        if self.is_late(at) {
+            return Credit::Late;
+        }
         if error.is_some() && self.is_own_kernel(from) {
             return self.refused_by_own_kernel(ttl);
         }
@@ -561,16 +571,16 @@ impl Run {
         }
     }
 
-    fn sole_unanswered(&self) -> Option<u8> {
-        let mut unanswered = self.unanswered();
-        let ttl = unanswered.next()?;
-        unanswered.next().is_none().then_some(ttl)
-    }
-
-    fn unanswered(&self) -> impl Iterator<Item = u8> + '_ {
+    /// The only probe that an answer may be to that arrives at `at`: those that have had their time do not count, or one
+    /// silent hop would be the end of it.
+    fn sole_unanswered(&self, at: Time) -> Option<u8> {
+        let may_be = |sent: &Sent| sent.answer.is_none() && at <= sent.at + self.spec.timeout;
         let ttls = self.spec.first_ttl..=self.spec.max_ttl;
-        ttls.zip(&self.probes)
-            .filter_map(|(ttl, probe)| probe.filter(|sent| sent.answer.is_none()).map(|_| ttl))
+        let mut candidates = ttls
+            .zip(&self.probes)
+            .filter(|(_, probe)| probe.as_ref().is_some_and(may_be));
+        let (ttl, _) = candidates.next()?;
+        candidates.next().is_none().then_some(ttl)
     }
 
     fn credit_in_order(&mut self, received: Received) -> Credit {
@@ -580,14 +590,13 @@ impl Run {
         let Received {
             from, at, reply_ttl, ..
         } = received;
-        self.unordered
-            .get_or_insert(Unordered {
-                first_at: at,
-                from,
-                reply_ttl,
-                count: 0,
-            })
-            .count += 1;
+        let apart = self.farthest_apart();
+        let answers = self
+            .unordered
+            .get_or_insert_with(|| Answers::new(from, reply_ttl, at));
+        if !answers.add(at, apart) {
+            return Credit::Duplicate;
+        }
         Credit::Matched {
             translated: false,
             found: None,
@@ -595,26 +604,38 @@ impl Run {
         }
     }
 
+    /// How long at most one probe left after the other.
+    fn farthest_apart(&self) -> Duration {
+        let sent = || self.probes.iter().flatten().map(|sent| sent.at);
+        let gaps = sent().zip(sent().skip(1)).map(|(one, next)| next.since(one));
+        gaps.fold(self.spec.delay, Duration::max)
+    }
+
     /// A service's answers carry no identifier, but it answers every probe that reaches it, in order. So with probes up
     /// to TTL s sent and n answers, the first answer is to TTL s − n + 1, once all of them are in: when there are as many as there
     /// are unanswered probes behind the last router that answered, or when time is up (`finally`).
     fn settle_unordered(&mut self, finally: bool) -> Option<Found> {
-        let unordered = self.unordered.as_ref()?;
-        let last_router = self
+        let answers = self.unordered.as_ref().filter(|_| self.destination.is_none())?;
+        let answered = |probe: &Option<Sent>| probe.is_some_and(|sent| sent.answer.is_some());
+        let lowest = self
             .probes
             .iter()
-            .rposition(|probe| probe.is_some_and(|sent| sent.answer.is_some()));
-        let lowest = last_router.map_or(0, |index| index + 1);
-        let candidates = self.probes.len().checked_sub(lowest).filter(|count| *count > 0)?;
-        let answers = (unordered.count as usize).min(candidates);
-        if answers < candidates && !finally {
+            .rposition(answered)
+            .map_or(0, |index| index + 1);
+        let candidates = || {
+            let left = |(index, probe): (usize, &Option<Sent>)| probe.map(|sent| (index, sent.at));
+            self.probes.iter().enumerate().skip(lowest).filter_map(left)
+        };
+        let reached = answers.answered(candidates().map(|(_, at)| at), self.spec.delay);
+        let not_reached = candidates().count() - reached;
+        if not_reached > 0 && !finally {
             return None;
         }
-        let index = self.probes.len() - answers;
-        let Unordered {
-            first_at: at,
+        let (index, _) = candidates().nth(not_reached)?;
+        let Answers {
             from,
             reply_ttl,
+            first_at: at,
             ..
         } = self.unordered.take()?;
         let sent = self.probes.get_mut(index)?.as_mut()?;

@@ -20,7 +20,7 @@ use traceroute_net::{
     ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
     Waker,
 };
-use traceroute_wire::{Probe, Reply};
+use traceroute_wire::{Ignored, Probe, Reply};
 
 /// A network whose clock jumps to the next event, or to the deadline of whoever waits.
 #[derive(Clone, Default)]
@@ -42,6 +42,9 @@ struct State {
     disconnected: usize,
     /// Answer nothing.
     silent: bool,
+    /// Foreign packets that fill the capture, read one by one.
+    foreign: usize,
+    resting: bool,
     /// What the next calls say.
     prepare_error: Option<ErrorKind>,
     poll_error: Option<ErrorKind>,
@@ -70,15 +73,23 @@ impl Fake {
         Driver::spawn(Box::new(open), limit, [3; 32]).unwrap()
     }
 
+    /// The state, to be changed: whoever waits for something looks again.
+    fn changing(&self) -> MutexGuard<'_, State> {
+        let state = self.state();
+        self.0.1.notify_all();
+        state
+    }
+
     /// Waits for the driver's thread to get there.
     fn wait_for(&self, what: &str, condition: impl Fn(&State) -> bool) {
-        for _ in 0..10_000 {
-            if condition(&self.state()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        panic!("never happened: {what}");
+        let limit = Duration::from_secs(10);
+        let is_missing = |state: &mut State| !condition(state);
+        let (_state, result) = self
+            .0
+            .1
+            .wait_timeout_while(self.state(), limit, is_missing)
+            .unwrap();
+        assert!(!result.timed_out(), "never happened: {what}");
     }
 }
 
@@ -96,7 +107,8 @@ impl Network for Fake {
     }
 
     fn prepare(&mut self, _: IpAddr) -> Result<IpAddr, NetError> {
-        let mut state = self.state();
+        let mut state = self.changing();
+        state.resting = false;
         state.preparing = true;
         while state.shut {
             state = self.0.1.wait(state).unwrap();
@@ -118,14 +130,15 @@ impl Network for Fake {
     }
 
     fn release_port(&mut self, _: Transport, _: IpAddr, port: u16) {
-        self.state().ports.retain(|reserved| *reserved != port);
+        self.changing().ports.retain(|reserved| *reserved != port);
     }
 
     fn send(&mut self, probe: &Probe, _: Token) -> Result<SendStamp, NetError> {
-        let mut state = self.state();
+        let mut state = self.changing();
         state.sent += 1;
         let at = state.now;
-        if !state.silent {
+        // Where the answer comes during the call, it finds no room in a capture that is full.
+        if !state.silent && state.foreign == 0 {
             for (arrival, reply) in straight(4)(at, probe) {
                 state.sequence += 1;
                 let order = state.sequence;
@@ -145,6 +158,10 @@ impl Network for Fake {
         self.state().disconnected += 1;
     }
 
+    fn rest(&mut self) {
+        self.changing().resting = true;
+    }
+
     fn poll(
         &mut self,
         deadline: Option<Time>,
@@ -158,6 +175,12 @@ impl Network for Fake {
             state = self.0.1.wait(state).unwrap();
         }
         state.woken = false;
+        if state.foreign > 0 {
+            state.foreign -= 1;
+            drop(state);
+            events(NetworkEvent::Ignored(Ignored::NotAnAnswer));
+            return Ok(());
+        }
         if state.frozen {
             return Ok(());
         }
@@ -363,18 +386,34 @@ fn many_traces_at_once_all_end() {
     }
 }
 
+/// On loopback, say, the answer is there before the first poll.
 #[test]
-fn the_thread_ends_with_the_last_handle() {
+fn what_was_captured_while_nothing_was_traced_is_not_in_the_way_of_answers() {
     let fake = Fake::default();
     let driver = fake.driver(10);
     wait(driver.trace(spec(Method::Udp), None)).unwrap();
-    let weak = Arc::downgrade(&fake.0);
-    drop((driver, fake));
-    for _ in 0..10_000 {
-        if weak.strong_count() == 0 {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    panic!("the thread still holds the network");
+    fake.wait_for("the network rests", |state| state.resting);
+    fake.state().foreign = 500;
+    let single = TraceSpec::single(Method::Icmp, target(), 0, 30, ms(1000));
+    let result = wait(driver.trace(single, None)).unwrap();
+    assert!(result.hops[0].answer.is_some());
+    let ignored = block_on(driver.statistics()).unwrap().engine.ignored;
+    assert_eq!(ignored.iter().sum::<u64>(), 500);
+}
+
+#[test]
+fn the_thread_ends_with_the_last_handle() {
+    let fake = Fake::default();
+    let (alive, ended) = mpsc::channel::<()>();
+    let network = fake.clone();
+    let open = move || {
+        // Goes with the thread.
+        let _ = &alive;
+        Ok(Box::new(network.clone()) as Box<dyn Network + Send>)
+    };
+    let driver = Driver::spawn(Box::new(open), 10, [3; 32]).unwrap();
+    wait(driver.trace(spec(Method::Udp), None)).unwrap();
+    drop(driver);
+    let end = ended.recv_timeout(Duration::from_secs(10));
+    assert_eq!(end, Err(mpsc::RecvTimeoutError::Disconnected));
 }

@@ -202,6 +202,10 @@ pub trait Network {
         events: &mut dyn FnMut(NetworkEvent<'_>),
     ) -> Result<(), NetError>;
 
+    /// Nothing is probed until the next [`Network::prepare`], and nobody calls [`Network::poll`] meanwhile: a backend that can
+    /// stops capturing.
+    fn rest(&mut self) {}
+
     /// Counters since this network was opened.
     fn counters(&self) -> Counters;
 }

@@ -394,6 +394,65 @@ fn drops_by_the_kernel_are_counted() {
     });
 }
 
+/// More than any capture has room for.
+const FLOOD: u64 = 20_000;
+
+#[test]
+fn a_network_at_rest_captures_nothing() {
+    isolated("a_network_at_rest_captures_nothing", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            subject.network.prepare(address).expect("prepared");
+            let port = subject.reserve(Transport::Tcp, address);
+            subject.network.rest();
+            let before = subject.network.counters();
+            for number in 0..FLOOD {
+                subject.send(&probe(address, echo(1)), number);
+            }
+            subject.network.prepare(address).expect("prepared again");
+            // The ports that it watched before are watched again.
+            subject.send(&probe(address, syn(port, CLOSED)), FLOOD);
+            let (reply, _) = subject.reply();
+            assert!(matches!(reply.kind, ReplyKind::Tcp(_)), "{reply:?}");
+            let after = subject.network.counters();
+            assert!(after.captured - before.captured <= 2, "{before:?} {after:?}");
+            assert_eq!(after.kernel_drops, 0);
+        }
+    });
+}
+
+#[test]
+fn stamps_of_a_backlog_stay_as_they_are() {
+    const PROBES: u16 = 200;
+    isolated("stamps_of_a_backlog_stay_as_they_are", || {
+        let mut subject = Subject::new();
+        for address in BOTH {
+            subject.network.prepare(address).expect("prepared");
+            for sequence in 1..=PROBES {
+                subject.send(&probe(address, echo(sequence)), sequence.into());
+            }
+            let sent = subject.network.now();
+            // Longer than the kernel ordinarily takes from stamping to delivering.
+            while subject.network.now() < sent + Duration::from_millis(60) {
+                std::hint::spin_loop();
+            }
+            let is_last = |event: &Event| matches!(event, Event::Reply(reply, _) if matches!(reply.kind, ReplyKind::Echo { sequence: PROBES, .. }));
+            let times: Vec<_> = subject
+                .collect(is_last)
+                .into_iter()
+                .filter_map(|event| match event {
+                    Event::Reply(_, at) => Some(at),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(times.len(), usize::from(PROBES));
+            // Loopback answers within the system call.
+            let late = times.iter().filter(|at| **at > sent + Duration::from_millis(40));
+            assert_eq!(late.count(), 0, "{sent:?} {times:?}");
+        }
+    });
+}
+
 #[test]
 fn ports_of_all_blocks_are_captured() {
     isolated("ports_of_all_blocks_are_captured", || {

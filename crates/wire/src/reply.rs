@@ -59,12 +59,18 @@ impl ReplyKind {
     }
 
     /// What a UDP socket received: the payload, of which the buffer may hold only the beginning of its `len` bytes.
-    pub fn from_datagram(source_port: u16, destination_port: u16, payload: &[u8], len: u16) -> ReplyKind {
+    pub fn from_datagram(
+        v4: bool,
+        source_port: u16,
+        destination_port: u16,
+        payload: &[u8],
+        len: u16,
+    ) -> ReplyKind {
         ReplyKind::Udp(UdpReply {
             source_port,
             destination_port,
             payload_len: len,
-            echoed_identification: udp::echoed_identification(payload),
+            echoed_identification: udp::echoed_identification(v4, payload, len.into()),
         })
     }
 }
@@ -246,8 +252,8 @@ pub struct UdpReply {
     pub destination_port: u16,
     /// Payload length in bytes.
     pub payload_len: u16,
-    /// When the payload is an IPv4 probe's own payload echoed back (starts `NSMNC`, zero byte): the identification in
-    /// it. In IPv6 the length says as much.
+    /// When the payload is a probe's own payload echoed back: the identification in it (IPv4: starts `NSMNC`, zero byte), or
+    /// the TTL that its length stands for (IPv6: `NSMNC` repeated).
     pub echoed_identification: Option<u16>,
 }
 

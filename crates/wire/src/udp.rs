@@ -39,8 +39,7 @@ pub(crate) fn write(
     }
 
     let pseudo = Sum::default().pseudo_header(probe.source, probe.destination, protocol::UDP, len);
-    // The checksum works on words, so the balance must be at an even offset; the header's length is even.
-    let balance_at = udp::HEADER_LEN + (payload_len / 2 - 1) * 2;
+    let balance_at = udp::HEADER_LEN + balance_offset(payload_len);
     out.set_u16(balance_at, 0)?;
     let sum = pseudo.bytes(out.written());
     out.set_u16(
@@ -97,7 +96,9 @@ pub(crate) fn reply(segment: &Segment<'_>, checksums: Checksums) -> Result<UdpRe
         source_port: u16_at::<{ udp::SOURCE_PORT }, _>(header),
         destination_port: u16_at::<{ udp::DESTINATION_PORT }, _>(header),
         payload_len: (len - udp::HEADER_LEN) as u16,
-        echoed_identification: datagram.get(udp::HEADER_LEN..).and_then(echoed_identification),
+        echoed_identification: datagram.get(udp::HEADER_LEN..).and_then(|payload| {
+            echoed_identification(segment.source.is_ipv4(), payload, len - udp::HEADER_LEN)
+        }),
     })
 }
 
@@ -112,11 +113,38 @@ fn verify(segment: &Segment<'_>, len: usize, checksum: u16) -> Result<(), Ignore
     if valid { Ok(()) } else { Err(Ignored::BadChecksum) }
 }
 
-/// The identification in an IPv4 probe's payload.
-pub(crate) fn echoed_identification(payload: &[u8]) -> Option<u16> {
+/// What identifies the probe whose payload of `len` bytes this is, perhaps cut short: in IPv4 the identification, in IPv6 the
+/// TTL.
+pub(crate) fn echoed_identification(v4: bool, payload: &[u8], len: usize) -> Option<u16> {
+    if v4 {
+        v4_identification(payload)
+    } else {
+        v6_ttl(payload, len)
+    }
+}
+
+fn v4_identification(payload: &[u8]) -> Option<u16> {
     let (high_low, _) = payload
         .strip_prefix(&SIGNATURE)?
         .strip_prefix(&[0])?
         .split_first_chunk()?;
     Some(u16::from_be_bytes(*high_low))
+}
+
+fn v6_ttl(payload: &[u8], len: usize) -> Option<u16> {
+    let ttl = u8::try_from(len.checked_sub(SIGNATURE.len())?)
+        .ok()
+        .filter(|ttl| *ttl != 0)?;
+    let pattern = SIGNATURE.iter().cycle();
+    let balance = balance_offset(len);
+    let is_ours =
+        |(at, (byte, wanted)): (usize, (&u8, &u8))| byte == wanted || (balance..balance + 2).contains(&at);
+    let is_echo = payload.len() > SIGNATURE.len() && payload.iter().zip(pattern).enumerate().all(is_ours);
+    is_echo.then_some(ttl.into())
+}
+
+/// Where in a payload of `len` bytes the two balancing ones are. The checksum works on words, so it must be an even offset;
+/// the header's length is even.
+fn balance_offset(len: usize) -> usize {
+    (len / 2 - 1) * 2
 }

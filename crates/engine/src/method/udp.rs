@@ -72,12 +72,17 @@ impl Probing for Udp {
         Some(QuotedProbe { ttl, translated })
     }
 
-    fn direct(&mut self, _: &Flow, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, flow: &Flow, reply: &Reply, _: Time) -> Verdict {
         let ReplyKind::Udp(udp) = &reply.kind else {
             return Verdict::Reject;
         };
         let echoed = udp.echoed_identification.map(u32::from);
-        match echoed.and_then(|value| offset_ttl(value, u32::from(self.identification))) {
+        let base = if flow.destination.is_ipv4() {
+            u32::from(self.identification)
+        } else {
+            0
+        };
+        match echoed.and_then(|value| offset_ttl(value, base)) {
             Some(ttl) => Verdict::Answer { ttl },
             None => Verdict::AnswerInOrder,
         }

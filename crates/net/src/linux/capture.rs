@@ -12,6 +12,14 @@ use super::queue::Queue;
 use super::ring::{FRAME_SIZE, Frame, Ring};
 use super::{stamps, sys};
 
+/// The filter that lets nothing through: "return 0".
+const NOTHING: libc::sock_filter = libc::sock_filter {
+    code: (libc::BPF_RET | libc::BPF_K) as u16,
+    jt: 0,
+    jf: 0,
+    k: 0,
+};
+
 /// Captures one address family on all interfaces.
 ///
 /// The socket's protocol is `ETH_P_IP` or `ETH_P_IPV6` and not `ETH_P_ALL`: taps for all protocols also see what leaves,
@@ -21,6 +29,10 @@ pub(super) struct Capture {
     socket: OwnedFd,
     inbox: Inbox,
     family: Family,
+    /// The blocks of ports watched.
+    blocks: Vec<u8>,
+    /// Nothing is let through.
+    rests: bool,
     seen: Cell<Statistics>,
 }
 
@@ -65,13 +77,33 @@ impl Capture {
             socket,
             inbox,
             family,
+            blocks: Vec::new(),
+            rests: false,
             seen: Cell::default(),
         })
     }
 
     /// Lets TCP and UDP packets to ports of these blocks through; no packet is lost while the filter changes.
-    pub(super) fn watch(&self, blocks: &[u8]) -> io::Result<()> {
-        sys::attach_filter(self.socket.as_fd(), &program(self.family, blocks))
+    pub(super) fn watch(&mut self, blocks: &[u8]) -> io::Result<()> {
+        sys::attach_filter(self.socket.as_fd(), &program(self.family, blocks))?;
+        self.blocks = blocks.to_vec();
+        self.rests = false;
+        Ok(())
+    }
+
+    /// Lets nothing through until [`Capture::resume`], so that foreign packets do not fill the room for replies while nobody
+    /// reads.
+    pub(super) fn rest(&mut self) {
+        // Cannot fail but for want of memory; then it is as if it had not been tried.
+        self.rests |= sys::attach_filter(self.socket.as_fd(), &[NOTHING]).is_ok();
+    }
+
+    /// Ends a [rest](Capture::rest).
+    pub(super) fn resume(&mut self) -> io::Result<()> {
+        if self.rests {
+            self.watch(&self.blocks.clone())?;
+        }
+        Ok(())
     }
 
     /// How many packets wait, counted up to `limit`.

@@ -43,8 +43,8 @@ pub use privileges::keep_probing_privileges;
 use sender::Sender;
 
 /// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other family is kept waiting:
-/// some 100 µs of work.
-const BATCH: usize = 128;
+/// some 50 µs of work. As many as a queue reads at once, so that fewer mean that it was emptied.
+const BATCH: usize = sys::PACKET_BATCH;
 
 /// Opens the backend that this thread has the privileges for. Its sockets are opened when they are first needed, in the
 /// network namespace of the thread that needs them.
@@ -259,8 +259,13 @@ impl Network for LinuxNetwork {
     }
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        self.families
+        let sockets = self
+            .families
             .get_or_open(target, FamilySockets::open_with(self.options))?;
+        sockets
+            .capture
+            .resume()
+            .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
         source_address(target)
     }
 
@@ -337,6 +342,12 @@ impl Network for LinuxNetwork {
         self.deliver(events);
         self.reservations.deliver(events);
         Ok(())
+    }
+
+    fn rest(&mut self) {
+        for family in self.families.iter_mut() {
+            family.capture.rest();
+        }
     }
 
     fn counters(&self) -> Counters {

@@ -100,8 +100,16 @@ impl Converter {
     }
 
     /// When a packet arrived, from its stamp in nanoseconds of the wall clock.
+    ///
+    /// Only after a jump it is asked what was delivered before: a kernel that does not get around to its backlog may
+    /// deliver later than expected, which makes the stamp no less true.
     pub(crate) fn received(&self, stamp: i64) -> Time {
-        self.convert(stamp, self.delivered_until)
+        let earliest = if self.before_jump.is_some() {
+            self.delivered_until
+        } else {
+            Time::ZERO
+        };
+        self.convert(stamp, earliest)
     }
 
     /// When something happened that cannot have been before `earliest`, from its stamp in nanoseconds of the wall clock.
@@ -198,12 +206,21 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_stamp_is_clamped() {
+    fn a_stamp_that_the_kernel_delivers_late_stays_as_it_is() {
         let mut clock = Converter::new(sample(1_000, EPOCH));
         clock.begin(sample(1_050, EPOCH));
         clock.end(true);
         clock.begin(sample(1_100, EPOCH));
-        assert_eq!(clock.received(EPOCH + 2_000 * MS), ms(1_100), "in the future");
+        assert_eq!(clock.received(EPOCH + 1_020 * MS), ms(1_020));
+    }
+
+    #[test]
+    fn an_impossible_stamp_is_clamped() {
+        let mut clock = Converter::new(sample(1_000, EPOCH));
+        clock.begin(sample(1_050, EPOCH + 5_000 * MS));
+        clock.end(true);
+        clock.begin(sample(1_100, EPOCH + 5_000 * MS));
+        assert_eq!(clock.received(EPOCH + 7_000 * MS), ms(1_100), "in the future");
         assert_eq!(clock.received(0), ms(1_050) - BACKLOG, "long delivered");
         assert_eq!(
             clock.convert(EPOCH, ms(1_090)),

@@ -48,10 +48,11 @@ fn the_sequence_number_of_a_message() {
 #[test]
 fn a_datagram_of_a_udp_socket() {
     let echoed = [b"NSMNC".as_slice(), &[0, 0x56, 0x78]].concat();
-    for (payload, identification) in [
-        (echoed.as_slice(), Some(0x5678)),
-        (b"hello, world", None),
-        (b"", None),
+    for (v4, payload, identification) in [
+        (true, echoed.as_slice(), Some(0x5678)),
+        (false, echoed.as_slice(), None),
+        (true, b"hello, world", None),
+        (true, b"", None),
     ] {
         let expected = UdpReply {
             source_port: 53,
@@ -60,7 +61,7 @@ fn a_datagram_of_a_udp_socket() {
             echoed_identification: identification,
         };
         assert_eq!(
-            ReplyKind::from_datagram(53, 40000, payload, 1400),
+            ReplyKind::from_datagram(v4, 53, 40000, payload, 1400),
             ReplyKind::Udp(expected)
         );
     }

@@ -574,6 +574,39 @@ fn udp_answers() {
     }
 }
 
+/// Its length tells the TTL; where it is balanced, it differs from the pattern.
+#[test]
+fn the_payload_of_an_ipv6_probe_is_recognised_when_it_comes_back() {
+    for ttl in 1..=255 {
+        let probe = Probe {
+            source: us6(),
+            destination: target6(),
+            ttl,
+            identification: 0,
+            flow_label: 1,
+            kind: ProbeKind::Udp {
+                source_port: 50000,
+                destination_port: 7,
+                tag: 0x4321,
+            },
+        };
+        let mut buffer = [0; MAX_PROBE_LEN];
+        let payload = &probe.encode(&mut buffer).unwrap()[48..];
+        let identification = |payload: &[u8]| {
+            let packet = packets::udp(target6(), us6(), (7, 50000), payload);
+            match kind(&packet) {
+                ReplyKind::Udp(udp) => udp.echoed_identification,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(identification(payload), Some(ttl.into()));
+        assert_eq!(identification(&payload[1..]), None, "{ttl}");
+        let mut other = payload.to_vec();
+        other[0] ^= 1;
+        assert_eq!(identification(&other), None, "{ttl}");
+    }
+}
+
 #[test]
 fn udp_without_checksum_is_for_ipv4_only() {
     for (from, to, at, expected) in [

@@ -205,7 +205,7 @@ impl Datagrams {
             Kind::Echo => ReplyKind::from_echo_message(peer.is_ipv4(), message.data)?,
             Kind::Udp => {
                 let len = u16::try_from(message.len).ok()?;
-                ReplyKind::from_datagram(peer.port(), self.local.port(), message.data, len)
+                ReplyKind::from_datagram(peer.is_ipv4(), peer.port(), self.local.port(), message.data, len)
             }
         };
         Some(Reply {

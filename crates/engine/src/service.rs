@@ -1,0 +1,100 @@
+//! Datagrams of a UDP service: they answer probes, but do not say which.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use traceroute_net::Time;
+
+/// So many times as far apart as probes were, and a datagram is no answer any more but a service that repeats itself.
+const PATIENCE: u32 = 3;
+
+/// A service's answers to one trace. It answers every probe that reaches it, in order.
+pub(crate) struct Answers {
+    pub(crate) from: IpAddr,
+    /// TTL of the first on arrival, in hops.
+    pub(crate) reply_ttl: u8,
+    pub(crate) first_at: Time,
+    last_at: Time,
+    count: usize,
+}
+
+impl Answers {
+    /// None yet; the first arrives `at`.
+    pub(crate) fn new(from: IpAddr, reply_ttl: u8, at: Time) -> Self {
+        Answers {
+            from,
+            reply_ttl,
+            first_at: at,
+            last_at: at,
+            count: 0,
+        }
+    }
+
+    /// Counts one more; whether it is one. `apart`: how long at most one probe left after the other.
+    pub(crate) fn add(&mut self, at: Time, apart: Duration) -> bool {
+        let is_answer = at.since(self.last_at) <= apart * PATIENCE;
+        if is_answer {
+            self.last_at = self.last_at.max(at);
+            self.count += 1;
+        }
+        is_answer
+    }
+
+    /// How many probes they answer, of those that left at `sent`: the last ones, as many as there are answers. But they came as
+    /// far apart as their probes left, so when they all came within less time, some are duplicates. `delay`: how
+    /// far apart probes are at least.
+    pub(crate) fn answered(&self, sent: impl Iterator<Item = Time> + Clone, delay: Duration) -> usize {
+        let Some(last) = sent.clone().last() else { return 0 };
+        // Duplicates come soon; other answers may well have been held up longer on the way than those after them.
+        let within = self.last_at.since(self.first_at) + delay * 4 / 5;
+        let possible = sent.filter(|at| last.since(*at) <= within).count();
+        self.count.min(possible)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_millis(50);
+
+    fn ms(millis: u64) -> Time {
+        Time::ZERO + Duration::from_millis(millis)
+    }
+
+    /// Of four probes, 50 ms apart.
+    fn answered(arrivals: &[u64]) -> usize {
+        let mut answers = Answers::new(IpAddr::from([192, 0, 2, 1]), 60, ms(arrivals[0]));
+        for at in arrivals {
+            answers.add(ms(*at), DELAY);
+        }
+        answers.answered([0, 50, 100, 150].map(ms).into_iter(), DELAY)
+    }
+
+    #[test]
+    fn answers_are_counted() {
+        assert_eq!(answered(&[320]), 1);
+        assert_eq!(answered(&[320, 370, 420]), 3);
+        assert_eq!(answered(&[320, 420]), 2, "one was lost");
+        assert_eq!(answered(&[320, 370, 420, 470, 520]), 4);
+    }
+
+    #[test]
+    fn duplicates_are_not() {
+        assert_eq!(answered(&[320, 320, 370, 370]), 2);
+        assert_eq!(answered(&[320, 321, 321, 321]), 1);
+        assert_eq!(answered(&[320, 322, 370, 375, 420, 429]), 3);
+    }
+
+    #[test]
+    fn answers_that_were_held_up_are() {
+        assert_eq!(answered(&[359, 370, 420]), 3, "the first");
+        assert_eq!(answered(&[320, 420, 420]), 3, "one in the middle");
+        assert_eq!(answered(&[320, 370, 460]), 3, "the last");
+    }
+
+    #[test]
+    fn a_service_that_repeats_itself_is_not_believed() {
+        assert_eq!(answered(&[320, 370, 820, 870]), 2);
+    }
+}

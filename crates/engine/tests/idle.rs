@@ -1,0 +1,67 @@
+//! The driver over the kernel's own network, in a namespace: what comes in between two traces.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use traceroute_engine::driver::Driver;
+use traceroute_engine::{Method, TraceSpec};
+use traceroute_net::{Options, Token};
+use traceroute_testbed::{not_run, require_lab};
+use traceroute_wire::{Probe, ProbeKind};
+
+/// More than any capture has room for.
+const FLOOD: u64 = 20_000;
+
+/// Echo replies for somebody else.
+fn flood(address: IpAddr) {
+    let mut network = traceroute_net::open(Options::default()).unwrap();
+    for number in 0..FLOOD {
+        let probe = Probe {
+            source: address,
+            destination: address,
+            ttl: 64,
+            identification: 1,
+            flow_label: 1,
+            kind: ProbeKind::Echo {
+                identifier: 7,
+                sequence: 1,
+                tag: 1,
+                cookie: [0; 6],
+            },
+        };
+        network.send(&probe, Token(number)).unwrap();
+    }
+}
+
+/// On loopback the answer is captured before the probe's system call returns.
+#[test]
+fn foreign_packets_between_two_traces_cost_the_second_no_answer() {
+    let Some(lab) = require_lab() else { return };
+    if lab.is_unprivileged() {
+        return not_run("needs a privileged lab: use `unshare -Ur`");
+    }
+    let host = lab.node("host").unwrap();
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let trace = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for heavy_load in [false, true] {
+            let options = Options {
+                heavy_load,
+                ..Options::default()
+            };
+            let open = Box::new(move || traceroute_net::open(options));
+            let driver = Driver::spawn(open, 10, [3; 32]).unwrap();
+            for address in loopback {
+                for method in [Method::Icmp, Method::Udp, Method::TcpSyn] {
+                    let spec = TraceSpec::single(method, address, 9, 30, Duration::from_secs(1));
+                    let hops = runtime.block_on(driver.trace(spec, None)).unwrap().hops;
+                    assert!(hops[0].answer.is_some(), "{method:?} {address} {heavy_load}");
+                    flood(address);
+                }
+            }
+        }
+    };
+    host.enter(trace).unwrap();
+}

@@ -1,0 +1,172 @@
+//! UDP services, whose answers do not say which probe they are to.
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::IpAddr;
+
+use support::*;
+use traceroute_engine::{Engine, Event, Method, TraceSpec};
+use traceroute_net::NetworkEvent;
+use traceroute_wire::{Checksums, IcmpError, MAX_PROBE_LEN, Probe, Reply, decode};
+
+/// Three routers, a silent one, and a service at TTL 5, 120 ms away.
+fn behind_a_silent_router(probe: &Probe) -> Vec<(u64, Reply)> {
+    match probe.ttl {
+        1..=3 => vec![(1, time_exceeded(probe))],
+        4 => vec![],
+        _ => vec![(120, udp_service(probe))],
+    }
+}
+
+const BEHIND_A_SILENT_ROUTER: &str = "1:10.0.1.1/1 2:10.0.2.1/1 3:10.0.3.1/1 4:* 5:203.0.113.9/120!";
+
+#[test]
+fn duplicates_do_not_bring_a_service_nearer() {
+    let repeated_after: [&[u64]; 4] = [&[0], &[2], &[0, 1, 2], &[400]];
+    for delays in repeated_after {
+        let mut simulation = Simulation::new(|now, probe: &Probe| {
+            behind_a_silent_router(probe)
+                .into_iter()
+                .flat_map(|(after, reply)| {
+                    let copies = delays.iter().map(move |delay| after + delay);
+                    std::iter::once(after)
+                        .chain(copies)
+                        .map(move |after| (now + ms(after), reply))
+                })
+                .collect()
+        });
+        let id = simulation.start(spec(Method::Udp));
+        simulation.run();
+        assert_eq!(simulation.summary(id), BEHIND_A_SILENT_ROUTER, "{delays:?}");
+    }
+}
+
+#[test]
+fn answers_of_a_service_that_were_held_up_still_count() {
+    for (held_up, rtt) in [(5, 150), (6, 120), (7, 120)] {
+        let mut simulation = Simulation::new(|now, probe: &Probe| {
+            let more = if probe.ttl == held_up { 30 } else { 0 };
+            behind_a_silent_router(probe)
+                .into_iter()
+                .map(|(after, reply)| (now + ms(after + more), reply))
+                .collect()
+        });
+        let id = simulation.start(spec(Method::Udp));
+        simulation.run();
+        let expected = BEHIND_A_SILENT_ROUTER.replace("120", &rtt.to_string());
+        assert_eq!(simulation.summary(id), expected, "TTL {held_up}");
+    }
+}
+
+/// The target answers TTL 2 with port unreachable, say because the service was only just started.
+#[test]
+fn a_destination_that_is_known_stays_where_it_is() {
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 => vec![(now + ms(400), time_exceeded(probe))],
+        2 => vec![(
+            now + ms(300),
+            error(target(), probe, IcmpError::Unreachable { code: 3 }),
+        )],
+        _ => vec![(now + ms(20), udp_service(probe))],
+    });
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/400 2:203.0.113.9/300!");
+}
+
+#[test]
+fn probes_that_the_kernel_refused_were_not_answered() {
+    // TTL 3 does not leave; the service is behind it, and 80 ms away, so that TTL 5 has left when it answers TTL 4.
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 | 2 => vec![(now + ms(1), time_exceeded(probe))],
+        _ => vec![(now + ms(80), udp_service(probe))],
+    });
+    simulation.fail_send.insert(2, ErrorKind::PermissionDenied);
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(
+        simulation.summary(id),
+        "1:10.0.1.1/1 2:10.0.2.1/1 3:* 4:203.0.113.9/80!"
+    );
+    assert_eq!(
+        simulation.finished[&id].0,
+        at(1 + 200 + 80),
+        "with the second of two answers"
+    );
+
+    // The last probe before the answer does not leave.
+    let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
+        1 | 2 => vec![(now + ms(1), time_exceeded(probe))],
+        _ => vec![(now + ms(80), udp_service(probe))],
+    });
+    simulation.fail_send.insert(3, ErrorKind::PermissionDenied);
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    assert_eq!(
+        simulation.summary(id),
+        "1:10.0.1.1/1 2:10.0.2.1/1 3:203.0.113.9/80!"
+    );
+}
+
+/// Port 7: what comes back is the probe, which tells its TTL, in whichever order.
+#[test]
+fn an_echo_service_says_which_probe_it_answers() {
+    let families: [(IpAddr, IpAddr); 2] = [
+        (client(), target()),
+        ("2001:db8::1".parse().unwrap(), "2001:db8::9".parse().unwrap()),
+    ];
+    for (client, target) in families {
+        let mut engine = Engine::new(1, [7; 32]);
+        let spec = TraceSpec::full(Method::Udp, target, 7, 3, ms(1000));
+        engine.start(at(0), spec, client, 40_000).unwrap();
+        for millis in [0, 50, 100] {
+            let Some(traceroute_engine::Action::Send { token, .. }) = engine.poll_action(at(millis)) else {
+                panic!("a probe is due")
+            };
+            engine.sent(token, at(millis));
+        }
+        // The probes of the same seed, as they would come back.
+        let mut twin = Engine::new(1, [7; 32]);
+        twin.start(at(0), spec, client, 40_000).unwrap();
+        let mut echoes = Vec::new();
+        for millis in [0, 50, 100] {
+            let Some(traceroute_engine::Action::Send { token, probe }) = twin.poll_action(at(millis)) else {
+                panic!("a probe is due")
+            };
+            twin.sent(token, at(millis));
+            echoes.push(echoed(&probe));
+        }
+        for (millis, reply) in [(220, &echoes[2]), (230, &echoes[1])] {
+            let event = NetworkEvent::Reply {
+                reply,
+                at: at(millis),
+            };
+            engine.handle(at(millis), event);
+        }
+        assert_eq!(engine.poll_action(at(2000)), None);
+        let result = std::iter::from_fn(|| engine.poll_event()).find_map(|event| match event {
+            Event::Finished { result, .. } => Some(result),
+            Event::Found { .. } => None,
+        });
+        let hops = result.expect("a result").unwrap().hops;
+        let last = hops.last().unwrap();
+        assert_eq!((last.ttl, last.answer.unwrap().rtt), (2, ms(180)), "{target}");
+    }
+}
+
+/// The probe's datagram with its addresses and ports exchanged, which leaves the checksum right.
+fn echoed(probe: &Probe) -> Reply {
+    let mut buffer = [0; MAX_PROBE_LEN];
+    let mut packet = probe.encode(&mut buffer).unwrap().to_vec();
+    let (addresses, ports) = if probe.source.is_ipv4() {
+        (12..20, 20..24)
+    } else {
+        (8..40, 40..44)
+    };
+    for pair in [addresses, ports] {
+        let half = pair.len() / 2;
+        packet[pair].rotate_left(half);
+    }
+    decode(&packet, Checksums::Verify).expect("a reply")
+}
