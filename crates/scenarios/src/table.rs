@@ -24,7 +24,6 @@ fn four(
         tcp_port: 80,
         timeout_ms: 300,
         max_ttl: 8,
-        extra_ms: 0,
         expect,
     }
 }
@@ -98,19 +97,16 @@ fn links() -> Vec<Scenario> {
             &[OPEN, (3, "forward = { delay = 60 }\nback = { delay = 60 }")],
             vec![Expect::all(PLAIN)],
         ),
-        Scenario {
-            extra_ms: 55,
-            ..four(
-                "jitter",
-                "links with up to 5 ms of jitter, and r3 takes 10 to 50 ms to answer",
-                &[
-                    OPEN,
-                    (2, "forward = { jitter = 5 }\nback = { jitter = 5 }"),
-                    (3, "icmp = { delay = 10, jitter = 40 }"),
-                ],
-                vec![Expect::all(PLAIN)],
-            )
-        },
+        four(
+            "jitter",
+            "links with up to 5 ms of jitter, and r3 takes 10 to 50 ms to answer",
+            &[
+                OPEN,
+                (2, "forward = { jitter = 5 }\nback = { jitter = 5 }"),
+                (3, "icmp = { delay = 10, jitter = 40 }"),
+            ],
+            vec![Expect::all(PLAIN)],
+        ),
         four(
             "asymmetric",
             "the way back is 40 ms slower from r2 on, and 6 hops longer from r3 and r4",
@@ -192,31 +188,25 @@ fn links() -> Vec<Scenario> {
             ],
             vec![Expect::all("r1 r2 * r4 T!")],
         ),
-        Scenario {
-            extra_ms: 240,
-            ..four(
-                "reordering",
-                "a third of the packets to r2 and to the target are overtaken by later ones",
-                &[
-                    OPEN,
-                    (2, "forward = { reorder = 0.3, reorder_delay = 70 }"),
-                    (0, "forward = { reorder = 0.3, reorder_delay = 70 }"),
-                ],
-                vec![Expect::all(PLAIN)],
-            )
-        },
-        Scenario {
-            extra_ms: 320,
-            ..four(
-                "later-than-timeout",
-                "r3 answers after 320 ms, the timeout is 300 ms: credited to its own probe, or to none",
-                &[OPEN, (3, "icmp = { delay = 320 }")],
-                vec![
-                    Expect::on(&[Icmp, Udp, Syn], "r1 r2 r3|* r4 T!"),
-                    Expect::on(&SACKS, "r1 r2 r3|* r4 T!"),
-                ],
-            )
-        },
+        four(
+            "reordering",
+            "a third of the packets to r2 and to the target are overtaken by later ones",
+            &[
+                OPEN,
+                (2, "forward = { reorder = 0.3, reorder_delay = 70 }"),
+                (0, "forward = { reorder = 0.3, reorder_delay = 70 }"),
+            ],
+            vec![Expect::all(PLAIN)],
+        ),
+        four(
+            "later-than-timeout",
+            "r3 answers after 320 ms, the timeout is 300 ms: credited to its own probe, or to none",
+            &[OPEN, (3, "icmp = { delay = 320 }")],
+            vec![
+                Expect::on(&[Icmp, Udp, Syn], "r1 r2 r3|* r4 T!"),
+                Expect::on(&SACKS, "r1 r2 r3|* r4 T!"),
+            ],
+        ),
     ]
 }
 
@@ -276,8 +266,7 @@ fn routers() -> Vec<Scenario> {
             "r2 takes 200 ms to send an error",
             &[OPEN, (2, "icmp = { delay = 200 }")],
             vec![Expect::all(PLAIN)],
-        )
-        .with_extra(200),
+        ),
     ]
 }
 
@@ -442,7 +431,41 @@ fn balancing() -> Vec<Scenario> {
             "round-robin",
             any_way().repeatable(),
         ),
+        unequal_ways(),
     ]
+}
+
+/// Two ways between r2 and r3, of one and of two hops, in turns.
+fn unequal_ways() -> Scenario {
+    const WAYS: &str = "\
+balance = \"round-robin\"
+[[hop.branch]]
+[[hop.branch.hop]]
+name = \"a1\"
+v4 = \"10.1.1.1\"
+v6 = \"2001:db8:101::1\"
+delay = 1
+[[hop.branch]]
+[[hop.branch.hop]]
+name = \"b1\"
+v4 = \"10.1.2.1\"
+v6 = \"2001:db8:102::1\"
+delay = 1
+[[hop.branch.hop]]
+name = \"b2\"
+v4 = \"10.1.2.2\"
+v6 = \"2001:db8:102::2\"
+delay = 1
+";
+    Scenario {
+        routers: 3,
+        ..four(
+            "balance-unequal",
+            "r2 sends packets in turns, one way is a hop longer",
+            &[OPEN, (2, WAYS)],
+            vec![Expect::all("r1 r2 a1|b1 r3|b2 T! || r1 r2 a1|b1 r3|b2 r3 T!").repeatable()],
+        )
+    }
 }
 
 fn translation() -> Vec<Scenario> {
@@ -769,6 +792,21 @@ fn hosts() -> Vec<Scenario> {
             vec![Expect::on(&[Udp], PLAIN), Expect::left_out(&NOT_UDP, NO_UDP)],
         ),
         four(
+            "udp-service-doubled",
+            "a service answers each datagram with the same, twice, and r4 is silent",
+            &[
+                (4, "silent = true"),
+                (
+                    0,
+                    "udp = { open = [33434], reply = \"hello\" }\nback = { duplicate = 1 }",
+                ),
+            ],
+            vec![
+                Expect::on(&[Udp], "r1 r2 r3 * T!"),
+                Expect::left_out(&NOT_UDP, NO_UDP),
+            ],
+        ),
+        four(
             "tcp-closed",
             "the port is closed",
             &[],
@@ -785,6 +823,16 @@ fn hosts() -> Vec<Scenario> {
             vec![
                 Expect::left_out(&PARALLEL, NO_TCP),
                 Expect::on(&[Syn, PreferSack], PLAIN),
+                Expect::fails(&[Sack], NO_CONNECTION),
+            ],
+        ),
+        four(
+            "tcp-closed-bare-gap",
+            "the port is closed, the RST acknowledges nothing, and r3 is silent",
+            &[(3, "silent = true"), (0, "tcp = { bare_reset = true }")],
+            vec![
+                Expect::left_out(&PARALLEL, NO_TCP),
+                Expect::on(&[Syn, PreferSack], "r1 r2 * r4 T!"),
                 Expect::fails(&[Sack], NO_CONNECTION),
             ],
         ),
@@ -818,8 +866,7 @@ fn hosts() -> Vec<Scenario> {
             "the server repeats unanswered SYN-ACKs, and the first is late",
             &[(0, "tcp = { open = [80], syn_ack_delay = 120 }")],
             vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
-        )
-        .with_extra(120),
+        ),
     ]
 }
 
@@ -916,8 +963,7 @@ fn sack() -> Vec<Scenario> {
                 &[(0, "tcp = { open = [80], lose_syn_acks = 1 }")],
                 vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
             )
-        }
-        .with_extra(1000),
+        },
         four(
             "no-duplicate-sack",
             "the server does not report duplicates and resets on close",
@@ -965,6 +1011,18 @@ fn strangers() -> Vec<Scenario> {
             vec![Expect::all("r1 10.9.3.1 10.9.3.1 r4 T!")],
         ),
         four(
+            "target-before-itself",
+            "r4 sends errors from the target's address: time exceeded shows no destination, except to SACK probes",
+            &[
+                OPEN,
+                (
+                    4,
+                    "icmp = { from_v4 = \"198.51.100.11\", from_v6 = \"2001:db8:ffff::11\" }",
+                ),
+            ],
+            vec![Expect::on(&SACKS, "r1 r2 r3 T!"), Expect::all("r1 r2 r3 T T!")],
+        ),
+        four(
             "target-other-interface",
             "the target sends errors from another address: nothing shows that it is the destination",
             &[
@@ -1001,11 +1059,5 @@ impl Expect {
         };
         let words = [vec![time_exceeded; exceeded], vec![&unreachable; times]].concat();
         self.only(family).with(IcmpCode, words.join(" "))
-    }
-}
-
-impl Scenario {
-    fn with_extra(self, extra_ms: u64) -> Self {
-        Scenario { extra_ms, ..self }
     }
 }
