@@ -40,7 +40,7 @@ const MAX_GROWTH: u64 = 2048;
 
 const RUNS: u32 = 50;
 /// How often a busy machine may fail to make the flood.
-const TRIES: u32 = 5;
+const TRIES: u32 = 20;
 const PROTOCOLS: [&str; 3] = ["icmp", "udp", "tcp"];
 const CLIENT: (Ipv4Addr, Ipv6Addr) = (
     Ipv4Addr::new(192, 0, 2, 1),
