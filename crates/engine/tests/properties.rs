@@ -175,7 +175,7 @@ fn foreign(probe: &Probe, what: u8) -> Reply {
     match &mut reply.kind {
         ReplyKind::IcmpError { quoted, .. } => match (&mut quoted.transport, kind) {
             // As a NAT would have it, but for what it cannot know.
-            (QuotedTransport::Echo { .. }, 1) | (QuotedTransport::Udp { .. }, 1) => {
+            (QuotedTransport::Echo { .. } | QuotedTransport::Udp { .. }, 1) => {
                 quoted.source = stranger;
                 quoted.identification ^= 0x8000;
                 quoted.flow_label ^= 1;

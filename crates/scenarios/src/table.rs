@@ -350,18 +350,23 @@ fn quotes() -> Vec<Scenario> {
     ]
 }
 
-const TWO_WAYS: &str = "\
+// Branches behind r2; A2 makes the first as long as the second.
+const WAY_A: &str = "\
 [[hop.branch]]
 [[hop.branch.hop]]
 name = \"a1\"
 v4 = \"10.1.1.1\"
 v6 = \"2001:db8:101::1\"
 delay = 1
+";
+const A2: &str = "\
 [[hop.branch.hop]]
 name = \"a2\"
 v4 = \"10.1.1.2\"
 v6 = \"2001:db8:101::2\"
 delay = 1
+";
+const WAY_B: &str = "\
 [[hop.branch]]
 [[hop.branch.hop]]
 name = \"b1\"
@@ -378,12 +383,36 @@ delay = 1
 /// Two ways between r2 and r3, of two hops each.
 fn two_ways(name: &'static str, what: &'static str, balance: &'static str, expect: Expect) -> Scenario {
     let special: &'static [(usize, &'static str)] = match balance {
-        "ports" => &[OPEN, (2, "balance = \"ports\""), (2, TWO_WAYS)],
-        "addresses" => &[OPEN, (2, "balance = \"addresses\""), (2, TWO_WAYS)],
-        "first-four-bytes" => &[OPEN, (2, "balance = \"first-four-bytes\""), (2, TWO_WAYS)],
-        "flow-label" => &[OPEN, (2, "balance = \"flow-label\""), (2, TWO_WAYS)],
-        "packet" => &[OPEN, (2, "balance = \"packet\""), (2, TWO_WAYS)],
-        _ => &[OPEN, (2, "balance = \"round-robin\""), (2, TWO_WAYS)],
+        "ports" => &[OPEN, (2, "balance = \"ports\""), (2, WAY_A), (2, A2), (2, WAY_B)],
+        "addresses" => &[
+            OPEN,
+            (2, "balance = \"addresses\""),
+            (2, WAY_A),
+            (2, A2),
+            (2, WAY_B),
+        ],
+        "first-four-bytes" => &[
+            OPEN,
+            (2, "balance = \"first-four-bytes\""),
+            (2, WAY_A),
+            (2, A2),
+            (2, WAY_B),
+        ],
+        "flow-label" => &[
+            OPEN,
+            (2, "balance = \"flow-label\""),
+            (2, WAY_A),
+            (2, A2),
+            (2, WAY_B),
+        ],
+        "packet" => &[OPEN, (2, "balance = \"packet\""), (2, WAY_A), (2, A2), (2, WAY_B)],
+        _ => &[
+            OPEN,
+            (2, "balance = \"round-robin\""),
+            (2, WAY_A),
+            (2, A2),
+            (2, WAY_B),
+        ],
     };
     Scenario {
         routers: 3,
@@ -437,32 +466,12 @@ fn balancing() -> Vec<Scenario> {
 
 /// Two ways between r2 and r3, of one and of two hops, in turns.
 fn unequal_ways() -> Scenario {
-    const WAYS: &str = "\
-balance = \"round-robin\"
-[[hop.branch]]
-[[hop.branch.hop]]
-name = \"a1\"
-v4 = \"10.1.1.1\"
-v6 = \"2001:db8:101::1\"
-delay = 1
-[[hop.branch]]
-[[hop.branch.hop]]
-name = \"b1\"
-v4 = \"10.1.2.1\"
-v6 = \"2001:db8:102::1\"
-delay = 1
-[[hop.branch.hop]]
-name = \"b2\"
-v4 = \"10.1.2.2\"
-v6 = \"2001:db8:102::2\"
-delay = 1
-";
     Scenario {
         routers: 3,
         ..four(
             "balance-unequal",
             "r2 sends packets in turns, one way is a hop longer",
-            &[OPEN, (2, WAYS)],
+            &[OPEN, (2, "balance = \"round-robin\""), (2, WAY_A), (2, WAY_B)],
             vec![Expect::all("r1 r2 a1|b1 r3|b2 T! || r1 r2 a1|b1 r3|b2 r3 T!").repeatable()],
         )
     }
