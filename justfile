@@ -8,6 +8,14 @@ cargo_deny := "0.20.2"
 cargo_fuzz := "0.13.2"
 cargo_deb := "3.8.0"
 cargo_cyclonedx := "0.5.9"
+cargo_llvm_cov := "0.9.1"
+
+# Debian's tools for what rustc's LLVM has counted, if they are there.
+find_llvm := '''version=$(rustc -vV | sed -n "s/^LLVM version: \([0-9]*\).*/\1/p"); \
+    if command -v "llvm-cov-$version" >/dev/null; then \
+        LLVM_COV=$(command -v "llvm-cov-$version"); LLVM_PROFDATA=$(command -v "llvm-profdata-$version"); \
+        export LLVM_COV LLVM_PROFDATA; \
+    fi'''
 
 # List the recipes
 default:
@@ -118,9 +126,14 @@ scenarios times="1":
     cargo test --no-run --locked --package traceroute-scenarios
     for round in $(seq {{ times }}); do cargo test --quiet --locked --package traceroute-scenarios --tests; done
 
-# Line coverage of wire and engine by their own tests and the scenarios; less than 95 % is an error (needs cargo-llvm-cov)
-coverage:
-    cargo llvm-cov test --locked --package traceroute-wire --package traceroute-engine --package traceroute-scenarios \
+# Install what measuring coverage needs: cargo-llvm-cov, and LLVM's tools of rustc's version, of rustup or of Debian (llvm-22)
+coverage-setup:
+    command -v cargo-llvm-cov >/dev/null || cargo install --locked cargo-llvm-cov@{{ cargo_llvm_cov }}
+    {{ find_llvm }}; command -v "${LLVM_COV:-}" >/dev/null || rustup component add llvm-tools
+
+# Line coverage of wire and engine by their own tests and the scenarios in memory; less than 95 % is an error
+coverage: coverage-setup
+    {{ find_llvm }}; cargo llvm-cov test --locked --package traceroute-wire --package traceroute-engine --package traceroute-scenarios \
         --lib --test '*' --ignore-filename-regex 'crates/(net|simnet|testbed|traceroute|scenarios)/' \
         --fail-under-lines 95 -- --skip the_library_finds_behind
 
@@ -132,7 +145,7 @@ bench *arguments:
 bench-compare base=env("BENCH_BASE", "origin/main") limit="1.5":
     scripts/bench-compare {{ base }} {{ limit }}
 
-# RTT error against a simulated path with known delays, beside traceroute (needs root or user namespaces)
+# RTT error against a simulated path with known delays, beside traceroute: the table of docs/accuracy.md (needs root)
 accuracy rounds="5":
     cargo build --release --locked --package traceroute-simnet --package traceroute-bench
     target/release/accuracy {{ rounds }}

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -33,6 +34,7 @@ type Answers = Vec<(Answer, u32)>;
 #[derive(Debug, Clone)]
 struct Case {
     method: Method,
+    v6: bool,
     max_ttl: u8,
     /// TTL of the destination.
     length: u8,
@@ -42,6 +44,10 @@ struct Case {
     answers: Vec<Answers>,
     /// Which attempts to send find the kernel's queue full.
     full: Range<usize>,
+    /// Which attempts to send are refused, and why.
+    refused: Vec<(usize, ErrorKind)>,
+    /// When the caller gives up.
+    cancel: Option<Duration>,
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
@@ -53,28 +59,47 @@ fn answer() -> impl Strategy<Value = Answer> {
     ]
 }
 
-fn case() -> impl Strategy<Value = Case> {
-    let method = prop_oneof![
+fn method() -> impl Strategy<Value = Method> {
+    prop_oneof![
         Just(Method::Icmp),
         Just(Method::Udp),
         Just(Method::TcpSyn),
         Just(Method::TcpSack)
-    ];
+    ]
+}
+
+fn case() -> impl Strategy<Value = Case> {
     let answers = prop::collection::vec((answer(), 0_u32..700_000), 0..5);
     let answers = prop::collection::vec(answers, 12);
     let full = prop_oneof![
         3 => Just(0..0),
         1 => (0_usize..12, 1_usize..1500).prop_map(|(first, count)| first..first + count),
     ];
-    (method, 1_u8..=12, 1_u8..=14, 1_u64..600, 1_u64..80, answers, full).prop_map(
-        |(method, max_ttl, length, timeout, delay, answers, full)| Case {
+    let refusal = prop_oneof![
+        Just(ErrorKind::PermissionDenied),
+        Just(ErrorKind::NetworkUnreachable),
+        Just(ErrorKind::HostUnreachable),
+        Just(ErrorKind::InvalidInput),
+    ];
+    let refused = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec((0_usize..15, refusal), 1..4),
+    ];
+    let cancel = prop::option::weighted(0.2, (0_u64..3000).prop_map(ms));
+    let path = (any::<bool>(), 1_u8..=12, 1_u8..=14);
+    let trouble = (full, refused, cancel);
+    (method(), path, 1_u64..600, 1_u64..80, answers, trouble).prop_map(
+        |(method, (v6, max_ttl, length), timeout, delay, answers, (full, refused, cancel))| Case {
             method,
+            v6,
             max_ttl,
             length,
             timeout: ms(timeout),
             delay: ms(delay),
             answers,
             full,
+            refused,
+            cancel,
         },
     )
 }
@@ -92,50 +117,100 @@ struct Genuine {
     destination: bool,
 }
 
-/// A reply as `answer` says; whether it is genuine, and the destination's.
-fn reply(case: &Case, answer: Answer, probe: &Probe) -> Option<(Reply, Option<bool>)> {
+/// A reply as `answer` says; the TTL that it is about if it is genuine, and whether it is the destination's. `arrived`: the TTLs
+/// whose probes the destination has.
+fn reply(
+    case: &Case,
+    answer: Answer,
+    probe: &Probe,
+    arrived: &BTreeSet<u8>,
+) -> Option<(Reply, Option<(u8, bool)>)> {
     let reached = probe.ttl >= case.length;
     match answer {
-        Answer::TimeExceeded if !reached => Some((time_exceeded(probe), Some(false))),
+        Answer::TimeExceeded if !reached => Some((time_exceeded(probe), Some((probe.ttl, false)))),
         Answer::Refused if !reached => {
-            let refusal = IcmpError::Unreachable { code: 13 };
-            Some((error(router(probe.ttl), probe, refusal), Some(false)))
+            let code = if case.v6 { 1 } else { 13 };
+            let refusal = IcmpError::Unreachable { code };
+            let reply = error(router_of(case.v6, probe.ttl), probe, refusal);
+            Some((reply, Some((probe.ttl, false))))
         }
-        Answer::Destination if reached => Some((destination_answer(probe), Some(true))),
+        Answer::Destination if reached => {
+            let (reply, ttl) = match case.method {
+                Method::TcpSack => selective_acknowledgment(probe, arrived),
+                _ => (destination_answer(probe), probe.ttl),
+            };
+            Some((reply, Some((ttl, true))))
+        }
         Answer::Foreign(what) => Some((foreign(probe, what), None)),
         Answer::TimeExceeded | Answer::Refused | Answer::Destination => None,
     }
 }
 
+/// The destination's answer to a SACK probe that arrived last of all these (RFC 2018 §4), and the TTL that it shows to have arrived:
+/// the lowest of all, for blocks that touch are one.
+fn selective_acknowledgment(probe: &Probe, arrived: &BTreeSet<u8>) -> (Reply, u8) {
+    let mut reply = destination_answer(probe);
+    let lowest = *arrived.first().unwrap();
+    let missing = (lowest..probe.ttl).rev().find(|ttl| !arrived.contains(ttl));
+    let block = missing.map_or(lowest, |ttl| ttl + 1);
+    if let (ReplyKind::Tcp(tcp), ProbeKind::TcpSack { sequence, .. }) = (&mut reply.kind, probe.kind) {
+        let edge = |ttl: u8| sequence.wrapping_sub(u32::from(probe.ttl - ttl));
+        tcp.sack.left_edges[..2].copy_from_slice(&[edge(block), edge(lowest)]);
+        tcp.sack.blocks = if block == lowest { 1 } else { 2 };
+        tcp.sack.first_right_edge = Some(sequence.wrapping_add(1));
+    }
+    (reply, lowest)
+}
+
 /// An answer with something wrong in it that only somebody who saw the probe could know.
 fn foreign(probe: &Probe, what: u8) -> Reply {
+    let v6 = probe.destination.is_ipv6();
     let mut reply = if what & 1 == 0 {
-        error(router(200), probe, IcmpError::TimeExceeded)
+        error(router_of(v6, 200), probe, IcmpError::TimeExceeded)
     } else {
         destination_answer(probe)
     };
     let wrong = u16::from(what | 1);
+    let (stranger, kind) = (router_of(v6, 77), what >> 1 & 3);
     match &mut reply.kind {
-        ReplyKind::IcmpError { quoted, .. } => match &mut quoted.transport {
-            QuotedTransport::Echo { checksum, .. } => *checksum ^= wrong << 4,
-            QuotedTransport::Udp { checksum, .. } if what & 2 == 0 => *checksum ^= wrong << 4,
-            QuotedTransport::Udp { .. } => quoted.identification ^= 0x8000,
-            QuotedTransport::Tcp { sequence, .. } => *sequence ^= u32::from(wrong) << 12,
+        ReplyKind::IcmpError { quoted, .. } => match (&mut quoted.transport, kind) {
+            // As a NAT would have it, but for what it cannot know.
+            (QuotedTransport::Echo { .. } | QuotedTransport::Udp { .. }, 1) => {
+                quoted.source = stranger;
+                quoted.identification ^= 0x8000;
+                quoted.flow_label ^= 1;
+            }
+            (QuotedTransport::Udp { length, .. }, 2 | 3) if v6 => *length ^= wrong << 8,
+            (QuotedTransport::Udp { .. }, 2 | 3) => quoted.identification ^= 0x8000,
+            (QuotedTransport::Echo { checksum, .. } | QuotedTransport::Udp { checksum, .. }, _) => {
+                *checksum ^= wrong << 4;
+            }
+            (QuotedTransport::Tcp { sequence, .. }, _) => *sequence ^= u32::from(wrong) << 12,
         },
-        ReplyKind::Echo { cookie, .. } => *cookie = (what & 2 == 0).then_some([what; 6]),
-        ReplyKind::Tcp(tcp) if what & 2 == 0 => reply.source = router(77),
-        ReplyKind::Tcp(tcp) => {
+        ReplyKind::Echo { cookie, .. } => *cookie = (kind & 1 == 0).then_some([what; 6]),
+        ReplyKind::Tcp(_) if kind == 0 => reply.source = stranger,
+        ReplyKind::Tcp(tcp) if kind == 1 => {
             tcp.acknowledgment ^= u32::from(wrong) << 12;
-            tcp.sack.left_edges[0] ^= u32::from(wrong) << 12;
+            tcp.sack.left_edges = tcp.sack.left_edges.map(|edge| edge ^ u32::from(wrong) << 12);
         }
-        ReplyKind::Udp(_) => reply.source = router(77),
+        // Resets that acknowledge nothing, from the wrong port and to it.
+        ReplyKind::Tcp(tcp) => {
+            let port = if kind == 2 {
+                &mut tcp.source_port
+            } else {
+                &mut tcp.destination_port
+            };
+            *port ^= wrong;
+            tcp.flags = RST;
+        }
+        ReplyKind::Udp(_) => reply.source = stranger,
     }
     reply
 }
 
 /// The SYN-ACK that a SACK trace waits for.
-fn syn_ack(port: u16) -> Reply {
-    let mut reply = tcp(target(), 33434, port, SYN_ACK, 5000);
+fn syn_ack(v6: bool, port: u16, acknowledgment: u32) -> Reply {
+    let mut reply = tcp(target_of(v6), 33434, port, SYN_ACK, acknowledgment);
     if let ReplyKind::Tcp(tcp) = &mut reply.kind {
         tcp.sack.permitted = true;
     }
@@ -161,16 +236,24 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     let genuine: Arc<Mutex<Vec<Genuine>>> = Arc::default();
     let log = Arc::clone(&genuine);
     let plan = case.clone();
+    let mut arrived = BTreeSet::new();
     let mut simulation = Simulation::new(move |now, probe| {
+        let answers = &plan.answers[usize::from(probe.ttl - 1)];
+        let is_answered = answers
+            .iter()
+            .any(|(answer, _)| matches!(answer, Answer::Destination));
+        if is_answered && probe.ttl >= plan.length {
+            arrived.insert(probe.ttl);
+        }
         let mut replies = Vec::new();
-        for (answer, micros) in &plan.answers[usize::from(probe.ttl - 1)] {
-            let Some((reply, kind)) = reply(&plan, *answer, probe) else {
+        for (answer, micros) in answers {
+            let Some((reply, about)) = reply(&plan, *answer, probe, &arrived) else {
                 continue;
             };
             let arrives = now + Duration::from_micros(u64::from(*micros));
-            if let Some(destination) = kind {
+            if let Some((ttl, destination)) = about {
                 log.lock().unwrap().push(Genuine {
-                    ttl: probe.ttl,
+                    ttl,
                     from: reply.source,
                     sent: now,
                     arrives,
@@ -181,19 +264,35 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         }
         replies
     });
+    let target = target_of(case.v6);
     let spec = TraceSpec {
         delay: case.delay,
-        ..TraceSpec::full(case.method, target(), 33434, case.max_ttl, case.timeout)
+        ..TraceSpec::full(case.method, target, 33434, case.max_ttl, case.timeout)
     };
     let start = simulation.now;
+    simulation.fail_send.extend(case.refused.iter().copied());
     simulation
         .fail_send
         .extend(case.full.clone().map(|attempt| (attempt, ErrorKind::WouldBlock)));
     let id = simulation.start(spec);
     if case.method == Method::TcpSack {
-        simulation.post(start, syn_ack(40000));
+        simulation.post(start, syn_ack(case.v6, 40000, 5000));
+    }
+    if let Some(after) = case.cancel {
+        while simulation.now < start + after && simulation.step() {}
+        let is_running = !simulation.finished.contains_key(&id);
+        simulation.engine.cancel(id);
+        nothing_is_left(&mut simulation)?;
+        // What is still under way finds nothing to answer.
+        simulation.run();
+        nothing_is_left(&mut simulation)?;
+        prop_assert_eq!(simulation.finished.contains_key(&id), !is_running);
+        if is_running {
+            return Ok(());
+        }
     }
     simulation.run();
+    nothing_is_left(&mut simulation)?;
 
     let (end, result) = &simulation.finished[&id];
     prop_assert!(
@@ -203,13 +302,13 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     );
     let result = match result {
         Ok(result) => result,
-        // Not one probe left.
         Err(error) => {
+            prop_assert!(simulation.sent.is_empty(), "{error}");
+            let stays_full = error.to_string().contains("stays full");
             prop_assert!(
-                case.full.start == 0 && error.to_string().contains("stays full"),
+                stays_full && case.full.start == 0 || !case.refused.is_empty(),
                 "{error}"
             );
-            prop_assert_eq!(simulation.engine.running(), 0);
             return Ok(());
         }
     };
@@ -225,18 +324,25 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
             );
             continue;
         };
-        let own = genuine.iter().any(|known| {
-            known.ttl == hop.ttl
-                && known.from == answer.address
-                && known.destination == answer.destination
-                && known.arrives.since(known.sent).max(Duration::from_nanos(1)) == answer.rtt
-                && known.arrives <= *end
-        });
-        prop_assert!(own, "{answer:?} at TTL {} is none of its own", hop.ttl);
+        let own = genuine
+            .iter()
+            .filter(|known| {
+                known.ttl == hop.ttl
+                    && known.from == answer.address
+                    && known.destination == answer.destination
+                    && known.arrives.since(known.sent).max(Duration::from_nanos(1)) == answer.rtt
+                    && known.arrives <= *end
+            })
+            .min_by_key(|known| known.arrives);
+        let Some(own) = own else {
+            return Err(TestCaseError::fail(format!(
+                "{answer:?} at TTL {} is none of its own",
+                hop.ttl
+            )));
+        };
         // The first answer counts.
-        let earlier =
-            in_time().any(|known| known.ttl == hop.ttl && known.arrives.since(known.sent) < answer.rtt);
-        prop_assert!(!earlier || answer.rtt == Duration::from_nanos(1));
+        let earlier = in_time().find(|known| known.ttl == hop.ttl && known.arrives < own.arrives);
+        prop_assert!(earlier.is_none(), "{own:?}, but {earlier:?}");
     }
     let ttls: Vec<u8> = result.hops.iter().map(|hop| hop.ttl).collect();
     let last = ttls.len() as u8;
@@ -257,7 +363,10 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     } else if destinations.is_empty() {
         prop_assert_eq!(last, case.max_ttl);
     }
+    Ok(())
+}
 
+fn nothing_is_left(simulation: &mut Simulation<'_>) -> Result<(), TestCaseError> {
     prop_assert_eq!(simulation.engine.table_len(), 0);
     prop_assert_eq!(simulation.engine.running(), 0);
     prop_assert_eq!(simulation.engine.wake_at(), None);
@@ -272,44 +381,131 @@ proptest! {
         check(&case)?;
     }
 
-    /// Answers of services carry no identifier: who answered and when is right all the same, and the end is in time.
+    /// Answers of services carry no identifier: who answered and when is right all the same, none gets a lower TTL than the service
+    /// has, and the end is in time.
     #[test]
     fn a_datagram_service_keeps_the_invariants(
+        v6 in any::<bool>(),
         length in 1_u8..10,
         max_ttl in 1_u8..12,
         delays in prop::collection::vec(0_u64..400, 12),
         lost in any::<u16>(),
         silent in any::<u16>(),
     ) {
+        let delay = |ttl: u8| ms(delays[usize::from(ttl - 1)]);
         let mut simulation = Simulation::new(move |now, probe| {
-            let delay = ms(delays[usize::from(probe.ttl - 1)]);
             let bit = 1 << probe.ttl;
             match probe.ttl < length {
-                true if silent & bit == 0 => vec![(now + delay, time_exceeded(probe))],
-                false if lost & bit == 0 => vec![(now + delay, udp_service(probe))],
+                true if silent & bit == 0 => vec![(now + delay(probe.ttl), time_exceeded(probe))],
+                false if lost & bit == 0 => vec![(now + delay(probe.ttl), udp_service(probe))],
                 _ => Vec::new(),
             }
         });
         let start = simulation.now;
-        let id = simulation.start(TraceSpec::full(Method::Udp, target(), 33434, max_ttl, ms(200)));
+        let id = simulation.start(TraceSpec::full(Method::Udp, target_of(v6), 33434, max_ttl, ms(200)));
         simulation.run();
+        nothing_is_left(&mut simulation)?;
         let (end, result) = &simulation.finished[&id];
         prop_assert!(end.since(start) <= ms(50) * u32::from(max_ttl) + ms(200));
         for hop in &result.as_ref().unwrap().hops {
             if let Some(answer) = hop.answer {
-                let expected = if answer.destination { target() } else { router(hop.ttl) };
-                prop_assert_eq!(answer.address, expected);
                 prop_assert!(!answer.rtt.is_zero());
-                prop_assert!(answer.destination || hop.ttl < length);
+                prop_assert_eq!(answer.destination, hop.ttl >= length);
+                if answer.destination {
+                    prop_assert_eq!(answer.address, target_of(v6));
+                } else {
+                    prop_assert_eq!(answer.address, router_of(v6, hop.ttl));
+                    prop_assert_eq!(answer.rtt, delay(hop.ttl).max(Duration::from_nanos(1)));
+                }
             }
         }
-        prop_assert_eq!(simulation.engine.table_len(), 0);
-        prop_assert_eq!(simulation.engine.wake_at(), None);
+    }
+
+    /// When none of its answers is lost, TTL and time are right as well, whatever the routers do and however often the network
+    /// doubles what the service says.
+    #[test]
+    fn a_steady_datagram_service_is_found_where_it_is(
+        v6 in any::<bool>(),
+        length in 1_u8..10,
+        more in 0_u8..3,
+        delays in prop::collection::vec(0_u64..400, 12),
+        silent in any::<u16>(),
+        steady in 1_u64..190,
+        copies in prop::collection::vec(0_u64..4, 0..4),
+    ) {
+        let mut simulation = Simulation::new(move |now, probe| {
+            if probe.ttl < length {
+                let delay = ms(delays[usize::from(probe.ttl - 1)]);
+                let is_silent = silent >> probe.ttl & 1 == 1;
+                return if is_silent { Vec::new() } else { vec![(now + delay, time_exceeded(probe))] };
+            }
+            let copies = copies.iter().map(|later| now + ms(steady + later));
+            [now + ms(steady)].into_iter().chain(copies).map(|at| (at, udp_service(probe))).collect()
+        });
+        let spec = TraceSpec::full(Method::Udp, target_of(v6), 33434, length + more, ms(200));
+        let id = simulation.start(spec);
+        simulation.run();
+        nothing_is_left(&mut simulation)?;
+        let result = simulation.result(id);
+        prop_assert_eq!(result.hops.len(), usize::from(length));
+        let answer = result.hops[usize::from(length - 1)].answer.unwrap();
+        prop_assert_eq!((answer.address, answer.destination), (target_of(v6), true));
+        prop_assert_eq!(answer.rtt, ms(steady));
+    }
+
+    /// A RST without an acknowledgment does not say which SYN it answers, but within the timeout there is only one.
+    #[test]
+    fn a_closed_port_is_found_where_it_is(
+        v6 in any::<bool>(),
+        length in 1_u8..10,
+        max_ttl in 1_u8..12,
+        delays in prop::collection::vec(0_u64..400, 12),
+        steady in 1_u64..190,
+        silent in any::<u16>(),
+    ) {
+        let answers = |ttl: u8| silent >> ttl & 1 == 0;
+        let delay = |ttl: u8| ms(delays[usize::from(ttl - 1)]);
+        let mut simulation = Simulation::new(move |now, probe| {
+            let ProbeKind::TcpSyn { source_port, destination_port, .. } = probe.kind else {
+                panic!("not a SYN")
+            };
+            match (answers(probe.ttl), probe.ttl < length) {
+                (false, _) => Vec::new(),
+                (true, true) => vec![(now + delay(probe.ttl), time_exceeded(probe))],
+                (true, false) => {
+                    let reset = tcp(probe.destination, destination_port, source_port, RST, 0);
+                    vec![(now + ms(steady), reset)]
+                }
+            }
+        });
+        let id = simulation.start(TraceSpec::full(Method::TcpSyn, target_of(v6), 80, max_ttl, ms(200)));
+        simulation.run();
+        nothing_is_left(&mut simulation)?;
+        let found = (length..=max_ttl).find(|ttl| answers(*ttl));
+        let hops = &simulation.result(id).hops;
+        prop_assert_eq!(hops.len(), usize::from(found.unwrap_or(max_ttl)));
+        for hop in hops {
+            let is_destination = Some(hop.ttl) == found;
+            let Some(answer) = hop.answer else {
+                prop_assert!(!is_destination);
+                continue;
+            };
+            prop_assert_eq!(answer.destination, is_destination);
+            if is_destination {
+                prop_assert_eq!((answer.address, answer.rtt), (target_of(v6), ms(steady)));
+            } else {
+                let rtt = delay(hop.ttl).max(Duration::from_nanos(1));
+                prop_assert_eq!((answer.address, answer.rtt), (router_of(v6, hop.ttl), rtt));
+            }
+        }
     }
 
     /// Any number of traces at once, to the same target: each gets its own answers.
     #[test]
-    fn traces_do_not_mix(methods in prop::collection::vec(0_u8..3, 1..40), seed in any::<u64>()) {
+    fn traces_do_not_mix(
+        traces in prop::collection::vec((method(), any::<bool>()), 1..40),
+        seed in any::<u64>(),
+    ) {
         let mut random = seed;
         let log: Log = Arc::default();
         let known = Arc::clone(&log);
@@ -326,14 +522,19 @@ proptest! {
             known.lock().unwrap().push((name, probe.ttl, reply.source, delay));
             vec![(now + delay, reply)]
         });
-        let ids: Vec<_> = methods
+        let ids: Vec<_> = traces
             .iter()
             .enumerate()
-            .map(|(index, method)| {
-                let method = [Method::Icmp, Method::Udp, Method::TcpSyn][usize::from(*method)];
-                let port = if method == Method::Icmp { 0 } else { 50_000 + index as u16 };
-                let spec = TraceSpec::full(method, target(), 33434, 10, ms(2000));
-                simulation.engine.start(simulation.now, spec, client(), port).unwrap()
+            .map(|(index, (method, v6))| {
+                let port = if *method == Method::Icmp { 0 } else { 50_000 + index as u16 };
+                let spec = TraceSpec::full(*method, target_of(*v6), 33434, 10, ms(2000));
+                let now = simulation.now;
+                let id = simulation.engine.start(now, spec, client_of(*v6), port).unwrap();
+                if *method == Method::TcpSack {
+                    // Far enough apart for quotes.
+                    simulation.post(now, syn_ack(*v6, port, index as u32 * 100_000));
+                }
+                id
             })
             .collect();
         simulation.run();

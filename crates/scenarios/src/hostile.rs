@@ -1,7 +1,8 @@
 //! Forged and damaged packets around a genuine reply.
 //!
-//! [`damaged`] makes what accidents and broken devices make of a reply. [`forged`] makes what somebody sends who knows who traces
-//! whom, but has not seen the probes: everything right but one identifier. Checksums are right unless they are the point.
+//! [`damaged`] makes what accidents and broken devices make of a reply, and [`resized`] what they make of its length, which may leave
+//! all of it that matters. [`forged`] makes what somebody sends who knows who traces whom, but has not seen the probes: everything
+//! right but one identifier. Checksums are right unless they are the point.
 
 use etherparse::{IpNumber, NetSlice, SlicedPacket};
 use fastrand::Rng;
@@ -115,8 +116,9 @@ fn flip(packet: &mut [u8], at: usize, bits: u8) {
     }
 }
 
-/// What accidents make of a reply: cut short, too long, lengths that lie, wrong checksums, fragments, nonsense.
-pub fn damaged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
+/// The reply cut short or too long, and with lengths that lie. Some of these are copies that still say what the reply said: they
+/// answer the probe as well as the reply itself.
+pub fn resized(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
         return Vec::new();
     };
@@ -133,25 +135,36 @@ pub fn damaged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     }
     // Longer than it says.
     all.push([genuine, &[0xA5; 60]].concat());
-    // Lengths that lie: of the IP header, the packet, the quote, the segment.
+    // Lengths that lie: of the packet and of the quote.
     for length in [0, 1, 19, 39, 1500, u16::MAX] {
         let mut packet = genuine.to_vec();
         put(&mut packet, if layout.v6 { 4 } else { 2 }, length);
         all.push(packet.clone());
         all.push(with_checksums(packet, layout));
     }
-    if !layout.v6 {
-        for words in [0, 4, 6, 15] {
-            let mut packet = genuine.to_vec();
-            packet[0] = 0x40 | words;
-            all.push(packet);
-        }
-    }
     if layout.is_error(genuine) {
         for units in [1, 5, 16, 255] {
             let mut packet = genuine.to_vec();
             packet[layout.transport + if layout.v6 { 4 } else { 5 }] = units;
             all.push(with_checksums(packet, layout));
+        }
+    }
+    rng.shuffle(&mut all);
+    all
+}
+
+/// What accidents make of a reply: lengths of headers that lie, wrong checksums, fragments, nonsense. Nothing of this may be credited
+/// to a probe.
+pub fn damaged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
+    let Some(layout) = Layout::of(genuine) else {
+        return Vec::new();
+    };
+    let mut all = Vec::new();
+    if !layout.v6 {
+        for words in [0, 4, 6, 15] {
+            let mut packet = genuine.to_vec();
+            packet[0] = 0x40 | words;
+            all.push(packet);
         }
     }
     if layout.protocol == TCP {
@@ -305,30 +318,75 @@ fn blind_segments(genuine: &[u8], layout: Layout, rng: &mut Rng) -> Vec<Vec<u8>>
     all
 }
 
+/// What carries no identifier but the ports, and so may only be taken from and to the right ones: a reset that acknowledges
+/// nothing, a datagram of a service. From the target of the quoted probe, with other ports or from somebody else.
+fn bare_answers(
+    genuine: &[u8],
+    layout: Layout,
+    quoted_transport: usize,
+    protocol: u8,
+    bits: u8,
+) -> Vec<Vec<u8>> {
+    const RST: u8 = 0x04;
+    let rest: &[u8] = match protocol {
+        TCP => &[0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, RST, 0, 0, 0, 0, 0, 0],
+        _ => &[0, 13, 0, 0, b'h', b'e', b'l', b'l', b'o'],
+    };
+    let Some(right) = from_target(genuine, layout, quoted_transport, protocol, rest) else {
+        return Vec::new();
+    };
+    let (transport, address) = if layout.v6 { (40, 8) } else { (20, 12) };
+    // Never to another port that the same client probes from, which differ in the lower byte only.
+    [address + 1, transport, transport + 1, transport + 2]
+        .into_iter()
+        .map(|at| {
+            let mut packet = right.clone();
+            flip(&mut packet, at, bits);
+            let layout = Layout {
+                protocol,
+                transport,
+                ..layout
+            };
+            with_checksums(packet, layout)
+        })
+        .collect()
+}
+
 /// A reset from the target of a quoted segment, by somebody who knows its addresses and ports only.
 fn blind_reset(genuine: &[u8], layout: Layout, quoted_segment: usize, rng: &mut Rng) -> Option<Vec<u8>> {
     const RST_ACK: u8 = 0x14;
+    let mut rest: Vec<u8> = (0..8).map(|_| rng.u8(..)).collect();
+    rest.extend([5 << 4, RST_ACK, 0, 0, 0, 0, 0, 0]);
+    from_target(genuine, layout, quoted_segment, TCP, &rest)
+}
+
+/// A packet from the quoted destination to the quoted source, between the quoted ports; `rest` follows these.
+fn from_target(
+    genuine: &[u8],
+    layout: Layout,
+    quoted_transport: usize,
+    protocol: u8,
+    rest: &[u8],
+) -> Option<Vec<u8>> {
     let quote = layout.transport + 8;
     let (header, source, destination) = if layout.v6 {
         (40, quote + 8..quote + 24, quote + 24..quote + 40)
     } else {
         (20, quote + 12..quote + 16, quote + 16..quote + 20)
     };
-    let ports = quoted_segment..quoted_segment + 4;
     let (source, destination) = (genuine.get(source)?, genuine.get(destination)?);
-    let ports = genuine.get(ports)?;
+    let ports = genuine.get(quoted_transport..quoted_transport + 4)?;
     let mut packet = genuine[..header].to_vec();
     packet[0] = if layout.v6 { 0x60 } else { 0x45 };
-    packet[if layout.v6 { 6 } else { 9 }] = TCP;
+    packet[if layout.v6 { 6 } else { 9 }] = protocol;
     packet.truncate(header - 2 * source.len());
     packet.extend([destination, source].concat());
     packet.extend([ports[2], ports[3], ports[0], ports[1]]);
-    packet.extend((0..8).map(|_| rng.u8(..)));
-    packet.extend([5 << 4, RST_ACK, 0, 0, 0, 0, 0, 0]);
+    packet.extend(rest);
     Some(repaired(
         packet,
         Layout {
-            protocol: TCP,
+            protocol,
             transport: header,
             ..layout
         },
@@ -372,6 +430,7 @@ pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
         UDP => {
             change(&[destination - 1]);
             change(&[transport]);
+            change(&[transport + 1]);
             change(&[transport + 2]);
         }
         _ if layout.is_error(genuine) => {
@@ -392,6 +451,7 @@ pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
                     change(&[inner + 5]);
                     change(&[inner + 6]);
                     all.extend(blind_reset(genuine, layout, inner, rng));
+                    all.extend(bare_answers(genuine, layout, inner, TCP, bits));
                 }
                 Some(UDP) => {
                     change(&[inner + 3]);
@@ -403,6 +463,7 @@ pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
                     } else {
                         change(&[quote + 4]);
                     }
+                    all.extend(bare_answers(genuine, layout, inner, UDP, bits));
                 }
                 // With another identifier, even with the checksum that belongs to it, as a NAT would have it.
                 Some(ICMP | ICMP_V6) => {

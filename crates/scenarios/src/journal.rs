@@ -43,10 +43,10 @@ impl Journal {
         }
     }
 
-    /// Whether `rtt` is the time from a packet with this TTL to `target` until an answer to it from `from`, give or take
-    /// `slack` (in nanoseconds, what `rtt` may be more). `any_cause`: until any answer from there, for protocols whose
-    /// answers cover several probes.
-    pub fn explains(
+    /// How much more `rtt` is, in nanoseconds, than the time from a packet with this TTL to `target` until an answer to it from
+    /// `from`: of those within `slack` the least. `any_cause`: until any answer from there, for protocols whose answers cover
+    /// several probes. `None`: no such answer explains it.
+    pub fn error(
         &self,
         target: IpAddr,
         ttl: u8,
@@ -54,39 +54,38 @@ impl Journal {
         rtt: Duration,
         slack: &RangeInclusive<i128>,
         any_cause: bool,
-    ) -> bool {
-        let probes = self
-            .sent
-            .iter()
-            .filter(|sent| sent.ttl == ttl && sent.to == target);
-        probes.into_iter().any(|sent| {
+    ) -> Option<i128> {
+        let errors = self.probes(target, ttl).flat_map(|sent| {
             let answers = self
                 .heard
                 .iter()
-                .filter(|heard| heard.from == from && heard.at >= sent.at);
+                .filter(move |heard| heard.from == from && heard.at >= sent.at);
             answers
-                .filter(|heard| any_cause || heard.cause == sent.number)
-                .any(|heard| {
+                .filter(move |heard| any_cause || heard.cause == sent.number)
+                .map(move |heard| {
                     let true_rtt = heard.at.saturating_sub(sent.at).as_nanos();
-                    slack.contains(&(rtt.as_nanos().cast_signed() - true_rtt.cast_signed()))
+                    rtt.as_nanos().cast_signed() - true_rtt.cast_signed()
                 })
-        })
+        });
+        errors
+            .filter(|error| slack.contains(error))
+            .min_by_key(|error| error.abs())
     }
-}
 
-impl Journal {
     /// The true round-trip times of packets with this TTL to `target`, for messages.
     pub fn true_rtts(&self, target: IpAddr, ttl: u8) -> Vec<(IpAddr, Duration)> {
-        let probes = self
-            .sent
-            .iter()
-            .filter(|sent| sent.ttl == ttl && sent.to == target);
-        probes
+        self.probes(target, ttl)
             .flat_map(|sent| {
                 let answers = self.heard.iter().filter(|heard| heard.cause == sent.number);
                 answers.map(|heard| (heard.from, heard.at.saturating_sub(sent.at)))
             })
             .collect()
+    }
+
+    fn probes(&self, target: IpAddr, ttl: u8) -> impl Iterator<Item = &Sent> {
+        self.sent
+            .iter()
+            .filter(move |sent| sent.ttl == ttl && sent.to == target)
     }
 }
 

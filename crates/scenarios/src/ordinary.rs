@@ -28,11 +28,12 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         path: Some("r1 r2 r3 r4 * * * *"),
         received: Some((0, 0)),
-        ..Difference::of(
-            "tcp-closed-bare",
-            &[Method::Syn],
-            "the kernel does not believe a reset without an acknowledgment while it connects",
-        )
+        ..Difference::of("tcp-closed-bare", &[Method::Syn], BARE_RESET)
+    },
+    Difference {
+        path: Some("r1 r2 * r4 * * * *"),
+        received: Some((0, 0)),
+        ..Difference::of("tcp-closed-bare-gap", &[Method::Syn], BARE_RESET)
     },
     Difference {
         path: Some("r1 r2 a1|b1 a2|b2 r3 T!"),
@@ -62,6 +63,8 @@ pub const DIFFERENCES: &[Difference] = &[
 ];
 
 const FOREIGN_QUOTE: &str = "the kernel drops ICMP errors about packets that none of its sockets has sent";
+
+const BARE_RESET: &str = "the kernel does not believe a reset without an acknowledgment while it connects";
 
 /// One of [`DIFFERENCES`].
 #[derive(Debug)]
@@ -114,14 +117,19 @@ pub fn expectation(scenario: &Scenario, method: Method, family: Family) -> Optio
     if !METHODS.contains(&method) {
         return None;
     }
-    let mut expect = expect.clone().without_aspects();
-    for difference in DIFFERENCES {
-        if difference.scenario == scenario.name && difference.methods.contains(&method) {
-            expect = expect.but(
-                difference.path,
-                difference.received.map(|(least, most)| least..=most),
-            );
-        }
-    }
-    Some(expect)
+    let expect = expect.clone().without_aspects();
+    Some(match difference(scenario, method) {
+        Some(difference) => expect.but(
+            difference.path,
+            difference.received.map(|(least, most)| least..=most),
+        ),
+        None => expect,
+    })
+}
+
+/// What is different for a plain user, if anything.
+pub fn difference(scenario: &Scenario, method: Method) -> Option<&'static Difference> {
+    DIFFERENCES
+        .iter()
+        .find(|difference| difference.scenario == scenario.name && difference.methods.contains(&method))
 }

@@ -63,7 +63,9 @@ const HEAD: &str = "\
 
 Each line is a simulated network ([how to run one](simulated-network.md)) with one thing wrong, and what comes out of
 tracing it: a run of the method named, and 10 end-to-end probes. The suite in `crates/scenarios` checks all of it, in memory and
-behind a real network device, in IPv4 and IPv6; round-trip times are always those of the network.
+behind a real network device, in IPv4 and IPv6. Round-trip times are those of the network: in memory exactly, behind the device none
+is more than 250 ms longer and 99 of 100 are within 5 ms, while a hundred scenarios keep the machine busy ([how exact they are
+otherwise](accuracy.md)).
 
 Usually there are four routers, `r1` to `r4`, and the target `T` at TTL 5, and probing ends at TTL 8. `*` is a TTL without an answer, and `!` marks the
 destination's answer. Where an adversity shows in what else the answers tell, that follows, one word for each TTL: ICMP type and code, the TTL

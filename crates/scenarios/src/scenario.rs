@@ -79,8 +79,6 @@ pub struct Scenario {
     pub timeout_ms: u64,
     /// Last TTL.
     pub max_ttl: u8,
-    /// Most that a round-trip time may exceed twice the sum of the delays, in milliseconds.
-    pub extra_ms: u64,
     /// What must come out: for each method and family the first that applies.
     pub expect: Vec<Expect>,
 }
@@ -181,7 +179,7 @@ impl Expect {
         }
     }
 
-    /// Whether two runs, wherever, must have the same [`Outcome::summary`].
+    /// Whether two runs, wherever, must have the same [`Outcome::summary`], as far as they can tell.
     pub fn is_repeatable(&self) -> bool {
         self.repeatable
     }
@@ -444,14 +442,14 @@ pub(crate) fn type_and_code(v6: bool, error: IcmpError) -> (u8, u8) {
 }
 
 impl Outcome {
-    /// Everything but times and identifiers, in words: what two runs of the same scenario have in common.
-    pub fn summary(&self) -> String {
+    /// Everything but times and identifiers, in words: what two runs of the same scenario have in common. Of what the answers
+    /// tell besides who sent them only these aspects.
+    pub fn summary(&self, aspects: &[Aspect]) -> String {
         let run = match &self.hops {
             Err(error) => format!("error: {error}"),
-            Ok(_) => {
-                let aspects = Aspect::ALL.map(|aspect| format!("{} {}", aspect.name(), self.words(aspect)));
-                format!("{}; {}", self.path(), aspects.join("; "))
-            }
+            Ok(_) => aspects.iter().fold(self.path(), |text, aspect| {
+                format!("{text}; {} {}", aspect.name(), self.words(*aspect))
+            }),
         };
         let answered = self.rtts.iter().map(|rtt| if rtt.is_some() { '!' } else { '*' });
         format!("{run}; end to end {}", answered.collect::<String>())

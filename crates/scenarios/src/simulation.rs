@@ -12,8 +12,14 @@ use traceroute_wire::{Checksums, MAX_PROBE_LEN, decode};
 use crate::client::{Client, Told};
 use crate::journal::Journal;
 
-/// What else arrives around a genuine packet: before and after it.
-pub type Interference = Box<dyn FnMut(&[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>)>;
+/// What else arrives around a genuine packet.
+pub struct Interference {
+    /// Makes what is captured before and after it.
+    pub make: Box<dyn FnMut(&[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>)>,
+    /// How much earlier than the genuine packet it arrives by its stamp: an answer that is credited by mistake has another
+    /// round-trip time than the genuine one.
+    pub early: Duration,
+}
 
 /// An engine, a network and a clock that jumps from one event to the next.
 pub struct Simulation {
@@ -25,7 +31,7 @@ pub struct Simulation {
     pub journal: Journal,
     /// What forgers add, if any.
     pub interference: Option<Interference>,
-    /// Only what forgers make arrives.
+    /// Only what forgers make arrives, from the first probe on: a handshake before it goes undisturbed.
     pub replace_genuine: bool,
     /// Every probe's packet, in order.
     pub probes: Vec<Vec<u8>>,
@@ -166,20 +172,23 @@ impl Simulation {
 
     fn deliver(&mut self, delivery: &Delivery) {
         self.journal.heard(delivery.cause, delivery.at, &delivery.packet);
-        let (before, after) = match &mut self.interference {
-            Some(interfere) => interfere(&delivery.packet),
-            None => (Vec::new(), Vec::new()),
+        let (before, after, early) = match &mut self.interference {
+            Some(Interference { make, early }) => {
+                let (before, after) = make(&delivery.packet);
+                (before, after, delivery.at.saturating_sub(*early))
+            }
+            None => (Vec::new(), Vec::new(), delivery.at),
         };
         for forged in &before {
-            self.capture(forged, delivery.at);
+            self.capture(forged, early);
         }
-        if !self.replace_genuine {
+        if !self.replace_genuine || self.probes.is_empty() {
             self.capture(&delivery.packet, delivery.at);
         }
         let reply = decode(&delivery.packet, Checksums::Verify).ok();
         self.client.receive(&delivery.packet, reply.as_ref(), delivery.at);
         for forged in &after {
-            self.capture(forged, delivery.at);
+            self.capture(forged, early);
         }
     }
 

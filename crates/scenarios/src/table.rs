@@ -24,7 +24,6 @@ fn four(
         tcp_port: 80,
         timeout_ms: 300,
         max_ttl: 8,
-        extra_ms: 0,
         expect,
     }
 }
@@ -97,19 +96,16 @@ fn links() -> Vec<Scenario> {
             &[OPEN, (3, "forward = { delay = 60 }\nback = { delay = 60 }")],
             vec![Expect::all(PLAIN)],
         ),
-        Scenario {
-            extra_ms: 55,
-            ..four(
-                "jitter",
-                "links with up to 5 ms of jitter, and r3 takes 10 to 50 ms to answer",
-                &[
-                    OPEN,
-                    (2, "forward = { jitter = 5 }\nback = { jitter = 5 }"),
-                    (3, "icmp = { delay = 10, jitter = 40 }"),
-                ],
-                vec![Expect::all(PLAIN)],
-            )
-        },
+        four(
+            "jitter",
+            "links with up to 5 ms of jitter, and r3 takes 10 to 50 ms to answer",
+            &[
+                OPEN,
+                (2, "forward = { jitter = 5 }\nback = { jitter = 5 }"),
+                (3, "icmp = { delay = 10, jitter = 40 }"),
+            ],
+            vec![Expect::all(PLAIN)],
+        ),
         four(
             "asymmetric",
             "the way back is 40 ms slower from r2 on, and 6 hops longer from r3 and r4",
@@ -191,31 +187,25 @@ fn links() -> Vec<Scenario> {
             ],
             vec![Expect::all("r1 r2 * r4 T!")],
         ),
-        Scenario {
-            extra_ms: 240,
-            ..four(
-                "reordering",
-                "a third of the packets to r2 and to the target are overtaken by later ones",
-                &[
-                    OPEN,
-                    (2, "forward = { reorder = 0.3, reorder_delay = 70 }"),
-                    (0, "forward = { reorder = 0.3, reorder_delay = 70 }"),
-                ],
-                vec![Expect::all(PLAIN)],
-            )
-        },
-        Scenario {
-            extra_ms: 320,
-            ..four(
-                "later-than-timeout",
-                "r3 answers after 320 ms, the timeout is 300 ms: credited to its own probe, or to none",
-                &[OPEN, (3, "icmp = { delay = 320 }")],
-                vec![
-                    Expect::on(&[Icmp, Udp, Syn], "r1 r2 r3|* r4 T!"),
-                    Expect::on(&SACKS, "r1 r2 r3|* r4 T!"),
-                ],
-            )
-        },
+        four(
+            "reordering",
+            "a third of the packets to r2 and to the target are overtaken by later ones",
+            &[
+                OPEN,
+                (2, "forward = { reorder = 0.3, reorder_delay = 70 }"),
+                (0, "forward = { reorder = 0.3, reorder_delay = 70 }"),
+            ],
+            vec![Expect::all(PLAIN)],
+        ),
+        four(
+            "later-than-timeout",
+            "r3 answers after 320 ms, the timeout is 300 ms: credited to its own probe, or to none",
+            &[OPEN, (3, "icmp = { delay = 320 }")],
+            vec![
+                Expect::on(&[Icmp, Udp, Syn], "r1 r2 r3|* r4 T!"),
+                Expect::on(&SACKS, "r1 r2 r3|* r4 T!"),
+            ],
+        ),
     ]
 }
 
@@ -275,8 +265,7 @@ fn routers() -> Vec<Scenario> {
             "r2 takes 200 ms to send an error",
             &[OPEN, (2, "icmp = { delay = 200 }")],
             vec![Expect::all(PLAIN)],
-        )
-        .with_extra(200),
+        ),
     ]
 }
 
@@ -360,18 +349,23 @@ fn quotes() -> Vec<Scenario> {
     ]
 }
 
-const TWO_WAYS: &str = "\
+// Branches behind r2; A2 makes the first as long as the second.
+const WAY_A: &str = "\
 [[hop.branch]]
 [[hop.branch.hop]]
 name = \"a1\"
 v4 = \"10.1.1.1\"
 v6 = \"2001:db8:101::1\"
 delay = 1
+";
+const A2: &str = "\
 [[hop.branch.hop]]
 name = \"a2\"
 v4 = \"10.1.1.2\"
 v6 = \"2001:db8:101::2\"
 delay = 1
+";
+const WAY_B: &str = "\
 [[hop.branch]]
 [[hop.branch.hop]]
 name = \"b1\"
@@ -388,12 +382,36 @@ delay = 1
 /// Two ways between r2 and r3, of two hops each.
 fn two_ways(name: &'static str, what: &'static str, balance: &'static str, expect: Expect) -> Scenario {
     let special: &'static [(usize, &'static str)] = match balance {
-        "ports" => &[OPEN, (2, "balance = \"ports\""), (2, TWO_WAYS)],
-        "addresses" => &[OPEN, (2, "balance = \"addresses\""), (2, TWO_WAYS)],
-        "first-four-bytes" => &[OPEN, (2, "balance = \"first-four-bytes\""), (2, TWO_WAYS)],
-        "flow-label" => &[OPEN, (2, "balance = \"flow-label\""), (2, TWO_WAYS)],
-        "packet" => &[OPEN, (2, "balance = \"packet\""), (2, TWO_WAYS)],
-        _ => &[OPEN, (2, "balance = \"round-robin\""), (2, TWO_WAYS)],
+        "ports" => &[OPEN, (2, "balance = \"ports\""), (2, WAY_A), (2, A2), (2, WAY_B)],
+        "addresses" => &[
+            OPEN,
+            (2, "balance = \"addresses\""),
+            (2, WAY_A),
+            (2, A2),
+            (2, WAY_B),
+        ],
+        "first-four-bytes" => &[
+            OPEN,
+            (2, "balance = \"first-four-bytes\""),
+            (2, WAY_A),
+            (2, A2),
+            (2, WAY_B),
+        ],
+        "flow-label" => &[
+            OPEN,
+            (2, "balance = \"flow-label\""),
+            (2, WAY_A),
+            (2, A2),
+            (2, WAY_B),
+        ],
+        "packet" => &[OPEN, (2, "balance = \"packet\""), (2, WAY_A), (2, A2), (2, WAY_B)],
+        _ => &[
+            OPEN,
+            (2, "balance = \"round-robin\""),
+            (2, WAY_A),
+            (2, A2),
+            (2, WAY_B),
+        ],
     };
     Scenario {
         routers: 3,
@@ -441,7 +459,21 @@ fn balancing() -> Vec<Scenario> {
             "round-robin",
             any_way().repeatable(),
         ),
+        unequal_ways(),
     ]
+}
+
+/// Two ways between r2 and r3, of one and of two hops, in turns.
+fn unequal_ways() -> Scenario {
+    Scenario {
+        routers: 3,
+        ..four(
+            "balance-unequal",
+            "r2 sends packets in turns, one way is a hop longer",
+            &[OPEN, (2, "balance = \"round-robin\""), (2, WAY_A), (2, WAY_B)],
+            vec![Expect::all("r1 r2 a1|b1 r3|b2 T! || r1 r2 a1|b1 r3|b2 r3 T!").repeatable()],
+        )
+    }
 }
 
 fn translation() -> Vec<Scenario> {
@@ -768,6 +800,21 @@ fn hosts() -> Vec<Scenario> {
             vec![Expect::on(&[Udp], PLAIN), Expect::left_out(&NOT_UDP, NO_UDP)],
         ),
         four(
+            "udp-service-doubled",
+            "a service answers each datagram with the same, twice, and r4 is silent",
+            &[
+                (4, "silent = true"),
+                (
+                    0,
+                    "udp = { open = [33434], reply = \"hello\" }\nback = { duplicate = 1 }",
+                ),
+            ],
+            vec![
+                Expect::on(&[Udp], "r1 r2 r3 * T!"),
+                Expect::left_out(&NOT_UDP, NO_UDP),
+            ],
+        ),
+        four(
             "tcp-closed",
             "the port is closed",
             &[],
@@ -784,6 +831,16 @@ fn hosts() -> Vec<Scenario> {
             vec![
                 Expect::left_out(&PARALLEL, NO_TCP),
                 Expect::on(&[Syn, PreferSack], PLAIN),
+                Expect::fails(&[Sack], NO_CONNECTION),
+            ],
+        ),
+        four(
+            "tcp-closed-bare-gap",
+            "the port is closed, the RST acknowledges nothing, and r3 is silent",
+            &[(3, "silent = true"), (0, "tcp = { bare_reset = true }")],
+            vec![
+                Expect::left_out(&PARALLEL, NO_TCP),
+                Expect::on(&[Syn, PreferSack], "r1 r2 * r4 T!"),
                 Expect::fails(&[Sack], NO_CONNECTION),
             ],
         ),
@@ -817,8 +874,7 @@ fn hosts() -> Vec<Scenario> {
             "the server repeats unanswered SYN-ACKs, and the first is late",
             &[(0, "tcp = { open = [80], syn_ack_delay = 120 }")],
             vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
-        )
-        .with_extra(120),
+        ),
     ]
 }
 
@@ -915,8 +971,7 @@ fn sack() -> Vec<Scenario> {
                 &[(0, "tcp = { open = [80], lose_syn_acks = 1 }")],
                 vec![Expect::left_out(&PARALLEL, NO_TCP), Expect::on(&TCP, PLAIN)],
             )
-        }
-        .with_extra(1000),
+        },
         four(
             "no-duplicate-sack",
             "the server does not report duplicates and resets on close",
@@ -964,6 +1019,18 @@ fn strangers() -> Vec<Scenario> {
             vec![Expect::all("r1 10.9.3.1 10.9.3.1 r4 T!")],
         ),
         four(
+            "target-before-itself",
+            "r4 sends errors from the target's address: time exceeded shows no destination, except to SACK probes",
+            &[
+                OPEN,
+                (
+                    4,
+                    "icmp = { from_v4 = \"198.51.100.11\", from_v6 = \"2001:db8:ffff::11\" }",
+                ),
+            ],
+            vec![Expect::on(&SACKS, "r1 r2 r3 T!"), Expect::all("r1 r2 r3 T T!")],
+        ),
+        four(
             "target-other-interface",
             "the target sends errors from another address: nothing shows that it is the destination",
             &[
@@ -1000,11 +1067,5 @@ impl Expect {
         };
         let words = [vec![time_exceeded; exceeded], vec![&unreachable; times]].concat();
         self.only(family).with(IcmpCode, words.join(" "))
-    }
-}
-
-impl Scenario {
-    fn with_extra(self, extra_ms: u64) -> Self {
-        Scenario { extra_ms, ..self }
     }
 }

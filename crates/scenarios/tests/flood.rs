@@ -1,6 +1,12 @@
-//! A flood of irrelevant packets while 50 traces run: no hop is missed, memory does not grow, and the CPU time is bounded.
+//! A flood of 100,000 irrelevant packets a second while 50 traces run: no hop is missed, memory does not grow, and the CPU time is
+//! bounded.
 //!
 //! Nothing of the flood is stopped by the capture's filter: its segments go to the ports that the engine has reserved.
+//!
+//! Only what happens at that rate counts: when the machine is too busy to make so many packets, all is done again, and if it
+//! never is able to, the test fails and says how many it made. What the kernel drops are packets for which the capture's ring had no
+//! room, because the probing thread did not get a CPU for longer than the ring lasts. Any of them may have been an answer, so
+//! there may be drops, but no missing hop.
 //!
 //! Ignored, because on a busy machine the flood itself would take all CPUs:
 //! `cargo test -p traceroute-scenarios --test flood -- --ignored --nocapture`.
@@ -21,18 +27,20 @@ use tokio::runtime::{Builder, Runtime};
 use traceroute_simnet::tun::{self, Settings};
 use traceroute_simnet::{Network, Topology, example, namespace};
 
-/// Packets per second.
-const RATE: u64 = 100_000;
-/// Fewer prove nothing. Not all that is wanted, because machines for tests are shared.
-const MIN_RATE: f64 = 40_000.0;
+/// Packets per second. Fewer prove nothing.
+const MIN_RATE: f64 = 100_000.0;
+/// What is aimed at.
+const RATE: u64 = 105_000;
+/// When the flood is so much behind it does not catch up: that would be another, higher rate.
+const LATE: Duration = Duration::from_millis(10);
 /// Most of one CPU that the probing thread may take while the flood lasts: three times what it takes.
 const MAX_CPU: f64 = 0.6;
 /// Most that a second pass may add to the memory, in KiB.
 const MAX_GROWTH: u64 = 2048;
 
 const RUNS: u32 = 50;
-/// How often hops may be missing because a busy machine left the probing thread without a CPU.
-const TRIES: u32 = 3;
+/// How often a busy machine may fail to make the flood.
+const TRIES: u32 = 20;
 const PROTOCOLS: [&str; 3] = ["icmp", "udp", "tcp"];
 const CLIENT: (Ipv4Addr, Ipv6Addr) = (
     Ipv4Addr::new(192, 0, 2, 1),
@@ -90,8 +98,6 @@ fn trace_in_flood(device: &File, name: &str) {
         drop(end_all);
 
         println!("all: {}", end.since(&start));
-        let rate = end.rate_since(&start);
-        assert!(rate >= MIN_RATE, "only {rate:.0} packets/s");
         let cpu = end.cpu_since(&start);
         assert!(cpu <= MAX_CPU, "{:.0} % of a CPU", cpu * 100.0);
         let captured = end.captured - start.captured;
@@ -168,33 +174,39 @@ impl Lab {
     fn pass(&self, sent: &AtomicU64, blocks: [u16; 2]) {
         for protocol in PROTOCOLS {
             for v6 in [false, true] {
-                let mut tries = TRIES;
-                while !self.finds_everything(protocol, v6, sent, blocks) {
-                    tries -= 1;
-                    assert!(tries > 0, "{protocol}: packets are dropped all the time");
+                let mut rate = 0.0;
+                for _ in 0..TRIES {
+                    rate = self.finds_everything(protocol, v6, sent, blocks);
+                    if rate >= MIN_RATE {
+                        break;
+                    }
                 }
+                assert!(
+                    rate >= MIN_RATE,
+                    "this machine makes only {rate:.0} packets/s, which proves nothing: it is too busy or too slow"
+                );
             }
         }
     }
 
-    /// False when hops are missing because the kernel had to drop packets: this process did not get a CPU for longer than the ring
-    /// lasts. Then it says so.
-    fn finds_everything(&self, protocol: &str, v6: bool, sent: &AtomicU64, blocks: [u16; 2]) -> bool {
+    /// Traces; no hop may be missing if the flood was as it should be. Returns its rate, in packets per second.
+    fn finds_everything(&self, protocol: &str, v6: bool, sent: &AtomicU64, blocks: [u16; 2]) -> f64 {
         let before = self.usage(sent);
         let runs = self.trace(protocol, v6);
         let after = self.usage(sent);
         let complete = runs.iter().filter(|run| is_complete(run)).count();
         let family = if v6 { "IPv6" } else { "IPv4" };
-        println!(
+        let what = format!(
             "{protocol} {family}: {complete} of {RUNS} complete, {}",
             after.since(&before)
         );
+        println!("{what}");
         if protocol == "tcp" {
             assert_eq!(block(&runs), blocks[usize::from(v6)], "the flood goes elsewhere");
         }
-        let all = complete == RUNS as usize;
-        assert!(all || after.drops > before.drops, "{protocol} {family}");
-        all
+        let rate = after.rate_since(&before);
+        assert!(rate < MIN_RATE || complete == RUNS as usize, "{what}");
+        rate
     }
 
     fn usage(&self, sent: &AtomicU64) -> Usage {
@@ -330,18 +342,21 @@ fn segment(index: u8, block: u16) -> TcpHeader {
 }
 
 fn flood(mut device: &File, packets: &[Vec<u8>], over: &AtomicBool, sent: &AtomicU64) {
-    let start = Instant::now();
+    let interval = Duration::from_nanos(1_000_000_000 / RATE);
+    let mut due = Instant::now();
     for packet in packets.iter().cycle() {
         if over.load(Ordering::Relaxed) {
             return;
         }
-        let count = sent.fetch_add(1, Ordering::Relaxed);
         device.write_all(packet).unwrap();
-        let due = Duration::from_nanos(count * 1_000_000_000 / RATE);
-        if let Some(wait) = due.checked_sub(start.elapsed())
-            && wait > Duration::from_micros(200)
-        {
+        sent.fetch_add(1, Ordering::Relaxed);
+        due += interval;
+        let now = Instant::now();
+        let wait = due.saturating_duration_since(now);
+        if wait > Duration::from_micros(200) {
             thread::sleep(wait);
+        } else if now.saturating_duration_since(due) > LATE {
+            due = now;
         }
     }
 }

@@ -48,7 +48,11 @@ impl Packet {
 
     fn parse_v6(bytes: &[u8]) -> Option<Self> {
         let total = IPV6_HEADER + usize::from(u16_at(bytes, 4)?);
-        let bytes = bytes.get(..total)?;
+        Self::behind_v6_headers(bytes.get(..total)?)
+    }
+
+    /// A packet of exactly these bytes. `None` when its headers before the transport header are not all in them.
+    fn behind_v6_headers(bytes: &[u8]) -> Option<Self> {
         let mut protocol = *bytes.get(6)?;
         let mut transport = IPV6_HEADER;
         let mut fragment = false;
@@ -64,7 +68,7 @@ impl Packet {
             protocol = *bytes.get(transport)?;
             transport += length;
         }
-        (transport <= total).then(|| Self {
+        (transport <= bytes.len()).then(|| Self {
             bytes: bytes.to_vec(),
             transport,
             protocol,
@@ -361,21 +365,23 @@ impl Packet {
         )
     }
 
-    /// Parses a quoted packet, which may be cut anywhere behind its IP header and whose total length is that of the
+    /// Parses a quoted packet, which may be cut anywhere behind its IP headers and whose total length is that of the
     /// original. [`Packet::bytes`] are the quoted ones.
     pub(crate) fn parse_quote(bytes: &[u8]) -> Option<Self> {
-        let (transport, protocol) = match bytes.first()? >> 4 {
-            4 => (usize::from(bytes.first()? & 0x0F) * 4, *bytes.get(9)?),
-            6 => (IPV6_HEADER, *bytes.get(6)?),
-            _ => return None,
-        };
-        let whole = transport >= IPV4_HEADER && bytes.len() >= transport;
-        whole.then(|| Self {
-            bytes: bytes.to_vec(),
-            transport,
-            protocol,
-            fragment: false,
-        })
+        match bytes.first()? >> 4 {
+            4 => {
+                let transport = usize::from(bytes.first()? & 0x0F) * 4;
+                let whole = transport >= IPV4_HEADER && bytes.len() >= transport;
+                whole.then_some(Self {
+                    bytes: bytes.to_vec(),
+                    transport,
+                    protocol: *bytes.get(9)?,
+                    fragment: false,
+                })
+            }
+            6 => Self::behind_v6_headers(bytes),
+            _ => None,
+        }
     }
 }
 

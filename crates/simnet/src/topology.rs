@@ -490,7 +490,7 @@ pub(crate) struct Tcp {
     pub(crate) greeting_delay: Millis,
     pub(crate) syn_ack_delay: Millis,
     /// How many SYN-ACKs of each connection are lost before one gets through.
-    pub(crate) lose_syn_acks: u32,
+    pub(crate) lose_syn_acks: u8,
     /// Resets the connection when the client closes it.
     pub(crate) reset_on_close: bool,
     /// Closed ports answer SYN with a RST that acknowledges nothing.

@@ -31,15 +31,33 @@ pub fn at(millis: u64) -> Time {
 }
 
 pub fn client() -> IpAddr {
-    "192.0.2.1".parse().unwrap()
+    client_of(false)
+}
+
+pub fn client_of(v6: bool) -> IpAddr {
+    if v6 { "2001:db8::1" } else { "192.0.2.1" }.parse().unwrap()
 }
 
 pub fn target() -> IpAddr {
-    "203.0.113.9".parse().unwrap()
+    target_of(false)
+}
+
+pub fn target_of(v6: bool) -> IpAddr {
+    if v6 { "2001:db8:ffff::9" } else { "203.0.113.9" }
+        .parse()
+        .unwrap()
 }
 
 pub fn router(ttl: u8) -> IpAddr {
-    IpAddr::from([10, 0, ttl, 1])
+    router_of(false, ttl)
+}
+
+pub fn router_of(v6: bool, ttl: u8) -> IpAddr {
+    if v6 {
+        IpAddr::from([0x2001, 0xdb8, ttl.into(), 0, 0, 0, 0, 1])
+    } else {
+        IpAddr::from([10, 0, ttl, 1])
+    }
 }
 
 pub fn spec(method: Method) -> TraceSpec {
@@ -95,7 +113,8 @@ impl<'p> Simulation<'p> {
         } else {
             40000 + self.finished.len() as u16
         };
-        self.engine.start(self.now, spec, client(), port).unwrap()
+        let client = client_of(spec.target.is_ipv6());
+        self.engine.start(self.now, spec, client, port).unwrap()
     }
 
     pub fn post(&mut self, at: Time, reply: Reply) {
@@ -237,29 +256,27 @@ pub fn millis(rtt: Duration) -> String {
 pub fn error(source: IpAddr, probe: &Probe, error: IcmpError) -> Reply {
     let mut buffer = [0; MAX_PROBE_LEN];
     let packet = probe.encode(&mut buffer).unwrap().to_vec();
-    let (transport, checksum_at) = match probe.kind {
-        ProbeKind::Echo { .. } => (&packet[20..28], 2),
-        ProbeKind::Udp { .. } => (&packet[20..28], 6),
-        ProbeKind::TcpSyn { .. } | ProbeKind::TcpSack { .. } => (&packet[20..28], 0),
-    };
+    let v6 = probe.destination.is_ipv6();
+    let header = if v6 { 40 } else { 20 };
+    let transport = &packet[header..header + 8];
     let word = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
     let quoted = Quoted {
         source: probe.source,
         destination: probe.destination,
         ttl: 1,
-        identification: probe.identification,
-        flow_label: 0,
+        identification: if v6 { 0 } else { probe.identification },
+        flow_label: if v6 { probe.flow_label } else { 0 },
         transport: match probe.kind {
             ProbeKind::Echo { .. } => QuotedTransport::Echo {
                 identifier: word(4),
                 sequence: word(6),
-                checksum: word(checksum_at),
+                checksum: word(2),
             },
             ProbeKind::Udp { .. } => QuotedTransport::Udp {
                 source_port: word(0),
                 destination_port: word(2),
                 length: word(4),
-                checksum: word(checksum_at),
+                checksum: word(6),
             },
             ProbeKind::TcpSyn { sequence, .. } | ProbeKind::TcpSack { sequence, .. } => {
                 QuotedTransport::Tcp {
@@ -272,7 +289,7 @@ pub fn error(source: IpAddr, probe: &Probe, error: IcmpError) -> Reply {
     };
     Reply {
         source,
-        destination: client(),
+        destination: probe.source,
         ttl: 64,
         kind: ReplyKind::IcmpError {
             error,
@@ -283,13 +300,14 @@ pub fn error(source: IpAddr, probe: &Probe, error: IcmpError) -> Reply {
 }
 
 pub fn time_exceeded(probe: &Probe) -> Reply {
-    error(router(probe.ttl), probe, IcmpError::TimeExceeded)
+    let router = router_of(probe.destination.is_ipv6(), probe.ttl);
+    error(router, probe, IcmpError::TimeExceeded)
 }
 
 pub fn tcp(from: IpAddr, port: u16, to: u16, flags: TcpFlags, acknowledgment: u32) -> Reply {
     Reply {
         source: from,
-        destination: client(),
+        destination: client_of(from.is_ipv6()),
         ttl: 64,
         kind: ReplyKind::Tcp(TcpReply {
             source_port: port,
@@ -339,7 +357,7 @@ pub fn destination_answer(probe: &Probe) -> Reply {
             ..
         } => Reply {
             source: probe.destination,
-            destination: client(),
+            destination: probe.source,
             ttl: 64,
             kind: ReplyKind::Echo {
                 identifier,
@@ -347,7 +365,10 @@ pub fn destination_answer(probe: &Probe) -> Reply {
                 cookie: Some(cookie),
             },
         },
-        ProbeKind::Udp { .. } => error(probe.destination, probe, IcmpError::Unreachable { code: 3 }),
+        ProbeKind::Udp { .. } => {
+            let code = if probe.destination.is_ipv6() { 4 } else { 3 };
+            error(probe.destination, probe, IcmpError::Unreachable { code })
+        }
         ProbeKind::TcpSyn {
             source_port,
             destination_port,
@@ -370,6 +391,7 @@ pub fn destination_answer(probe: &Probe) -> Reply {
             if let ReplyKind::Tcp(tcp) = &mut reply.kind {
                 tcp.sack.blocks = 1;
                 tcp.sack.left_edges[0] = sequence;
+                tcp.sack.first_right_edge = Some(sequence.wrapping_add(1));
             }
             reply
         }
@@ -393,7 +415,7 @@ pub fn udp_service(probe: &Probe) -> Reply {
     };
     Reply {
         source: probe.destination,
-        destination: client(),
+        destination: probe.source,
         ttl: 64,
         kind: ReplyKind::Udp(udp),
     }

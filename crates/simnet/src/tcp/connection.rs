@@ -37,6 +37,8 @@ pub(super) struct Connection {
     recent: Option<u32>,
     last_ack_sent: u32,
     clock_offset: u32,
+    /// How many SYN-ACKs are still to get lost.
+    syn_acks_to_lose: u8,
 }
 
 impl Connection {
@@ -65,8 +67,10 @@ impl Connection {
                 .filter(|_| spec.timestamps),
             last_ack_sent: receive_next,
             clock_offset: clock,
+            syn_acks_to_lose: spec.lose_syn_acks,
         };
-        let outcome = connection.syn_ack(spec, 0, now);
+        let mut outcome = connection.syn_ack(spec, now);
+        outcome.timers.push(again_after(spec, 1));
         (connection, outcome)
     }
 
@@ -74,21 +78,20 @@ impl Connection {
         self.state == State::Closed
     }
 
-    /// The SYN-ACK, or only its timer while the topology says that it gets lost.
-    fn syn_ack(&mut self, spec: &Tcp, tries: u32, now: Duration) -> Outcome {
+    /// The SYN-ACK, or nothing while the topology says that it gets lost.
+    fn syn_ack(&mut self, spec: &Tcp, now: Duration) -> Outcome {
         let mut outcome = Outcome::default();
-        if tries >= spec.lose_syn_acks {
-            let mut segment = self.segment_out(spec, SYN | ACK, now);
-            segment.sequence = self.initial_send;
-            segment.window = spec.window;
-            segment.options.mss = Some(spec.mss);
-            segment.options.window_scale = self.window_scale;
-            segment.options.sack_permitted = self.sack;
-            outcome.send.push((spec.syn_ack_delay.0, segment));
+        if let Some(fewer) = self.syn_acks_to_lose.checked_sub(1) {
+            self.syn_acks_to_lose = fewer;
+            return outcome;
         }
-        let tries = tries + 1;
-        let wait = spec.syn_ack_delay.0 + RETRANSMIT * 2_u32.pow(tries.min(8) - 1);
-        outcome.timers.push((wait, Timer::SynAck { tries }));
+        let mut segment = self.segment_out(spec, SYN | ACK, now);
+        segment.sequence = self.initial_send;
+        segment.window = spec.window;
+        segment.options.mss = Some(spec.mss);
+        segment.options.window_scale = self.window_scale;
+        segment.options.sack_permitted = self.sack;
+        outcome.send.push((spec.syn_ack_delay.0, segment));
         outcome
     }
 
@@ -162,9 +165,7 @@ impl Connection {
     /// A SYN while the handshake is open: the same one again is answered again; one beside it resets (as Linux does).
     fn another_syn(&mut self, spec: &Tcp, segment: &Segment, now: Duration) -> Outcome {
         if segment.sequence == self.initial_receive {
-            let mut outcome = self.syn_ack(spec, spec.lose_syn_acks, now);
-            outcome.timers.clear();
-            return outcome;
+            return self.syn_ack(spec, now);
         }
         if !self.in_window(spec, segment.sequence) {
             return self.ack(spec, None, now).with_drop(Dropped::OutsideWindow);
@@ -345,7 +346,11 @@ impl Connection {
                 self.state = State::Closed;
                 Outcome::default()
             }
-            Timer::SynAck { tries } => self.syn_ack(spec, tries, now),
+            Timer::SynAck { tries } => {
+                let mut outcome = self.syn_ack(spec, now);
+                outcome.timers.push(again_after(spec, tries + 1));
+                outcome
+            }
             Timer::Greeting { tries } => self.greet(spec, tries, now),
         }
     }
@@ -369,6 +374,12 @@ impl Connection {
         outcome.timers.push((RETRANSMIT * 2_u32.pow(tries.min(8)), again));
         outcome
     }
+}
+
+/// When the SYN-ACK is repeated after this many tries, if nobody has acknowledged it.
+fn again_after(spec: &Tcp, tries: u32) -> (Duration, Timer) {
+    let wait = spec.syn_ack_delay.0 + RETRANSMIT * 2_u32.pow(tries.min(8) - 1);
+    (wait, Timer::SynAck { tries })
 }
 
 /// Whether `a` comes before `b` in sequence space (RFC 9293 §3.4).

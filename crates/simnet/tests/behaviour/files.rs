@@ -78,6 +78,10 @@ fn mistakes_are_named_where_they_are() {
             format!("{hop}icmp = {{ unreachable_limit = {{ burst = 0 }} }}\n"),
             "2:8: r: a rate limit",
         ),
+        (
+            format!("{hop}[[target]]\nv4 = \"10.0.0.2\"\ntcp = {{ lose_syn_acks = 256 }}\n"),
+            "6:25: invalid value: integer `256`, expected u8",
+        ),
     ] {
         let error = Topology::parse("file.toml", &text).unwrap_err().to_string();
         assert!(

@@ -116,6 +116,32 @@ fn short_quotes_are_translated_too() {
 }
 
 #[test]
+fn quotes_with_options_or_extension_headers_are_translated_too() {
+    let topology = three(
+        &format!("[hop.nat]\nv4 = \"{OUTSIDE}\"\nv6 = \"{OUTSIDE_V6}\""),
+        "",
+    )
+    .replace(
+        "v4 = \"10.0.3.1\"",
+        "v4 = \"10.0.3.1\"\nicmp = { quote_options = true }",
+    );
+    let mut lab = Lab::new(&topology);
+    for target in [TARGET, TARGET_V6] {
+        // An extension header is in front of what the lab takes for the transport.
+        let extension = if ip(target).is_ipv4() { 0 } else { 8 };
+        for probe in [udp(target, 33_434, 3), echo(target, 77, 3, 3), syn(target, 80, 3)] {
+            let quote = lab.ask_one(&probe).quote();
+            assert_eq!(
+                quote.source,
+                ip(if ip(target).is_ipv4() { CLIENT } else { CLIENT_V6 })
+            );
+            let transport = &quote.transport[extension..];
+            assert_eq!(transport, &probe[probe.len() - transport.len()..]);
+        }
+    }
+}
+
+#[test]
 fn what_was_wrong_before_stays_wrong() {
     let mut lab = nat("");
     let mut probe = udp(TARGET, 7, 64);

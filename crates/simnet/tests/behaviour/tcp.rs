@@ -355,6 +355,27 @@ fn syn_acks_may_be_late_or_lost() {
     assert_eq!(heard[0].after, ms(8.0 + 1700.0 + 2700.0 + 700.0));
 }
 
+/// Whether the client repeats its SYN or the server its answer makes no difference.
+#[test]
+fn answers_to_repeated_syns_get_lost_too() {
+    let mut lab = lab("lose_syn_acks = 3");
+    let mut answers = || {
+        lab.send(&syn(TARGET, 80, 64));
+        lab.wait(ms(100.0)).len()
+    };
+    assert_eq!(
+        [answers(), answers(), answers(), answers(), answers()],
+        [0, 0, 0, 1, 1]
+    );
+}
+
+#[test]
+fn all_syn_acks_may_get_lost() {
+    let mut lab = lab("lose_syn_acks = 255");
+    lab.send(&syn(TARGET, 80, 64));
+    assert!(lab.ask(&syn(TARGET, 80, 64)).is_empty());
+}
+
 #[test]
 fn a_repeated_syn_is_answered_alike_and_another_one_resets() {
     let mut lab = lab("");
