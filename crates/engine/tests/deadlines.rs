@@ -10,7 +10,7 @@ use traceroute_wire::{IcmpError, Probe, ProbeKind, Reply};
 /// An engine with one trace whose first probe left at 0; the probe, and its token.
 fn begun(spec: TraceSpec) -> (Engine, traceroute_net::Token, Probe) {
     let mut engine = Engine::new(1, [7; 32]);
-    engine.start(at(0), spec, client(), 40_000).unwrap();
+    engine.start(at(0), spec, client(), 40_000).expect("a place");
     let Some(Action::Send { token, probe }) = engine.poll_action(at(0)) else {
         panic!("a probe is due")
     };
@@ -28,8 +28,8 @@ fn result(engine: &mut Engine) -> TraceResult {
             Event::Finished { result, .. } => Some(result),
             Event::Found { .. } => None,
         })
+        .expect("the end")
         .expect("a result")
-        .unwrap()
 }
 
 const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::TcpSyn];

@@ -158,7 +158,7 @@ fn an_echo_service_says_which_probe_it_answers() {
 /// The probe's datagram with its addresses and ports exchanged, which leaves the checksum right.
 fn echoed(probe: &Probe) -> Reply {
     let mut buffer = [0; MAX_PROBE_LEN];
-    let mut packet = probe.encode(&mut buffer).unwrap().to_vec();
+    let mut packet = probe.encode(&mut buffer).expect("room").to_vec();
     let (addresses, ports) = if probe.source.is_ipv4() {
         (12..20, 20..24)
     } else {

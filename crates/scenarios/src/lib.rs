@@ -20,4 +20,4 @@ pub mod table;
 
 pub use journal::Journal;
 pub use scenario::{Aspect, E2E_QUERIES, Expect, Family, Finding, Method, Outcome, Scenario};
-pub use simulation::{Interference, Simulation};
+pub use simulation::{Forger, Interference, Simulation};

@@ -12,10 +12,13 @@ use traceroute_wire::{Checksums, MAX_PROBE_LEN, decode};
 use crate::client::{Client, Told};
 use crate::journal::Journal;
 
+/// Makes of a genuine packet what is captured before it, and what after it.
+pub type Forger = Box<dyn FnMut(&[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>)>;
+
 /// What else arrives around a genuine packet.
 pub struct Interference {
-    /// Makes what is captured before and after it.
-    pub make: Box<dyn FnMut(&[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>)>,
+    /// Makes it.
+    pub make: Forger,
     /// How much earlier than the genuine packet it arrives by its stamp: an answer that is credited by mistake has another
     /// round-trip time than the genuine one.
     pub early: Duration,

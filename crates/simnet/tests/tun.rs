@@ -84,7 +84,7 @@ fn is_installed(test: &str, program: &str) -> bool {
         .status
         .success();
     if !found {
-        not_run(test, &format!("{program} is not installed"));
+        not_run(&format!("{test}: {program} is not installed"));
     }
     found
 }

@@ -1,5 +1,5 @@
 //! RTT error against a simulated path with known delays, idle and with the CPUs saturated by other processes, beside a run of
-//! `traceroute` on the same path where that is installed.
+//! `traceroute` on the same path where that is installed: with every protocol, in both families.
 //!
 //! ```text
 //! cargo build --release -p traceroute-simnet -p traceroute-bench && target/release/accuracy [ROUNDS]
@@ -7,9 +7,9 @@
 //!
 //! The error is what the tool reports minus the delay that the simulator really produced for that answer: from reading
 //! the probe from its device to writing the answer there, by its own log. What the device and the simulator's wake-up take
-//! counts as the tool's error.
+//! counts as the tool's error. Prints the table of `docs/accuracy.md`. Needs root: the simulator runs before all others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,10 @@ use datadog_traceroute::{Parameters, Request, Tracer};
 use futures_util::future::join_all;
 use traceroute_bench::percentile;
 
-const TARGET: &str = "198.51.100.11";
+const TARGETS: [(&str, &str); 2] = [("IPv4", "198.51.100.11"), ("IPv6", "2001:db8:ffff::11")];
+/// Our names, and traceroute's options.
+const PROTOCOLS: [(&str, &str); 3] = [("icmp", "-I"), ("udp", "-U -p 33434"), ("tcp", "-T -p 80")];
+const TCP_PORT: u16 = 80;
 const DELAYS: [&str; 4] = ["0.1", "1", "10", "100"];
 const TRACES_PER_ROUND: u32 = 8;
 /// Between the starts of traces, so that they do not queue for the simulator's one thread.
@@ -28,27 +31,42 @@ const STAGGER: Duration = Duration::from_micros(5300);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|first| first == "worker") {
-        return work(arguments.get(1).ok_or("no rounds")?.parse()?);
+    if let [worker, protocol, target, rounds] = &arguments[..]
+        && worker == "worker"
+    {
+        return work(protocol, target, rounds.parse()?);
     }
     let rounds = arguments.first().map_or("5", String::as_str);
     let directory = std::env::current_exe()?
         .parent()
         .ok_or("no directory")?
         .to_path_buf();
-    println!("error of the reported RTT, in µs                 samples      p50      p90      p99      max");
-    for load in ["idle", "saturated"] {
-        for delay in DELAYS {
-            let _burners = if load == "saturated" {
-                Burners::start()?
-            } else {
-                Burners(Vec::new())
-            };
-            let ours = measure_ours(&directory, delay, rounds)?;
-            print(&format!("{load:9} {delay:>4} ms  datadog-traceroute"), ours);
-            match measure_traceroute(&directory, delay, rounds) {
-                Ok(theirs) => print(&format!("{load:9} {delay:>4} ms  traceroute"), theirs),
-                Err(error) => println!("{load:9} {delay:>4} ms  traceroute: not run: {error}"),
+    println!("| probes | CPUs | RTT | by | samples | 50 % | 90 % | 99 % | most |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for (protocol, options) in PROTOCOLS {
+        for (family, target) in TARGETS {
+            for load in ["idle", "saturated"] {
+                for delay in DELAYS {
+                    let _burners = if load == "saturated" {
+                        Burners::start()?
+                    } else {
+                        Burners(Vec::new())
+                    };
+                    let path = SimulatedPath {
+                        directory: &directory,
+                        delay,
+                        target,
+                    };
+                    let what = format!("{protocol} {family} | {load} | {delay} ms");
+                    print(
+                        &format!("{what} | datadog-traceroute"),
+                        path.measure_ours(protocol, rounds)?,
+                    );
+                    match path.measure_traceroute(options, rounds) {
+                        Ok(theirs) => print(&format!("{what} | traceroute"), theirs),
+                        Err(error) => println!("| {what} | traceroute | not run: {error} | | | | |"),
+                    }
+                }
             }
         }
     }
@@ -59,7 +77,7 @@ fn print(what: &str, mut errors: Vec<f64>) {
     errors.sort_by(f64::total_cmp);
     let at = |share| percentile(&errors, share);
     println!(
-        "{what:45} {:>9} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
+        "| {what} | {} | {:.0} | {:.0} | {:.0} | {:.0} |",
         errors.len(),
         at(0.5),
         at(0.9),
@@ -91,106 +109,125 @@ impl Drop for Burners {
 
 /// What the simulator logged about one answer.
 struct Logged {
-    /// Echo identifier and sequence number of the probe.
+    /// Source port or echo identifier, and TTL.
     probe: (String, String),
     from: IpAddr,
     delay_us: f64,
 }
 
-/// Runs `command` on the path with this delay; its output and the simulator's log.
-fn simulate(
-    directory: &Path,
-    delay: &str,
-    command: &[String],
-) -> Result<(String, Vec<Logged>), Box<dyn Error>> {
-    let log: PathBuf = std::env::temp_dir().join(format!("accuracy-{}.csv", std::process::id()));
-    let output = Command::new(directory.join("traceroute-simnet"))
-        .args([
-            "run",
-            &format!("delay-{delay}ms"),
-            "--namespace",
-            "--realtime",
-            "--log-delays",
-        ])
-        .arg(&log)
-        .arg("--")
-        .args(command)
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("traceroute-simnet: {error}; build it first"))?;
-    let text = std::fs::read_to_string(&log)?;
-    std::fs::remove_file(&log)?;
-    if !output.status.success() {
-        return Err(format!("{command:?} failed: {}", output.status).into());
+/// A simulated path and where its target is.
+struct SimulatedPath<'a> {
+    /// Where the programs are.
+    directory: &'a Path,
+    /// RTT in milliseconds.
+    delay: &'a str,
+    target: &'a str,
+}
+
+impl SimulatedPath<'_> {
+    /// Runs `command` on the path; its output and the simulator's log.
+    fn simulate(&self, command: &[&str]) -> Result<(String, Vec<Logged>), Box<dyn Error>> {
+        let log: PathBuf = std::env::temp_dir().join(format!("accuracy-{}.csv", std::process::id()));
+        let output = Command::new(self.directory.join("traceroute-simnet"))
+            .args([
+                "run",
+                &format!("delay-{}ms", self.delay),
+                "--namespace",
+                "--realtime",
+                "--log-delays",
+            ])
+            .arg(&log)
+            .arg("--")
+            .args(command)
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(|error| format!("traceroute-simnet: {error}; build it first"))?;
+        let text = std::fs::read_to_string(&log)?;
+        std::fs::remove_file(&log)?;
+        if !output.status.success() {
+            return Err(format!("{command:?} failed: {}", output.status).into());
+        }
+        let logged = text.lines().skip(1).filter_map(parse_log_line).collect();
+        Ok((String::from_utf8(output.stdout)?, logged))
     }
-    let logged = text.lines().skip(1).filter_map(parse_log_line).collect();
-    Ok((String::from_utf8(output.stdout)?, logged))
+
+    fn measure_ours(&self, protocol: &str, rounds: &str) -> Result<Vec<f64>, Box<dyn Error>> {
+        let worker = std::env::current_exe()?.display().to_string();
+        let (output, log) = self.simulate(&[&worker, "worker", protocol, self.target, rounds])?;
+        // Ports come again in later rounds.
+        let mut known: HashMap<(String, String), VecDeque<f64>> = HashMap::new();
+        for logged in log {
+            known.entry(logged.probe).or_default().push_back(logged.delay_us);
+        }
+        let mut errors = Vec::new();
+        for line in output.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [port, ttl, rtt] = fields[..] else {
+                return Err(format!("unexpected: {line}").into());
+            };
+            let delay = known
+                .get_mut(&(port.to_owned(), ttl.to_owned()))
+                .and_then(VecDeque::pop_front)
+                .ok_or("a hop that the simulator did not answer")?;
+            errors.push(rtt.parse::<f64>()? * 1000.0 - delay);
+        }
+        Ok(errors)
+    }
+
+    fn measure_traceroute(&self, options: &str, rounds: &str) -> Result<Vec<f64>, Box<dyn Error>> {
+        let target = self.target;
+        let script = format!(
+            "for i in $(seq {rounds}); do traceroute -n {options} -q 1 -N 1 -w 2 {target} || exit 1; done"
+        );
+        let (output, log) = self.simulate(&["sh", "-c", &script])?;
+        // It prints hops in order and asks one after the other, so the n-th answer from an address is in the n-th line with it.
+        let mut by_address: HashMap<IpAddr, VecDeque<f64>> = HashMap::new();
+        for logged in log {
+            by_address
+                .entry(logged.from)
+                .or_default()
+                .push_back(logged.delay_us);
+        }
+        let mut errors = Vec::new();
+        for line in output.lines().filter(|line| line.contains(" ms")) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, address, rtt, "ms", ..] = fields[..] else {
+                continue;
+            };
+            let delay = by_address
+                .get_mut(&address.parse()?)
+                .and_then(VecDeque::pop_front)
+                .ok_or("more answers than the simulator gave")?;
+            errors.push(rtt.parse::<f64>()? * 1000.0 - delay);
+        }
+        Ok(errors)
+    }
 }
 
 /// number, 9 fields of the probe, from, `read_ns`, `due_ns`, `written_ns`.
 fn parse_log_line(line: &str) -> Option<Logged> {
     let fields: Vec<&str> = line.split(',').collect();
-    let [
-        _,
-        _,
-        _,
-        _,
-        _,
-        identifier,
-        _,
-        _,
-        _,
-        sequence,
-        from,
-        read,
-        _,
-        written,
-    ] = fields[..]
-    else {
+    let [_, _, _, ttl, _, port, _, _, _, _, from, read, _, written] = fields[..] else {
         return None;
     };
     let nanos = written.parse::<i64>().ok()? - read.parse::<i64>().ok()?;
     Some(Logged {
-        probe: (identifier.to_owned(), sequence.to_owned()),
+        probe: (port.to_owned(), ttl.to_owned()),
         from: from.parse().ok()?,
         delay_us: nanos as f64 / 1000.0,
     })
 }
 
-fn measure_ours(directory: &Path, delay: &str, rounds: &str) -> Result<Vec<f64>, Box<dyn Error>> {
-    let worker = std::env::current_exe()?.display().to_string();
-    let (output, log) = simulate(
-        directory,
-        delay,
-        &[worker, "worker".to_owned(), rounds.to_owned()],
-    )?;
-    let known: HashMap<(String, String), f64> = log
-        .into_iter()
-        .map(|logged| (logged.probe, logged.delay_us))
-        .collect();
-    let mut errors = Vec::new();
-    for line in output.lines() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let [identifier, ttl, rtt] = fields[..] else {
-            return Err(format!("unexpected: {line}").into());
-        };
-        let delay = known
-            .get(&(identifier.to_owned(), ttl.to_owned()))
-            .ok_or("a hop that the simulator did not answer")?;
-        errors.push(rtt.parse::<f64>()? * 1000.0 - delay);
-    }
-    Ok(errors)
-}
-
-/// Inside the namespace: traces, and prints identifier, TTL and RTT in ms of each hop.
-fn work(rounds: u32) -> Result<(), Box<dyn Error>> {
+/// Inside the namespace: traces, and prints source port or identifier, TTL and RTT in ms of each hop.
+fn work(protocol: &str, target: &str, rounds: u32) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let parameters = Parameters {
-            target: TARGET.to_owned(),
-            protocol: "icmp".to_owned(),
+            target: target.to_owned(),
+            protocol: protocol.to_owned(),
+            port: if protocol == "tcp" { TCP_PORT.into() } else { 33434 },
             traceroute_queries: 1,
             e2e_queries: 0,
             timeout_ms: 1000,
@@ -217,33 +254,6 @@ async fn trace_later(
     let runs = report.traceroute.runs.iter();
     let hops = runs.flat_map(|run| run.hops.iter().map(|hop| (run.source.port, hop)));
     let answered = hops.filter(|(_, hop)| hop.reachable);
-    let lines = answered.map(|(identifier, hop)| format!("{identifier} {} {}", hop.ttl, hop.rtt));
-    Ok(lines.collect::<Vec<_>>().join(
-        "
-",
-    ))
-}
-
-fn measure_traceroute(directory: &Path, delay: &str, rounds: &str) -> Result<Vec<f64>, Box<dyn Error>> {
-    let script =
-        format!("for i in $(seq {rounds}); do traceroute -n -I -q 1 -N 1 -w 2 {TARGET} || exit 1; done");
-    let (output, log) = simulate(directory, delay, &["sh".to_owned(), "-c".to_owned(), script])?;
-    // It prints hops in order and asks one after the other, so the n-th answer from an address is in the n-th line with it.
-    let mut by_address: HashMap<IpAddr, Vec<f64>> = HashMap::new();
-    for logged in log.into_iter().rev() {
-        by_address.entry(logged.from).or_default().push(logged.delay_us);
-    }
-    let mut errors = Vec::new();
-    for line in output.lines().filter(|line| line.ends_with(" ms")) {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, address, rtt, _] = fields[..] else {
-            continue;
-        };
-        let delays = by_address
-            .get_mut(&address.parse()?)
-            .ok_or("a hop that the simulator did not answer")?;
-        let delay = delays.pop().ok_or("more answers than the simulator gave")?;
-        errors.push(rtt.parse::<f64>()? * 1000.0 - delay);
-    }
-    Ok(errors)
+    let lines = answered.map(|(port, hop)| format!("{port} {} {}", hop.ttl, hop.rtt));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
 }
