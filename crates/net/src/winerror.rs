@@ -3,8 +3,6 @@
 use std::io;
 use std::net::IpAddr;
 
-use traceroute_wire::IcmpError;
-
 use crate::{NetError, Operation};
 
 pub(crate) const ERROR_FILE_NOT_FOUND: i32 = 2;
@@ -97,54 +95,6 @@ pub(crate) fn needs_driver(operation: Operation, address: Option<IpAddr>, what: 
     .with_hint("use --windows-driver")
 }
 
-/// What a status of the ICMP API (`IcmpSendEcho2`) means. The same numbers have different names in IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EchoStatus {
-    /// The target's echo reply.
-    Reply,
-    /// An ICMP error.
-    Error(IcmpError),
-    /// Nothing came in time, or the request was not sent.
-    Nothing,
-}
-
-impl EchoStatus {
-    pub(crate) fn of(status: u32, is_ipv6: bool) -> Self {
-        let code = if is_ipv6 { v6_code(status) } else { v4_code(status) };
-        match (status, code) {
-            (0, _) => EchoStatus::Reply,
-            // IP_TTL_EXPIRED_TRANSIT, IP_TIME_EXCEEDED.
-            (11_013 | 11_041, _) => EchoStatus::Error(IcmpError::TimeExceeded),
-            (_, Some(code)) => EchoStatus::Error(IcmpError::Unreachable { code }),
-            _ => EchoStatus::Nothing,
-        }
-    }
-}
-
-/// Network, host, protocol and port unreachable, fragmentation needed (RFC 792).
-fn v4_code(status: u32) -> Option<u8> {
-    match status {
-        11_002 => Some(0),
-        11_003 => Some(1),
-        11_004 => Some(2),
-        11_005 => Some(3),
-        11_009 => Some(4),
-        _ => None,
-    }
-}
-
-/// No route (or not known why), administratively prohibited, beyond scope, address and port unreachable (RFC 4443 §3.1).
-fn v6_code(status: u32) -> Option<u8> {
-    match status {
-        11_002 | 11_040 => Some(0),
-        11_004 => Some(1),
-        11_045 => Some(2),
-        11_003 => Some(3),
-        11_005 => Some(4),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -200,34 +150,7 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_same_status_differs_by_family() {
-        let code = |status, is_ipv6| match EchoStatus::of(status, is_ipv6) {
-            EchoStatus::Error(IcmpError::Unreachable { code }) => Some(code),
-            _ => None,
-        };
-        let v4: Vec<_> = [11_002, 11_003, 11_004, 11_005, 11_009, 11_010]
-            .map(|status| code(status, false))
-            .into();
-        assert_eq!(v4, [Some(0), Some(1), Some(2), Some(3), Some(4), None]);
-        let v6: Vec<_> = [11_002, 11_003, 11_004, 11_005, 11_045, 11_010]
-            .map(|status| code(status, true))
-            .into();
-        assert_eq!(v6, [Some(0), Some(3), Some(1), Some(4), Some(2), None]);
-        for is_ipv6 in [false, true] {
-            assert_eq!(EchoStatus::of(0, is_ipv6), EchoStatus::Reply);
-            let expired = EchoStatus::Error(IcmpError::TimeExceeded);
-            assert_eq!(EchoStatus::of(11_013, is_ipv6), expired);
-        }
-    }
-
     proptest! {
-        #[test]
-        fn any_status_means_something_and_only_0_a_reply(status: u32, is_ipv6: bool) {
-            let is_reply = EchoStatus::of(status, is_ipv6) == EchoStatus::Reply;
-            prop_assert_eq!(is_reply, status == 0);
-        }
-
         #[test]
         fn any_code_makes_an_error_that_names_its_address(code: i32) {
             prop_assert!(text(Operation::Send, code).contains("192.0.2.1"));
