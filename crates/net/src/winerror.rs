@@ -11,10 +11,12 @@ pub(crate) const ERROR_ACCESS_DENIED: i32 = 5;
 pub(crate) const ERROR_SERVICE_DOES_NOT_EXIST: i32 = 1060;
 pub(crate) const WSAEINTR: i32 = 10004;
 pub(crate) const WSAEACCES: i32 = 10013;
+pub(crate) const WSAEINVAL: i32 = 10022;
 pub(crate) const WSAEMFILE: i32 = 10024;
 pub(crate) const WSAEWOULDBLOCK: i32 = 10035;
 pub(crate) const WSAENOPROTOOPT: i32 = 10042;
 pub(crate) const WSAEPROTONOSUPPORT: i32 = 10043;
+pub(crate) const WSAEOPNOTSUPP: i32 = 10045;
 pub(crate) const WSAEAFNOSUPPORT: i32 = 10047;
 pub(crate) const WSAEADDRNOTAVAIL: i32 = 10049;
 pub(crate) const WSAENETDOWN: i32 = 10050;
@@ -71,17 +73,24 @@ fn advice(operation: Operation, code: i32) -> &'static str {
 }
 
 /// The error of sending a TCP segment over a raw socket, which client editions refuse; with which code is not
-/// documented, and reports name two.
-pub(crate) fn raw_tcp_error(address: IpAddr, source: io::Error) -> NetError {
-    let refused = matches!(source.raw_os_error(), Some(WSAEACCES | WSAEINTR));
+/// documented, and reports name these four. `is_server`: the edition; `None` where it is not known.
+pub(crate) fn raw_tcp_error(address: IpAddr, source: io::Error, is_server: Option<bool>) -> NetError {
+    let refusals = [WSAEINTR, WSAEACCES, WSAEINVAL, WSAEOPNOTSUPP];
+    let refused = source.raw_os_error().is_some_and(|code| refusals.contains(&code));
     let error = error(Operation::Send, Some(address), source);
-    if refused {
+    if refused && is_server != Some(true) {
         error.with_hint(
             "only Windows Server sends TCP over raw sockets: use --tcp-method syn_socket or --windows-driver",
         )
     } else {
         error
     }
+}
+
+/// The error of a driver that opens its device but takes no filters: its interface is another one.
+pub(crate) fn filter_error(source: io::Error) -> NetError {
+    NetError::new(Operation::OpenCapture, None, source)
+        .with_hint("needs ddnpm 2.10 or later: update the Datadog Agent")
 }
 
 /// Something that only the driver can do here.
@@ -118,17 +127,23 @@ mod tests {
 
     #[test]
     fn raw_tcp_on_client_editions_names_what_works() {
-        for code in [WSAEACCES, WSAEINTR] {
-            let text = raw_tcp_error(TARGET, io::Error::from_raw_os_error(code)).to_string();
-            assert!(
-                text.contains("syn_socket") && text.contains("--windows-driver"),
-                "{text}"
-            );
+        let text = |code, is_server| {
+            raw_tcp_error(TARGET, io::Error::from_raw_os_error(code), is_server).to_string()
+        };
+        for code in [WSAEACCES, WSAEINTR, WSAEINVAL, WSAEOPNOTSUPP] {
+            for unlike_server in [Some(false), None] {
+                let text = text(code, unlike_server);
+                assert!(
+                    text.contains("syn_socket") && text.contains("--windows-driver"),
+                    "{text}"
+                );
+            }
+            assert!(!text(code, Some(true)).contains("syn_socket"), "{code}");
         }
-        let text = raw_tcp_error(TARGET, io::Error::from_raw_os_error(WSAEHOSTUNREACH)).to_string();
+        let no_route = text(WSAENETUNREACH, Some(false));
         assert!(
-            text.contains("no route") && !text.contains("syn_socket"),
-            "{text}"
+            no_route.contains("no route") && !no_route.contains("syn_socket"),
+            "{no_route}"
         );
     }
 
@@ -139,6 +154,12 @@ mod tests {
             assert!(text(Operation::OpenCapture, code).contains("ddnpm is not running"));
         }
         assert!(text(Operation::OpenCapture, ERROR_ACCESS_DENIED).contains("Administrator"));
+    }
+
+    #[test]
+    fn a_driver_that_is_too_old_says_which_is_needed() {
+        let text = filter_error(io::Error::from_raw_os_error(87)).to_string();
+        assert!(text.contains("needs ddnpm 2.10 or later"), "{text}");
     }
 
     #[test]
