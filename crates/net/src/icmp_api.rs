@@ -123,53 +123,49 @@ mod tests {
     const ROUTER: [u8; 4] = [192, 0, 2, 1];
     const ROUTER_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
-    fn answered(address: impl Into<IpAddr>, error: Option<IcmpError>) -> Answer {
-        Answer {
-            from: address.into(),
-            error,
-        }
+    /// What a router's answer with this status is read as.
+    fn read(is_ipv6: bool, status: u32, parsed: bool) -> Option<Answer> {
+        let buffer = if is_ipv6 {
+            v6_reply(ROUTER_6, status)
+        } else {
+            v4_reply(ROUTER, status)
+        };
+        answer(&buffer, is_ipv6, parsed)
     }
+
+    fn answered(is_ipv6: bool, error: Option<IcmpError>) -> Answer {
+        let from = if is_ipv6 { ROUTER_6.into() } else { ROUTER.into() };
+        Answer { from, error }
+    }
+
+    const PROHIBITED_OR_HOST: Option<IcmpError> = Some(IcmpError::Unreachable { code: 1 });
 
     #[test]
     fn replies_and_errors_are_read_with_who_sent_them() {
-        let unreachable = |code| Some(IcmpError::Unreachable { code });
-        for (status, error) in [
-            (0, None),
-            (11_013, Some(IcmpError::TimeExceeded)),
-            (11_003, unreachable(1)),
-        ] {
-            let buffer = v4_reply(ROUTER, status);
-            assert_eq!(
-                answer(&buffer, false, true),
-                Some(answered(ROUTER, error)),
-                "{status}"
-            );
-        }
-        for (status, error) in [
-            (0, None),
-            (11_013, Some(IcmpError::TimeExceeded)),
-            (11_004, unreachable(1)),
-        ] {
-            let buffer = v6_reply(ROUTER_6, status);
-            assert_eq!(
-                answer(&buffer, true, true),
-                Some(answered(ROUTER_6, error)),
-                "{status}"
-            );
+        for (is_ipv6, unreachable) in [(false, 11_003), (true, 11_004)] {
+            for (status, error) in [
+                (0, None),
+                (11_013, Some(IcmpError::TimeExceeded)),
+                (unreachable, PROHIBITED_OR_HOST),
+            ] {
+                assert_eq!(
+                    read(is_ipv6, status, true),
+                    Some(answered(is_ipv6, error)),
+                    "{status}"
+                );
+            }
         }
     }
 
     #[test]
     fn errors_that_the_api_does_not_parse_count_all_the_same() {
-        let prohibited = Some(IcmpError::Unreachable { code: 1 });
-        assert_eq!(
-            answer(&v6_reply(ROUTER_6, 11_004), true, false),
-            Some(answered(ROUTER_6, prohibited))
-        );
-        assert_eq!(
-            answer(&v4_reply(ROUTER, 11_003), false, false),
-            Some(answered(ROUTER, prohibited))
-        );
+        for (is_ipv6, unreachable) in [(false, 11_003), (true, 11_004)] {
+            let expected = answered(is_ipv6, PROHIBITED_OR_HOST);
+            assert_eq!(read(is_ipv6, unreachable, false), Some(expected));
+            // Success is the API's to find; and IP_REQ_TIMED_OUT.
+            assert_eq!(read(is_ipv6, 0, false), None);
+            assert_eq!(read(is_ipv6, 11_010, false), None);
+        }
     }
 
     #[test]
@@ -185,10 +181,6 @@ mod tests {
             answer(&v6_reply(Ipv6Addr::UNSPECIFIED, 11_003), true, false),
             None
         );
-        // IP_REQ_TIMED_OUT.
-        assert_eq!(answer(&v6_reply(ROUTER_6, 11_010), true, false), None);
-        // Success is the API's to find.
-        assert_eq!(answer(&v4_reply(ROUTER, 0), false, false), None);
     }
 
     #[test]
