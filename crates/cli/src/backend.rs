@@ -2,7 +2,7 @@
 
 use datadog_traceroute::system::{Access, access, keep_probing_privileges};
 pub(crate) use datadog_traceroute::{Error, Progress, start_windows_driver};
-use datadog_traceroute::{Options, Report, Request, TcpMethod, Tracer};
+use datadog_traceroute::{Options, Protocol, Report, Request, TcpMethod, Tracer};
 
 /// From so many runs on, all at once, it is worth the time to make room for their replies.
 const MANY_RUNS: u32 = 100;
@@ -29,11 +29,49 @@ pub(crate) fn drop_privileges() {
 
 /// What a user should know before a trace: that this process has less than it takes to do everything.
 pub(crate) fn notice(request: &Request) -> Option<String> {
-    match access() {
+    notice_of(access(), request)
+}
+
+fn notice_of(access: Access, request: &Request) -> Option<String> {
+    // These need no raw sockets.
+    let does_without = request.windows_driver || request.tcp_method == TcpMethod::SynSocket;
+    match access {
         // Without anything the trace fails, and says why.
         Access::Raw | Access::None => None,
-        // These do not need what is missing.
-        Access::IcmpApi if request.windows_driver || request.tcp_method == TcpMethod::SynSocket => None,
-        access @ (Access::Ordinary | Access::IcmpApi) => Some(access.to_string()),
+        Access::RawWithoutTcp if request.protocol != Protocol::Tcp => None,
+        // Fails without the driver, and says so.
+        Access::RawWithoutTcp if request.tcp_method == TcpMethod::Sack => None,
+        Access::RawWithoutTcp | Access::IcmpApi if does_without => None,
+        Access::RawWithoutTcp | Access::Ordinary | Access::IcmpApi => Some(access.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datadog_traceroute::Parameters;
+
+    use super::*;
+
+    fn request(protocol: Protocol, windows_driver: bool) -> Request {
+        let parameters = Parameters {
+            target: "192.0.2.1".to_owned(),
+            protocol: protocol.to_string(),
+            windows_driver,
+            ..Parameters::default()
+        };
+        parameters.validate().unwrap()
+    }
+
+    #[test]
+    fn on_a_client_edition_of_windows_tcp_comes_with_a_notice_of_what_works() {
+        let notice = |protocol, driver| notice_of(Access::RawWithoutTcp, &request(protocol, driver));
+        let text = notice(Protocol::Tcp, false).unwrap();
+        assert!(
+            text.contains("syn_socket") && text.contains("--windows-driver"),
+            "{text}"
+        );
+        assert_eq!(notice(Protocol::Tcp, true), None);
+        assert_eq!(notice(Protocol::Udp, false), None);
+        assert_eq!(notice(Protocol::Icmp, false), None);
     }
 }

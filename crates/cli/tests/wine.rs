@@ -94,6 +94,13 @@ impl Lane {
         command
     }
 
+    /// The HTTP service at a free port.
+    fn server(&self) -> Command {
+        let mut command = self.command("WINDOWS_SERVER");
+        command.args(["--addr", "127.0.0.1:0"]);
+        command
+    }
+
     fn path(&self) -> Path {
         let [v4, _] = paths(&self.chain);
         v4
@@ -170,7 +177,10 @@ fn udp_over_raw_sockets_shows_every_hop() {
 #[test]
 fn tcp_syn_over_raw_sockets_shows_every_hop() {
     let lane = Lane::new();
-    lane.trace("--proto tcp --port 80");
+    let outcome = lane.trace("--proto tcp --port 80");
+    // Wine calls itself a client edition, although it can.
+    let notice = "this edition of Windows sends no TCP over raw sockets";
+    assert!(outcome.stderr.starts_with(notice), "{outcome:?}");
     // A closed port's target answers too.
     lane.trace("--proto tcp --port 81");
 }
@@ -283,7 +293,7 @@ fn without_rights_the_icmp_api_shows_every_hop_and_the_rest_says_what_it_needs()
     );
 }
 
-/// The HTTP service under Wine.
+/// The HTTP service under Wine, listening.
 struct Server<'l> {
     lane: &'l Lane,
     child: Child,
@@ -293,8 +303,7 @@ struct Server<'l> {
 impl<'l> Server<'l> {
     fn start(lane: &'l Lane) -> Self {
         let mut child = lane
-            .command("WINDOWS_SERVER")
-            .args(["--addr", "127.0.0.1:0"])
+            .server()
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -358,4 +367,29 @@ fn the_server_answers_and_ends_when_told_to() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn without_the_driver_a_server_that_needs_it_does_not_start_and_a_request_for_it_fails() {
+    const MISSING: &str = "could not open service ddnpm: ";
+    let lane = Lane::new();
+    let outcome = end(start(lane.server().arg("--windows-driver")));
+    assert_eq!(outcome.status, Some(1), "{outcome:?}");
+    let error = outcome.stderr.lines().last().unwrap();
+    assert!(
+        error.starts_with("Error: cannot start the driver: ") && error.contains(MISSING),
+        "{error}"
+    );
+
+    let mut server = Server::start(&lane);
+    let query = "protocol=icmp&traceroute-queries=1&e2e-queries=0&windows-driver=true";
+    let (status, body) = server.get(&format!("/traceroute?target={}&{query}", lane.path().target));
+    assert_eq!(status, 500, "{body}");
+    assert!(body.contains(MISSING), "{body}");
+    // The next one, which does not ask for it, is traced.
+    let query = "protocol=icmp&traceroute-queries=1&e2e-queries=0";
+    let (status, body) = server.get(&format!("/traceroute?target={}&{query}", lane.path().target));
+    assert_eq!(status, 200, "{body}");
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
 }

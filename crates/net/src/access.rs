@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Access {
     /// By raw sockets and a capture: everything that the system can do.
     Raw,
+    /// The same but for TCP, which this system refuses or drops (client editions of Windows).
+    RawWithoutTcp,
     /// By ordinary sockets only, which lack TCP SACK and some precision (Linux).
     Ordinary,
     /// ICMP by the system's ICMP API, TCP SYN by the system's own connects (Windows without administrator rights).
@@ -20,6 +22,10 @@ impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Access::Raw => "probing through raw sockets",
+            Access::RawWithoutTcp => {
+                "this edition of Windows sends no TCP over raw sockets; TCP can be probed with --tcp-method syn_socket or \
+                 --windows-driver"
+            }
             Access::Ordinary => {
                 "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run with \
                  sudo, or `setcap cap_net_raw+ep <binary>`"

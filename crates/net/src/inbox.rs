@@ -2,22 +2,26 @@
 //!
 //! For systems without receive timestamps from the kernel: a thread that does nothing but receive reads the clock right
 //! after, however busy the engine's thread is. Bounded: what does not fit is counted as dropped.
+//!
+//! What is captured is all that the host receives of some protocols. What cannot answer a probe is only counted here:
+//! it neither takes the place of replies nor wakes the engine.
+
+mod watched;
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use traceroute_wire::{Ignored, Reply};
+use traceroute_wire::{Checksums, Ignored, Reply, ReplyKind, decode};
 
-use crate::{Answer, ConnectionId, NetError, NetworkEvent, Time, Token};
+use crate::{Answer, ConnectionId, NetError, NetworkEvent, Time, Token, Transport};
+use watched::WatchedPorts;
 
 /// What a thread has to tell.
 #[derive(Debug)]
 pub(crate) enum Item {
     /// A decoded packet.
     Reply { reply: Reply, at: Time },
-    /// A packet that is no reply.
-    Ignored(Ignored),
     /// The system matched an answer to its probe.
     Answered { token: Token, answer: Answer, at: Time },
     /// A connection is open.
@@ -29,17 +33,13 @@ pub(crate) enum Item {
 impl Item {
     /// Whether the item may be dropped for want of room. The others are at most one for each call of the engine.
     fn is_droppable(&self) -> bool {
-        matches!(
-            self,
-            Item::Reply { .. } | Item::Ignored(_) | Item::Answered { .. }
-        )
+        matches!(self, Item::Reply { .. } | Item::Answered { .. })
     }
 
     /// Hands the item to the engine.
     pub(crate) fn deliver(self, events: &mut dyn FnMut(NetworkEvent<'_>)) {
         events(match &self {
             Item::Reply { reply, at } => NetworkEvent::Reply { reply, at: *at },
-            Item::Ignored(reason) => NetworkEvent::Ignored(*reason),
             Item::Answered { token, answer, at } => NetworkEvent::Answered {
                 token: *token,
                 answer: *answer,
@@ -51,12 +51,16 @@ impl Item {
     }
 }
 
+/// Packets that are no reply, by [`Ignored::index`].
+pub(crate) type IgnoredCounts = [u64; Ignored::ALL.len()];
+
 /// A queue with any number of writers and one reader.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
     changed: Condvar,
     capacity: usize,
+    watched: WatchedPorts,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +70,8 @@ struct State {
     broken: Option<NetError>,
     packets: u64,
     dropped: u64,
+    /// Not yet taken.
+    ignored: IgnoredCounts,
 }
 
 impl Inbox {
@@ -75,17 +81,52 @@ impl Inbox {
             state: Mutex::default(),
             changed: Condvar::new(),
             capacity,
+            watched: WatchedPorts::new(),
         }
+    }
+
+    /// The ports that captured segments and datagrams may be for.
+    pub(crate) fn watched(&self) -> &WatchedPorts {
+        &self.watched
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Adds a captured packet, which arrived `at`, or counts it when it is no reply.
+    ///
+    /// Checksums of TCP and UDP are not verified: on loopback nobody computes them, and segments that the network card
+    /// has merged have none that is right.
+    pub(crate) fn receive(&self, packet: &[u8], at: Time) {
+        match decode(packet, Checksums::Offloaded) {
+            Ok(reply) if self.may_answer(&reply) => self.push(Item::Reply { reply, at }),
+            Ok(_) => self.ignore(Ignored::NotAnAnswer),
+            Err(reason) => self.ignore(reason),
+        }
+    }
+
+    fn may_answer(&self, reply: &Reply) -> bool {
+        match &reply.kind {
+            ReplyKind::Tcp(tcp) => self.watched.contains(Transport::Tcp, tcp.destination_port),
+            ReplyKind::Udp(udp) => self.watched.contains(Transport::Udp, udp.destination_port),
+            ReplyKind::IcmpError { .. } | ReplyKind::Echo { .. } => true,
+        }
+    }
+
+    /// Counts a packet that is no reply.
+    pub(crate) fn ignore(&self, reason: Ignored) {
+        let mut state = self.state();
+        state.packets += 1;
+        if let Some(count) = state.ignored.get_mut(reason.index()) {
+            *count += 1;
+        }
+    }
+
     /// Adds an item.
     pub(crate) fn push(&self, item: Item) {
         let mut state = self.state();
-        state.packets += u64::from(matches!(item, Item::Reply { .. } | Item::Ignored(_)));
+        state.packets += u64::from(matches!(item, Item::Reply { .. }));
         if item.is_droppable() && state.items.len() >= self.capacity {
             state.dropped += 1;
             return;
@@ -150,6 +191,19 @@ impl Inbox {
         Ok(())
     }
 
+    /// Takes the counts of packets that are no reply, of each reason at most `limit`: the others are for the next call.
+    pub(crate) fn take_ignored(&self, limit: u64) -> IgnoredCounts {
+        let mut state = self.state();
+        std::array::from_fn(|index| {
+            let waiting = state.ignored.get_mut(index);
+            waiting.map_or(0, |waiting| {
+                let taken = (*waiting).min(limit);
+                *waiting -= taken;
+                taken
+            })
+        })
+    }
+
     /// Packets received and packets dropped, so far.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let state = self.state();
@@ -165,6 +219,34 @@ mod tests {
 
     use super::*;
     use crate::Operation;
+
+    /// From 192.0.2.1 to 192.0.2.2, with checksums that nobody verifies here.
+    const ECHO_REPLY: [u8; 28] = [
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, // IPv4
+        0, 0, 0xFF, 0xF8, 0, 7, 0, 0, // ICMP
+    ];
+
+    /// A datagram from 192.0.2.1 to this port of 192.0.2.2.
+    fn datagram(port: u16) -> Vec<u8> {
+        let mut packet = vec![
+            0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
+        ];
+        let [high, low] = port.to_be_bytes();
+        packet.extend([0, 53, high, low, 0, 8, 0, 0]);
+        packet
+    }
+
+    /// A SYN-ACK, likewise.
+    fn segment(port: u16) -> Vec<u8> {
+        let mut packet = vec![
+            0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
+        ];
+        let [high, low] = port.to_be_bytes();
+        packet.extend([
+            0, 80, high, low, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x12, 0, 1, 0, 0, 0, 0,
+        ]);
+        packet
+    }
 
     fn take(inbox: &Inbox, timeout: Option<Duration>, limit: usize) -> Vec<Item> {
         let mut batch = Vec::new();
@@ -196,12 +278,60 @@ mod tests {
     fn packets_that_do_not_fit_are_counted_but_outcomes_of_connections_are_kept() {
         let inbox = Inbox::new(2);
         for _ in 0..5 {
-            inbox.push(Item::Ignored(Ignored::Malformed));
+            inbox.receive(&ECHO_REPLY, Time::from_nanos(1));
         }
         inbox.push(Item::Connected(ConnectionId(1)));
         inbox.count_drops(10);
         assert_eq!(inbox.counts(), (5, 13));
         assert_eq!(take(&inbox, None, 10).len(), 3);
+    }
+
+    #[test]
+    fn a_flood_of_foreign_packets_neither_wakes_the_engine_nor_takes_the_place_of_replies() {
+        let inbox = Inbox::new(2);
+        inbox.watched().add(Transport::Udp, 50_000);
+        let foreign = [segment(50_000), datagram(50_001), vec![0; 3]];
+        for packet in foreign.iter().cycle().take(3000) {
+            inbox.receive(packet, Time::from_nanos(1));
+        }
+        assert!(take(&inbox, Some(Duration::ZERO), 10).is_empty());
+        inbox.receive(&datagram(50_000), Time::from_nanos(2));
+        let items = take(&inbox, None, 10);
+        assert!(matches!(items[..], [Item::Reply { .. }]), "{items:?}");
+        assert_eq!(inbox.counts(), (3001, 0));
+    }
+
+    #[test]
+    fn segments_and_datagrams_are_replies_while_their_port_is_watched() {
+        let inbox = Inbox::new(10);
+        let replies = |packet: &[u8]| {
+            inbox.receive(packet, Time::from_nanos(1));
+            take(&inbox, Some(Duration::ZERO), 10).len()
+        };
+        for (transport, packet) in [(Transport::Tcp, segment(5)), (Transport::Udp, datagram(5))] {
+            assert_eq!(replies(&packet), 0);
+            inbox.watched().add(transport, 5);
+            assert_eq!(replies(&packet), 1, "{transport:?}");
+            inbox.watched().remove(transport, 5);
+            assert_eq!(replies(&packet), 0);
+        }
+    }
+
+    #[test]
+    fn ignored_packets_are_counted_by_reason_a_part_at_a_time() {
+        let inbox = Inbox::new(10);
+        for _ in 0..5 {
+            inbox.ignore(Ignored::Malformed);
+        }
+        inbox.ignore(Ignored::ForeignQuote);
+        let of = |counts: IgnoredCounts, reason: Ignored| counts[reason.index()];
+        let first = inbox.take_ignored(3);
+        assert_eq!(
+            (of(first, Ignored::Malformed), of(first, Ignored::ForeignQuote)),
+            (3, 1)
+        );
+        assert_eq!(of(inbox.take_ignored(3), Ignored::Malformed), 2);
+        assert_eq!(inbox.take_ignored(3), IgnoredCounts::default());
     }
 
     #[test]
@@ -229,7 +359,7 @@ mod tests {
     #[test]
     fn a_broken_inbox_delivers_what_came_before() {
         let inbox = Inbox::new(10);
-        inbox.push(Item::Ignored(Ignored::Truncated));
+        inbox.receive(&ECHO_REPLY, Time::from_nanos(1));
         inbox.break_down(NetError::new(
             Operation::Receive,
             None,

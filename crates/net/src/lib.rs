@@ -20,6 +20,9 @@ mod time;
 mod ddnpm;
 #[cfg(any(windows, test))]
 #[cfg_attr(not(windows), allow(dead_code))]
+mod icmp_api;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(dead_code))]
 mod inbox;
 #[cfg(any(windows, test))]
 #[cfg_attr(not(windows), allow(dead_code))]

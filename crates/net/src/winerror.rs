@@ -3,8 +3,6 @@
 use std::io;
 use std::net::IpAddr;
 
-use traceroute_wire::IcmpError;
-
 use crate::{NetError, Operation};
 
 pub(crate) const ERROR_FILE_NOT_FOUND: i32 = 2;
@@ -13,10 +11,12 @@ pub(crate) const ERROR_ACCESS_DENIED: i32 = 5;
 pub(crate) const ERROR_SERVICE_DOES_NOT_EXIST: i32 = 1060;
 pub(crate) const WSAEINTR: i32 = 10004;
 pub(crate) const WSAEACCES: i32 = 10013;
+pub(crate) const WSAEINVAL: i32 = 10022;
 pub(crate) const WSAEMFILE: i32 = 10024;
 pub(crate) const WSAEWOULDBLOCK: i32 = 10035;
 pub(crate) const WSAENOPROTOOPT: i32 = 10042;
 pub(crate) const WSAEPROTONOSUPPORT: i32 = 10043;
+pub(crate) const WSAEOPNOTSUPP: i32 = 10045;
 pub(crate) const WSAEAFNOSUPPORT: i32 = 10047;
 pub(crate) const WSAEADDRNOTAVAIL: i32 = 10049;
 pub(crate) const WSAENETDOWN: i32 = 10050;
@@ -73,17 +73,24 @@ fn advice(operation: Operation, code: i32) -> &'static str {
 }
 
 /// The error of sending a TCP segment over a raw socket, which client editions refuse; with which code is not
-/// documented, and reports name two.
-pub(crate) fn raw_tcp_error(address: IpAddr, source: io::Error) -> NetError {
-    let refused = matches!(source.raw_os_error(), Some(WSAEACCES | WSAEINTR));
+/// documented, and reports name these four. `is_server`: the edition; `None` where it is not known.
+pub(crate) fn raw_tcp_error(address: IpAddr, source: io::Error, is_server: Option<bool>) -> NetError {
+    let refusals = [WSAEINTR, WSAEACCES, WSAEINVAL, WSAEOPNOTSUPP];
+    let refused = source.raw_os_error().is_some_and(|code| refusals.contains(&code));
     let error = error(Operation::Send, Some(address), source);
-    if refused {
+    if refused && is_server != Some(true) {
         error.with_hint(
             "only Windows Server sends TCP over raw sockets: use --tcp-method syn_socket or --windows-driver",
         )
     } else {
         error
     }
+}
+
+/// The error of a driver that opens its device but takes no filters: its interface is another one.
+pub(crate) fn filter_error(source: io::Error) -> NetError {
+    NetError::new(Operation::OpenCapture, None, source)
+        .with_hint("needs ddnpm 2.10 or later: update the Datadog Agent")
 }
 
 /// Something that only the driver can do here.
@@ -95,54 +102,6 @@ pub(crate) fn needs_driver(operation: Operation, address: Option<IpAddr>, what: 
         io::Error::new(io::ErrorKind::Unsupported, text),
     )
     .with_hint("use --windows-driver")
-}
-
-/// What a status of the ICMP API (`IcmpSendEcho2`) means. The same numbers have different names in IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EchoStatus {
-    /// The target's echo reply.
-    Reply,
-    /// An ICMP error.
-    Error(IcmpError),
-    /// Nothing came in time, or the request was not sent.
-    Nothing,
-}
-
-impl EchoStatus {
-    pub(crate) fn of(status: u32, is_ipv6: bool) -> Self {
-        let code = if is_ipv6 { v6_code(status) } else { v4_code(status) };
-        match (status, code) {
-            (0, _) => EchoStatus::Reply,
-            // IP_TTL_EXPIRED_TRANSIT, IP_TIME_EXCEEDED.
-            (11_013 | 11_041, _) => EchoStatus::Error(IcmpError::TimeExceeded),
-            (_, Some(code)) => EchoStatus::Error(IcmpError::Unreachable { code }),
-            _ => EchoStatus::Nothing,
-        }
-    }
-}
-
-/// Network, host, protocol and port unreachable, fragmentation needed (RFC 792).
-fn v4_code(status: u32) -> Option<u8> {
-    match status {
-        11_002 => Some(0),
-        11_003 => Some(1),
-        11_004 => Some(2),
-        11_005 => Some(3),
-        11_009 => Some(4),
-        _ => None,
-    }
-}
-
-/// No route (or not known why), administratively prohibited, beyond scope, address and port unreachable (RFC 4443 §3.1).
-fn v6_code(status: u32) -> Option<u8> {
-    match status {
-        11_002 | 11_040 => Some(0),
-        11_004 => Some(1),
-        11_045 => Some(2),
-        11_003 => Some(3),
-        11_005 => Some(4),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -168,17 +127,23 @@ mod tests {
 
     #[test]
     fn raw_tcp_on_client_editions_names_what_works() {
-        for code in [WSAEACCES, WSAEINTR] {
-            let text = raw_tcp_error(TARGET, io::Error::from_raw_os_error(code)).to_string();
-            assert!(
-                text.contains("syn_socket") && text.contains("--windows-driver"),
-                "{text}"
-            );
+        let text = |code, is_server| {
+            raw_tcp_error(TARGET, io::Error::from_raw_os_error(code), is_server).to_string()
+        };
+        for code in [WSAEACCES, WSAEINTR, WSAEINVAL, WSAEOPNOTSUPP] {
+            for unlike_server in [Some(false), None] {
+                let text = text(code, unlike_server);
+                assert!(
+                    text.contains("syn_socket") && text.contains("--windows-driver"),
+                    "{text}"
+                );
+            }
+            assert!(!text(code, Some(true)).contains("syn_socket"), "{code}");
         }
-        let text = raw_tcp_error(TARGET, io::Error::from_raw_os_error(WSAEHOSTUNREACH)).to_string();
+        let no_route = text(WSAENETUNREACH, Some(false));
         assert!(
-            text.contains("no route") && !text.contains("syn_socket"),
-            "{text}"
+            no_route.contains("no route") && !no_route.contains("syn_socket"),
+            "{no_route}"
         );
     }
 
@@ -192,6 +157,12 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_that_is_too_old_says_which_is_needed() {
+        let text = filter_error(io::Error::from_raw_os_error(87)).to_string();
+        assert!(text.contains("needs ddnpm 2.10 or later"), "{text}");
+    }
+
+    #[test]
     fn what_needs_the_driver_says_so() {
         let text = needs_driver(Operation::Connect, Some(TARGET), "SACK traceroute is").to_string();
         assert!(
@@ -200,34 +171,7 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_same_status_differs_by_family() {
-        let code = |status, is_ipv6| match EchoStatus::of(status, is_ipv6) {
-            EchoStatus::Error(IcmpError::Unreachable { code }) => Some(code),
-            _ => None,
-        };
-        let v4: Vec<_> = [11_002, 11_003, 11_004, 11_005, 11_009, 11_010]
-            .map(|status| code(status, false))
-            .into();
-        assert_eq!(v4, [Some(0), Some(1), Some(2), Some(3), Some(4), None]);
-        let v6: Vec<_> = [11_002, 11_003, 11_004, 11_005, 11_045, 11_010]
-            .map(|status| code(status, true))
-            .into();
-        assert_eq!(v6, [Some(0), Some(3), Some(1), Some(4), Some(2), None]);
-        for is_ipv6 in [false, true] {
-            assert_eq!(EchoStatus::of(0, is_ipv6), EchoStatus::Reply);
-            let expired = EchoStatus::Error(IcmpError::TimeExceeded);
-            assert_eq!(EchoStatus::of(11_013, is_ipv6), expired);
-        }
-    }
-
     proptest! {
-        #[test]
-        fn any_status_means_something_and_only_0_a_reply(status: u32, is_ipv6: bool) {
-            let is_reply = EchoStatus::of(status, is_ipv6) == EchoStatus::Reply;
-            prop_assert_eq!(is_reply, status == 0);
-        }
-
         #[test]
         fn any_code_makes_an_error_that_names_its_address(code: i32) {
             prop_assert!(text(Operation::Send, code).contains("192.0.2.1"));

@@ -6,8 +6,9 @@ use crate::Time;
 
 /// No packet waits longer than this to be read; an older stamp is from before a step of the wall clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// The finest tick of the Windows system time, unless it is read precisely.
-const FINEST_TICK: Duration = Duration::from_micros(500);
+/// Closer than any two ticks of the Windows system time, unless it is read precisely: the finest are about 500 µs, now a
+/// little more and now a little less.
+const CLOSER_THAN_TICKS: Duration = Duration::from_micros(100);
 
 /// Decides between two clocks. The driver's stamp is right however late the read is, but whether it is from the precise
 /// system time or from the one that moves in ticks of up to 16 ms is not documented. So it counts only once two stamps
@@ -24,7 +25,7 @@ impl Stamps {
     pub(crate) fn arrival(&mut self, stamp: u64, read: Time, wall: SystemTime) -> Time {
         if let Some(last) = self.last.replace(stamp) {
             let apart = Duration::from_nanos(stamp.abs_diff(last));
-            self.precise |= !apart.is_zero() && apart < FINEST_TICK;
+            self.precise |= !apart.is_zero() && apart < CLOSER_THAN_TICKS;
         }
         let now = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         match now.checked_sub(Duration::from_nanos(stamp)) {
@@ -58,7 +59,7 @@ mod tests {
             "not known yet"
         );
         assert_eq!(
-            stamps.arrival(EPOCH + 100_000, ms(50), wall(3 * MS + 100_000)),
+            stamps.arrival(EPOCH + 90_000, ms(50), wall(3 * MS + 90_000)),
             ms(47)
         );
         assert_eq!(
@@ -74,6 +75,17 @@ mod tests {
         for (packet, tick) in [(1, 0), (2, 0), (15, 0), (17, 16), (30, 16), (33, 32)] {
             let at = stamps.arrival(EPOCH + tick * MS, ms(100 + packet), wall(packet * MS));
             assert_eq!(at, ms(100 + packet));
+        }
+    }
+
+    #[test]
+    fn the_finest_ticks_are_not_taken_for_precise() {
+        let mut stamps = Stamps::default();
+        for packet in 1..20 {
+            // The system rounds them to 100 ns.
+            let stamp = EPOCH + packet * 499_900;
+            let wall = wall(packet * 499_900 + 400_000);
+            assert_eq!(stamps.arrival(stamp, ms(100), wall), ms(100));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Filter definitions: which packets the driver copies to a handle.
 
+use crate::Transport;
+
 /// Size of a definition, in bytes.
 pub(crate) const DEFINITION_LEN: usize = 0xA0;
 
@@ -21,6 +23,7 @@ const AF_INET6: u64 = 23;
 const ICMP: u64 = 1;
 const ICMPV6: u64 = 58;
 const TCP: u64 = 6;
+const UDP: u64 = 17;
 
 /// Inbound packets of one protocol, for any address, port and interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,14 +40,21 @@ pub(crate) const ICMP_DEFINITIONS: [Definition; 2] = [
     Definition::new(AF_INET6, ICMPV6, false),
 ];
 
-/// Segments from targets. The stack takes those of a connection (SACK) and discards those for ports that it knows
-/// nothing of (SYN). Any port: definitions cannot be removed from a handle, and the engine matches exactly.
-pub(crate) const TCP_DEFINITIONS: [Definition; 4] = [
-    Definition::new(AF_INET, TCP, false),
-    Definition::new(AF_INET, TCP, true),
-    Definition::new(AF_INET6, TCP, false),
-    Definition::new(AF_INET6, TCP, true),
-];
+/// Segments and datagrams from targets. The stack takes those of a connection (SACK) and for a reserved UDP port, and
+/// discards those for ports that it knows nothing of (SYN). Any port: definitions cannot be removed from a handle, and
+/// [`Inbox`](crate::inbox::Inbox) looks at the port.
+pub(crate) const fn of_transport(transport: Transport) -> [Definition; 4] {
+    let protocol = match transport {
+        Transport::Udp => UDP,
+        Transport::Tcp => TCP,
+    };
+    [
+        Definition::new(AF_INET, protocol, false),
+        Definition::new(AF_INET, protocol, true),
+        Definition::new(AF_INET6, protocol, false),
+        Definition::new(AF_INET6, protocol, true),
+    ]
+}
 
 impl Definition {
     const fn new(family: u64, protocol: u64, discarded: bool) -> Self {
@@ -106,14 +116,21 @@ mod tests {
     }
 
     #[test]
-    fn tcp_is_captured_whether_the_stack_takes_it_or_not() {
-        let flags: Vec<_> = TCP_DEFINITIONS
-            .iter()
-            .map(|definition| {
+    fn segments_and_datagrams_are_captured_whether_the_stack_takes_them_or_not() {
+        for (transport, protocol) in [(Transport::Tcp, 6), (Transport::Udp, 17)] {
+            let flags = of_transport(transport).map(|definition| {
                 let bytes = definition.encode(signature(0x17));
                 (bytes[0x18], bytes[0x80], bytes[0x98])
-            })
-            .collect();
-        assert_eq!(flags, [(2, 6, 0), (2, 6, 1), (23, 6, 0), (23, 6, 1)]);
+            });
+            assert_eq!(
+                flags,
+                [
+                    (2, protocol, 0),
+                    (2, protocol, 1),
+                    (23, protocol, 0),
+                    (23, protocol, 1)
+                ]
+            );
+        }
     }
 }

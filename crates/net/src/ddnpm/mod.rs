@@ -6,6 +6,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod filter;
+pub(crate) mod lingering;
 pub(crate) mod service;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,41 +31,38 @@ pub(crate) const SET_DATA_FILTER: u32 = control_code(0x803);
 /// Versions of the interface that can send, newest first. They differ in nothing that is used here.
 pub(crate) const VERSIONS: [u32; 2] = [0x18, 0x17];
 
-/// Which version the driver speaks; learnt once per process.
+/// Which version the driver speaks: that of the last request that worked, in this process. It changes when the Datadog
+/// Agent is upgraded.
 #[derive(Debug)]
-pub(crate) struct Negotiation(AtomicU64);
+pub(crate) struct Negotiation(
+    /// Its signature; 0: none has worked yet.
+    AtomicU64,
+);
 
 impl Negotiation {
-    const UNKNOWN: u64 = 0;
-
     pub(crate) const fn new() -> Self {
-        Negotiation(AtomicU64::new(Self::UNKNOWN))
+        Negotiation(AtomicU64::new(0))
     }
 
-    /// Tries a request with the signature that worked last, else with each; returns what the first one that works
+    /// Tries a request with the signature that worked last, then with the others; returns what the first one that works
     /// returns.
     ///
     /// # Errors
-    /// The error of the newest version when none works.
+    /// The error of what was tried first when none works.
     pub(crate) fn run<T, E>(&self, mut request: impl FnMut(u64) -> Result<T, E>) -> Result<T, E> {
         let known = self.0.load(Ordering::Relaxed);
-        if known != Self::UNKNOWN {
-            return request(known);
-        }
-        let mut first_error = None;
-        for signature in VERSIONS.map(signature) {
-            match request(signature) {
-                Ok(value) => {
-                    self.0.store(signature, Ordering::Relaxed);
-                    return Ok(value);
-                }
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        match first_error {
-            Some(error) => Err(error),
-            None => request(signature(VERSIONS[0])),
-        }
+        let [newest, older] = VERSIONS.map(signature);
+        let (first, second) = if known == older {
+            (older, newest)
+        } else {
+            (newest, older)
+        };
+        let mut attempt = |signature| {
+            let value = request(signature)?;
+            self.0.store(signature, Ordering::Relaxed);
+            Ok(value)
+        };
+        attempt(first).or_else(|error| attempt(second).map_err(|_| error))
     }
 }
 
@@ -94,6 +92,24 @@ mod tests {
             assert_eq!(result, Ok(()));
         }
         assert_eq!(tried, [0x18, 0x17, 0x17]);
+    }
+
+    #[test]
+    fn after_an_upgrade_the_other_version_is_tried_again() {
+        let negotiation = Negotiation::new();
+        let mut tried = Vec::new();
+        for spoken in [0x17, 0x18, 0x18, 0x17] {
+            let result = negotiation.run(|signature| {
+                tried.push(signature & 0xFF);
+                if signature & 0xFF == spoken {
+                    Ok(())
+                } else {
+                    Err(())
+                }
+            });
+            assert_eq!(result, Ok(()));
+        }
+        assert_eq!(tried, [0x18, 0x17, 0x17, 0x18, 0x18, 0x18, 0x17]);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use crate::NetError;
+use crate::winerror::{ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND};
+
 /// `SERVICE_STATUS.dwCurrentState`, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -68,11 +71,43 @@ impl Starts {
         *count += 1;
         Ok(())
     }
+
+    /// The next start asks the system again; whether there was any.
+    fn forget(&self) -> bool {
+        let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *count) > 0
+    }
+
+    /// Opens something of the driver. If the driver is gone although this process has started it, somebody has stopped it
+    /// since: starts it again, and tries once more.
+    pub(crate) fn open<T>(
+        &self,
+        mut open: impl FnMut() -> Result<T, NetError>,
+        start: impl FnOnce() -> Result<(), NetError>,
+    ) -> Result<T, NetError> {
+        match open() {
+            Err(error) if is_gone(&error) && self.forget() => {
+                tracing::info!(%error, "the driver was stopped; starting it again");
+                self.add(start)?;
+                open()
+            }
+            result => result,
+        }
+    }
+}
+
+/// Whether the device does not exist.
+fn is_gone(error: &NetError) -> bool {
+    matches!(
+        error.source.raw_os_error(),
+        Some(ERROR_FILE_NOT_FOUND | ERROR_PATH_NOT_FOUND)
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Operation;
 
     /// A service that goes through `states` and notes what it is told.
     struct Fake {
@@ -174,5 +209,61 @@ mod tests {
                 .expect("starts");
         }
         assert_eq!(asked, 1);
+    }
+
+    fn error(code: i32) -> NetError {
+        NetError::new(Operation::OpenCapture, None, io::Error::from_raw_os_error(code))
+    }
+
+    #[test]
+    fn a_driver_that_was_stopped_meanwhile_is_started_again_once() {
+        for code in [ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND] {
+            let starts = Starts::new();
+            starts.add(|| Ok::<_, ()>(())).expect("starts");
+            let mut opened = 0;
+            let mut started = 0;
+            let result = starts.open(
+                || {
+                    opened += 1;
+                    if opened == 1 { Err(error(code)) } else { Ok(opened) }
+                },
+                || {
+                    started += 1;
+                    Ok(())
+                },
+            );
+            assert_eq!((result.expect("opens"), started), (2, 1));
+            let never = starts.open::<()>(|| Err(error(code)), || Ok(()));
+            assert_eq!(never.expect_err("still gone").source.raw_os_error(), Some(code));
+        }
+    }
+
+    #[test]
+    fn a_driver_that_does_not_start_again_says_why_and_the_next_start_asks_again() {
+        let starts = Starts::new();
+        starts.add(|| Ok::<_, ()>(())).expect("starts");
+        let refused = starts.open::<()>(|| Err(error(ERROR_FILE_NOT_FOUND)), || Err(error(5)));
+        assert_eq!(refused.expect_err("refused").source.raw_os_error(), Some(5));
+        let mut asked = false;
+        starts
+            .add(|| {
+                asked = true;
+                Ok::<_, ()>(())
+            })
+            .expect("starts");
+        assert!(asked);
+    }
+
+    #[test]
+    fn who_never_started_the_driver_does_not_start_it_by_opening() {
+        let unwanted = || panic!("not asked for");
+        let starts = Starts::new();
+        starts
+            .open::<()>(|| Err(error(ERROR_FILE_NOT_FOUND)), unwanted)
+            .expect_err("gone");
+        starts.add(|| Ok::<_, ()>(())).expect("starts");
+        starts
+            .open::<()>(|| Err(error(5)), unwanted)
+            .expect_err("there, but refused");
     }
 }

@@ -15,6 +15,9 @@ const BUILD_WITH_SYN_SOCKET: u32 = 19_041;
 /// In Command Prompt and in `PowerShell`.
 const BECOME_ADMINISTRATOR: &str = "powershell Start-Process cmd -Verb RunAs";
 
+/// With it the driver.
+const RESTART_AGENT: &str = "powershell Restart-Service datadogagent -Force";
+
 /// Everything that was looked at.
 #[derive(Debug)]
 pub(crate) struct Facts {
@@ -58,6 +61,8 @@ pub(crate) enum Driver {
     Stopped,
     /// With what opening its device says.
     Running(io::Result<()>),
+    /// Its device opens, but takes no filters: its interface is older than any that can send.
+    TooOld(io::Error),
     /// Nobody answers.
     Unknown(io::Error),
 }
@@ -71,7 +76,7 @@ impl Facts {
         match &self.driver {
             Driver::Running(device) => device.is_ok(),
             Driver::Stopped => self.is_elevated == Some(true),
-            Driver::NotInstalled | Driver::Unknown(_) => false,
+            Driver::NotInstalled | Driver::TooOld(_) | Driver::Unknown(_) => false,
         }
     }
 
@@ -173,10 +178,13 @@ fn get_driver(facts: &Facts) -> String {
             "install the Datadog Agent, which brings the driver, and use --windows-driver".to_owned()
         }
         Driver::Running(Ok(())) => "use --windows-driver".to_owned(),
-        Driver::Stopped if facts.is_elevated == Some(true) => {
-            "sc start ddnpm, or use --windows-driver".to_owned()
+        Driver::TooOld(_) => "update the Datadog Agent, which brings the driver".to_owned(),
+        Driver::Stopped | Driver::Running(Err(_)) if facts.is_elevated != Some(true) => {
+            BECOME_ADMINISTRATOR.to_owned()
         }
-        Driver::Stopped | Driver::Running(Err(_)) => BECOME_ADMINISTRATOR.to_owned(),
+        // `sc` alone is another command in PowerShell.
+        Driver::Stopped => "sc.exe start ddnpm, or use --windows-driver".to_owned(),
+        Driver::Running(Err(_)) => RESTART_AGENT.to_owned(),
     }
 }
 
@@ -269,6 +277,10 @@ fn driver(facts: &Facts) -> Finding {
         }
         Driver::Running(Err(error)) => {
             let text = format!("running, but its device cannot be opened: {error}");
+            Finding::new(subject, Verdict::Limited, text)
+        }
+        Driver::TooOld(error) => {
+            let text = format!("running, but takes no filters: {error}; it must be 2.10 or later");
             Finding::new(subject, Verdict::Limited, text)
         }
         Driver::Unknown(error) => Finding::new(subject, Verdict::Unknown, error.to_string()),

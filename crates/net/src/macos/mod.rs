@@ -167,9 +167,10 @@ impl FamilySockets {
         })
     }
 
-    /// Has an interface captured, if it is not.
+    /// Has an interface captured, if it is not. Closes captures of interfaces that are gone: those of tunnels come and go
+    /// with changing names.
     fn capture(&mut self, interface: &Interface, queue: &Queue) -> io::Result<()> {
-        self.retain(|capture| capture.interface() != interface.name || capture.is_alive());
+        self.retain(Capture::is_alive);
         if self
             .captures
             .iter()

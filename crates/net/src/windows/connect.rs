@@ -51,6 +51,21 @@ struct State {
     stopping: bool,
 }
 
+impl State {
+    /// Adds new attempts to those that the thread has, and gives up what has been ended.
+    fn hand_over(&mut self, attempts: &mut Vec<Attempt>) {
+        attempts.append(&mut self.begun);
+        // After taking the new attempts: the end of one may have come together with its beginning.
+        for end in self.ended.drain(..) {
+            attempts.retain(|attempt| !end.covers(attempt.purpose));
+            // It may have connected since it was ended.
+            if let End::Connection(id) = end {
+                self.open.remove(&id);
+            }
+        }
+    }
+}
+
 /// An attempt to connect.
 struct Attempt {
     socket: Socket,
@@ -224,11 +239,7 @@ impl Shared {
                 if state.stopping {
                     return;
                 }
-                attempts.append(&mut state.begun);
-                // After taking the new attempts: the end of one may have come together with its beginning.
-                for end in state.ended.drain(..) {
-                    attempts.retain(|attempt| !end.covers(attempt.purpose));
-                }
+                state.hand_over(&mut attempts);
             }
             fds.clear();
             fds.push(sys::poll_for(&self.bell, POLLIN));
@@ -432,6 +443,30 @@ mod tests {
             })
             .collect();
         assert_eq!(tokens, [1, 2]);
+    }
+
+    #[test]
+    fn a_connection_that_opens_while_it_is_ended_is_closed() {
+        let shared = Shared {
+            inbox: Arc::new(Inbox::new(10)),
+            state: Mutex::default(),
+            bell: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bell"),
+        };
+        let remote: SocketAddr = "192.0.2.1:80".parse().expect("address");
+        let attempt = |id| Attempt {
+            socket: bound(),
+            remote,
+            purpose: Purpose::Connection(ConnectionId(id)),
+        };
+        // As when the thread is between waiting and telling.
+        shared.state().ended.push(End::Connection(ConnectionId(1)));
+        shared.outcome(attempt(1), None, Time::ZERO);
+        shared.outcome(attempt(2), None, Time::ZERO);
+        let mut attempts = vec![attempt(1)];
+        let mut state = shared.state();
+        state.hand_over(&mut attempts);
+        assert!(attempts.is_empty());
+        assert_eq!(state.open.keys().copied().collect::<Vec<_>>(), [ConnectionId(2)]);
     }
 
     #[test]

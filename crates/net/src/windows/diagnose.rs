@@ -24,6 +24,7 @@ use crate::{Access, Finding};
 pub fn access() -> Access {
     match raw::check() {
         Err(error) if error.raw_os_error() == Some(WSAEACCES) => Access::IcmpApi,
+        _ if edition().is_some_and(|edition| !edition.is_server) => Access::RawWithoutTcp,
         _ => Access::Raw,
     }
 }
@@ -85,7 +86,8 @@ fn is_elevated() -> io::Result<bool> {
 
 const _: () = assert!(size_of::<TOKEN_ELEVATION>() == 4);
 
-fn edition() -> Option<Edition> {
+/// Which Windows this is. Wine calls itself a client edition, but sends TCP over raw sockets all the same.
+pub(super) fn edition() -> Option<Edition> {
     let build = LOCAL_MACHINE
         .open(r"SOFTWARE\Microsoft\Windows NT\CurrentVersion")
         .and_then(|key| key.get_string("CurrentBuildNumber"))
@@ -101,27 +103,15 @@ fn edition() -> Option<Edition> {
     })
 }
 
-/// Group policies go before what the host itself has set.
 fn firewall() -> Option<Firewall> {
-    const POLICY: &str = r"SOFTWARE\Policies\Microsoft\WindowsFirewall";
-    const OWN: &str = r"SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy";
-    // Private networks are the standard.
-    let is_on = |profile: &str| -> Option<bool> {
-        let setting = |root: &str| {
-            let key = LOCAL_MACHINE.open(format!(r"{root}\{profile}")).ok()?;
-            key.get_u32("EnableFirewall").ok()
-        };
-        Some(setting(POLICY).or_else(|| setting(OWN))? != 0)
-    };
-    let rules = [POLICY, OWN].map(|root| LOCAL_MACHINE.open(format!(r"{root}\FirewallRules")));
-    Some(Firewall {
-        is_on: [
-            is_on("DomainProfile")?,
-            is_on("StandardProfile")?,
-            is_on("PublicProfile")?,
-        ],
-        rules: rules.iter().flatten().flat_map(strings).collect(),
-    })
+    Firewall::read(
+        |key, name| LOCAL_MACHINE.open(key).ok()?.get_u32(name).ok(),
+        |key| {
+            LOCAL_MACHINE
+                .open(key)
+                .map_or_else(|_| Vec::new(), |key| strings(&key))
+        },
+    )
 }
 
 /// The values of a key that are strings.
@@ -154,10 +144,11 @@ mod tests {
 
     #[test]
     fn access_is_what_the_backend_would_do() {
-        let expected = if raw::check().is_ok() {
-            Access::Raw
-        } else {
-            Access::IcmpApi
+        let is_server = edition().expect("known").is_server;
+        let expected = match raw::check() {
+            Ok(()) if is_server => Access::Raw,
+            Ok(()) => Access::RawWithoutTcp,
+            Err(_) => Access::IcmpApi,
         };
         assert_eq!(access(), expected);
     }

@@ -10,7 +10,7 @@
 use std::ffi::c_void;
 use std::io;
 use std::mem::{offset_of, size_of, zeroed};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::ptr;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use windows_sys::Win32::System::IO::IO_STATUS_BLOCK;
 use windows_sys::Win32::System::Threading::{INFINITE, QueueUserAPC, SleepEx};
 
 use super::{clock, sys};
+use crate::icmp_api::{self, at};
 use crate::inbox::{Inbox, Item};
-use crate::winerror::EchoStatus;
 use crate::{Answer, Time, Token};
 
 /// Requests under way at most; the next ones have to wait. Each has a kilobyte.
@@ -44,13 +44,18 @@ const REPLY_LEN: usize = 512;
 
 // ipexport.h and icmpapi.h, in the layout of 64-bit systems.
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<ICMP_ECHO_REPLY>() == 40);
-const _: () = assert!(offset_of!(ICMP_ECHO_REPLY, Status) == 4);
+const _: () = assert!(
+    offset_of!(ICMP_ECHO_REPLY, Address) == at::V4_ADDRESS
+        && offset_of!(ICMP_ECHO_REPLY, Status) == at::V4_STATUS
+);
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<IP_OPTION_INFORMATION>() == 16);
 const _: () = assert!(size_of::<ICMPV6_ECHO_REPLY_LH>() == 36);
-const _: () = assert!(offset_of!(ICMPV6_ECHO_REPLY_LH, Status) == 28);
-const _: () = assert!(offset_of!(ICMPV6_ECHO_REPLY_LH, Address.sin6_addr) == 6);
+const _: () = assert!(
+    offset_of!(ICMPV6_ECHO_REPLY_LH, Address.sin6_addr) == at::V6_ADDRESS
+        && offset_of!(ICMPV6_ECHO_REPLY_LH, Status) == at::V6_STATUS
+);
 const _: () = assert!(size_of::<SOCKADDR_IN6>() == 28 && offset_of!(SOCKADDR_IN6, sin6_addr) == 8);
-// The reply is read where the buffer begins, which must be long and aligned enough.
+// The reply is written where the buffer begins, which must be long and aligned enough.
 const _: () =
     assert!(offset_of!(Request, reply) == 0 && align_of::<ReplyBuffer>() >= align_of::<ICMP_ECHO_REPLY>());
 const _: () =
@@ -354,40 +359,21 @@ impl Request {
     fn answer(&mut self) -> Option<Answer> {
         let is_ipv6 = self.destination.is_ipv6();
         let buffer: *mut c_void = self.reply.0.as_mut_ptr().cast();
-        let (from, status) = if is_ipv6 {
-            // SAFETY: the buffer is as long as stated, and the system is done with it.
-            if unsafe { Icmp6ParseReplies(buffer, REPLY_LEN as u32) } == 0 {
-                return None;
+        // SAFETY: the buffer is as long as stated, and the system is done with it.
+        let replies = unsafe {
+            if is_ipv6 {
+                Icmp6ParseReplies(buffer, REPLY_LEN as u32)
+            } else {
+                IcmpParseReplies(buffer, REPLY_LEN as u32)
             }
-            // SAFETY: the buffer is longer than the structure, aligned for it, and any bytes are one.
-            let reply = unsafe { buffer.cast::<ICMPV6_ECHO_REPLY_LH>().read() };
-            let words = reply.Address.sin6_addr;
-            let octets: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-            let octets = <[u8; 16]>::try_from(octets).ok()?;
-            (IpAddr::V6(octets.into()), reply.Status)
-        } else {
-            // SAFETY: as above.
-            if unsafe { IcmpParseReplies(buffer, REPLY_LEN as u32) } == 0 {
-                return None;
-            }
-            // SAFETY: as above; its pointers are not followed.
-            let reply = unsafe { buffer.cast::<ICMP_ECHO_REPLY>().read() };
-            let octets = reply.Address.to_ne_bytes();
-            (IpAddr::V4(Ipv4Addr::from(octets)), reply.Status)
         };
-        match EchoStatus::of(status, is_ipv6) {
-            EchoStatus::Reply => Some(Answer { from, error: None }),
-            EchoStatus::Error(error) => Some(Answer {
-                from,
-                error: Some(error),
-            }),
-            EchoStatus::Nothing => None,
-        }
+        icmp_api::answer(&self.reply.0, is_ipv6, replies > 0)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use super::*;

@@ -21,7 +21,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use traceroute_wire::{MAX_PROBE_LEN, Probe, ProbeKind};
+use traceroute_wire::{Ignored, MAX_PROBE_LEN, Probe, ProbeKind};
 
 use crate::ddnpm::TRANSPORT_PATH;
 use crate::inbox::{Inbox, Item};
@@ -150,9 +150,10 @@ impl WindowsNetwork {
             ) => {
                 let result = encoded(probe, |packet| sockets.send(source, target, packet));
                 match probe.kind {
-                    ProbeKind::TcpSyn { .. } => {
-                        result.map_err(|error| winerror::raw_tcp_error(destination, error))
-                    }
+                    ProbeKind::TcpSyn { .. } => result.map_err(|error| {
+                        let is_server = diagnose::edition().map(|edition| edition.is_server);
+                        winerror::raw_tcp_error(destination, error, is_server)
+                    }),
                     _ => result.map_err(failed),
                 }
             }
@@ -228,26 +229,32 @@ impl Network for WindowsNetwork {
 
     fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
         self.check_transport(transport, source)?;
-        if let (Backend::Driver(driver), Transport::Tcp) = (&mut self.backend, transport) {
-            driver.watch_tcp(true)?;
-        }
-        self.ports
+        let port = self
+            .ports
             .reserve(transport, source)
-            .map_err(|error| winerror::error(Operation::ReservePort, Some(source), error))
+            .map_err(|error| winerror::error(Operation::ReservePort, Some(source), error))?;
+        self.inbox.watched().add(transport, port);
+        if let Backend::Driver(driver) = &mut self.backend
+            && let Err(error) = driver.watch(transport)
+        {
+            self.release_port(transport, source, port);
+            return Err(error);
+        }
+        Ok(port)
     }
 
     fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
         if !self.ports.release(transport, source, port) {
             return;
         }
+        self.inbox.watched().remove(transport, port);
         if transport == Transport::Tcp {
             self.connector.end_probes((source, port));
         }
         if let Backend::Driver(driver) = &mut self.backend
-            && !self.ports.any(Transport::Tcp)
+            && !self.ports.any(transport)
         {
-            // Turning it off cannot fail.
-            let _ = driver.watch_tcp(false);
+            driver.unwatch(transport);
         }
     }
 
@@ -281,10 +288,19 @@ impl Network for WindowsNetwork {
         deadline: Option<Time>,
         events: &mut dyn FnMut(NetworkEvent<'_>),
     ) -> Result<(), NetError> {
-        let timeout = deadline.map(|deadline| deadline.since(clock::now()));
+        let due = match &mut self.backend {
+            Backend::Driver(driver) => driver.close_unneeded(),
+            Backend::Raw { .. } | Backend::Connects => None,
+        };
+        let until = deadline.into_iter().chain(due).min();
+        let timeout = until.map(|until| until.since(clock::now()));
         self.inbox.take(timeout, BATCH, &mut self.batch)?;
         for item in self.batch.drain(..) {
             item.deliver(events);
+        }
+        let ignored = self.inbox.take_ignored(BATCH as u64);
+        for (reason, count) in Ignored::ALL.into_iter().zip(ignored) {
+            (0..count).for_each(|_| events(NetworkEvent::Ignored(reason)));
         }
         Ok(())
     }

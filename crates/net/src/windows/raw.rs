@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use traceroute_wire::{Checksums, decode};
 
 use super::{clock, sys};
-use crate::inbox::{Inbox, Item};
+use crate::inbox::Inbox;
 use crate::winerror::{self, WSAEACCES, WSAEPROTONOSUPPORT};
 use crate::{NetError, Operation, Time};
 
@@ -200,8 +199,7 @@ impl Receiver {
                     Ok(length) => {
                         let at = clock::now();
                         self.failures = 0;
-                        self.inbox
-                            .push(read_packet(buffer.get(..length).unwrap_or(buffer), at));
+                        self.inbox.receive(buffer.get(..length).unwrap_or(buffer), at);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // A port unreachable and the like, reported on the socket that caused it.
@@ -216,15 +214,6 @@ impl Receiver {
             }
         }
         Ok(())
-    }
-}
-
-/// Decodes a packet. Checksums of TCP and UDP are not verified: on loopback nobody computes them, and segments that the
-/// network card has merged have none that is right.
-pub(super) fn read_packet(packet: &[u8], at: Time) -> Item {
-    match decode(packet, Checksums::Offloaded) {
-        Ok(reply) => Item::Reply { reply, at },
-        Err(reason) => Item::Ignored(reason),
     }
 }
 

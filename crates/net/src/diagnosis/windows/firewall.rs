@@ -30,13 +30,32 @@ const ICMP: &str = "1";
 const ALLOW_ERRORS: &str = "powershell New-NetFirewallRule -DisplayName 'ICMPv4 errors' -Direction Inbound -Protocol \
                             ICMPv4 -IcmpType 3,11 -Action Allow";
 
+/// What group policies say, which goes before what the host itself has set.
+const POLICY: &str = r"SOFTWARE\Policies\Microsoft\WindowsFirewall";
+/// The keys of [`PROFILES`] there.
+const POLICY_PROFILES: [&str; PROFILES.len()] = ["DomainProfile", "PrivateProfile", "PublicProfile"];
+/// What the host itself has set.
+const OWN: &str = r"SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy";
+/// There private networks have the name that they had in Windows XP.
+const OWN_PROFILES: [&str; PROFILES.len()] = ["DomainProfile", "StandardProfile", "PublicProfile"];
+
 /// Settings and rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Firewall {
-    /// Whether it is switched on for `Domain`, `Private` and `Public` networks.
-    pub(crate) is_on: [bool; PROFILES.len()],
-    /// All rules.
-    pub(crate) rules: Vec<String>,
+    /// Settings for `Domain`, `Private` and `Public` networks.
+    profiles: [Profile; PROFILES.len()],
+    /// Rules of group policies.
+    policy_rules: Vec<String>,
+    /// The host's own.
+    own_rules: Vec<String>,
+}
+
+/// Settings for one kind of networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Profile {
+    is_on: bool,
+    /// Only rules of group policies count.
+    ignores_own_rules: bool,
 }
 
 /// An ICMP message.
@@ -54,7 +73,7 @@ pub(super) fn finding(firewall: Option<&Firewall>) -> Finding {
         let text = "its settings cannot be read; if only the last hop answers, it drops ICMP errors";
         return Finding::new(subject, Verdict::Unknown, text).with_remedy(ALLOW_ERRORS);
     };
-    if firewall.is_on == [false; PROFILES.len()] {
+    if firewall.profiles.iter().all(|profile| !profile.is_on) {
         return Finding::new(subject, Verdict::Good, "Windows Firewall is off");
     }
     let dropping: Vec<String> = NEEDED
@@ -72,23 +91,61 @@ pub(super) fn finding(firewall: Option<&Firewall>) -> Finding {
 }
 
 impl Firewall {
+    /// Reads the registry of this computer: `number` gives a value by its key and name, `texts` all texts of a key. `None`:
+    /// not to be had.
+    pub(crate) fn read(
+        number: impl Fn(&str, &str) -> Option<u32>,
+        texts: impl Fn(&str) -> Vec<String>,
+    ) -> Option<Self> {
+        let mut profiles = [Profile::default(); PROFILES.len()];
+        for (profile, (policy, own)) in profiles.iter_mut().zip(POLICY_PROFILES.iter().zip(OWN_PROFILES)) {
+            let policy = format!(r"{POLICY}\{policy}");
+            let own = format!(r"{OWN}\{own}");
+            let is_on = number(&policy, "EnableFirewall").or_else(|| number(&own, "EnableFirewall"))?;
+            *profile = Profile {
+                is_on: is_on != 0,
+                ignores_own_rules: number(&policy, "AllowLocalPolicyMerge") == Some(0),
+            };
+        }
+        let rules = |root: &str| texts(&format!(r"{root}\FirewallRules"));
+        Some(Firewall {
+            profiles,
+            policy_rules: rules(POLICY),
+            own_rules: rules(OWN),
+        })
+    }
+
     /// The message and the kinds of networks in which it is dropped, in words.
     fn drops(&self, message: Message) -> Option<String> {
-        let rules: Vec<Rule> = self.rules.iter().filter_map(|rule| Rule::inbound(rule)).collect();
-        let is_dropped = |profile: &str| {
-            let about = |rule: &&Rule| rule.is_about(message, profile);
-            let blocks = |rule: &Rule| !rule.allows;
+        let policy = inbound(&self.policy_rules);
+        let own = inbound(&self.own_rules);
+        let is_dropped = |name: &str, profile: Profile| {
+            let own = if profile.ignores_own_rules {
+                &[]
+            } else {
+                own.as_slice()
+            };
+            let about = || {
+                policy
+                    .iter()
+                    .chain(own)
+                    .filter(|rule| rule.is_about(message, name))
+            };
             // A rule that blocks something goes before those that allow it.
-            rules.iter().filter(about).any(blocks) || !rules.iter().filter(about).any(Rule::lets_all_in)
+            about().any(|rule| !rule.allows) || !about().any(Rule::lets_all_in)
         };
         let profiles: Vec<&str> = PROFILES
             .into_iter()
-            .zip(self.is_on)
-            .filter(|(profile, is_on)| *is_on && is_dropped(profile))
-            .map(|(profile, _)| profile)
+            .zip(self.profiles)
+            .filter(|(name, profile)| profile.is_on && is_dropped(name, *profile))
+            .map(|(name, _)| name)
             .collect();
         (!profiles.is_empty()).then(|| format!("{} ({} networks)", message.name, profiles.join("/")))
     }
+}
+
+fn inbound(rules: &[String]) -> Vec<Rule<'_>> {
+    rules.iter().filter_map(|rule| Rule::inbound(rule)).collect()
 }
 
 /// An active rule for inbound packets.
@@ -161,8 +218,15 @@ mod tests {
     }
 
     fn verdict_and_text(is_on: [bool; 3], rules: &[&str]) -> (Verdict, String) {
-        let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
-        let finding = finding(Some(&Firewall { is_on, rules }));
+        let firewall = Firewall {
+            profiles: is_on.map(|is_on| Profile {
+                is_on,
+                ignores_own_rules: false,
+            }),
+            policy_rules: Vec::new(),
+            own_rules: rules.iter().map(|rule| (*rule).to_owned()).collect(),
+        };
+        let finding = finding(Some(&firewall));
         assert_eq!(finding.remedy.is_empty(), finding.verdict == Verdict::Good);
         (finding.verdict, finding.text)
     }
@@ -230,6 +294,69 @@ mod tests {
         let (verdict, text) = verdict_and_text(ALL_PROFILES, &[private]);
         assert_eq!(verdict, Verdict::Limited);
         assert!(text.contains("time exceeded (Public networks)"), "{text}");
+    }
+
+    /// Numbers by key and name, and rules by key, below the roots.
+    fn read(numbers: &[(&str, &str, u32)], rules: &[(&str, &str)]) -> Option<Firewall> {
+        Firewall::read(
+            |key, name| {
+                let mut found = numbers.iter();
+                found
+                    .find(|(wanted, of, _)| *wanted == key && *of == name)
+                    .map(|(.., number)| *number)
+            },
+            |key| {
+                let of_key = rules.iter().filter(|(wanted, _)| *wanted == key);
+                of_key.map(|(_, rule)| (*rule).to_owned()).collect()
+            },
+        )
+    }
+
+    const ON: &str = "EnableFirewall";
+    const OWN_SETTINGS: [(&str, &str, u32); 3] = [
+        (
+            r"SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy\DomainProfile",
+            ON,
+            0,
+        ),
+        (
+            r"SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy\StandardProfile",
+            ON,
+            0,
+        ),
+        (
+            r"SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy\PublicProfile",
+            ON,
+            0,
+        ),
+    ];
+    const POLICY_PRIVATE: &str = r"SOFTWARE\Policies\Microsoft\WindowsFirewall\PrivateProfile";
+
+    #[test]
+    fn a_policy_for_private_networks_goes_before_the_hosts_own_setting() {
+        let off = read(&OWN_SETTINGS, &[]).expect("settings");
+        assert_eq!(finding(Some(&off)).verdict, Verdict::Good);
+        let mut numbers = OWN_SETTINGS.to_vec();
+        numbers.push((POLICY_PRIVATE, ON, 1));
+        let text = finding(read(&numbers, &[]).as_ref()).text;
+        assert!(text.contains("time exceeded (Private networks)"), "{text}");
+        assert_eq!(read(&OWN_SETTINGS[..2], &[]), None, "no setting for public ones");
+    }
+
+    #[test]
+    fn where_a_policy_says_so_the_hosts_own_rules_do_not_count() {
+        let own = r"SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy\FirewallRules";
+        let policy = r"SOFTWARE\Policies\Microsoft\WindowsFirewall\FirewallRules";
+        let mut numbers = OWN_SETTINGS.to_vec();
+        numbers.push((POLICY_PRIVATE, ON, 1));
+        let verdict = |numbers: &[_], key| {
+            let rules = [(key, TIME_EXCEEDED), (key, UNREACHABLE)];
+            finding(read(numbers, &rules).as_ref()).verdict
+        };
+        assert_eq!(verdict(&numbers, own), Verdict::Good);
+        numbers.push((POLICY_PRIVATE, "AllowLocalPolicyMerge", 0));
+        assert_eq!(verdict(&numbers, own), Verdict::Limited);
+        assert_eq!(verdict(&numbers, policy), Verdict::Good);
     }
 
     proptest! {

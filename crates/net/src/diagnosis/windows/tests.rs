@@ -117,7 +117,7 @@ fn with_the_driver_everything_can_be_probed() {
     // The flag starts it.
     facts.driver = Driver::Stopped;
     assert_eq!(find(&facts, "tcp sack over IPv6").text, DRIVER);
-    assert!(find(&facts, "driver").remedy.contains("sc start ddnpm"));
+    assert!(find(&facts, "driver").remedy.contains("sc.exe start ddnpm"));
 }
 
 #[test]
@@ -128,6 +128,18 @@ fn a_driver_out_of_reach_says_what_is_in_the_way() {
     facts.driver = Driver::Running(fails(crate::winerror::ERROR_ACCESS_DENIED));
     assert_eq!(find(&facts, "tcp sack over IPv4").remedy, BECOME_ADMINISTRATOR);
     assert!(find(&facts, "driver").text.contains("cannot be opened"));
+    // Who is an administrator cannot become one.
+    facts.is_elevated = Some(true);
+    assert_eq!(find(&facts, "driver").remedy, RESTART_AGENT);
+    facts.driver = Driver::TooOld(io::Error::from_raw_os_error(87));
+    let finding = find(&facts, "driver");
+    assert_eq!(finding.verdict, Verdict::Limited);
+    assert!(finding.text.contains("2.10 or later"), "{finding:?}");
+    assert!(
+        finding.remedy.starts_with("update the Datadog Agent"),
+        "{finding:?}"
+    );
+    assert_eq!(table(&facts)[3], [NO, NO]);
     facts.driver = Driver::Unknown(io::Error::other("no manager"));
     let finding = find(&facts, "driver");
     assert_eq!(

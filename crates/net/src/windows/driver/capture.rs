@@ -10,9 +10,11 @@ use std::mem::{offset_of, size_of};
 use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::ptr;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use traceroute_wire::Ignored;
 use traceroute_wire::ddnpm::{self, HEADER_LEN};
 use windows_sys::Win32::Foundation::{
     ERROR_IO_PENDING, ERROR_MORE_DATA, ERROR_OPERATION_ABORTED, GetLastError, WAIT_TIMEOUT,
@@ -23,11 +25,9 @@ use windows_sys::Win32::System::IO::{
 };
 use windows_sys::Win32::System::Threading::INFINITE;
 
-use super::super::{clock, raw, sys};
-use super::device;
+use super::super::{clock, sys};
 use crate::ddnpm::clock::Stamps;
-use crate::ddnpm::filter::Definition;
-use crate::inbox::{Inbox, Item};
+use crate::inbox::Inbox;
 use crate::{Operation, winerror};
 
 /// Reads posted at once: packets that arrive before the thread runs again. The driver counts those that find none.
@@ -57,41 +57,31 @@ const _: () = assert!(size_of::<usize>() != 8 || size_of::<OVERLAPPED>() == 32);
 const _: () = assert!(offset_of!(Read, data) == size_of::<OVERLAPPED>());
 
 /// A capture. Ends when dropped.
+#[derive(Debug)]
 pub(super) struct Capture {
     port: Arc<OwnedHandle>,
     thread: Option<JoinHandle<bool>>,
 }
 
 impl Capture {
-    /// Opens the device and has it copy what `definitions` say to `inbox`.
-    pub(super) fn open(path: &str, definitions: &[Definition], inbox: &Arc<Inbox>) -> io::Result<Self> {
-        let device = device::open_overlapped(path)?;
-        // Before there is a completion port that their completions could go to.
-        device::set_filters(&device, definitions)?;
-        // SAFETY: the device is open; the port is new.
-        let port = Arc::new(unsafe {
-            sys::owned(CreateIoCompletionPort(
-                device.as_raw_handle(),
-                ptr::null_mut(),
-                READ,
-                0,
-            ))
-        }?);
-        let mut reader = Reader {
-            device,
-            port: Arc::clone(&port),
-            posted: 0,
-            inbox: Arc::clone(inbox),
-            stamps: Stamps::default(),
-            failures: 0,
-        };
+    /// Has `device`, an overlapped handle with its filters, copied to `inbox`. When this returns the driver has all reads, so
+    /// that what answers a probe sent afterwards is not skipped.
+    pub(super) fn start(device: OwnedHandle, inbox: &Arc<Inbox>) -> io::Result<Self> {
+        let reader = Reader::new(device, inbox)?;
+        let port = Arc::clone(&reader.port);
+        let (report, posted) = sync_channel(1);
         let thread = thread::Builder::new()
             .name("driver".to_owned())
-            .spawn(move || reader.run())?;
-        Ok(Capture {
+            .spawn(move || reader.run(&report))?;
+        // Before the first error, so that the thread is told to stop.
+        let capture = Capture {
             port,
             thread: Some(thread),
-        })
+        };
+        posted
+            .recv()
+            .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(capture)
     }
 
     fn request_stop(&self) {
@@ -140,17 +130,41 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads until told to stop; whether every read has come back.
-    fn run(&mut self) -> bool {
+    fn new(device: OwnedHandle, inbox: &Arc<Inbox>) -> io::Result<Self> {
+        // SAFETY: the device is open; the port is new.
+        let port = unsafe {
+            sys::owned(CreateIoCompletionPort(
+                device.as_raw_handle(),
+                ptr::null_mut(),
+                READ,
+                0,
+            ))
+        }?;
+        Ok(Reader {
+            device,
+            port: Arc::new(port),
+            posted: 0,
+            inbox: Arc::clone(inbox),
+            stamps: Stamps::default(),
+            failures: 0,
+        })
+    }
+
+    /// Reads until told to stop; whether every read has come back. Tells `report` when all reads are posted, or why not.
+    fn run(mut self, report: &SyncSender<io::Result<()>>) -> bool {
         sys::raise_priority();
-        if let Err(error) = self.read() {
+        let posted = self.post_all();
+        let reads = posted.is_ok();
+        // There is room for it, and the other end waits.
+        let _ = report.send(posted);
+        if reads && let Err(error) = self.read() {
             self.inbox
                 .break_down(winerror::error(Operation::Receive, None, error));
         }
-        self.drain()
+        self.drain(DRAIN)
     }
 
-    fn read(&mut self) -> io::Result<()> {
+    fn post_all(&mut self) -> io::Result<()> {
         for _ in 0..READS {
             let read = Box::into_raw(Box::new(Read {
                 overlapped: OVERLAPPED::default(),
@@ -158,6 +172,10 @@ impl Reader {
             }));
             self.post(read)?;
         }
+        Ok(())
+    }
+
+    fn read(&mut self) -> io::Result<()> {
         loop {
             match self.next(INFINITE)? {
                 Completion::Read(read, result) => {
@@ -245,15 +263,14 @@ impl Reader {
             Ok(length) => {
                 self.failures = 0;
                 let Some(captured) = data.get(..length).and_then(ddnpm::parse) else {
-                    self.inbox
-                        .push(Item::Ignored(traceroute_wire::Ignored::Malformed));
+                    self.inbox.ignore(Ignored::Malformed);
                     return Ok(());
                 };
                 if captured.skipped > 0 {
                     self.inbox.count_drops(captured.skipped);
                 }
                 let at = self.stamps.arrival(captured.stamp, at, SystemTime::now());
-                self.inbox.push(raw::read_packet(captured.packet, at));
+                self.inbox.receive(captured.packet, at);
                 Ok(())
             }
             Err(code) => {
@@ -266,11 +283,11 @@ impl Reader {
         }
     }
 
-    /// Takes all reads back from the kernel and frees them; false if some did not come back in time.
-    fn drain(&mut self) -> bool {
+    /// Takes all reads back from the kernel and frees them; false if some did not come back within `patience`.
+    fn drain(&mut self, patience: Duration) -> bool {
         // SAFETY: the handle is open; null stands for all requests. It fails when there are none.
         unsafe { CancelIoEx(self.device.as_raw_handle(), ptr::null()) };
-        let deadline = Instant::now() + DRAIN;
+        let deadline = Instant::now() + patience;
         while self.posted > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.next(left.as_millis() as u32) {
@@ -293,8 +310,17 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use windows_sys::Win32::System::Pipes::{PIPE_READMODE_MESSAGE, SetNamedPipeHandleState};
+
+    use super::super::device;
     use super::super::testpipe::Pipe;
     use super::*;
+    use crate::inbox::Item;
+
+    fn start(pipe: &Pipe, inbox: &Arc<Inbox>) -> Capture {
+        let device = device::open_overlapped(&pipe.path).expect("device");
+        Capture::start(device, inbox).expect("capture")
+    }
 
     /// A read as the driver gives it.
     fn sample(skipped: u64, stamp: u64, packet: &[u8]) -> Vec<u8> {
@@ -338,7 +364,7 @@ mod tests {
     fn packets_are_read_decoded_and_reads_posted_again() {
         let pipe = Pipe::new("capture");
         let inbox = Arc::new(Inbox::new(10_000));
-        let capture = Capture::open(&pipe.path, &[], &inbox).expect("capture");
+        let capture = start(&pipe, &inbox);
         for round in 0..READS * 3 {
             let sequence = (round % 200) as u8;
             pipe.write(&sample(0, 1, &echo_reply(sequence)));
@@ -359,22 +385,73 @@ mod tests {
     fn skipped_packets_and_foreign_bytes_are_counted() {
         let pipe = Pipe::new("count");
         let inbox = Arc::new(Inbox::new(100));
-        let _capture = Capture::open(&pipe.path, &[], &inbox).expect("capture");
+        let _capture = start(&pipe, &inbox);
         pipe.write(&sample(41, 1, b"no IP packet"));
-        assert!(matches!(take(&inbox)[..], [Item::Ignored(_)]));
         pipe.write(b"not from the driver");
-        assert!(matches!(
-            take(&inbox)[..],
-            [Item::Ignored(traceroute_wire::Ignored::Malformed)]
-        ));
-        assert_eq!(inbox.counts(), (2, 41));
+        pipe.write(&sample(0, 1, &echo_reply(1)));
+        // What was counted wakes nobody; the reply does.
+        assert!(matches!(take(&inbox)[..], [Item::Reply { .. }]));
+        assert_eq!(inbox.counts(), (3, 41));
+        let ignored = inbox.take_ignored(10);
+        assert_eq!(ignored.iter().sum::<u64>(), 2);
+        assert!(ignored[Ignored::Malformed.index()] >= 1, "{ignored:?}");
+    }
+
+    /// Reads are posted before the capture counts as open: the answer to a probe may come before its thread runs.
+    #[test]
+    fn a_device_that_takes_no_reads_is_no_capture() {
+        let pipe = Pipe::new("no-reads");
+        let device = device::open_overlapped(&pipe.path).expect("device");
+        drop(pipe);
+        Capture::start(device, &Arc::new(Inbox::new(10))).expect_err("nobody at the other end");
+    }
+
+    #[test]
+    fn of_a_packet_that_is_too_long_the_beginning_is_read() {
+        let pipe = Pipe::new("long");
+        let inbox = Arc::new(Inbox::new(10));
+        let device = device::open_overlapped(&pipe.path).expect("device");
+        let mode = PIPE_READMODE_MESSAGE;
+        // SAFETY: the handle is open, the mode lives here, and null leaves the rest as it is.
+        let result = unsafe {
+            SetNamedPipeHandleState(device.as_raw_handle(), &raw const mode, ptr::null(), ptr::null())
+        };
+        assert_ne!(result, 0, "{}", io::Error::last_os_error());
+        let mut reader = Reader::new(device, &inbox).expect("reader");
+        reader.post_all().expect("posted");
+        let mut packet = echo_reply(3);
+        packet.resize(9000, 0);
+        pipe.write(&sample(0, 1, &packet));
+        match reader.next(10_000).expect("completion") {
+            Completion::Read(read, result) => {
+                assert_eq!(result, Ok(READ_LEN));
+                // SAFETY: given back by the kernel.
+                let read = unsafe { Box::from_raw(read) };
+                reader.completed(&read.data, result).expect("no failure");
+            }
+            _ => panic!("nothing was read"),
+        }
+        assert!(matches!(take_now(&inbox)[..], [Item::Reply { .. }]));
+        reader.drain(DRAIN);
+    }
+
+    #[test]
+    fn reads_that_do_not_come_back_are_waited_for_only_so_long() {
+        let pipe = Pipe::new("kept");
+        let device = device::open_overlapped(&pipe.path).expect("device");
+        let mut reader = Reader::new(device, &Arc::new(Inbox::new(10))).expect("reader");
+        reader.post_all().expect("posted");
+        // One more than the device has.
+        reader.posted += 1;
+        assert!(!reader.drain(Duration::from_millis(50)));
+        assert_eq!(reader.posted, 1);
     }
 
     #[test]
     fn a_device_that_goes_away_breaks_the_capture() {
         let pipe = Pipe::new("gone");
         let inbox = Arc::new(Inbox::new(100));
-        let capture = Capture::open(&pipe.path, &[], &inbox).expect("capture");
+        let capture = start(&pipe, &inbox);
         drop(pipe);
         let error = inbox
             .take(Some(Duration::from_secs(10)), 10, &mut Vec::new())
@@ -387,7 +464,7 @@ mod tests {
     fn a_capture_without_packets_stops() {
         let pipe = Pipe::new("stop");
         let inbox = Arc::new(Inbox::new(100));
-        let capture = Capture::open(&pipe.path, &[], &inbox).expect("capture");
+        let capture = start(&pipe, &inbox);
         assert!(capture.stop());
         assert!(take_now(&inbox).is_empty());
     }

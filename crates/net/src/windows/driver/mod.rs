@@ -6,6 +6,8 @@ mod service;
 #[cfg(test)]
 mod testpipe;
 
+use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
 use capture::Capture;
@@ -13,13 +15,14 @@ use device::Sender;
 use service::NamedService;
 
 use super::clock;
-use crate::ddnpm::filter::{ICMP_DEFINITIONS, TCP_DEFINITIONS};
+use crate::ddnpm::filter::{self, Definition, ICMP_DEFINITIONS};
+use crate::ddnpm::lingering::Lingering;
 use crate::ddnpm::service::Starts;
 use crate::ddnpm::{self, SERVICE};
 use crate::diagnosis::windows as diagnosis;
 use crate::inbox::Inbox;
 use crate::winerror::{self, ERROR_SERVICE_DOES_NOT_EXIST};
-use crate::{NetError, Operation, Time};
+use crate::{NetError, Operation, Time, Transport};
 
 static STARTS: Starts = Starts::new();
 
@@ -43,14 +46,23 @@ pub(super) fn state() -> diagnosis::Driver {
     use crate::ddnpm::service::{Service, State};
 
     match NamedService::new(SERVICE).state() {
-        Ok(State::Running) => {
-            diagnosis::Driver::Running(device::open_overlapped(ddnpm::TRANSPORT_PATH).map(drop))
-        }
+        Ok(State::Running) => device_state(ddnpm::TRANSPORT_PATH),
         Ok(_) => diagnosis::Driver::Stopped,
         Err(error) if service::code(&error) == ERROR_SERVICE_DOES_NOT_EXIST => {
             diagnosis::Driver::NotInstalled
         }
         Err(error) => diagnosis::Driver::Unknown(error),
+    }
+}
+
+/// What a running driver lets this process do. The filters go with the handle that they are set on.
+fn device_state(path: &str) -> diagnosis::Driver {
+    match device::open_overlapped(path) {
+        Ok(device) => match device::set_filters(&device, &ICMP_DEFINITIONS) {
+            Ok(()) => diagnosis::Driver::Running(Ok(())),
+            Err(error) => diagnosis::Driver::TooOld(error),
+        },
+        Err(error) => diagnosis::Driver::Running(Err(error)),
     }
 }
 
@@ -60,8 +72,8 @@ pub(super) struct Driver {
     inbox: Arc<Inbox>,
     /// `None` until something is prepared.
     open: Option<(Sender, Capture)>,
-    /// Only while a TCP port is reserved: it copies all of the host's TCP traffic.
-    tcp: Option<Capture>,
+    /// Open while ports are reserved, and a while longer: each copies all of the host's traffic of one transport.
+    watched: HashMap<Transport, Lingering<Capture>>,
 }
 
 impl Driver {
@@ -71,37 +83,50 @@ impl Driver {
             path: path.to_owned(),
             inbox,
             open: None,
-            tcp: None,
+            watched: HashMap::new(),
         }
     }
 
-    /// Opens what sends, and what sees ICMP.
+    /// Opens what sends, and what sees ICMP. Starts the driver again if it was stopped since this process has started it.
     pub(super) fn open(&mut self) -> Result<(), NetError> {
         if self.open.is_none() {
-            let capture = Capture::open(&self.path, &ICMP_DEFINITIONS, &self.inbox)
-                .map_err(|error| winerror::error(Operation::OpenCapture, None, error))?;
-            let sender = Sender::open(&self.path)
-                .map_err(|error| winerror::error(Operation::OpenSender, None, error))?;
-            self.open = Some((sender, capture));
+            let open = || {
+                let capture = capture(&self.path, &ICMP_DEFINITIONS, &self.inbox)?;
+                let sender = Sender::open(&self.path)
+                    .map_err(|error| winerror::error(Operation::OpenSender, None, error))?;
+                Ok((sender, capture))
+            };
+            self.open = Some(STARTS.open(open, || start(SERVICE))?);
         }
         Ok(())
     }
 
-    /// Makes TCP segments seen, or not any more.
-    pub(super) fn watch_tcp(&mut self, wanted: bool) -> Result<(), NetError> {
-        if !wanted {
-            self.tcp = None;
-        } else if self.tcp.is_none() {
-            let capture = Capture::open(&self.path, &TCP_DEFINITIONS, &self.inbox)
-                .map_err(|error| winerror::error(Operation::OpenCapture, None, error))?;
-            self.tcp = Some(capture);
+    /// Makes what arrives for the ports of a transport seen.
+    pub(super) fn watch(&mut self, transport: Transport) -> Result<(), NetError> {
+        let definitions = filter::of_transport(transport);
+        self.watched
+            .entry(transport)
+            .or_default()
+            .need(|| capture(&self.path, &definitions, &self.inbox))
+    }
+
+    /// No port of a transport is reserved any more.
+    pub(super) fn unwatch(&mut self, transport: Transport) {
+        self.watched.entry(transport).or_default().release(clock::now());
+    }
+
+    /// Closes what has not been needed for a while; when this is to be called again.
+    pub(super) fn close_unneeded(&mut self) -> Option<Time> {
+        let now = clock::now();
+        for capture in self.watched.values_mut() {
+            capture.close_if_due(now);
         }
-        Ok(())
+        self.watched.values().filter_map(Lingering::due).min()
     }
 
     /// Sends a packet; when, by the clock just before.
-    pub(super) fn send(&mut self, packet: &[u8]) -> std::io::Result<Time> {
-        let (sender, _) = self.open.as_mut().ok_or(std::io::ErrorKind::NotConnected)?;
+    pub(super) fn send(&mut self, packet: &[u8]) -> io::Result<Time> {
+        let (sender, _) = self.open.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let at = clock::now();
         sender.send(packet)?;
         Ok(at)
@@ -109,8 +134,16 @@ impl Driver {
 
     /// How many handles are open.
     pub(super) fn count(&self) -> u64 {
-        2 * u64::from(self.open.is_some()) + u64::from(self.tcp.is_some())
+        let watching = self.watched.values().filter(|capture| capture.is_open());
+        2 * u64::from(self.open.is_some()) + watching.count() as u64
     }
+}
+
+fn capture(path: &str, definitions: &[Definition], inbox: &Arc<Inbox>) -> Result<Capture, NetError> {
+    let failed = |error| winerror::error(Operation::OpenCapture, None, error);
+    let device = device::open_overlapped(path).map_err(failed)?;
+    device::set_filters(&device, definitions).map_err(winerror::filter_error)?;
+    Capture::start(device, inbox).map_err(failed)
 }
 
 /// UTF-16 with a zero at the end.
@@ -144,5 +177,23 @@ mod tests {
         assert!(text.contains("--windows-driver"), "{text}");
         assert_eq!(driver.count(), 0);
         assert!(driver.send(&[]).is_err());
+    }
+
+    #[test]
+    fn a_device_that_takes_no_filters_is_of_a_driver_that_is_too_old() {
+        // The pipe in its place takes none.
+        let pipe = testpipe::Pipe::new("old");
+        let state = device_state(&pipe.path);
+        assert!(matches!(state, diagnosis::Driver::TooOld(_)), "{state:?}");
+
+        let pipe = testpipe::Pipe::new("old-capture");
+        let mut driver = Driver::new(&pipe.path, Arc::new(Inbox::new(10)));
+        let text = driver.open().expect_err("no filters").to_string();
+        assert!(text.contains("needs ddnpm 2.10"), "{text}");
+        let missing = device_state(ddnpm::TRANSPORT_PATH);
+        assert!(
+            matches!(missing, diagnosis::Driver::Running(Err(_))),
+            "{missing:?}"
+        );
     }
 }
