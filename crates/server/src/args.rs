@@ -391,6 +391,7 @@ mod tests {
         assert_eq!(policy.allow.len(), 1);
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_unix_socket_replaces_the_default_address_only() {
         assert_eq!(config("--unix-socket /s").addr, None);
