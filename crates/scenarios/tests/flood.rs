@@ -1,7 +1,8 @@
 //! A flood of 100,000 irrelevant packets a second while 50 traces run: no hop is missed, memory does not grow, and the CPU time is
 //! bounded.
 //!
-//! Nothing of the flood is stopped by the capture's filter: its segments go to the ports that the engine has reserved.
+//! Half of the flood is of each address family. The capture's filter stops nothing of the family that is probed, for its segments
+//! go to the ports that the engine has reserved; the other family's capture rests meanwhile.
 //!
 //! Only what happens at that rate counts: when the machine is too busy to make so many packets, all is done again, and if it
 //! never is able to, the test fails and says how many it made. What the kernel drops are packets for which the capture's ring had no
@@ -102,7 +103,7 @@ fn trace_in_flood(device: &File, name: &str) {
         assert!(cpu <= MAX_CPU, "{:.0} % of a CPU", cpu * 100.0);
         let captured = end.captured - start.captured;
         assert!(
-            captured * 10 >= (end.sent - start.sent) * 9,
+            captured * 10 >= (end.sent - start.sent) * 4,
             "only {captured} packets came through the filter"
         );
         // The first pass fills caches.

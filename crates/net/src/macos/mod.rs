@@ -255,6 +255,9 @@ impl Network for MacNetwork {
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
         let failed = |operation| move |error| errors::error(operation, Some(target), error);
         let sockets = self.families.get_or_open(target, FamilySockets::open)?;
+        if interfaces::needs_scope(target) {
+            self.scopes.forget();
+        }
         let source = source_address(target)?;
         let all = interfaces::all().map_err(failed(Operation::Route))?;
         let mut found = rules::interfaces(&all, target, source).peekable();
