@@ -52,6 +52,9 @@ pub const DIFFERENCES: &[Difference] = &[
         )
     },
     Difference {
+        path: Some(
+            "r1 r2 r3 r4 T! || r1 r2 r3 r4 * T! || r1 r2 r3 r4 * * T! || r1 r2 r3 r4 * * * T! || r1 r2 r3 r4 * * * *",
+        ),
         received: Some((0, E2E_QUERIES)),
         ..Difference::of(
             "lost-syn-ack",
@@ -94,7 +97,9 @@ impl Difference {
 
     /// What is different, in words for a table.
     pub(crate) fn shown(&self) -> String {
-        let path = self.path.map(|path| format!("`{}`", path.replace('|', "/")));
+        let path = self
+            .path
+            .map(|path| format!("`{}`", path.replace(" || ", " or ").replace('|', "/")));
         let received = self.received.map(|(least, most)| {
             let count = if least == most {
                 least.to_string()
