@@ -161,7 +161,11 @@ fn parameters() -> Value {
     let default = Parameters::default();
     let integer = |least: i64, most: u64, default: i64| json!({ "type": "integer", "minimum": least, "maximum": most, "default": default });
     let boolean = |default: bool| json!({ "type": "boolean", "default": default });
-    let name = |names: &[&str], default: &str| json!({ "type": "string", "enum": names, "default": default });
+    // An empty value counts as absent.
+    let name = |names: &[&str], default: &str| {
+        let names = [names, &[""]].concat();
+        json!({ "type": "string", "enum": names, "default": default })
+    };
     let list = [
         (
             "target",
@@ -171,7 +175,7 @@ fn parameters() -> Value {
         (
             "protocol",
             name(&["udp", "tcp", "icmp"], &default.protocol),
-            "Protocol of the probes, in any letter case.",
+            "Protocol of the probes, in any letter case; empty means the default.",
         ),
         (
             "port",
@@ -196,7 +200,7 @@ fn parameters() -> Value {
         (
             "tcp-method",
             name(&["syn", "sack", "prefer_sack"], &default.tcp_method),
-            "How TCP probes, in any letter case; on Windows also syn_socket.",
+            "How TCP probes, in any letter case; empty means the default; on Windows also syn_socket.",
         ),
         (
             "e2e-queries",
