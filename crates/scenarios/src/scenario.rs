@@ -151,6 +151,15 @@ impl Expect {
         self
     }
 
+    /// Which end-to-end probes are answered depends on a few milliseconds that memory has and a device has not.
+    #[must_use]
+    pub fn varying(self) -> Self {
+        Expect {
+            repeatable: false,
+            ..self
+        }
+    }
+
     /// The path leaves a choice, but neither the client's ports nor time decide which.
     #[must_use]
     pub fn repeatable(self) -> Self {

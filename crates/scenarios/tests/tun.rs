@@ -84,7 +84,7 @@ fn the_library_finds_behind_a_device_what_the_engine_finds_in_memory() {
                 loop {
                     let next = queue.lock().unwrap().next();
                     let Some(case) = next else { return };
-                    let more = thread::scope(|scope| scope.spawn(|| case.compare()).join().unwrap());
+                    let more = case.compare_alone();
                     let mut found = found.lock().unwrap();
                     found.wrong.extend(more.wrong);
                     found.errors.extend(more.errors);
@@ -116,7 +116,7 @@ fn check_errors(mut errors: Vec<i128>) -> Result<(), String> {
 /// What came of cases.
 #[derive(Default)]
 struct Found {
-    /// What is different behind a device, one line each.
+    /// What is different behind a device, twice, one line each.
     wrong: Vec<String>,
     /// How much more round-trip times are than truly, in nanoseconds.
     errors: Vec<i128>,
@@ -180,6 +180,18 @@ impl Case<'_> {
                 expected,
             })
             .collect()
+    }
+
+    /// In a thread of its own, with which its namespace goes. Once more where something is different: a machine that stops for longer
+    /// than a timeout looks like loss, but not twice at the same place. Says so.
+    fn compare_alone(&self) -> Found {
+        let compare = || thread::scope(|scope| scope.spawn(|| self.compare()).join().unwrap());
+        let found = compare();
+        if found.wrong.is_empty() {
+            return found;
+        }
+        println!("once more, because of: {}", found.wrong.join("; "));
+        compare()
     }
 
     /// Runs it.
