@@ -193,6 +193,12 @@ impl Expect {
         self.repeatable
     }
 
+    /// How many hops give no answer (in one of the paths).
+    pub fn silent_hops(&self) -> u32 {
+        let path = self.path.split("||").next().unwrap_or_default();
+        path.split_whitespace().map(|hop| u32::from(hop == "*")).sum()
+    }
+
     /// Only in this family.
     #[must_use]
     pub fn only(self, family: Family) -> Self {
@@ -344,6 +350,11 @@ impl Scenario {
     pub fn e2e_spacing(&self) -> Duration {
         let longest = Duration::from_millis(self.timeout_ms) * u32::from(self.max_ttl);
         (longest / E2E_QUERIES).min(Duration::from_secs(1))
+    }
+
+    /// The time over which all end-to-end probes are sent.
+    pub fn e2e_time(&self) -> Duration {
+        self.e2e_spacing() * E2E_QUERIES
     }
 
     fn fill(&self, text: &str, target: IpAddr) -> String {

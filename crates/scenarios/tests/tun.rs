@@ -27,10 +27,13 @@ use traceroute_simnet::{Network, namespace};
 use traceroute_wire::MplsLabel;
 
 /// Scenarios at once, each with one method. They mostly wait.
-const WORKERS: usize = 150;
+const WORKERS: usize = 190;
 
 /// Between the starts of workers: opening namespaces is work, and delays whoever measures meanwhile.
-const STAGGER: Duration = Duration::from_millis(30);
+const STAGGER: Duration = Duration::from_millis(20);
+
+/// End-to-end probes over longer than this are long.
+const LONG: Duration = Duration::from_secs(5);
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -66,13 +69,13 @@ fn the_library_finds_behind_a_device_what_the_engine_finds_in_memory() {
     if let Ok(only) = std::env::var("SCENARIO") {
         scenarios.retain(|scenario| scenario.name == only);
     }
-    // Those that wait longest come first, so that none is left alone at the end.
-    scenarios.sort_by_key(|scenario| std::cmp::Reverse(u64::from(scenario.max_ttl) * scenario.timeout_ms));
-    let cases: Vec<Case<'_>> = scenarios
+    let mut cases: Vec<Case<'_>> = scenarios
         .iter()
         .flat_map(|scenario| Method::ALL.map(|method| Case::all(scenario, method)))
         .flatten()
         .collect();
+    // Those that wait longest come first, so that none is left alone at the end.
+    cases.sort_by_key(|case| std::cmp::Reverse(case.waiting()));
     let queue = Mutex::new(cases.iter());
     let found = Mutex::new(Found::default());
     thread::scope(|scope| {
@@ -140,6 +143,7 @@ struct Case<'a> {
     expected: Vec<Expected>,
 }
 
+#[derive(Clone)]
 struct Expected {
     family: Family,
     expect: Expect,
@@ -170,16 +174,31 @@ impl Case<'_> {
                 is_as_in_memory,
             });
         }
-        [(Access::Raw, raw), (Access::Ordinary, plain)]
-            .into_iter()
-            .filter(|(_, expected)| !expected.is_empty())
-            .map(|(access, expected)| Case {
+        // Families share a namespace, which costs more than most cases; those that take long are apart, to be side by side.
+        let at_once = if scenario.e2e_time() > LONG {
+            1
+        } else {
+            FAMILIES.len()
+        };
+        let mut cases = Vec::new();
+        for (access, expected) in [(Access::Raw, &raw), (Access::Ordinary, &plain)] {
+            cases.extend(expected.chunks(at_once).map(|expected| Case {
                 scenario,
                 method,
                 access,
-                expected,
-            })
-            .collect()
+                expected: expected.to_vec(),
+            }));
+        }
+        cases
+    }
+
+    /// About how long it takes.
+    fn waiting(&self) -> Duration {
+        let timeout = Duration::from_millis(self.scenario.timeout_ms);
+        let families = self.expected.iter();
+        families
+            .map(|expected| self.scenario.e2e_time() + timeout * expected.expect.silent_hops())
+            .sum()
     }
 
     /// In a thread of its own, with which its namespace goes. Once more where something is different, and says so: a machine that

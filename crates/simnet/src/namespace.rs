@@ -35,7 +35,7 @@ pub fn enter() -> io::Result<bool> {
         fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
         fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
     }
-    ip(&["link set dev lo up".to_owned()])?;
+    sys::bring_up("lo")?;
     Ok(as_user)
 }
 
@@ -45,13 +45,13 @@ pub fn enter() -> io::Result<bool> {
 /// # Errors
 /// When iproute2 is missing or refuses. IPv6 alone failing is no error but `Ok(false)`: kernels without it exist.
 pub fn configure(device: &str, topology: &Topology, default_routes: bool) -> io::Result<bool> {
-    ip(&[
+    let mut commands = vec![
         format!("link set dev {device} addrgenmode none"),
         format!("link set dev {device} up"),
-    ])?;
-    let commands = |v6| family_commands(device, topology, default_routes, v6);
-    ip(&commands(false))?;
-    if ip(&commands(true)).is_err() {
+    ];
+    commands.extend(family_commands(device, topology, default_routes, false));
+    ip(&commands)?;
+    if ip(&family_commands(device, topology, default_routes, true)).is_err() {
         return Ok(false);
     }
     let mut addresses: Vec<Ipv6Addr> = topology
