@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::ops::AddAssign;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -111,7 +112,7 @@ impl Driver {
         };
         thread::Builder::new()
             .name("probing".to_owned())
-            .spawn(move || Pump::new(open, limit, seed, inbox, Box::new(publish)).run())?;
+            .spawn(move || Pump::new(open, limit, seed, inbox, Box::new(publish)).keep_running())?;
         Ok(Driver { shared })
     }
 
@@ -240,6 +241,8 @@ struct Pump {
     publish: Box<dyn Fn(Option<Waker>) + Send>,
     inbox: mpsc::Receiver<Command>,
     network: Option<Box<dyn Network + Send>>,
+    limit: usize,
+    seed: [u8; 32],
     engine: Engine,
     jobs: HashMap<TraceId, Job>,
     tickets: HashMap<u64, TraceId>,
@@ -253,21 +256,43 @@ impl Pump {
         inbox: mpsc::Receiver<Command>,
         publish: Box<dyn Fn(Option<Waker>) + Send>,
     ) -> Self {
-        let engine = Engine::new(limit, seed);
         Pump {
             open,
             publish,
             inbox,
             network: None,
-            engine,
+            limit,
+            seed,
+            engine: Engine::new(limit, seed),
             jobs: HashMap::new(),
             tickets: HashMap::new(),
         }
     }
 
+    /// Runs, and begins anew after a panic, of which the panic hook tells: one defect must not end a service for good.
+    fn keep_running(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
+            tracing::error!("a defect in the probing engine; all traces in flight end");
+            self.start_over();
+        }
+    }
+
+    /// Forgets everything, for it may be half changed. Traces in flight end with [`TraceError::Stopped`].
+    fn start_over(&mut self) {
+        self.network = None;
+        (self.publish)(None);
+        self.jobs.clear();
+        self.tickets.clear();
+        // Not the identifiers of before, which late answers still carry.
+        for byte in &mut self.seed {
+            *byte = byte.wrapping_add(1);
+        }
+        self.engine = Engine::new(self.limit, self.seed);
+    }
+
     /// Turns of commands, packets, and what is due. What is due comes right after the packets: a trace must not end for want of
     /// an answer that has arrived but was not read yet.
-    fn run(mut self) {
+    fn run(&mut self) {
         let mut pending = false;
         loop {
             if self.is_idle() {

@@ -1,6 +1,6 @@
 //! The driver over a network that is simulated, clock included: nothing is sent and nothing sleeps.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 
@@ -48,6 +48,7 @@ struct State {
     /// What the next calls say.
     prepare_error: Option<ErrorKind>,
     poll_error: Option<ErrorKind>,
+    poll_panics: bool,
     /// Do not let time pass: waits for something later last until the waker is called.
     frozen: bool,
     /// Preparing a trace waits while this is set.
@@ -170,6 +171,10 @@ impl Network for Fake {
         let mut state = self.state();
         if let Some(kind) = state.poll_error.take() {
             return Err(failure(Operation::Receive, kind));
+        }
+        if std::mem::take(&mut state.poll_panics) {
+            drop(state);
+            panic!("on purpose");
         }
         while state.frozen && !state.woken && deadline.is_none_or(|deadline| deadline > state.now) {
             state = self.0.1.wait(state).unwrap();
@@ -357,6 +362,18 @@ fn a_broken_capture_ends_all_traces_and_the_next_one_opens_it_anew() {
     assert!(fake.state().ports.is_empty());
     assert_eq!(wait(driver.trace(spec(Method::Udp), None)).unwrap().hops.len(), 4);
     assert_eq!(fake.state().opened, 2);
+}
+
+#[test]
+fn a_defect_ends_the_traces_in_flight_and_no_later_one() {
+    let fake = Fake::default();
+    fake.state().poll_panics = true;
+    let driver = fake.driver(10);
+    let hit = wait(driver.trace(spec(Method::Udp), None));
+    assert!(matches!(hit, Err(TraceError::Stopped)), "{hit:?}");
+    assert_eq!(wait(driver.trace(spec(Method::Udp), None)).unwrap().hops.len(), 4);
+    assert_eq!(fake.state().opened, 2);
+    assert_eq!(block_on(driver.statistics()).unwrap().running, 0);
 }
 
 #[test]

@@ -44,7 +44,9 @@ pub enum InvalidTarget {
     #[error("is not an IPv6 address, which is written 2001:db8::1, or [2001:db8::1]:443 with a port")]
     Ipv6,
     /// An IPv6 address with a zone identifier.
-    #[error("has a zone identifier; link-local addresses cannot be traced")]
+    #[error(
+        "has a zone identifier: a link-local address is never behind a router; use a global address of the host"
+    )]
     Zone,
     /// All digits where a host name or IPv4 address should be.
     #[error("is neither an IPv4 address nor a host name")]
@@ -250,6 +252,7 @@ where
         })?;
     addresses
         .into_iter()
+        .map(|address| address.to_canonical())
         .find(|address| address.is_ipv6() == ipv6)
         .ok_or_else(|| ResolveError::NoAddress {
             host: name.clone(),
@@ -401,6 +404,18 @@ mod tests {
         assert_eq!(
             answer(&host, false, Ok(vec![both()[1]])).await,
             Err(r#""example.com" has no IPv4 address"#.to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_mapped_address_is_an_ipv4_address() {
+        let mapped: IpAddr = "::ffff:192.0.2.3".parse().unwrap();
+        let host = name("example.com");
+        let plain = mapped.to_canonical();
+        assert_eq!(answer(&host, false, Ok(vec![mapped])).await, Ok(plain));
+        assert_eq!(
+            answer(&host, true, Ok(vec![mapped, both()[1]])).await,
+            Ok(both()[1])
         );
     }
 
