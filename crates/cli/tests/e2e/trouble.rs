@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use traceroute_e2e::{Layout, Report};
 use traceroute_testbed::{Node, Result, require_lab};
 
 use crate::capture::Capture;
-use crate::program::{PROGRAM, each_family, end, finish, hops, program, run, start};
+use crate::program::{Outcome, PROGRAM, each_family, end, finish, hops, program, run, start};
 
 const METHODS: [&str; 5] = [
     "-P udp",
@@ -290,10 +291,35 @@ fn verbose_talks_on_standard_error_only() -> Result<()> {
     let chain = lab.chain(2)?;
     let outcome = run(&chain.client, chain.target_v4(), "-q 1 -Q 1 --verbose");
     assert!(outcome.stderr.contains(" TRACE "), "{}", outcome.stderr);
-    let quiet = crate::program::Outcome {
+    let quiet = Outcome {
         stderr: String::new(),
         ..outcome
     };
     assert_eq!(quiet.report().hop_count.max, 2);
+    Ok(())
+}
+
+/// As docs/false-loss.md tells.
+#[test]
+fn loss_that_is_a_limit_on_icmp_errors_is_said_to_be() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(3)?;
+    chain.target.icmp_rate_limits(true)?;
+    let said = |outcome: &Outcome| outcome.stderr.contains("its limit on ICMP errors");
+    let received = |outcome: &Outcome| {
+        let report = Report::read(&outcome.stdout, Layout::Indented).unwrap();
+        report.e2e.received
+    };
+    each_family(&chain, |path| {
+        // 187 ms apart, so over 7.3 s: six are answered, and one a second.
+        let queries = "-q 0 -Q 40 --timeout 250 --verbose";
+        let udp = run(&chain.client, path.target, queries);
+        let answers = received(&udp);
+        assert!((12..=14).contains(&answers), "{}: {answers}", path.target);
+        assert!(said(&udp), "{}", udp.stderr);
+        let icmp = run(&chain.client, path.target, &format!("-P icmp {queries}"));
+        assert_eq!(received(&icmp), 40, "{}", path.target);
+        assert!(!said(&icmp), "{}", icmp.stderr);
+    });
     Ok(())
 }
