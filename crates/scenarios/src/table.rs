@@ -201,10 +201,13 @@ fn links() -> Vec<Scenario> {
             "later-than-timeout",
             "r3 answers after 320 ms, the timeout is 300 ms: credited to its own probe, or to none",
             &[OPEN, (3, "icmp = { delay = 320 }")],
-            vec![
-                Expect::on(&[Icmp, Udp, Syn], "r1 r2 r3|* r4 T!"),
-                Expect::on(&SACKS, "r1 r2 r3|* r4 T!"),
-            ],
+            vec![Expect::all("r1 r2 r3|* r4 T!")],
+        ),
+        four(
+            "long-after-timeout",
+            "r3 answers after 500 ms, the timeout is 300 ms: too late for its own probe, and credited to no other",
+            &[OPEN, (3, "icmp = { delay = 500 }")],
+            vec![Expect::all("r1 r2 * r4 T!")],
         ),
     ]
 }
