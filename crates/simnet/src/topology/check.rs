@@ -122,6 +122,10 @@ fn check_target(topology: &Topology, target: &Target, position: usize) -> Result
     if target.tcp.window_scale.is_some_and(|scale| scale > 14) {
         return problem("window_scale is at most 14 (RFC 7323 §2.3)".to_owned());
     }
+    if target.icmp.time_exceeded_limit.is_some() {
+        let message = "a target sends no time-exceeded errors; what limits the others is unreachable_limit";
+        return problem(message.to_owned());
+    }
     check_icmp(&target.icmp).or_else(problem)
 }
 

@@ -82,6 +82,10 @@ fn mistakes_are_named_where_they_are() {
             format!("{hop}[[target]]\nv4 = \"10.0.0.2\"\ntcp = {{ lose_syn_acks = 256 }}\n"),
             "6:25: invalid value: integer `256`, expected u8",
         ),
+        (
+            format!("{hop}[[target]]\nv4 = \"10.0.0.2\"\nicmp = {{ time_exceeded_limit = {{}} }}\n"),
+            "4:1: a target sends no time-exceeded errors",
+        ),
     ] {
         let error = Topology::parse("file.toml", &text).unwrap_err().to_string();
         assert!(
