@@ -121,9 +121,10 @@ server-soak seconds="3600" clients="8":
     cargo build --release --locked --package datadog-traceroute-server --package traceroute-bench
     target/release/server_soak target/release/datadog-traceroute-server {{ seconds }} {{ clients }}
 
-# Repeat the scenario suite, in memory and behind TUN devices (root): the first difference ends it, with no second chance
+# Repeat the scenario suite, in memory and behind TUN devices (root or sudo): the first difference ends it, with no second chance
 scenarios times="1":
-    cargo test --no-run --locked --package traceroute-scenarios
+    source scripts/privileged; \
+    cargo test --no-run --locked --package traceroute-scenarios; \
     for round in $(seq {{ times }}); do SCENARIO_ONCE=1 CI=true cargo test --quiet --locked --package traceroute-scenarios --tests; done
 
 # Install what measuring coverage needs: cargo-llvm-cov, and LLVM's tools of rustc's version, of rustup or of Debian (llvm-22)
