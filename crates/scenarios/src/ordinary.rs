@@ -1,6 +1,6 @@
 //! What plain users find on Linux, without `CAP_NET_RAW`: what root finds, but for what their kernel keeps to itself.
 
-use crate::scenario::{E2E_QUERIES, Expect, Family, Method, Scenario};
+use crate::scenario::{Aspect, E2E_QUERIES, Expect, Family, Method, Outcome, Scenario};
 
 /// What ordinary sockets can probe with.
 pub const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::Syn];
@@ -122,7 +122,7 @@ pub fn expectation(scenario: &Scenario, method: Method, family: Family) -> Optio
     if !METHODS.contains(&method) {
         return None;
     }
-    let expect = expect.clone().without_aspects();
+    let expect = expect.clone().only_aspects(told_of_all(method));
     Some(match difference(scenario, method) {
         Some(difference) => expect.but(
             difference.path,
@@ -130,6 +130,27 @@ pub fn expectation(scenario: &Scenario, method: Method, family: Family) -> Optio
         ),
         None => expect,
     })
+}
+
+/// What a plain user is told of all answers.
+fn told_of_all(method: Method) -> &'static [Aspect] {
+    match method {
+        // Not with which TTL a segment of the target arrived.
+        Method::Syn => &[Aspect::Icmp, Aspect::Mpls],
+        _ => &[Aspect::Icmp, Aspect::Mpls, Aspect::ReplyTtl],
+    }
+}
+
+/// What a plain user is told of the answers that root finds: not the TTL of the probe in a quote, nor that of a segment.
+#[must_use]
+pub fn as_told(method: Method, mut found: Outcome) -> Outcome {
+    for finding in found.hops.iter_mut().flatten().flatten() {
+        finding.quoted_ttl = None;
+        if method == Method::Syn && finding.icmp.is_none() {
+            finding.reply_ttl = None;
+        }
+    }
+    found
 }
 
 /// What is different for a plain user, if anything.
