@@ -135,18 +135,24 @@ pub fn expectation(scenario: &Scenario, method: Method, family: Family) -> Optio
 /// What a plain user is told of all answers.
 fn told_of_all(method: Method) -> &'static [Aspect] {
     match method {
-        // Not with which TTL a segment of the target arrived.
+        // Not always with which TTL a segment of the target arrived.
         Method::Syn => &[Aspect::Icmp, Aspect::Mpls],
         _ => &[Aspect::Icmp, Aspect::Mpls, Aspect::ReplyTtl],
     }
 }
 
-/// What a plain user is told of the answers that root finds: not the TTL of the probe in a quote, nor that of a segment.
+/// What a plain user who was `told` this may find of what root `found`: not the TTL of the probe in a quote, and that of a segment
+/// only if it is a SYN-ACK over IPv6, so where it was not told it need not be.
 #[must_use]
-pub fn as_told(method: Method, mut found: Outcome) -> Outcome {
-    for finding in found.hops.iter_mut().flatten().flatten() {
+pub fn may_find(method: Method, mut found: Outcome, told: &Outcome) -> Outcome {
+    let told = told.hops.iter().flatten();
+    for (finding, told) in found.hops.iter_mut().flatten().zip(told) {
+        let (Some(finding), Some(told)) = (finding, told) else {
+            continue;
+        };
         finding.quoted_ttl = None;
-        if method == Method::Syn && finding.icmp.is_none() {
+        let is_segment = method == Method::Syn && finding.icmp.is_none();
+        if is_segment && (finding.address.is_ipv4() || told.reply_ttl.is_none()) {
             finding.reply_ttl = None;
         }
     }

@@ -241,7 +241,7 @@ impl Case<'_> {
             if *is_as_in_memory {
                 let in_memory = memory::run(scenario, method, *family, &|| None).unwrap();
                 let in_memory = match access {
-                    Access::Ordinary => ordinary::as_told(method, in_memory),
+                    Access::Ordinary => ordinary::may_find(method, in_memory, &outcome),
                     _ => in_memory,
                 };
                 let (here, there) = (outcome.summary(&Aspect::ALL), in_memory.summary(&Aspect::ALL));

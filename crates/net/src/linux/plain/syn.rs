@@ -14,7 +14,7 @@ use super::super::connections::{Readiness, dissolve};
 use super::super::sys;
 use super::datagrams::read_clock;
 use super::icmp_errors;
-use super::sys::{Handshake, Inbox, Queue, handshake};
+use super::sys::{Handshake, Inbox, Queue, handshake, segment_hop_limit};
 use crate::unix::clock::Converter;
 use crate::{Answer, Time, Token};
 
@@ -143,23 +143,29 @@ impl Syns {
             }
         }
         let now = read_clock(clock);
-        // No socket is told the TTL of a segment.
-        let from_target = |at| State::Answered(Answer::new(pending.target, None), at);
+        let target = Answer::new(pending.target, None);
         if let Some(at) = pending.refused {
-            return from_target(at);
+            return State::Answered(target, at);
         }
         if handshake.connected {
             // Measured by the kernel, so without the time that it took to wake this thread.
             let measured = pending.at + Duration::from_micros(handshake.rtt.into());
-            return from_target(if handshake.rtt == 0 {
+            let at = if handshake.rtt == 0 {
                 now
             } else {
                 measured.min(now)
-            });
+            };
+            let answer = Answer {
+                reply_ttl: segment_hop_limit(self.socket.as_fd()).unwrap_or(0),
+                ..target
+            };
+            return State::Answered(answer, at);
         }
         let error = SockRef::from(&self.socket).take_error().unwrap_or_else(Some);
         match error.map(|error| error.kind()) {
-            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => from_target(now),
+            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => {
+                State::Answered(target, now)
+            }
             None if handshake.pending => State::Pending,
             _ => State::Lost,
         }
