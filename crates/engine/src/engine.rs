@@ -303,10 +303,7 @@ impl Engine {
             }
             NetworkEvent::Answered { token, answer, at } => {
                 let (id, ttl) = untoken(token);
-                match self
-                    .run_mut(id)
-                    .map(|run| run.answered(ttl, answer.from, answer.error, at))
-                {
+                match self.run_mut(id).map(|run| run.answered(ttl, answer, at)) {
                     Some(credit) => self.account(id.slot, credit),
                     None => self.counters.unmatched += 1,
                 }

@@ -46,8 +46,8 @@ pub struct HopAnswer {
     pub error: Option<IcmpError>,
     /// TTL of the answer itself on arrival, in hops; 0 when unknown.
     pub reply_ttl: u8,
-    /// TTL in the quoted packet, in hops; 0 when there is no quote.
-    pub quoted_ttl: u8,
+    /// TTL in the quoted packet, in hops; `None` when there is no quote, or the kernel keeps it to itself.
+    pub quoted_ttl: Option<u8>,
     /// MPLS labels of the router.
     pub mpls: MplsStack,
     /// The RTT is between two kernel timestamps; otherwise the send time was taken just before the system call.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use traceroute_net::{NetError, Operation, Time};
+use traceroute_net::{Answer, NetError, Operation, Time};
 use traceroute_wire::{IcmpError, MplsStack, Probe, Reply, ReplyKind};
 
 use crate::key::Key;
@@ -128,7 +128,7 @@ struct Received {
     destination: bool,
     error: Option<IcmpError>,
     reply_ttl: u8,
-    quoted_ttl: u8,
+    quoted_ttl: Option<u8>,
     mpls: MplsStack,
 }
 
@@ -441,7 +441,7 @@ impl Run {
                     destination: self.is_destination(reply.source, *error),
                     error: Some(*error),
                     reply_ttl: reply.ttl,
-                    quoted_ttl: quoted.ttl,
+                    quoted_ttl: Some(quoted.ttl),
                     mpls: *mpls,
                 };
                 self.credit(probe.ttl, received, probe.translated)
@@ -491,7 +491,7 @@ impl Run {
             destination: true,
             error: None,
             reply_ttl: reply.ttl,
-            quoted_ttl: 0,
+            quoted_ttl: None,
             mpls: MplsStack::default(),
         };
         match self.method.direct(&self.flow, reply, at) {
@@ -520,8 +520,14 @@ impl Run {
         }
     }
 
-    /// The kernel itself matched an answer to the probe for `ttl`.
-    pub(crate) fn answered(&mut self, ttl: u8, from: IpAddr, error: Option<IcmpError>, at: Time) -> Credit {
+    /// The kernel itself matched an answer to the probe for `ttl`. What the probe's TTL had become, it does not tell.
+    pub(crate) fn answered(&mut self, ttl: u8, answer: Answer, at: Time) -> Credit {
+        let Answer {
+            from,
+            error,
+            reply_ttl,
+            mpls,
+        } = answer;
         if self.is_late(at) {
             return Credit::Late;
         }
@@ -534,9 +540,9 @@ impl Run {
             at,
             destination,
             error,
-            reply_ttl: 0,
-            quoted_ttl: 0,
-            mpls: MplsStack::default(),
+            reply_ttl,
+            quoted_ttl: None,
+            mpls,
         };
         self.credit(ttl, received, false)
     }
@@ -645,7 +651,7 @@ impl Run {
             destination: true,
             error: None,
             reply_ttl,
-            quoted_ttl: 0,
+            quoted_ttl: None,
             mpls: MplsStack::default(),
         };
         sent.answer = Some(answer);

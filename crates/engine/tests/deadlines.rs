@@ -52,10 +52,7 @@ fn an_answer_counts_by_when_it_arrived_and_not_by_when_it_was_read() {
     let single = TraceSpec::single(Method::Icmp, target(), 0, 5, ms(100));
     for (arrived, counts) in [(100, true), (101, false)] {
         let (mut engine, token, _) = begun(single);
-        let answer = Answer {
-            from: target(),
-            error: None,
-        };
+        let answer = Answer::new(target(), None);
         let arrived = at(arrived);
         engine.handle(
             at(500),

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use support::*;
 use traceroute_engine::{Method, TraceSpec};
-use traceroute_wire::{IcmpError, Probe, ProbeKind, ReplyKind};
+use traceroute_wire::{IcmpError, MplsStack, Probe, ProbeKind, ReplyKind};
 
 const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::TcpSyn];
 
@@ -618,6 +618,8 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
 
     let router = "192.0.2.77".parse().unwrap();
     let time_exceeded = Some(IcmpError::TimeExceeded);
+    let mut mpls = MplsStack::default();
+    mpls.push(16001 << 12 | 0x101);
     for (from, error) in [
         (router, time_exceeded),
         (client(), time_exceeded),
@@ -634,7 +636,12 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
             "the identifier that the network reserved: {probe:?}"
         );
         engine.sent(token, at(0));
-        let answer = Answer { from, error };
+        let answer = Answer {
+            from,
+            error,
+            reply_ttl: 61,
+            mpls,
+        };
         engine.handle(
             at(9),
             NetworkEvent::Answered {
@@ -659,6 +666,7 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
         let hop = result.hops[0].answer.unwrap();
         assert_eq!((hop.address, hop.rtt, hop.error), (from, ms(7), error));
         assert_eq!(hop.destination, from == target());
+        assert_eq!((hop.reply_ttl, hop.quoted_ttl, hop.mpls), (61, None, mpls));
     }
 }
 
@@ -684,7 +692,7 @@ fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
                 ttl => (router(ttl), Some(IcmpError::TimeExceeded)),
             };
             let answered = at(now) + ms(u64::from(probe.ttl));
-            let answer = Answer { from, error };
+            let answer = Answer::new(from, error);
             engine.handle(
                 answered,
                 NetworkEvent::Answered {

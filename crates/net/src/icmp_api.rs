@@ -29,11 +29,8 @@ pub(crate) fn answer(buffer: &[u8], is_ipv6: bool, parsed: bool) -> Option<Answe
         return None;
     }
     match EchoStatus::of(u32::from_ne_bytes(status), is_ipv6) {
-        EchoStatus::Reply => parsed.then_some(Answer { from, error: None }),
-        EchoStatus::Error(error) => Some(Answer {
-            from,
-            error: Some(error),
-        }),
+        EchoStatus::Reply => parsed.then_some(Answer::new(from, None)),
+        EchoStatus::Error(error) => Some(Answer::new(from, Some(error))),
         EchoStatus::Nothing => None,
     }
 }
@@ -135,7 +132,7 @@ mod tests {
 
     fn answered(is_ipv6: bool, error: Option<IcmpError>) -> Answer {
         let from = if is_ipv6 { ROUTER_6.into() } else { ROUTER.into() };
-        Answer { from, error }
+        Answer::new(from, error)
     }
 
     const PROHIBITED_OR_HOST: Option<IcmpError> = Some(IcmpError::Unreachable { code: 1 });

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use traceroute_wire::{IcmpError, Ignored, Probe, Reply};
+use traceroute_wire::{IcmpError, Ignored, MplsStack, Probe, Reply};
 
 use crate::{NetError, Time};
 
@@ -85,6 +85,22 @@ pub struct Answer {
     pub from: IpAddr,
     /// `None`: the target's own answer (echo reply, SYN-ACK, RST, UDP datagram). Otherwise the ICMP error.
     pub error: Option<IcmpError>,
+    /// TTL or hop limit of the answer itself on arrival, in hops; 0 when the kernel does not tell.
+    pub reply_ttl: u8,
+    /// MPLS labels of the router, as far as the kernel tells.
+    pub mpls: MplsStack,
+}
+
+impl Answer {
+    /// An answer of which no more is known.
+    pub fn new(from: IpAddr, error: Option<IcmpError>) -> Self {
+        Answer {
+            from,
+            error,
+            reply_ttl: 0,
+            mpls: MplsStack::default(),
+        }
+    }
 }
 
 /// Counters of a backend since it was opened.

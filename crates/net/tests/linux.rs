@@ -963,6 +963,10 @@ fn without_permission_the_error_says_how_to_get_it() {
 fn without_permission_ordinary_sockets_probe() {
     isolated("without_permission_ordinary_sockets_probe", || {
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").expect("root's group may ping");
+        // What answers leave with, so that no other TTL is taken for theirs.
+        let (v4_ttl, v6_ttl) = (77, 78);
+        std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", v4_ttl.to_string()).expect("set");
+        std::fs::write("/proc/sys/net/ipv6/conf/lo/hop_limit", v6_ttl.to_string()).expect("set");
         assert_eq!(traceroute_net::access(), Access::Raw);
         drop_capabilities();
         assert_eq!(traceroute_net::access(), Access::Ordinary);
@@ -983,8 +987,10 @@ fn without_permission_ordinary_sockets_probe() {
             subject.send(&probe(address, udp(port, CLOSED)), 1);
             let (before, answer) = answered(&mut subject, 1);
             let code = if address.is_ipv4() { 3 } else { 4 };
+            let ttl = if address.is_ipv4() { v4_ttl } else { v6_ttl };
             assert_eq!(answer.from, address);
             assert_eq!(answer.error, Some(IcmpError::Unreachable { code }));
+            assert_eq!((answer.reply_ttl, answer.mpls.is_empty()), (ttl, true));
             assert!(
                 matches!(before[..], [Event::Sent(Token(1), _)]),
                 "the kernel's send time comes first: {before:?}"
@@ -1012,7 +1018,7 @@ fn without_permission_ordinary_sockets_probe() {
                     cookie: Some(*b"cookie")
                 }
             );
-            assert!(reply.ttl > 0, "the reply's TTL is told");
+            assert_eq!(reply.ttl, ttl);
             assert_eq!(subject.network.counters().sockets, 1);
             subject.network.release_identifier(address, identifier);
 
@@ -1023,6 +1029,8 @@ fn without_permission_ordinary_sockets_probe() {
                 subject.send(&probe(address, syn(port, target)), token);
                 let (_, answer) = answered(&mut subject, token);
                 assert_eq!((answer.from, answer.error), (address, None), "port {target}");
+                let is_told = address.is_ipv6() && target == open;
+                assert_eq!(answer.reply_ttl, if is_told { ttl } else { 0 }, "port {target}");
             }
             subject.network.release_port(Transport::Tcp, address, port);
             let counters = subject.network.counters();

@@ -158,7 +158,7 @@ fn findings(result: &TraceResult, method: Method) -> Vec<Option<Finding>> {
                 .error
                 .map_or(echo_reply, |error| Some(type_and_code(v6, error))),
             reply_ttl: Some(answer.reply_ttl),
-            quoted_ttl: answer.error.map(|_| answer.quoted_ttl),
+            quoted_ttl: answer.quoted_ttl,
             mpls: answer.mpls.labels().collect(),
         })
     };

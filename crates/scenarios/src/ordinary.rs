@@ -1,6 +1,6 @@
 //! What plain users find on Linux, without `CAP_NET_RAW`: what root finds, but for what their kernel keeps to itself.
 
-use crate::scenario::{E2E_QUERIES, Expect, Family, Method, Scenario};
+use crate::scenario::{Aspect, E2E_QUERIES, Expect, Family, Method, Outcome, Scenario};
 
 /// What ordinary sockets can probe with.
 pub const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::Syn];
@@ -122,7 +122,7 @@ pub fn expectation(scenario: &Scenario, method: Method, family: Family) -> Optio
     if !METHODS.contains(&method) {
         return None;
     }
-    let expect = expect.clone().without_aspects();
+    let expect = expect.clone().only_aspects(told_of_all(method));
     Some(match difference(scenario, method) {
         Some(difference) => expect.but(
             difference.path,
@@ -130,6 +130,33 @@ pub fn expectation(scenario: &Scenario, method: Method, family: Family) -> Optio
         ),
         None => expect,
     })
+}
+
+/// What a plain user is told of all answers.
+fn told_of_all(method: Method) -> &'static [Aspect] {
+    match method {
+        // Not always with which TTL a segment of the target arrived.
+        Method::Syn => &[Aspect::Icmp, Aspect::Mpls],
+        _ => &[Aspect::Icmp, Aspect::Mpls, Aspect::ReplyTtl],
+    }
+}
+
+/// What a plain user who was `told` this may find of what root `found`: not the TTL of the probe in a quote, and that of a segment
+/// only if it is a SYN-ACK over IPv6, so where it was not told it need not be.
+#[must_use]
+pub fn may_find(method: Method, mut found: Outcome, told: &Outcome) -> Outcome {
+    let told = told.hops.iter().flatten();
+    for (finding, told) in found.hops.iter_mut().flatten().zip(told) {
+        let (Some(finding), Some(told)) = (finding, told) else {
+            continue;
+        };
+        finding.quoted_ttl = None;
+        let is_segment = method == Method::Syn && finding.icmp.is_none();
+        if is_segment && (finding.address.is_ipv4() || told.reply_ttl.is_none()) {
+            finding.reply_ttl = None;
+        }
+    }
+    found
 }
 
 /// What is different for a plain user, if anything.

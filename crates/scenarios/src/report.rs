@@ -50,7 +50,7 @@ const PLAIN_USERS: &str = "
 ## Without `CAP_NET_RAW`
 
 On Linux plain users probe through ordinary sockets. The suite runs all of the above for them, too, with `icmp`, `udp` and `syn` (`sack` needs
-the capability), and they find the same paths, losses and errors, except:
+the capability), and they find the same paths, losses and errors, and of TTLs and labels what [the kernel tells](details.md#members), except:
 
 | scenario | probes | what is reported instead | why |
 |---|---|---|---|

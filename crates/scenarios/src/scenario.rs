@@ -169,13 +169,11 @@ impl Expect {
         }
     }
 
-    /// The same, but nothing is said of what else the answers tell.
+    /// The same, but of what else the answers tell only these aspects.
     #[must_use]
-    pub(crate) fn without_aspects(self) -> Self {
-        Expect {
-            aspects: Vec::new(),
-            ..self
-        }
+    pub(crate) fn only_aspects(mut self, told: &[Aspect]) -> Self {
+        self.aspects.retain(|(aspect, _)| told.contains(aspect));
+        self
     }
 
     /// The same with another path or number of answers.

@@ -256,8 +256,6 @@ impl AnswerDetails {
             (Some(number), _) => (Some(number), Some(0)),
             (None, _) => (None, None),
         };
-        // A captured packet has a TTL, and then its quote was read as well.
-        let captured = answer.reply_ttl != 0;
         AnswerDetails {
             ip_address: answer.address,
             answer: kind,
@@ -268,8 +266,8 @@ impl AnswerDetails {
                 Some(IcmpError::Unreachable { code }) => notation(v4, code, answer.destination),
                 _ => None,
             },
-            reply_ttl: captured.then_some(answer.reply_ttl),
-            quoted_ttl: (captured && answer.error.is_some()).then_some(answer.quoted_ttl),
+            reply_ttl: (answer.reply_ttl != 0).then_some(answer.reply_ttl),
+            quoted_ttl: answer.quoted_ttl,
             mpls: answer.mpls.labels().map(MplsEntry::from).collect(),
             kernel_timestamps: answer.kernel_stamped,
         }
@@ -370,7 +368,7 @@ mod tests {
             destination: error.is_none(),
             error,
             reply_ttl: 61,
-            quoted_ttl: 0,
+            quoted_ttl: None,
             mpls: MplsStack::default(),
             kernel_stamped: true,
         }
@@ -397,11 +395,11 @@ mod tests {
     #[test]
     fn the_document_has_what_is_known_and_nothing_else() {
         let mut labelled = answer("192.0.2.7", EXCEEDED);
-        labelled.quoted_ttl = 1;
+        labelled.quoted_ttl = Some(1);
         labelled.mpls.push(16001 << 12 | 5 << 9 | 0x001);
         labelled.mpls.push(24000 << 12 | 0x1fe);
-        // The kernel of a process without rights says who answered, and nothing more.
-        let unprivileged = HopAnswer {
+        // Where the system itself matches answers, it may say who answered, and nothing more.
+        let matched = HopAnswer {
             reply_ttl: 0,
             kernel_stamped: false,
             ..answer("192.0.2.8", EXCEEDED)
@@ -411,7 +409,7 @@ mod tests {
             vec![
                 Some(labelled),
                 None,
-                Some(unprivileged),
+                Some(matched),
                 Some(answer("198.51.100.9", None)),
             ],
         );

@@ -649,7 +649,7 @@ mod tests {
             destination,
             error: None,
             reply_ttl: 0,
-            quoted_ttl: 0,
+            quoted_ttl: None,
             mpls: traceroute_wire::MplsStack::default(),
             kernel_stamped: true,
         };

@@ -19,14 +19,30 @@ const MPLS_STACK: [u8; 2] = [1, 1];
 /// quote. Where the length attribute is absent, as senders from before RFC 4884 leave it, only a checksum tells extensions
 /// from more quoted bytes, so it must be there.
 pub(crate) fn split_extensions(body: &[u8], quote_len: usize) -> (&[u8], MplsStack) {
-    let announced = quote_len != 0;
-    let at = if announced { quote_len } else { MIN_QUOTE_LEN };
-    if at < MIN_QUOTE_LEN {
-        return (body, MplsStack::default());
-    }
-    match body.split_at_checked(at) {
-        Some((quote, extensions)) if is_valid(extensions, announced) => (quote, parse(extensions)),
-        _ => (body, MplsStack::default()),
+    let found = match quote_len {
+        0 => split_at(body, MIN_QUOTE_LEN, false),
+        MIN_QUOTE_LEN.. => split_at(body, quote_len, true),
+        _ => None,
+    };
+    found.unwrap_or((body, MplsStack::default()))
+}
+
+/// `None`: there are no extensions at this offset.
+fn split_at(body: &[u8], at: usize, announced: bool) -> Option<(&[u8], MplsStack)> {
+    let (quote, extensions) = body.split_at_checked(at)?;
+    is_valid(extensions, announced).then(|| (quote, parse(extensions)))
+}
+
+impl MplsStack {
+    /// The labels of an ICMP error from which the quote's headers were taken away, as Linux does for ordinary sockets.
+    ///
+    /// `data` is the rest of the quote, with everything behind it. `headers` is how many bytes of the quote are missing.
+    /// `announced` is where in `data` extensions begin according to the length attribute; `None`: there is none, or nobody
+    /// says.
+    pub fn without_headers(data: &[u8], headers: usize, announced: Option<usize>) -> MplsStack {
+        let at = announced.or_else(|| MIN_QUOTE_LEN.checked_sub(headers));
+        at.and_then(|at| split_at(data, at, announced.is_some()))
+            .map_or_else(MplsStack::default, |(_, labels)| labels)
     }
 }
 

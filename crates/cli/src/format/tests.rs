@@ -225,7 +225,7 @@ fn unreachable() -> Report {
             // The router would have sent the packet on: refusing it has nothing to do with its TTL.
             answer.quoted_ttl = Some(2);
         } else {
-            // As without raw sockets.
+            // As where the system itself matches answers and tells no more.
             (answer.reply_ttl, answer.quoted_ttl) = (None, None);
             answer.kernel_timestamps = false;
         }

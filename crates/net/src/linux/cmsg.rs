@@ -68,6 +68,15 @@ impl Notes {
 }
 
 impl ExtendedError {
+    /// Where the extensions of an ICMP error begin in the message, in bytes, if its length attribute says so and
+    /// `IP_RECVERR_RFC4884` is set: the first half of `data`, of which the rest is the kernel's opinion on them (`struct
+    /// sock_ee_data_rfc4884`).
+    pub(super) fn extensions_at(&self) -> Option<usize> {
+        let [first, second, ..] = self.data.to_ne_bytes();
+        let offset = u16::from_ne_bytes([first, second]);
+        (offset != 0).then_some(offset.into())
+    }
+
     /// errno 4, origin 1, type 1, code 1, padding 1, info 4, data 4; then a socket address.
     fn parse(data: &[u8]) -> Option<Self> {
         Some(ExtendedError {

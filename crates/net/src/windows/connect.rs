@@ -303,20 +303,14 @@ impl Shared {
 
 /// Who answered a SYN. `None`: nobody.
 fn probe_answer(attempt: &Attempt, error: Option<&io::Error>) -> Option<Answer> {
-    let target = Answer {
-        from: attempt.remote.ip(),
-        error: None,
-    };
+    let target = Answer::new(attempt.remote.ip(), None);
     match error.map(io::Error::raw_os_error) {
         // SYN-ACK, or RST: either way the target's own answer.
         None | Some(Some(WSAECONNREFUSED)) => Some(target),
         Some(_) => {
             let reported = sys::icmp_error(&attempt.socket)?;
             let error = IcmpError::from_type_and_code(reported.from.is_ipv4(), reported.kind, reported.code)?;
-            Some(Answer {
-                from: reported.from,
-                error: Some(error),
-            })
+            Some(Answer::new(reported.from, Some(error)))
         }
     }
 }

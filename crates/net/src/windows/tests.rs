@@ -111,10 +111,7 @@ fn without_raw_sockets_icmp_works_and_the_rest_says_what_would() {
     };
     network.prepare(LOOPBACK).expect("route");
     network.send(&probe(ECHO), Token(8)).expect("sent");
-    let expected = crate::Answer {
-        from: LOOPBACK,
-        error: None,
-    };
+    let expected = crate::Answer::new(LOOPBACK, None);
     wait(&mut network, |event| match event {
         NetworkEvent::Answered { token, answer, .. } => *token == Token(8) && *answer == expected,
         _ => false,

@@ -874,6 +874,29 @@ fn broken_extensions_are_skipped() {
     );
 }
 
+/// As ordinary sockets on Linux get ICMP errors: without the IP and UDP headers of the quote.
+#[test]
+fn mpls_labels_behind_a_quote_without_headers() {
+    let labels = |padding: usize, extensions: &str, announced| {
+        let data = [vec![0; padding], hex(extensions)].concat();
+        let stack = MplsStack::without_headers(&data, 28, announced);
+        stack.labels().collect::<Vec<_>>()
+    };
+    let unsealed = "20000000 000c0101 05dc1a01 000101fe";
+    assert_eq!(labels(100, MPLS_EXTENSION, None), expected_labels());
+    assert_eq!(labels(100, MPLS_EXTENSION, Some(100)), expected_labels());
+    assert_eq!(labels(132, MPLS_EXTENSION, Some(132)), expected_labels());
+    assert_eq!(labels(100, unsealed, Some(100)), expected_labels());
+    assert!(labels(100, unsealed, None).is_empty(), "no checksum");
+    assert!(labels(132, MPLS_EXTENSION, None).is_empty(), "elsewhere");
+    assert!(
+        labels(100, MPLS_EXTENSION, Some(1000)).is_empty(),
+        "beyond the end"
+    );
+    let headers_only = MplsStack::without_headers(&[], 1000, None);
+    assert!(headers_only.is_empty(), "longer than the quote");
+}
+
 #[test]
 fn extension_checksum_may_be_absent_only_with_a_length_attribute() {
     let unsealed = hex("20000000 000c0101 05dc1a01 000101fe");

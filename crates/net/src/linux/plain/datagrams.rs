@@ -1,21 +1,20 @@
 //! UDP and ICMP sockets: one for each trace.
 //!
-//! What became of a probe is on the socket's error queue (ip(7), `IP_RECVERR`): the ICMP error's type, code and sender,
-//! and what the router quoted of our message, which tells the probe.
+//! What became of a probe is on the socket's error queue, with what the router quoted of our message, which tells the probe.
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{SockRef, Socket};
-use traceroute_wire::{IcmpError, Ignored, Reply, ReplyKind, echo_sequence};
+use traceroute_wire::{Ignored, Reply, ReplyKind, echo_sequence};
 
-use super::super::cmsg::ExtendedError;
 use super::super::sys::{self, Setting};
+use super::icmp_errors;
 use super::sys::{Inbox, Message, Queue};
 use crate::unix::clock::{Converter, Sample};
-use crate::{Answer, NetworkEvent, Time, Token};
+use crate::{NetworkEvent, Time, Token};
 
 /// Probes that a socket remembers: more than a trace has TTLs.
 const REMEMBERED: usize = 256;
@@ -55,17 +54,11 @@ struct Sent {
 impl Datagrams {
     /// Prepares a socket that is bound to `local`.
     pub(super) fn new(kind: Kind, socket: Socket, local: SocketAddr) -> io::Result<Self> {
-        let (level, errors, hop_limit) = match local.ip() {
-            IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR, libc::IP_RECVTTL),
-            IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, libc::IPV6_RECVHOPLIMIT),
-        };
-        sys::set_option(socket.as_fd(), level, errors, 1_i32)?;
-        // An improvement only, as the two that follow.
-        let _ = sys::set_option(socket.as_fd(), level, hop_limit, 1_i32);
+        icmp_errors::request(&socket, local.ip())?;
         if local.is_ipv4() && kind == Kind::Udp {
-            // Sets DF, and does not let an earlier "too big" keep a probe back (ip(7)).
+            // Sets DF, and does not let an earlier "too big" keep a probe back (ip(7)). An improvement only, as the next.
             let probe = libc::IP_PMTUDISC_PROBE;
-            let _ = sys::set_option(socket.as_fd(), level, libc::IP_MTU_DISCOVER, probe);
+            let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, probe);
         }
         let stamps = libc::SOF_TIMESTAMPING_SOFTWARE
             | libc::SOF_TIMESTAMPING_RX_SOFTWARE
@@ -153,9 +146,9 @@ impl Datagrams {
                         at,
                     });
                 }
-            } else if let Some(error) = &message.notes.error {
+            } else if message.notes.error.is_some() {
                 let at = message.notes.stamp.map_or(now, |stamp| clock.received(stamp));
-                events(self.error(error, message.data, at));
+                events(self.error(&message, at));
             }
         }
         for _ in 0..BATCH {
@@ -176,22 +169,19 @@ impl Datagrams {
         self.reports.then(|| self.sent.get(index as usize)).flatten()
     }
 
-    fn error(&mut self, error: &ExtendedError, quote: &[u8], at: Time) -> NetworkEvent<'static> {
-        let Some((from, kind)) = icmp_error(error) else {
+    fn error(&mut self, message: &Message<'_>, at: Time) -> NetworkEvent<'static> {
+        let missing = icmp_errors::missing_headers(self.local.ip(), self.kind == Kind::Udp);
+        let Some(answer) = icmp_errors::answer(message, missing) else {
             return NetworkEvent::Ignored(Ignored::NotAnAnswer);
         };
         let index = match self.kind {
-            Kind::Udp => quoted_datagram(&self.sent, quote),
-            Kind::Echo => quoted_echo(&self.sent, quote),
+            Kind::Udp => quoted_datagram(&self.sent, message.data),
+            Kind::Echo => quoted_echo(&self.sent, message.data),
         };
         let Some(sent) = index.and_then(|index| self.sent.get_mut(index)) else {
             return NetworkEvent::Ignored(Ignored::ForeignQuote);
         };
         sent.answered = true;
-        let answer = Answer {
-            from,
-            error: Some(kind),
-        };
         NetworkEvent::Answered {
             token: sent.token,
             answer,
@@ -228,17 +218,6 @@ pub(super) fn read_clock(clock: &mut Converter) -> Time {
     let sample = Sample::take();
     clock.begin(sample);
     sample.now
-}
-
-/// The ICMP error that an entry of an error queue is about, and who sent it.
-pub(super) fn icmp_error(error: &ExtendedError) -> Option<(IpAddr, IcmpError)> {
-    let v4 = match error.origin {
-        libc::SO_EE_ORIGIN_ICMP => true,
-        libc::SO_EE_ORIGIN_ICMP6 => false,
-        _ => return None,
-    };
-    let kind = IcmpError::from_type_and_code(v4, error.kind, error.code)?;
-    Some((error.offender?, kind))
 }
 
 /// Which datagram is quoted. The quote may be cut short, or go on behind the datagram: routers fill it up with zeros
@@ -356,29 +335,5 @@ mod tests {
         assert_eq!(quoted_echo(&probes, &[8, 0, 5, 5, 3, 3, 0, 2]), Some(1));
         assert_eq!(quoted_echo(&probes, &[8, 0, 5, 5, 3, 3, 0, 3]), None);
         assert_eq!(quoted_echo(&probes, &[8, 0, 5, 5, 3, 3, 0]), None, "cut short");
-    }
-
-    #[test]
-    fn only_icmp_errors_that_answer_probes_count() {
-        let error = |origin, kind, code| {
-            icmp_error(&ExtendedError {
-                number: 113,
-                origin,
-                kind,
-                code,
-                info: 0,
-                data: 0,
-                offender: Some("192.0.2.1".parse().expect("address")),
-            })
-            .map(|(_, error)| error)
-        };
-        let (v4, v6) = (libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6);
-        assert_eq!(error(v4, 11, 0), Some(IcmpError::TimeExceeded));
-        assert_eq!(error(v6, 3, 0), Some(IcmpError::TimeExceeded));
-        assert_eq!(error(v4, 3, 13), Some(IcmpError::Unreachable { code: 13 }));
-        assert_eq!(error(v6, 1, 4), Some(IcmpError::Unreachable { code: 4 }));
-        assert_eq!(error(v4, 11, 1), None, "reassembly");
-        assert_eq!(error(v6, 2, 0), None, "too big");
-        assert_eq!(error(libc::SO_EE_ORIGIN_LOCAL, 11, 0), None, "not ICMP");
     }
 }

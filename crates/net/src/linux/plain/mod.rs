@@ -4,6 +4,7 @@
 //! ordinary socket sends.
 
 mod datagrams;
+mod icmp_errors;
 mod syn;
 mod sys;
 

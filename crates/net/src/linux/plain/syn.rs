@@ -12,8 +12,9 @@ use socket2::{SockRef, Socket};
 
 use super::super::connections::{Readiness, dissolve};
 use super::super::sys;
-use super::datagrams::{icmp_error, read_clock};
-use super::sys::{Handshake, Inbox, Queue, handshake};
+use super::datagrams::read_clock;
+use super::icmp_errors;
+use super::sys::{Handshake, Inbox, Queue, handshake, segment_hop_limit};
 use crate::unix::clock::Converter;
 use crate::{Answer, Time, Token};
 
@@ -44,11 +45,7 @@ pub(super) struct Outcome {
 impl Syns {
     /// Prepares a socket that is bound to `local`.
     pub(super) fn new(socket: Socket, local: SocketAddr) -> io::Result<Self> {
-        let (level, errors) = match local {
-            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
-            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-        };
-        sys::set_option(socket.as_fd(), level, errors, 1_i32)?;
+        icmp_errors::request(&socket, local.ip())?;
         // Improvements only: stamps of ICMP errors, and few repetitions of a SYN (two: giving up must take longer than the
         // 3 s after which the kernel reports a neighbour that is not there).
         let stamps = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_RX_SOFTWARE;
@@ -139,35 +136,36 @@ impl Syns {
     ) -> State {
         while let Some(message) = inbox.receive(self.socket.as_fd(), Queue::Errors) {
             let now = read_clock(clock);
-            if let Some((from, error)) = message.notes.error.as_ref().and_then(icmp_error) {
+            let missing = icmp_errors::missing_headers(self.local.ip(), false);
+            if let Some(answer) = icmp_errors::answer(&message, missing) {
                 let at = message.notes.stamp.map_or(now, |stamp| clock.received(stamp));
-                let error = Some(error);
-                return State::Answered(Answer { from, error }, at);
+                return State::Answered(answer, at);
             }
         }
         let now = read_clock(clock);
-        let from_target = |at| {
-            let answer = Answer {
-                from: pending.target,
-                error: None,
-            };
-            State::Answered(answer, at)
-        };
+        let target = Answer::new(pending.target, None);
         if let Some(at) = pending.refused {
-            return from_target(at);
+            return State::Answered(target, at);
         }
         if handshake.connected {
             // Measured by the kernel, so without the time that it took to wake this thread.
             let measured = pending.at + Duration::from_micros(handshake.rtt.into());
-            return from_target(if handshake.rtt == 0 {
+            let at = if handshake.rtt == 0 {
                 now
             } else {
                 measured.min(now)
-            });
+            };
+            let answer = Answer {
+                reply_ttl: segment_hop_limit(self.socket.as_fd()).unwrap_or(0),
+                ..target
+            };
+            return State::Answered(answer, at);
         }
         let error = SockRef::from(&self.socket).take_error().unwrap_or_else(Some);
         match error.map(|error| error.kind()) {
-            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => from_target(now),
+            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => {
+                State::Answered(target, now)
+            }
             None if handshake.pending => State::Pending,
             _ => State::Lost,
         }

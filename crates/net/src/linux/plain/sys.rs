@@ -98,6 +98,31 @@ impl Inbox {
     }
 }
 
+/// The hop limit with which the last segment of a connection over IPv6 arrived, if `IPV6_RECVHOPLIMIT` is set: the option
+/// `IPV6_PKTOPTIONS` of RFC 2292. Over IPv4 there is none: what looks like it, `IP_PKTOPTIONS`, says 1 here whatever arrived.
+/// Only while the connection is open; refusals leave an earlier value.
+pub(super) fn segment_hop_limit(socket: BorrowedFd<'_>) -> Option<u8> {
+    let mut control = [0_u64; CONTROL_WORDS];
+    let mut length = size_of_val(&control) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_2292PKTOPTIONS,
+            ptr::from_mut(&mut control).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return None;
+    }
+    let length = (length as usize).min(size_of_val(&control));
+    // SAFETY: `length` bytes lie within the array, and integers have no invalid or uninitialised bytes.
+    let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast(), length) };
+    Notes::parse(control).hop_limit
+}
+
 /// States in `tcpi_state` (`linux/tcp_states.h`).
 const TCP_SYN_SENT: u8 = 2;
 const TCP_CLOSE: u8 = 7;

@@ -3,7 +3,9 @@
 use traceroute_wire::bpf::{LinkType, Records};
 use traceroute_wire::ddnpm;
 use traceroute_wire::filter::{Family, Parameters, program};
-use traceroute_wire::{Checksums, Ignored, MAX_PROBE_LEN, MplsLabel, Probe, Reply, ReplyKind, decode};
+use traceroute_wire::{
+    Checksums, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, Reply, ReplyKind, decode,
+};
 
 use super::input::Input;
 use super::{bpf, oracle, packets};
@@ -68,9 +70,14 @@ pub fn quoted(data: &[u8]) {
     };
     match check_decode(&packet) {
         Ok(reply) => {
-            let ReplyKind::IcmpError { quoted, .. } = reply.kind else {
+            let ReplyKind::IcmpError { quoted, mpls, .. } = reply.kind else {
                 panic!("{reply:?}")
             };
+            let announced = usize::from(length) * if v4 { 4 } else { 8 };
+            if announced == 0 || announced >= 128 {
+                let at = (announced != 0).then(|| announced - 28);
+                assert_eq!(MplsStack::without_headers(&quote[28..], 28, at), mpls);
+            }
             assert_eq!(reply.source, router);
             assert_eq!(quoted.source.is_ipv4(), v4);
             assert_ne!(quoted.tag(), Some(0xFFFF));
