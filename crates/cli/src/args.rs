@@ -321,6 +321,11 @@ mod tests {
     }
 
     #[test]
+    fn manual_page_and_completions_have_every_flag_and_command() {
+        assert_eq!(PROGRAM.undocumented(&Flags::command()), [""; 0]);
+    }
+
+    #[test]
     fn flags_are_the_contracts() {
         let command = go_style(Flags::command());
         let flags: Vec<_> = command

@@ -13,8 +13,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use socket2::Socket;
 use traceroute_e2e::{Hop, Layout, Report};
+use traceroute_flags::Shell;
 use traceroute_testbed::{Chain, Node, not_run, require_lab};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute-server");
@@ -852,7 +854,10 @@ fn wrong_usage_and_what_needs_no_network() {
     assert!(help.contains("--addr") && help.contains(":3765"), "{help}");
     let version = run(&["version"]);
     assert!(version.status.success() && version.stdout.starts_with(b"datadog-traceroute-server "));
-    assert!(run(&["completion", "bash"]).status.success());
+    for shell in Shell::value_variants() {
+        let script = run(&["completion", &shell.to_string()]);
+        assert!(script.status.success() && !script.stdout.is_empty(), "{shell}");
+    }
     let man = run(&["man"]);
     assert!(man.status.success() && String::from_utf8_lossy(&man.stdout).contains(".SH OPTIONS"));
 }
