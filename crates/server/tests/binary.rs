@@ -362,6 +362,7 @@ fn sigterm_lets_requests_finish() {
         server.wait_for_log("stopping");
         let (status, body) = finish(client);
         assert_eq!(status, 200, "{body}");
+        assert_eq!(read(&body).e2e.sent, 4);
         assert_eq!(server.wait().code(), Some(0));
     }
 }
