@@ -7,6 +7,9 @@ use std::io::pipe;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use clap::ValueEnum;
+use traceroute_flags::Shell;
+
 fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_datadog-traceroute"));
     command.args(arguments);
@@ -107,10 +110,11 @@ fn version_names_commit_and_date() {
     assert!(output.stderr.is_empty() && output.status.success());
 }
 
+/// What is in them is checked where the flags are known.
 #[test]
 fn completions() {
-    for shell in ["bash", "zsh", "fish", "powershell"] {
-        let output = run(&["completion", shell]);
+    for shell in Shell::value_variants() {
+        let output = run(&["completion", &shell.to_string()]);
         let script = String::from_utf8(output.stdout).unwrap();
         assert!(script.contains("skip-private-hops"), "{shell}: {script}");
         assert!(output.stderr.is_empty() && output.status.success(), "{shell}");

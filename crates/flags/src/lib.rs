@@ -1,6 +1,7 @@
 //! What the command line programs share: flags in the manner of Go programs, what is said about wrong usage, which
 //! build this is, and how results and errors are written.
 
+mod complete;
 mod files;
 mod man;
 mod output;
@@ -59,6 +60,11 @@ impl Program {
     /// None that occurs: it is written to memory.
     pub fn man(&self, command: clap::Command) -> io::Result<Vec<u8>> {
         man::page(self.name, go_style(command))
+    }
+
+    /// Which flags and commands of `command` the manual page and the completion scripts do not have. For tests: none.
+    pub fn undocumented(&self, command: &clap::Command) -> Vec<String> {
+        complete::undocumented(self, command)
     }
 }
 

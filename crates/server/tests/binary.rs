@@ -13,8 +13,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::Report;
+use clap::ValueEnum;
 use socket2::Socket;
+use traceroute_e2e::{Hop, Layout, Report};
+use traceroute_flags::Shell;
 use traceroute_testbed::{Chain, Node, not_run, require_lab};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute-server");
@@ -102,7 +104,7 @@ impl Server {
     fn report(&self, uri: &str) -> Report {
         let (status, body) = self.get(uri);
         assert_eq!(status, 200, "{uri}: {body}");
-        serde_json::from_str(&body).unwrap()
+        read(&body)
     }
 
     /// The value of a metric without labels.
@@ -160,12 +162,15 @@ fn finish(mut stream: impl Read) -> (u16, String) {
     (status, body.to_owned())
 }
 
+/// A document in which every field is as the contract says.
+fn read(body: &str) -> Report {
+    let report = Report::read(body, Layout::Compact).unwrap();
+    report.check_hop_count().unwrap();
+    report
+}
+
 fn path(report: &Report, run: usize) -> Vec<Option<IpAddr>> {
-    report.traceroute.runs[run]
-        .hops
-        .iter()
-        .map(|hop| hop.ip_address)
-        .collect()
+    report.runs[run].hops.iter().map(Hop::address).collect()
 }
 
 fn addresses(chain: &Chain) -> [(String, Vec<Option<IpAddr>>); 2] {
@@ -211,13 +216,13 @@ fn every_protocol_finds_the_whole_path() {
                 "/traceroute?target={target}&{query}&traceroute-queries=2&e2e-queries=2&timeout=1000"
             );
             let report = server.report(&uri);
-            assert_eq!(report.traceroute.runs.len(), 2, "{uri}");
+            assert_eq!(report.runs.len(), 2, "{uri}");
             for run in 0..2 {
                 assert_eq!(path(&report, run), expected, "{uri}");
             }
-            assert_eq!(report.e2e_probe.packets_received, 2, "{uri}");
-            assert_eq!(report.destination.hostname, target);
-            assert_eq!(report.source.public_ip, None);
+            assert_eq!((report.e2e.sent, report.e2e.received), (2, 2), "{uri}");
+            assert_eq!(report.hostname, target);
+            assert_eq!(report.public_ip, None);
         }
     }
     server.wait_for("traceroute_reserved_ports", |ports| ports == 0);
@@ -236,21 +241,57 @@ fn the_contracts_matrix_for_localhost() {
     };
     for protocol in ["icmp", "udp", "tcp"] {
         let report = server.report(&uri(&format!("protocol={protocol}")));
-        assert_eq!(report.protocol.to_string(), protocol);
+        assert_eq!(report.protocol, protocol);
         assert_eq!(path(&report, 0), [Some([127, 0, 0, 1].into())], "{protocol}");
-        assert_eq!(
-            (report.traceroute.hop_count.min, report.traceroute.hop_count.max),
-            (1, 1)
-        );
-        assert_eq!(report.e2e_probe.packets_received, 2, "{protocol}");
-        assert_eq!(report.destination.port, 33434);
-        let port = report.traceroute.runs[0].destination.port;
+        assert_eq!((report.hop_count.min, report.hop_count.max), (1, 1));
+        assert_eq!(report.e2e.received, 2, "{protocol}");
+        assert_eq!(report.port, 33434);
+        let port = report.runs[0].destination_port;
         assert_eq!(port, if protocol == "icmp" { 0 } else { 33434 });
     }
     let (status, body) = server.get(&uri("protocol=tcp&tcp-method=sack"));
     let prefix = "Traceroute failed: SACK not supported for this target/source: ";
     assert!(status == 500 && body.starts_with(prefix), "{status} {body}");
     assert_eq!(body.lines().count(), 1, "{body}");
+}
+
+#[test]
+fn hops_and_destination_have_all_their_names() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(3).unwrap();
+    if !chain.client.can_have_names() {
+        return;
+    }
+    let _names = chain.serve_names().unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("server_names");
+    let mut command = chain.client.command_with_names(PROGRAM, "", &folder).unwrap();
+    command.args(["--addr", "127.0.0.1:0"]);
+    let server = Server::spawn(&chain.client, command);
+    for ((target, expected), family) in addresses(&chain).into_iter().zip(["v4", "v6"]) {
+        let trace = |reverse_dns| {
+            let query = format!("traceroute-queries=2&e2e-queries=1&timeout=1000&reverse-dns={reverse_dns}");
+            let report = server.report(&format!("/traceroute?target={target}&{query}"));
+            assert_eq!(report.runs.len(), 2);
+            for run in 0..2 {
+                assert_eq!(path(&report, run), expected);
+            }
+            report
+        };
+        let both = ["one", "two"].map(|name| format!("{name}.{family}.test"));
+        for run in trace(true).runs {
+            assert_eq!(run.hops[0].names, [format!("first.{family}.test")]);
+            // It has no name, so it has no such field: the reader refuses an empty list.
+            assert!(run.hops[1].names.is_empty(), "{run:?}");
+            for mut names in [run.hops[2].names.clone(), run.names] {
+                names.sort();
+                assert_eq!(names, both);
+            }
+        }
+        for run in trace(false).runs {
+            assert!(run.names.is_empty(), "{run:?}");
+            assert!(run.hops.iter().all(|hop| hop.names.is_empty()), "{run:?}");
+        }
+    }
 }
 
 #[test]
@@ -321,6 +362,7 @@ fn sigterm_lets_requests_finish() {
         server.wait_for_log("stopping");
         let (status, body) = finish(client);
         assert_eq!(status, 200, "{body}");
+        assert_eq!(read(&body).e2e.sent, 4);
         assert_eq!(server.wait().code(), Some(0));
     }
 }
@@ -759,9 +801,9 @@ fn many_requests_at_once_are_all_complete() {
         for client in clients {
             let (status, body) = finish(client);
             assert_eq!(status, 200, "{body}");
-            let report: Report = serde_json::from_str(&body).unwrap();
+            let report = read(&body);
             assert_eq!(path(&report, 0), expected, "{protocol}");
-            assert_eq!(report.e2e_probe.packets_received, 1, "{protocol}");
+            assert_eq!(report.e2e.received, 1, "{protocol}");
         }
     }
     assert_eq!(server.metric("traceroute_kernel_drops_total"), 0);
@@ -784,6 +826,9 @@ fn a_stream_tells_what_happens() {
             "{event}: {found}\n{body}"
         );
     }
+    let (_, data) = body.split_once("event: report\ndata: ").unwrap();
+    let report = read(&format!("{}\n", data.lines().next().unwrap()));
+    assert_eq!((report.runs.len(), report.e2e.sent), (2, 3));
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -810,7 +855,10 @@ fn wrong_usage_and_what_needs_no_network() {
     assert!(help.contains("--addr") && help.contains(":3765"), "{help}");
     let version = run(&["version"]);
     assert!(version.status.success() && version.stdout.starts_with(b"datadog-traceroute-server "));
-    assert!(run(&["completion", "bash"]).status.success());
+    for shell in Shell::value_variants() {
+        let script = run(&["completion", &shell.to_string()]);
+        assert!(script.status.success() && !script.stdout.is_empty(), "{shell}");
+    }
     let man = run(&["man"]);
     assert!(man.status.success() && String::from_utf8_lossy(&man.stdout).contains(".SH OPTIONS"));
 }

@@ -38,6 +38,7 @@
 mod chain;
 mod error;
 mod lab;
+mod names;
 mod node;
 mod service;
 mod sys;

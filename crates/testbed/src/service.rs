@@ -53,11 +53,20 @@ impl Node {
     /// # Errors
     /// When the port cannot be bound.
     pub fn listen_udp(&self, port: u16) -> Result<Service> {
-        let socket = self.udp_socket(any(port))?;
+        self.answer_udp(any(port), |datagram| Some(datagram.to_vec()))
+    }
+
+    /// Listens on a UDP address, and answers each datagram with what `answer` makes of it, if anything.
+    pub(crate) fn answer_udp(
+        &self,
+        address: SocketAddr,
+        answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+    ) -> Result<Service> {
+        let socket = self.udp_socket(address)?;
         let address = socket
             .local_addr()
             .map_err(Error::system("read the address of a socket"))?;
-        Service::start(address, move |stop| serve_udp(&socket, &stop))
+        Service::start(address, move |stop| serve_udp(&socket, &stop, answer))
     }
 }
 
@@ -138,7 +147,11 @@ fn is_open(connection: &mut TcpStream) -> bool {
     matches!(connection.read(&mut [0; 4096]), Ok(1..))
 }
 
-fn serve_udp(socket: &UdpSocket, stop: &PipeReader) -> io::Result<()> {
+fn serve_udp(
+    socket: &UdpSocket,
+    stop: &PipeReader,
+    answer: impl Fn(&[u8]) -> Option<Vec<u8>>,
+) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let mut datagram = vec![0; 65536];
     loop {
@@ -146,8 +159,10 @@ fn serve_udp(socket: &UdpSocket, stop: &PipeReader) -> io::Result<()> {
             return Ok(());
         }
         // An ICMP error for an earlier answer arrives as an error of the socket; it concerns that client only.
-        if let Ok((length, client)) = socket.recv_from(&mut datagram) {
-            let _ = socket.send_to(&datagram[..length], client);
+        if let Ok((length, client)) = socket.recv_from(&mut datagram)
+            && let Some(answer) = answer(&datagram[..length])
+        {
+            let _ = socket.send_to(&answer, client);
         }
     }
 }

@@ -1,68 +1,29 @@
 //! Names, forwards and backwards, with an `/etc/hosts` and `/etc/resolv.conf` of their own.
 
-use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 
 use nix::pty::{Winsize, openpty};
-use traceroute_testbed::{Chain, Node, Result, not_run, require_lab};
+use traceroute_testbed::{Node, Result, require_lab};
 
 use crate::program::{Outcome, PROGRAM, finish, hops, paths};
 
-const DNS_SERVER: &str = "127.0.0.53";
-
-/// The program where `/etc/hosts` has these lines and the only name server is [`DNS_SERVER`].
+/// The program where `/etc/hosts` has these lines and the only name server is the node's.
 fn program_with_names(node: &Node, test: &str, hosts: &str, arguments: &str) -> Command {
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
-    fs::create_dir_all(&directory).unwrap();
-    let files = [
-        ("hosts", hosts.to_owned()),
-        (
-            "resolv.conf",
-            format!("nameserver {DNS_SERVER}\noptions timeout:1 attempts:1\n"),
-        ),
-    ];
-    // The mounts vanish with the program: nobody else is in its mount namespace.
-    let mut script = String::new();
-    for (name, text) in files {
-        fs::write(directory.join(name), text).unwrap();
-        let file = directory.join(name);
-        write!(script, "mount --bind '{}' /etc/{name} && ", file.display()).unwrap();
-    }
-    script += "exec \"$0\" \"$@\"";
-    let mut command = node.command("unshare");
-    command.args(["--mount", "sh", "-c", &script, PROGRAM]);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    let mut command = node.command_with_names(PROGRAM, hosts, &folder).unwrap();
     command.args(arguments.split_whitespace());
     command
-}
-
-fn can_mount(node: &Node) -> bool {
-    let mut probe = node.command("unshare");
-    probe.args([
-        "--mount",
-        "sh",
-        "-c",
-        "mount --bind /etc/hosts /etc/hosts && test -e /etc/resolv.conf",
-    ]);
-    let output = probe.output().unwrap();
-    if !output.status.success() {
-        not_run(&format!(
-            "`unshare --mount` does not work here: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ));
-    }
-    output.status.success()
 }
 
 #[test]
 fn names_have_addresses_of_the_family_wanted() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(2)?;
-    if !can_mount(&chain.client) {
+    if !chain.client.can_have_names() {
         return Ok(());
     }
     let [v4, v6] = paths(&chain);
@@ -105,93 +66,14 @@ fn names_have_addresses_of_the_family_wanted() -> Result<()> {
     Ok(())
 }
 
-/// Answers questions for the names of `known` addresses (PTR, RFC 1035 section 3.3.12), and denies all other names.
-fn serve_dns(node: &Node, known: Vec<(IpAddr, Vec<&'static str>)>) {
-    let socket = node
-        .udp_socket(format!("{DNS_SERVER}:53").parse().unwrap())
-        .unwrap();
-    let known: Vec<_> = known
-        .into_iter()
-        .map(|(address, names)| (encode_name(&reverse_name(address)), names))
-        .collect();
-    // Ends with the test's process.
-    thread::spawn(move || {
-        let mut query = [0; 512];
-        while let Ok((length, client)) = socket.recv_from(&mut query) {
-            let _ = socket.send_to(&dns_answer(&query[..length], &known), client);
-        }
-    });
-}
-
-fn reverse_name(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
-        }
-        IpAddr::V6(v6) => {
-            let digits = format!("{:032x}", v6.to_bits());
-            let backwards: String = digits.chars().rev().flat_map(|digit| [digit, '.']).collect();
-            backwards + "ip6.arpa"
-        }
-    }
-}
-
-fn encode_name(name: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for label in name.split('.') {
-        bytes.push(label.len() as u8);
-        bytes.extend(label.as_bytes());
-    }
-    bytes.push(0);
-    bytes
-}
-
-/// RFC 1035 section 4.1: header, the question again, and an answer for each name.
-fn dns_answer(query: &[u8], known: &[(Vec<u8>, Vec<&str>)]) -> Vec<u8> {
-    let question = &query[12..];
-    let name_length = question.iter().position(|byte| *byte == 0).unwrap() + 1;
-    let asked = question[..name_length].to_ascii_lowercase();
-    let names = known
-        .iter()
-        .find(|(name, _)| *name == asked)
-        .map(|(_, names)| names);
-    let mut answer = query[..2].to_vec();
-    // Response, recursion desired and available; code 3 when there is no such name.
-    answer.extend([0x81, if names.is_some() { 0x80 } else { 0x83 }]);
-    answer.extend([0, 1, 0, names.map_or(0, Vec::len) as u8, 0, 0, 0, 0]);
-    answer.extend(&question[..name_length + 4]);
-    for name in names.into_iter().flatten() {
-        let name = encode_name(name);
-        // The name asked for, at offset 12; type PTR, class IN, to be kept for a minute.
-        answer.extend([0xc0, 12, 0, 12, 0, 1, 0, 0, 0, 60, 0, name.len() as u8]);
-        answer.extend(name);
-    }
-    answer
-}
-
-fn serve_names_of(chain: &Chain) {
-    let (v4, v6) = (chain.hop_addresses_v4(), chain.hop_addresses_v6());
-    // The second hop has no name.
-    serve_dns(
-        &chain.client,
-        vec![
-            (v4[0].into(), vec!["first.v4.test"]),
-            (v4[2].into(), vec!["one.v4.test", "two.v4.test"]),
-            (v6[0].into(), vec!["first.v6.test"]),
-            (v6[2].into(), vec!["one.v6.test", "two.v6.test"]),
-        ],
-    );
-}
-
 #[test]
 fn hops_and_destination_have_all_their_names() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(3)?;
-    if !can_mount(&chain.client) {
+    if !chain.client.can_have_names() {
         return Ok(());
     }
-    serve_names_of(&chain);
+    let _names = chain.serve_names()?;
     for (path, family) in paths(&chain).iter().zip(["v4", "v6"]) {
         let arguments = format!("-q 2 -Q 1 --reverse-dns {}", path.target);
         let mut program = program_with_names(&chain.client, "hops_have_names", "", &arguments);
@@ -216,12 +98,12 @@ fn hops_and_destination_have_all_their_names() -> Result<()> {
 fn hostile_names_are_text_in_all_formats() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(2)?;
-    if !can_mount(&chain.client) {
+    if !chain.client.can_have_names() {
         return Ok(());
     }
     let hop = chain.hop_addresses_v4()[0];
     let hostile = "\x1b]0;owned\x07\x1b[2J\r\n\u{9b}31m \u{202e}\".test";
-    serve_dns(&chain.client, vec![(hop.into(), vec![hostile])]);
+    let _names = chain.client.serve_names(&[(hop.into(), &[hostile])])?;
     for format in ["json", "table", "wide", "csv", "dot"] {
         let arguments = format!("-q 1 -Q 0 --reverse-dns --format {format} {}", chain.target_v4());
         let outcome = finish(&mut program_with_names(
@@ -272,12 +154,12 @@ fn shown_on_terminal(mut program: Command, columns: u16) -> String {
 fn names_stand_where_a_terminal_has_room_for_them() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(2)?;
-    if !can_mount(&chain.client) {
+    if !chain.client.can_have_names() {
         return Ok(());
     }
     let hop = chain.hop_addresses_v4()[0];
     let name = "a-router-with-a-long-name.somewhere.test";
-    serve_dns(&chain.client, vec![(hop.into(), vec![name])]);
+    let _names = chain.client.serve_names(&[(hop.into(), &[name])])?;
     for format in ["table", "wide"] {
         let shown = |columns| {
             let arguments = format!("-q 4 -Q 0 --reverse-dns --format {format} {}", chain.target_v4());
@@ -299,7 +181,7 @@ fn names_stand_where_a_terminal_has_room_for_them() -> Result<()> {
 fn without_a_name_server_hops_have_no_names() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(1)?;
-    if !can_mount(&chain.client) {
+    if !chain.client.can_have_names() {
         return Ok(());
     }
     let arguments = format!("-q 1 -Q 0 --reverse-dns {}", chain.target_v4());

@@ -16,6 +16,7 @@ mod program;
 
 use std::env;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use crate::judge::{Answer, judge};
@@ -57,6 +58,26 @@ fn attempt(case: &Case, ask: Ask<'_>) -> Result<Option<String>, String> {
         outcome = judge(case, &ask(case));
     }
     outcome
+}
+
+/// As the contract allows for what it calls flaky, and for nothing else.
+#[test]
+fn only_what_may_be_flaky_is_asked_for_again() {
+    let matrix = Matrix::read();
+    let cases = matrix.cases(Target::Localhost, Runner::this(), &Place::without_network());
+    for (retries, attempts) in [(0, 1), (3, 4)] {
+        let case = Case {
+            retries,
+            ..cases[0].clone()
+        };
+        let asked = AtomicU32::new(0);
+        let outcome = attempt(&case, &|_| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            Answer::Nonsense("nothing".to_owned())
+        });
+        assert!(outcome.is_err());
+        assert_eq!(asked.into_inner(), attempts);
+    }
 }
 
 /// Not `eprintln!`, whose output the test harness keeps to itself when a test passes.
