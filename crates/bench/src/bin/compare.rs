@@ -119,7 +119,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             Ok(output) => {
                 let text = [output.stdout, output.stderr].concat();
                 let text = String::from_utf8_lossy(&text).into_owned();
-                println!("- {tool}: {}", text.lines().next().unwrap_or("no version"));
+                let mut lines = text.lines().filter(|line| !line.is_empty());
+                println!("- {tool}: {}", lines.next().unwrap_or("no version"));
             }
             Err(_) => {
                 missing.push(tool);
@@ -266,12 +267,11 @@ impl Bench {
         for seed in 0..self.rounds {
             let run = self.run(way, "straight", seed, v6)?;
             if run.hops.is_empty() {
-                return Err(format!("no path reported: {}", run.complaint).into());
+                return Err(format!("no hop shown {}", run.complaint).trim_end().into());
             }
             straight.push(run);
             silent.push(self.run(way, "silent", seed, v6)?);
         }
-        let mut mixed = 0;
         // IPv6 routers have the flow label to go by.
         let balancers: &[&str] = if v6 {
             &["balance-checksum", "balance-flow-label"]
@@ -280,6 +280,7 @@ impl Bench {
         };
         let mut mixed_cells = Vec::new();
         for balancer in balancers {
+            let mut mixed = 0;
             for seed in 0..BALANCED {
                 let hops = self.run(way, balancer, seed, v6)?.hops;
                 let exists = balanced_paths(v6)
@@ -288,7 +289,6 @@ impl Bench {
                 mixed += u64::from(!exists);
             }
             mixed_cells.push(mixed.to_string());
-            mixed = 0;
         }
         let forged = self.run(way, "strangers", 0, v6)?;
         let labels = self.run(way, "mpls", 0, v6)?.labels;
