@@ -34,6 +34,8 @@ impl Answers {
     pub(crate) fn add(&mut self, at: Time, apart: Duration) -> bool {
         let is_answer = at.since(self.last_at) <= apart * PATIENCE;
         if is_answer {
+            // They may be read in another order than they came in.
+            self.first_at = self.first_at.min(at);
             self.last_at = self.last_at.max(at);
             self.count += 1;
         }

@@ -48,6 +48,67 @@ struct Case {
     refused: Vec<(usize, ErrorKind)>,
     /// When the caller gives up.
     cancel: Option<Duration>,
+    reading: Reading,
+}
+
+/// How the process gets to know what happened.
+#[derive(Debug, Clone)]
+struct Reading {
+    /// How much later than its stamp each reply is read, in turn, in microseconds; the clock of the stamps may be a bit ahead.
+    delays: Vec<i64>,
+    /// When the thread begins to stand still, and for how long.
+    stalls: Vec<(Duration, Duration)>,
+    /// The kernel's send stamps, by TTL − 1.
+    stamps: Vec<Option<SendStamp>>,
+    /// The kernel itself matches answers (not for SACK, which no such backend has).
+    kernel_matches: bool,
+}
+
+fn reading() -> impl Strategy<Value = Reading> {
+    let delay = prop_oneof![3 => Just(0), 2 => 0_i64..200_000, 1 => -20_000_i64..0];
+    let delays = prop_oneof![
+        1 => Just(vec![0]),
+        2 => prop::collection::vec(delay, 1..8),
+    ];
+    let stall = (0_u64..1500, 1_u64..700).prop_map(|(from, length)| (ms(from), ms(length)));
+    let stalls = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => prop::collection::vec(stall, 1..4),
+    ];
+    let unread = prop_oneof![3 => Just(0), 1 => 0_u64..300_000];
+    let stamp = (0_u64..30_000, unread).prop_map(|(later, unread)| SendStamp {
+        later: Duration::from_micros(later),
+        unread: Duration::from_micros(unread),
+    });
+    let stamps = prop::collection::vec(prop::option::of(stamp), 12);
+    (delays, stalls, stamps, any::<bool>()).prop_map(|(delays, stalls, stamps, kernel_matches)| Reading {
+        delays,
+        stalls,
+        stamps,
+        kernel_matches,
+    })
+}
+
+impl Reading {
+    fn prepare<'p>(&'p self, simulation: &mut Simulation<'p>) {
+        let start = simulation.now;
+        let mut delays = self.delays.iter().cycle();
+        simulation.read_at = Box::new(move |stamp| {
+            let delay = *delays.next().unwrap();
+            let by = Duration::from_micros(delay.unsigned_abs());
+            if delay < 0 { stamp - by } else { stamp + by }
+        });
+        simulation.send_stamp = Box::new(|probe| self.stamps[usize::from(probe.ttl - 1)]);
+        let stalls = self
+            .stalls
+            .iter()
+            .map(|(from, length)| start + *from..start + *from + *length);
+        simulation.stalls = stalls.collect();
+    }
+
+    fn stalled(&self) -> Duration {
+        self.stalls.iter().map(|(_, length)| *length).sum()
+    }
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
@@ -88,8 +149,9 @@ fn case() -> impl Strategy<Value = Case> {
     let cancel = prop::option::weighted(0.2, (0_u64..3000).prop_map(ms));
     let path = (any::<bool>(), 1_u8..=12, 1_u8..=14);
     let trouble = (full, refused, cancel);
-    (method(), path, 1_u64..600, 1_u64..80, answers, trouble).prop_map(
-        |(method, (v6, max_ttl, length), timeout, delay, answers, (full, refused, cancel))| Case {
+    let timing = (1_u64..600, 1_u64..80);
+    (method(), path, timing, answers, trouble, reading()).prop_map(
+        |(method, (v6, max_ttl, length), (timeout, delay), answers, (full, refused, cancel), reading)| Case {
             method,
             v6,
             max_ttl,
@@ -100,6 +162,7 @@ fn case() -> impl Strategy<Value = Case> {
             full,
             refused,
             cancel,
+            reading,
         },
     )
 }
@@ -110,11 +173,63 @@ type Log = Arc<Mutex<Vec<(u16, u8, IpAddr, Duration)>>>;
 /// A genuine answer as it was put on the wire.
 #[derive(Debug, Clone, Copy)]
 struct Genuine {
+    /// Of the probe that it is an answer to.
     ttl: u8,
-    from: IpAddr,
-    sent: Time,
+    /// Of the probe that caused it.
+    cause: u8,
+    reply: Reply,
     arrives: Time,
     destination: bool,
+}
+
+/// The same, and what the engine can have known.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    genuine: Genuine,
+    /// When the probe that caused it left by our clock and by the kernel's.
+    sent: Time,
+    left: Time,
+    /// When the probe left that it is an answer to.
+    covered_left: Time,
+    /// Its place in the order in which things were heard.
+    place: usize,
+    read: Time,
+    /// Whether it arrived before time was up.
+    in_time: bool,
+}
+
+impl Known {
+    fn rtt(&self, since: Time) -> Duration {
+        self.genuine.arrives.since(since).max(Duration::from_nanos(1))
+    }
+}
+
+/// What was heard of the genuine answers.
+fn known(case: &Case, simulation: &Simulation<'_>, genuine: &[Genuine]) -> Vec<Known> {
+    let Some((last_sent, _)) = simulation.sent.last() else {
+        return Vec::new();
+    };
+    let know = |genuine: &Genuine| {
+        let is_it = |(_, at, what): &(Time, Time, Heard)| match what {
+            Heard::Reply(reply) | Heard::Answered(_, reply) => {
+                (*at, *reply) == (genuine.arrives, genuine.reply)
+            }
+            _ => false,
+        };
+        let place = simulation.heard.iter().position(is_it)?;
+        let probe = |ttl| simulation.sent.iter().position(|(_, probe)| probe.ttl == ttl);
+        let (cause, covered) = (probe(genuine.cause)?, probe(genuine.ttl)?);
+        Some(Known {
+            genuine: *genuine,
+            sent: simulation.sent[cause].0,
+            left: simulation.left[cause],
+            covered_left: simulation.left[covered],
+            place,
+            read: simulation.heard[place].0,
+            in_time: genuine.arrives <= *last_sent + case.timeout,
+        })
+    };
+    genuine.iter().filter_map(know).collect()
 }
 
 /// A reply as `answer` says; the TTL that it is about if it is genuine, and whether it is the destination's. `arrived`: the TTLs
@@ -225,11 +340,12 @@ fn deadline(case: &Case) -> Duration {
     } else {
         case.timeout
     };
-    full + match case.method {
-        Method::TcpSyn => case.timeout.max(case.delay) * count,
-        Method::TcpSack => case.delay * count + case.timeout * 2 + ms(500),
-        Method::Icmp | Method::Udp => case.delay * count + case.timeout,
-    }
+    full + case.reading.stalled()
+        + match case.method {
+            Method::TcpSyn => case.timeout.max(case.delay) * count,
+            Method::TcpSack => case.delay * count + case.timeout * 2 + ms(500),
+            Method::Icmp | Method::Udp => case.delay * count + case.timeout,
+        }
 }
 
 fn check(case: &Case) -> Result<(), TestCaseError> {
@@ -254,8 +370,8 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
             if let Some((ttl, destination)) = about {
                 log.lock().unwrap().push(Genuine {
                     ttl,
-                    from: reply.source,
-                    sent: now,
+                    cause: probe.ttl,
+                    reply,
                     arrives,
                     destination,
                 });
@@ -270,6 +386,8 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         ..TraceSpec::full(case.method, target, 33434, case.max_ttl, case.timeout)
     };
     let start = simulation.now;
+    case.reading.prepare(&mut simulation);
+    simulation.kernel_matches = case.reading.kernel_matches && case.method != Method::TcpSack;
     simulation.fail_send.extend(case.refused.iter().copied());
     simulation
         .fail_send
@@ -312,37 +430,71 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
             return Ok(());
         }
     };
-    let genuine = genuine.lock().unwrap();
-    // What arrived in the same instant may have come before or after the end.
-    let in_time = || genuine.iter().filter(|answer| answer.arrives < *end);
+    let known = known(case, &simulation, &genuine.lock().unwrap());
+    // What was read in the same instant may have come before or after the end.
+    let counts = |known: &&Known| known.in_time && known.read < *end;
 
     for hop in &result.hops {
+        let own = known.iter().filter(|known| known.genuine.ttl == hop.ttl);
         let Some(answer) = hop.answer else {
-            prop_assert!(
-                in_time().all(|known| known.ttl != hop.ttl),
-                "{hop:?} was answered"
-            );
+            let missed = own.clone().find(counts);
+            prop_assert!(missed.is_none(), "TTL {}: {missed:?}", hop.ttl);
             continue;
         };
-        let own = genuine
-            .iter()
-            .filter(|known| {
-                known.ttl == hop.ttl
-                    && known.from == answer.address
-                    && known.destination == answer.destination
-                    && known.arrives.since(known.sent).max(Duration::from_nanos(1)) == answer.rtt
-                    && known.arrives <= *end
-            })
-            .min_by_key(|known| known.arrives);
-        let Some(own) = own else {
+        // A selective acknowledgment may be about an earlier probe than the one that caused it.
+        let covers = case.method == Method::TcpSack && answer.destination;
+        let is_it = |known: &&Known| {
+            let right_rtt = if covers {
+                // A probe whose own stamp is missing left after this one all the same.
+                [known.sent, known.left, known.covered_left.max(known.sent)]
+                    .iter()
+                    .any(|at| known.rtt(*at) == answer.rtt)
+            } else {
+                let left = if answer.kernel_stamped {
+                    known.left
+                } else {
+                    known.sent
+                };
+                known.rtt(left) == answer.rtt
+            };
+            right_rtt
+                && known.genuine.reply.source == answer.address
+                && known.genuine.destination == answer.destination
+                && known.read <= *end
+        };
+        // The first answer counts: by its stamp, except that an acknowledgment which is heard later is about a later probe.
+        let order = |known: &&Known| match covers {
+            true => (Time::ZERO, known.place),
+            false => (known.genuine.arrives, 0),
+        };
+        let Some(credited) = own.clone().filter(is_it).min_by_key(order) else {
             return Err(TestCaseError::fail(format!(
-                "{answer:?} at TTL {} is none of its own",
+                "TTL {}: {answer:?} is none of {known:?}",
                 hop.ttl
             )));
         };
-        // The first answer counts.
-        let earlier = in_time().find(|known| known.ttl == hop.ttl && known.arrives < own.arrives);
-        prop_assert!(earlier.is_none(), "{own:?}, but {earlier:?}");
+        let earlier = own
+            .clone()
+            .filter(counts)
+            .find(|known| order(known) < order(&credited));
+        prop_assert!(earlier.is_none(), "{credited:?}, but {earlier:?}");
+        prop_assert!(
+            credited.in_time || may_be_sending(&simulation, &known, credited),
+            "{credited:?} came late"
+        );
+        if !covers {
+            let stamp = simulation
+                .heard
+                .iter()
+                .position(|(.., what)| matches!(what, Heard::Sent(_, ttl) if *ttl == hop.ttl));
+            let first = own.map(|known| known.place).min();
+            if stamp.is_some() && stamp < first {
+                prop_assert!(answer.kernel_stamped, "TTL {}", hop.ttl);
+            }
+            if stamp.is_none_or(|place| place > credited.place) {
+                prop_assert!(!answer.kernel_stamped, "TTL {}", hop.ttl);
+            }
+        }
     }
     let ttls: Vec<u8> = result.hops.iter().map(|hop| hop.ttl).collect();
     let last = ttls.len() as u8;
@@ -353,9 +505,11 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         .filter(|hop| hop.answer.is_some_and(|answer| answer.destination))
         .map(|hop| hop.ttl)
         .collect();
-    if let Some(lowest) = in_time()
-        .filter(|known| known.destination)
-        .map(|known| known.ttl)
+    if let Some(lowest) = known
+        .iter()
+        .filter(counts)
+        .filter(|known| known.genuine.destination)
+        .map(|known| known.genuine.ttl)
         .min()
     {
         prop_assert!(last <= lowest);
@@ -364,6 +518,17 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         prop_assert_eq!(last, case.max_ttl);
     }
     Ok(())
+}
+
+/// Whether more probes may have been to come when this answer was read: until then none is late.
+fn may_be_sending(simulation: &Simulation<'_>, known: &[Known], answer: &Known) -> bool {
+    let mut destinations = known
+        .iter()
+        .filter(|known| known.genuine.destination && known.in_time);
+    let is_over = destinations.any(|known| known.place < answer.place);
+    let is_last = known.iter().all(|known| !known.genuine.destination);
+    let last_attempt = simulation.attempts.last();
+    !is_over && !(is_last && last_attempt.is_some_and(|at| *at < answer.read))
 }
 
 fn nothing_is_left(simulation: &mut Simulation<'_>) -> Result<(), TestCaseError> {

@@ -110,8 +110,9 @@ pub struct Simulation<'p> {
     pub stalls: Vec<Range<Time>>,
     /// The kernel itself says which probe a genuine answer is to.
     pub kernel_matches: bool,
-    /// Of the probes in `sent`.
+    /// Of the probes in `sent`, and when they really left.
     pub tokens: Vec<Token>,
+    pub left: Vec<Time>,
     /// Fails the n-th send (from 0).
     pub fail_send: BTreeMap<usize, ErrorKind>,
     /// When it was tried to send.
@@ -140,6 +141,7 @@ impl<'p> Simulation<'p> {
             stalls: Vec::new(),
             kernel_matches: false,
             tokens: Vec::new(),
+            left: Vec::new(),
             fail_send: BTreeMap::new(),
             attempts: Vec::new(),
             connect: Some(Ok(())),
@@ -276,11 +278,13 @@ impl<'p> Simulation<'p> {
         self.sent.push((self.now, *probe));
         self.tokens.push(token);
         self.engine.sent(token, self.now);
-        let mut left = self.now;
+        // The device's queue keeps the order.
+        let mut left = self.left.last().copied().unwrap_or(self.now).max(self.now);
         if let Some(SendStamp { later, unread }) = (self.send_stamp)(probe) {
-            left = left + later;
+            left = left.max(self.now + later);
             self.tell(left + unread, left, Heard::Sent(token, probe.ttl));
         }
+        self.left.push(left);
         for (at, reply) in (self.path)(left, probe) {
             let read = (self.read_at)(at).max(left);
             let what = if self.kernel_matches && is_genuine(probe, &reply) {
