@@ -397,8 +397,10 @@ impl Run {
         let Phase::Handshake { connected, deadline } = &mut self.phase else {
             return Credit::Irrelevant;
         };
-        *connected = true;
-        *deadline = now + HANDSHAKE_SIGHT;
+        // Told once more, it gives no more time.
+        if !std::mem::replace(connected, true) {
+            *deadline = now + HANDSHAKE_SIGHT;
+        }
         let verdict = self.method.connected();
         self.handshake(verdict, now)
     }

@@ -96,6 +96,16 @@ mod tests {
     }
 
     #[test]
+    fn the_first_is_the_first_that_came_and_not_that_was_read() {
+        assert_eq!(answered(&[370, 320, 420]), 3);
+        let mut answers = Answers::new(IpAddr::from([192, 0, 2, 1]), 60, ms(370));
+        for at in [370, 320, 420] {
+            assert!(answers.add(ms(at), DELAY));
+        }
+        assert_eq!(answers.first_at, ms(320));
+    }
+
+    #[test]
     fn a_service_that_repeats_itself_is_not_believed() {
         assert_eq!(answered(&[320, 370, 820, 870]), 2);
     }

@@ -121,7 +121,8 @@ pub struct Simulation<'p> {
     pub connect: Option<Result<(), ErrorKind>>,
     /// Connecting succeeds after the packet with this acknowledgment number.
     pub connect_by: Option<u32>,
-    connection: Option<ConnectionId>,
+    /// The one that was begun last.
+    pub connection: Option<ConnectionId>,
 }
 
 impl<'p> Simulation<'p> {
@@ -230,7 +231,8 @@ impl<'p> Simulation<'p> {
         }
     }
 
-    fn act(&mut self) {
+    /// Carries out what is due now, and takes note of what is told.
+    pub fn act(&mut self) {
         while let Some(action) = self.engine.poll_action(self.now) {
             match action {
                 Action::Send { token, probe } => {
