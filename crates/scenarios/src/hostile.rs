@@ -12,6 +12,8 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP_V6: u8 = 58;
+/// IPv6 extension headers that say how long they are: hop-by-hop, routing, destination options.
+const EXTENSIONS: [usize; 3] = [0, 43, 60];
 
 /// Where things are in a packet.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +127,13 @@ impl Layout {
         match self.protocol {
             TCP => (at(12) >> 4) * 4,
             UDP => 16,
-            _ if self.is_error(packet) && self.v6 => 8 + 40 + 8,
+            _ if self.is_error(packet) && self.v6 => {
+                let (mut next, mut end) = (at(8 + 6), 8 + 40);
+                while EXTENSIONS.contains(&next) {
+                    (next, end) = (at(end), end + (at(end + 1) + 1) * 8);
+                }
+                end + 8
+            }
             _ if self.is_error(packet) => 8 + (at(8) & 0xF) * 4 + 8,
             _ => 8 + 6,
         }
