@@ -184,7 +184,10 @@ pub fn cut(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
         layout.needed(genuine)
     };
     for keep in 0..too_short.min(whole) {
-        all.push(repaired(genuine[..layout.transport + keep].to_vec(), layout));
+        // It is the last bytes that count.
+        if keep + 8 >= too_short || rng.bool() {
+            all.push(repaired(genuine[..layout.transport + keep].to_vec(), layout));
+        }
     }
     for length in wrong_lengths(genuine, layout) {
         let packet = with_length(genuine, layout, length);

@@ -77,6 +77,9 @@ pub struct SendStamp {
     pub unread: Duration,
 }
 
+/// The stamp of each probe; `None`: the kernel gives none.
+pub type Stamping<'p> = dyn FnMut(&Probe) -> Option<SendStamp> + 'p;
+
 /// What the engine hears.
 #[derive(Debug, Clone)]
 pub enum Heard {
@@ -105,7 +108,7 @@ pub struct Simulation<'p> {
     pub heard: Vec<(Time, Time, Heard)>,
     /// When a reply with this stamp is read; not before its probe leaves.
     pub read_at: Box<dyn FnMut(Time) -> Time + 'p>,
-    pub send_stamp: Box<dyn FnMut(&Probe) -> Option<SendStamp> + 'p>,
+    pub send_stamp: Box<Stamping<'p>>,
     /// When the thread stands still: it neither reads nor acts.
     pub stalls: Vec<Range<Time>>,
     /// The kernel itself says which probe a genuine answer is to.
