@@ -416,6 +416,10 @@ impl Run {
     }
 
     fn handshake(&mut self, verdict: Verdict, now: Time) -> Credit {
+        // What is read in the same moment as its failure does not revive it.
+        if !matches!(self.phase, Phase::Handshake { .. }) {
+            return Credit::Irrelevant;
+        }
         match verdict {
             Verdict::Ready => {
                 self.phase = Phase::Probing;
