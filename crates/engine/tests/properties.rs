@@ -982,7 +982,7 @@ proptest! {
             others.push(*probe);
             replies
         });
-        for _ in 0..3 {
+        for number in 0..3_u32 {
             let round = simulation.now;
             let ids: Vec<_> = traces
                 .iter()
@@ -994,9 +994,9 @@ proptest! {
                     let spec = TraceSpec::full(*method, target_of(*v6), 33434, 10, ms(2000));
                     let id = simulation.engine.start(round, spec, client_of(*v6), port).unwrap();
                     if *method == Method::TcpSack {
-                        // Far enough apart for quotes, also of the round before.
-                        let next = (round.since(Time::ZERO).as_micros() as u32) << 8;
-                        simulation.post(round, syn_ack(*v6, port, next.wrapping_add(index as u32 * 0x10_0000)));
+                        // Far enough apart for quotes, also of the rounds before.
+                        let next = number << 26 | (index as u32) << 20;
+                        simulation.post(round, syn_ack(*v6, port, next));
                     }
                     id
                 })
