@@ -652,35 +652,14 @@ fn name(probe: &Probe) -> (Method, u16) {
     }
 }
 
-/// What answers this probe by its addresses and ports or identifier, and another trace's by the rest.
+/// What answers this probe by its addresses and ports or identifier, and another trace's by the rest. Not quotes of datagrams, of
+/// which one in 65,536 would have the other's tag by chance.
 fn mixed(probe: &Probe, other: &Probe) -> Option<Reply> {
     let is_another = name(probe) != name(other) && probe.destination == other.destination;
     let mut reply = destination_answer(other);
     match (&mut reply.kind, destination_answer(probe).kind) {
         (ReplyKind::Echo { identifier, .. }, ReplyKind::Echo { identifier: own, .. }) => *identifier = own,
         (ReplyKind::Tcp(tcp), ReplyKind::Tcp(own)) => tcp.destination_port = own.destination_port,
-        (ReplyKind::IcmpError { quoted, .. }, ReplyKind::IcmpError { quoted: own, .. }) => {
-            // The other's port with this one's tag.
-            let QuotedTransport::Udp { source_port, .. } = quoted.transport else {
-                return None;
-            };
-            let transport = own.transport;
-            *quoted = own;
-            if let QuotedTransport::Udp {
-                length,
-                destination_port,
-                checksum,
-                ..
-            } = transport
-            {
-                quoted.transport = QuotedTransport::Udp {
-                    source_port,
-                    destination_port,
-                    length,
-                    checksum,
-                };
-            }
-        }
         _ => return None,
     }
     is_another.then_some(reply)
