@@ -1,5 +1,6 @@
 //! One trace as a state machine: which probe goes out when, which answer counts, and when the result is final.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -130,6 +131,14 @@ struct Received {
     reply_ttl: u8,
     quoted_ttl: Option<u8>,
     mpls: MplsStack,
+}
+
+impl Received {
+    /// The destination's answer counts more than a router's, otherwise the first one does, by its stamp: what comes in by two
+    /// interfaces or queues may be read in another order.
+    fn replaces(&self, known: &Received) -> bool {
+        (self.destination, Reverse(self.at)) > (known.destination, Reverse(known.at))
+    }
 }
 
 enum Phase {
@@ -388,8 +397,10 @@ impl Run {
         let Phase::Handshake { connected, deadline } = &mut self.phase else {
             return Credit::Irrelevant;
         };
-        *connected = true;
-        *deadline = now + HANDSHAKE_SIGHT;
+        // Told once more, it gives no more time.
+        if !std::mem::replace(connected, true) {
+            *deadline = now + HANDSHAKE_SIGHT;
+        }
         let verdict = self.method.connected();
         self.handshake(verdict, now)
     }
@@ -405,6 +416,10 @@ impl Run {
     }
 
     fn handshake(&mut self, verdict: Verdict, now: Time) -> Credit {
+        // What is read in the same moment as its failure does not revive it.
+        if !matches!(self.phase, Phase::Handshake { .. }) {
+            return Credit::Irrelevant;
+        }
         match verdict {
             Verdict::Ready => {
                 self.phase = Phase::Probing;
@@ -498,6 +513,8 @@ impl Run {
             Verdict::Ignore => Credit::Irrelevant,
             Verdict::Reject => Credit::Rejected,
             Verdict::Answer { ttl } => self.credit(ttl, received, false),
+            // Known already; what is heard of it from now on is about other probes, and has their times.
+            Verdict::Covers { ttl, .. } if self.destination == Some(ttl) => Credit::Duplicate,
             Verdict::Covers { ttl, newest } => {
                 let at = at - self.sent_apart(ttl, newest);
                 self.credit(ttl, Received { at, ..received }, false)
@@ -551,10 +568,8 @@ impl Run {
         let Some(sent) = self.probe_mut(ttl) else {
             return Credit::Rejected;
         };
-        match &sent.answer {
-            // The destination's answer replaces a router's, otherwise the first one counts.
-            Some(earlier) if earlier.destination || !received.destination => return Credit::Duplicate,
-            _ => {}
+        if sent.answer.is_some_and(|known| !received.replaces(&known)) {
+            return Credit::Duplicate;
         }
         sent.answer = Some(received);
         let rtt = rtt(sent.at, received.at);

@@ -34,6 +34,8 @@ impl Answers {
     pub(crate) fn add(&mut self, at: Time, apart: Duration) -> bool {
         let is_answer = at.since(self.last_at) <= apart * PATIENCE;
         if is_answer {
+            // They may be read in another order than they came in.
+            self.first_at = self.first_at.min(at);
             self.last_at = self.last_at.max(at);
             self.count += 1;
         }
@@ -91,6 +93,16 @@ mod tests {
         assert_eq!(answered(&[359, 370, 420]), 3, "the first");
         assert_eq!(answered(&[320, 420, 420]), 3, "one in the middle");
         assert_eq!(answered(&[320, 370, 460]), 3, "the last");
+    }
+
+    #[test]
+    fn the_first_is_the_first_that_came_and_not_that_was_read() {
+        assert_eq!(answered(&[370, 320, 420]), 3);
+        let mut answers = Answers::new(IpAddr::from([192, 0, 2, 1]), 60, ms(370));
+        for at in [370, 320, 420] {
+            assert!(answers.add(ms(at), DELAY));
+        }
+        assert_eq!(answers.first_at, ms(320));
     }
 
     #[test]

@@ -67,6 +67,21 @@ fn an_answer_counts_by_when_it_arrived_and_not_by_when_it_was_read() {
     }
 }
 
+/// Two interfaces may have brought them.
+#[test]
+fn of_two_answers_the_one_that_arrived_first_counts_and_not_the_one_that_was_read_first() {
+    for method in METHODS {
+        let (mut engine, _, probe) = begun(TraceSpec::single(method, target(), 33434, 5, ms(100)));
+        for arrived in [40, 30, 35] {
+            hear(&mut engine, at(50), &destination_answer(&probe), at(arrived));
+        }
+        assert_eq!(engine.poll_action(at(50)), None);
+        let answer = result(&mut engine).hops[0].answer;
+        assert_eq!(answer.map(|answer| answer.rtt), Some(ms(30)), "{method:?}");
+        assert_eq!((engine.counters().matched, engine.counters().duplicates), (2, 1));
+    }
+}
+
 #[test]
 fn while_probes_are_sent_a_late_answer_is_still_its_probes() {
     for method in METHODS {

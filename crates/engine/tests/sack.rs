@@ -168,6 +168,18 @@ fn not_supported_always_reads_the_same() {
     assert_eq!(causes[4], format!("{prefix}the target reset the connection"));
 }
 
+/// Whether they are read in the same moment or one after the other.
+#[test]
+fn a_handshake_that_failed_is_not_revived_by_another() {
+    for later in [5, 6] {
+        let found = simulate(straight(4), |simulation| {
+            simulation.post(at(5), syn_ack(false));
+            simulation.post(at(later), syn_ack(true));
+        });
+        assert!(found.contains("does not permit SACK"), "{found}");
+    }
+}
+
 #[test]
 fn only_a_reset_with_the_peers_sequence_number_counts() {
     // Nothing answers but two routers; and somebody resets.

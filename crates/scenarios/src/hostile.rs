@@ -1,7 +1,7 @@
 //! Forged and damaged packets around a genuine reply.
 //!
-//! [`damaged`] makes what accidents and broken devices make of a reply, and [`resized`] what they make of its length, which may leave
-//! all of it that matters. [`forged`] makes what somebody sends who knows who traces whom, but has not seen the probes: everything
+//! [`damaged`] makes what accidents and broken devices make of a reply. So do [`cut`], which leaves too little of it, and
+//! [`shortened`] and [`overstated`], which leave all of it that matters. [`forged`] makes what somebody sends who knows who traces whom, but has not seen the probes: everything
 //! right but one identifier. Checksums are right unless they are the point.
 
 use etherparse::{IpNumber, NetSlice, SlicedPacket};
@@ -12,6 +12,8 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP_V6: u8 = 58;
+/// IPv6 extension headers that say how long they are: hop-by-hop, routing, destination options.
+const EXTENSIONS: [usize; 3] = [0, 43, 60];
 
 /// Where things are in a packet.
 #[derive(Debug, Clone, Copy)]
@@ -116,31 +118,110 @@ fn flip(packet: &mut [u8], at: usize, bits: u8) {
     }
 }
 
-/// The reply cut short or too long, and with lengths that lie. Some of these are copies that still say what the reply said: they
-/// answer the probe as well as the reply itself.
-pub fn resized(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
+impl Layout {
+    /// How many bytes from the transport header on say all that a reply has to say: of an error the beginning of the quote that
+    /// RFC 792 asks for (its IP header and 8 bytes), of an echo reply what of the probe's random bytes must come back, of a segment
+    /// its header with the options, of a datagram what of the probe an echo service sends back.
+    fn needed(self, packet: &[u8]) -> usize {
+        let at = |offset: usize| usize::from(packet.get(self.transport + offset).copied().unwrap_or(0));
+        match self.protocol {
+            TCP => (at(12) >> 4) * 4,
+            UDP => 16,
+            _ if self.is_error(packet) && self.v6 => {
+                let (mut next, mut end) = (at(8 + 6), 8 + 40);
+                while EXTENSIONS.contains(&next) {
+                    (next, end) = (at(end), end + (at(end + 1) + 1) * 8);
+                }
+                end + 8
+            }
+            _ if self.is_error(packet) => 8 + (at(8) & 0xF) * 4 + 8,
+            _ => 8 + 6,
+        }
+    }
+}
+
+/// Lengths that lie. The packet's own length is not among them.
+fn wrong_lengths(packet: &[u8], layout: Layout) -> impl Iterator<Item = u16> {
+    let right = packet.len() as u16 - if layout.v6 { 40 } else { 0 };
+    [0, 1, 19, 39, 1500, u16::MAX]
+        .into_iter()
+        .filter(move |length| *length != right)
+}
+
+/// Whether a packet whose header says this length would be longer than it is: so look packets of which only the beginning was
+/// captured, and of a segment or datagram that is enough. An ICMP message must be there to its end, for its checksum.
+fn looks_captured_in_part(packet: &[u8], layout: Layout, length: u16) -> bool {
+    !layout.is_icmp() && usize::from(length) + if layout.v6 { 40 } else { 0 } > packet.len()
+}
+
+fn with_length(packet: &[u8], layout: Layout, length: u16) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    put(&mut packet, if layout.v6 { 4 } else { 2 }, length);
+    packet
+}
+
+/// The reply cut so short that it does not say any more which probe it answers, or with lengths that say so. Nothing of this may be
+/// credited to a probe.
+pub fn cut(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
         return Vec::new();
     };
     let mut all = Vec::new();
+    let header = match layout.protocol {
+        TCP => layout.needed(genuine),
+        UDP => 8,
+        _ => genuine.len() - layout.transport,
+    };
     // Cut anywhere, and cut by somebody who makes it look right.
     for _ in 0..6 {
-        all.push(genuine[..rng.usize(..genuine.len())].to_vec());
+        all.push(genuine[..rng.usize(..layout.transport + header)].to_vec());
     }
-    for keep in 0..genuine.len().saturating_sub(layout.transport).min(36) {
-        let is_copy = keep >= 28;
-        if !is_copy || rng.bool() {
+    let whole = genuine.len() - layout.transport;
+    // A datagram says its length itself.
+    let too_short = if layout.protocol == UDP {
+        whole
+    } else {
+        layout.needed(genuine)
+    };
+    for keep in 0..too_short.min(whole) {
+        // It is the last bytes that count.
+        if keep + 8 >= too_short || rng.bool() {
             all.push(repaired(genuine[..layout.transport + keep].to_vec(), layout));
         }
     }
+    for length in wrong_lengths(genuine, layout) {
+        let packet = with_length(genuine, layout, length);
+        let in_part = looks_captured_in_part(genuine, layout, length);
+        // The header's own checksum.
+        if !layout.v6 || !in_part {
+            all.push(packet.clone());
+        }
+        if !in_part {
+            all.push(with_checksums(packet, layout));
+        }
+    }
+    rng.shuffle(&mut all);
+    all
+}
+
+/// The reply with more behind it, or with less, down to the last byte that matters: answers like itself, but without labels.
+pub fn shortened(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
+    let Some(layout) = Layout::of(genuine) else {
+        return Vec::new();
+    };
     // Longer than it says.
-    all.push([genuine, &[0xA5; 60]].concat());
-    // Lengths that lie: of the packet and of the quote.
-    for length in [0, 1, 19, 39, 1500, u16::MAX] {
-        let mut packet = genuine.to_vec();
-        put(&mut packet, if layout.v6 { 4 } else { 2 }, length);
-        all.push(packet.clone());
-        all.push(with_checksums(packet, layout));
+    let mut all = vec![[genuine, &[0xA5; 60]].concat()];
+    let whole = genuine.len() - layout.transport;
+    let needed = layout.needed(genuine);
+    if layout.is_icmp() {
+        for keep in needed..whole.min(needed + 8) {
+            all.push(repaired(genuine[..layout.transport + keep].to_vec(), layout));
+        }
+    } else {
+        // Captured in part.
+        for keep in needed..whole.min(needed + 2) {
+            all.push(genuine[..layout.transport + keep].to_vec());
+        }
     }
     if layout.is_error(genuine) {
         for units in [1, 5, 16, 255] {
@@ -151,6 +232,18 @@ pub fn resized(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     }
     rng.shuffle(&mut all);
     all
+}
+
+/// Segments and datagrams that say to be longer than they are: answers, as if captured in part, but not with the right length of what
+/// they carry.
+pub fn overstated(genuine: &[u8], _: &mut Rng) -> Vec<Vec<u8>> {
+    let Some(layout) = Layout::of(genuine) else {
+        return Vec::new();
+    };
+    wrong_lengths(genuine, layout)
+        .filter(|length| looks_captured_in_part(genuine, layout, *length))
+        .map(|length| with_checksums(with_length(genuine, layout, length), layout))
+        .collect()
 }
 
 /// What accidents make of a reply: lengths of headers that lie, wrong checksums, fragments, nonsense. Nothing of this may be credited

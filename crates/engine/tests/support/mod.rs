@@ -11,10 +11,11 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use traceroute_engine::{Action, Engine, Event, Found, Method, TraceError, TraceId, TraceResult, TraceSpec};
-use traceroute_net::{ConnectionId, NetError, NetworkEvent, Operation, Time};
+use traceroute_net::{Answer, ConnectionId, NetError, NetworkEvent, Operation, Time, Token};
 use traceroute_wire::{
     IcmpError, MAX_PROBE_LEN, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind,
     SackInfo, TcpFlags, TcpReply, UdpReply,
@@ -67,6 +68,31 @@ pub fn spec(method: Method) -> TraceSpec {
 /// What the path does with a probe sent at a time: replies with their arrival times.
 pub type Path<'p> = dyn FnMut(Time, &Probe) -> Vec<(Time, Reply)> + 'p;
 
+/// The kernel's own stamp of a probe leaving.
+#[derive(Debug, Clone, Copy)]
+pub struct SendStamp {
+    /// How much later than the system call.
+    pub later: Duration,
+    /// How long after that it is read.
+    pub unread: Duration,
+}
+
+/// The stamp of each probe; `None`: the kernel gives none.
+pub type Stamping<'p> = dyn FnMut(&Probe) -> Option<SendStamp> + 'p;
+
+/// What the engine hears.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    Reply(Reply),
+    /// The kernel says that the reply answers this probe.
+    Answered(Token, Reply),
+    /// The kernel says when the probe with this TTL left.
+    Sent(Token, u8),
+    /// Of the connection that was begun last.
+    Connected,
+    ConnectFailed(ErrorKind),
+}
+
 pub struct Simulation<'p> {
     pub engine: Engine,
     pub now: Time,
@@ -75,17 +101,31 @@ pub struct Simulation<'p> {
     pub finished: BTreeMap<TraceId, (Time, Result<TraceResult, TraceError>)>,
     /// The hops told of as they were found.
     pub found: Vec<(TraceId, Found)>,
-    /// Replies under way, by arrival time and order.
-    pub wire: BTreeMap<(Time, u64), Reply>,
+    /// What is under way with its stamp, by the time when it is read and order.
+    wire: BTreeMap<(Time, u64), (Time, Heard)>,
     sequence: u64,
+    /// What was heard, in this order: when it was read, its stamp, what it was.
+    pub heard: Vec<(Time, Time, Heard)>,
+    /// When a reply with this stamp is read; not before its probe leaves.
+    pub read_at: Box<dyn FnMut(Time) -> Time + 'p>,
+    pub send_stamp: Box<Stamping<'p>>,
+    /// When the thread stands still: it neither reads nor acts.
+    pub stalls: Vec<Range<Time>>,
+    /// The kernel itself says which probe a genuine answer is to.
+    pub kernel_matches: bool,
+    /// Of the probes in `sent`, and when they really left.
+    pub tokens: Vec<Token>,
+    pub left: Vec<Time>,
     /// Fails the n-th send (from 0).
     pub fail_send: BTreeMap<usize, ErrorKind>,
-    attempts: usize,
+    /// When it was tried to send.
+    pub attempts: Vec<Time>,
     /// How connecting ends, at once; `None`: never.
     pub connect: Option<Result<(), ErrorKind>>,
     /// Connecting succeeds after the packet with this acknowledgment number.
     pub connect_by: Option<u32>,
-    connecting: Option<ConnectionId>,
+    /// The one that was begun last.
+    pub connection: Option<ConnectionId>,
 }
 
 impl<'p> Simulation<'p> {
@@ -99,11 +139,18 @@ impl<'p> Simulation<'p> {
             found: Vec::new(),
             wire: BTreeMap::new(),
             sequence: 0,
+            heard: Vec::new(),
+            read_at: Box::new(|stamp| stamp),
+            send_stamp: Box::new(|_| None),
+            stalls: Vec::new(),
+            kernel_matches: false,
+            tokens: Vec::new(),
+            left: Vec::new(),
             fail_send: BTreeMap::new(),
-            attempts: 0,
+            attempts: Vec::new(),
             connect: Some(Ok(())),
             connect_by: None,
-            connecting: None,
+            connection: None,
         }
     }
 
@@ -117,9 +164,15 @@ impl<'p> Simulation<'p> {
         self.engine.start(self.now, spec, client, port).unwrap()
     }
 
+    /// The reply arrives at `at` and is read at once.
     pub fn post(&mut self, at: Time, reply: Reply) {
+        self.tell(at, at, Heard::Reply(reply));
+    }
+
+    /// The engine will hear this, which is stamped `at`, when the clock shows `read`.
+    pub fn tell(&mut self, read: Time, at: Time, what: Heard) {
         self.sequence += 1;
-        self.wire.insert((at, self.sequence), reply);
+        self.wire.insert((read, self.sequence), (at, what));
     }
 
     /// Runs until nothing is left to do. Panics when that takes more than an hour of simulated time.
@@ -139,54 +192,72 @@ impl<'p> Simulation<'p> {
             (None, None) => return false,
         };
         self.now = self.now.max(next);
+        while let Some(stall) = self.stalls.iter().find(|stall| stall.contains(&self.now)) {
+            self.now = stall.end;
+        }
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
-            let at = entry.key().0;
-            let reply = entry.remove();
-            self.engine
-                .handle(self.now, NetworkEvent::Reply { reply: &reply, at });
-            let acknowledgment = match &reply.kind {
-                ReplyKind::Tcp(tcp) => Some(tcp.acknowledgment),
-                _ => None,
-            };
-            if self.connect_by.is_some()
-                && acknowledgment == self.connect_by
-                && let Some(id) = self.connecting.take()
-            {
-                self.engine.handle(self.now, NetworkEvent::Connected(id));
-            }
+            let (at, what) = entry.remove();
+            self.heard.push((self.now, at, what.clone()));
+            self.hear(at, &what);
         }
         true
     }
 
-    fn act(&mut self) {
+    /// The engine hears this now, whatever else is under way.
+    pub fn hear(&mut self, at: Time, what: &Heard) {
+        let event = match what {
+            Heard::Reply(reply) => NetworkEvent::Reply { reply, at },
+            Heard::Answered(token, reply) => NetworkEvent::Answered {
+                token: *token,
+                answer: answer_of(reply),
+                at,
+            },
+            Heard::Sent(token, _) => NetworkEvent::Sent { token: *token, at },
+            Heard::Connected => match self.connection {
+                Some(id) => NetworkEvent::Connected(id),
+                None => return,
+            },
+            Heard::ConnectFailed(kind) => match self.connection {
+                Some(id) => NetworkEvent::ConnectFailed(id, cannot_connect(*kind)),
+                None => return,
+            },
+        };
+        self.engine.handle(self.now, event);
+        if let Heard::Reply(Reply {
+            kind: ReplyKind::Tcp(tcp),
+            ..
+        }) = what
+            && self.connect_by == Some(tcp.acknowledgment)
+        {
+            self.connect_by = None;
+            self.hear(at, &Heard::Connected);
+        }
+    }
+
+    /// Carries out what is due now, and takes note of what is told.
+    pub fn act(&mut self) {
         while let Some(action) = self.engine.poll_action(self.now) {
             match action {
                 Action::Send { token, probe } => {
-                    self.attempts += 1;
-                    if let Some(kind) = self.fail_send.get(&(self.attempts - 1)) {
+                    self.attempts.push(self.now);
+                    if let Some(kind) = self.fail_send.get(&(self.attempts.len() - 1)) {
                         let source = std::io::Error::from(*kind);
                         let error = NetError::new(Operation::Send, Some(probe.destination), source);
                         self.engine.send_failed(self.now, token, error);
                         continue;
                     }
                     assert!(probe.encode(&mut [0; MAX_PROBE_LEN]).is_some());
-                    self.sent.push((self.now, probe));
-                    self.engine.sent(token, self.now);
-                    for (at, reply) in (self.path)(self.now, &probe) {
-                        self.post(at, reply);
+                    self.send(token, &probe);
+                }
+                Action::Connect { id, .. } => {
+                    self.connection = Some(id);
+                    let outcome = self.connect.filter(|_| self.connect_by.is_none());
+                    match outcome {
+                        Some(Ok(())) => self.hear(self.now, &Heard::Connected),
+                        Some(Err(kind)) => self.hear(self.now, &Heard::ConnectFailed(kind)),
+                        None => {}
                     }
                 }
-                Action::Connect { id, .. } if self.connect_by.is_some() => self.connecting = Some(id),
-                Action::Connect { id, .. } => match self.connect {
-                    Some(Ok(())) => self.engine.handle(self.now, NetworkEvent::Connected(id)),
-                    Some(Err(kind)) => {
-                        let source = std::io::Error::from(kind);
-                        let error = NetError::new(Operation::Connect, Some(target()), source);
-                        self.engine
-                            .handle(self.now, NetworkEvent::ConnectFailed(id, error));
-                    }
-                    None => {}
-                },
             }
         }
         while let Some(event) = self.engine.poll_event() {
@@ -205,6 +276,28 @@ impl<'p> Simulation<'p> {
                     self.finished.insert(trace, (self.now, result));
                 }
             }
+        }
+    }
+
+    fn send(&mut self, token: Token, probe: &Probe) {
+        self.sent.push((self.now, *probe));
+        self.tokens.push(token);
+        self.engine.sent(token, self.now);
+        // The device's queue keeps the order.
+        let mut left = self.left.last().copied().unwrap_or(self.now).max(self.now);
+        if let Some(SendStamp { later, unread }) = (self.send_stamp)(probe) {
+            left = left.max(self.now + later);
+            self.tell(left + unread, left, Heard::Sent(token, probe.ttl));
+        }
+        self.left.push(left);
+        for (at, reply) in (self.path)(left, probe) {
+            let read = (self.read_at)(at).max(left);
+            let what = if self.kernel_matches && is_genuine(probe, &reply) {
+                Heard::Answered(token, reply)
+            } else {
+                Heard::Reply(reply)
+            };
+            self.tell(read, at, what);
         }
     }
 
@@ -250,6 +343,31 @@ impl<'p> Simulation<'p> {
 
 pub fn millis(rtt: Duration) -> String {
     format!("{}", rtt.as_secs_f64() * 1000.0)
+}
+
+fn cannot_connect(kind: ErrorKind) -> NetError {
+    NetError::new(Operation::Connect, Some(target()), std::io::Error::from(kind))
+}
+
+/// What the kernel tells of a reply that it has matched.
+fn answer_of(reply: &Reply) -> Answer {
+    let error = match reply.kind {
+        ReplyKind::IcmpError { error, .. } => Some(error),
+        _ => None,
+    };
+    Answer {
+        from: reply.source,
+        error,
+    }
+}
+
+/// Whether the reply is one that this probe may cause.
+fn is_genuine(probe: &Probe, reply: &Reply) -> bool {
+    *reply
+        == match reply.kind {
+            ReplyKind::IcmpError { error: kind, .. } => error(reply.source, probe, kind),
+            _ => destination_answer(probe),
+        }
 }
 
 /// An ICMP error about `probe` from `source`.
