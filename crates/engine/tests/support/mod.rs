@@ -351,13 +351,15 @@ fn cannot_connect(kind: ErrorKind) -> NetError {
 
 /// What the kernel tells of a reply that it has matched.
 fn answer_of(reply: &Reply) -> Answer {
-    let error = match reply.kind {
-        ReplyKind::IcmpError { error, .. } => Some(error),
-        _ => None,
+    let (error, mpls) = match reply.kind {
+        ReplyKind::IcmpError { error, mpls, .. } => (Some(error), mpls),
+        _ => (None, MplsStack::default()),
     };
     Answer {
         from: reply.source,
         error,
+        reply_ttl: reply.ttl,
+        mpls,
     }
 }
 
