@@ -54,8 +54,8 @@ pub(super) struct Statistics {
 
 impl Capture {
     /// Opens the capture, without local ports in its filter yet.
-    /// With `heavy_load` it takes longer, and then holds more.
-    pub(super) fn open(family: Family, heavy_load: bool) -> io::Result<Self> {
+    /// With `heavy_load` it takes longer, and then holds more. `are_stamped`: packets are already stamped on arrival.
+    pub(super) fn open(family: Family, heavy_load: bool, are_stamped: bool) -> io::Result<Self> {
         // Protocol 0 captures nothing, until `bind` names one. So no packet comes in unfiltered.
         let socket = sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
         sys::attach_filter(socket.as_fd(), &program(family, &[]))?;
@@ -65,7 +65,9 @@ impl Capture {
             Inbox::Ring(Ring::new(socket.as_fd())?)
         } else {
             // A ring's packets are stamped when they get there, a queue's not.
-            stamps::wait_until_active();
+            if !are_stamped {
+                stamps::wait_until_active();
+            }
             Inbox::Queue(Queue::new(socket.as_fd())?)
         };
         let protocol = match family {

@@ -212,15 +212,17 @@ impl LinuxNetwork {
         }
         self.clock.end(ready.iter().all(|ready| *ready < BATCH));
     }
+
+    /// Opens the sockets of a family. Those of the other one, if they are open, keep stamps on arrival switched on.
+    fn opener(&self) -> impl FnOnce(Family) -> Result<FamilySockets, NetError> + use<> {
+        let (options, are_stamped) = (self.options, self.families.iter().next().is_some());
+        move |family| FamilySockets::open(family, options, are_stamped)
+    }
 }
 
 impl FamilySockets {
-    fn open_with(options: Options) -> impl FnOnce(Family) -> Result<Self, NetError> {
-        move |family| Self::open(family, options)
-    }
-
-    fn open(family: Family, options: Options) -> Result<Self, NetError> {
-        let capture = Capture::open(family, options.heavy_load)
+    fn open(family: Family, options: Options, are_stamped: bool) -> Result<Self, NetError> {
+        let capture = Capture::open(family, options.heavy_load, are_stamped)
             .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
         Ok(FamilySockets {
             capture,
@@ -245,9 +247,7 @@ impl Network for LinuxNetwork {
     }
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        let sockets = self
-            .families
-            .get_or_open(target, FamilySockets::open_with(self.options))?;
+        let sockets = self.families.get_or_open(target, self.opener())?;
         sockets
             .capture
             .resume()
@@ -260,9 +260,7 @@ impl Network for LinuxNetwork {
 
     fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
         let scope = self.scopes.of(source, source);
-        let sockets = self
-            .families
-            .get_or_open(source, FamilySockets::open_with(self.options))?;
+        let sockets = self.families.get_or_open(source, self.opener())?;
         let FamilySockets { capture, ports, .. } = sockets;
         self.reservations
             .reserve(ports, transport, (source, scope), |blocks| capture.watch(blocks))
@@ -270,9 +268,7 @@ impl Network for LinuxNetwork {
 
     fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
         if self.reservations.release(transport, source, port)
-            && let Ok(family) = self
-                .families
-                .get_or_open(source, FamilySockets::open_with(self.options))
+            && let Ok(family) = self.families.get_or_open(source, self.opener())
         {
             family.ports.release(transport, port);
         }
@@ -286,9 +282,7 @@ impl Network for LinuxNetwork {
             .encode(&mut buffer)
             .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         let scope = self.scopes.of(destination, probe.source);
-        let sockets = self
-            .families
-            .get_or_open(destination, FamilySockets::open_with(self.options))?;
+        let sockets = self.families.get_or_open(destination, self.opener())?;
         let at = sockets.senders.send(packet, (destination, scope), token)?;
         self.sent += 1;
         Ok(SendStamp { at })

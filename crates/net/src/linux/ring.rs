@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::sys;
 
-/// Bytes per frame: header, address, and a packet of the usual 1500 bytes. Replies are far smaller; only a talkative
-/// UDP or TCP service fills it.
-pub(super) const FRAME_SIZE: usize = 2048;
-/// Frames in a ring: 100 ms of 40 000 packets per second.
-pub(super) const FRAMES: usize = 4096;
+/// Bytes per frame: header, address, and a packet. ICMP errors have at most 576 bytes (RFC 1812 §4.3.2.3) or quote all of a probe,
+/// which is far smaller. Only what a talkative UDP or TCP service sends is longer, and of that the beginning is enough.
+pub(super) const FRAME_SIZE: usize = 1024;
+/// Frames in a ring: 80 ms of 100,000 packets per second.
+const FRAMES: usize = 8192;
 /// Bytes that the kernel allocates at once; modest, so that fragmented memory is no problem.
 const BLOCK_SIZE: usize = 64 * 1024;
 
