@@ -397,7 +397,9 @@ fn straight(silent: &[usize]) -> String {
         let silent = silent.contains(&n);
         format!("[[hop]]\nname = \"r{n}\"\nv4 = \"{v4}\"\nv6 = \"{v6}\"\ndelay = 2.5\nsilent = {silent}\n")
     };
-    (1..=10).map(hop).collect()
+    // So that who looks up names, as Trippy always does for JSON, need not wait for a name server that is not there.
+    let no_route = "no_route = \"net\"\n".to_owned();
+    [no_route].into_iter().chain((1..=10).map(hop)).collect()
 }
 
 fn target(n: usize, behind: &str) -> String {
