@@ -1,8 +1,8 @@
 //! Forged and damaged packets around a genuine reply.
 //!
 //! [`damaged`] makes what accidents and broken devices make of a reply. So do [`cut`], which leaves too little of it, and
-//! [`shortened`] and [`overstated`], which leave all of it that matters. [`forged`] makes what somebody sends who knows who traces whom, but has not seen the probes: everything
-//! right but one identifier. Checksums are right unless they are the point.
+//! [`shortened`] and [`overstated`], which leave all of it that matters. [`forged`] makes what somebody sends who knows who
+//! traces whom, but has not seen the probes: everything right but one identifier. Checksums are right unless they are the point.
 
 use etherparse::{IpNumber, NetSlice, SlicedPacket};
 use fastrand::Rng;

@@ -191,7 +191,7 @@ impl Expect {
         self.repeatable
     }
 
-    /// How many hops give no answer (in one of the paths).
+    /// How many hops give no answer, on the first of the paths.
     pub fn silent_hops(&self) -> u32 {
         let path = self.path.split("||").next().unwrap_or_default();
         path.split_whitespace().map(|hop| u32::from(hop == "*")).sum()

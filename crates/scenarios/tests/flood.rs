@@ -211,7 +211,6 @@ impl Lab {
             after.since(&before)
         );
         println!("{what}");
-
         if protocol == ("tcp", "syn") {
             assert_eq!(block(runs), blocks[usize::from(v6)], "the flood goes elsewhere");
         }
