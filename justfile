@@ -138,6 +138,10 @@ coverage: coverage-setup
         --lib --test '*' --ignore-filename-regex 'crates/(net|simnet|testbed|traceroute|scenarios)/' \
         --fail-under-lines 95 -- --skip the_library_finds_behind
 
+# Precision and recall of the causes that are named for lost probes, on so many random simulated networks
+causes networks="2000":
+    cargo run --release --locked --package traceroute-scenarios --bin causes -- {{ networks }} --worst
+
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
@@ -159,7 +163,7 @@ compare rounds="5":
 # Tests that take minutes, or a CPU for themselves: a flood of 100,000 packets a second, the limits of real kernels
 slow:
     source scripts/privileged; \
-        cargo test --locked --package traceroute-scenarios --test flood --test false_loss -- --ignored
+        cargo test --locked --package traceroute-scenarios --test flood --test false_loss --test limits -- --ignored
 
 # Install what linting and testing for other systems needs (Debian, root)
 cross-setup:

@@ -43,6 +43,8 @@ pub(crate) struct Trace {
     pub(crate) request: Request,
     /// How its result is written.
     pub(crate) format: Format,
+    /// Whether details were asked for. The request wants them also where only remarks are made of them.
+    pub(crate) details: bool,
     /// Whether to log everything.
     pub(crate) verbose: bool,
 }
@@ -66,7 +68,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         None => {}
     }
     let verbose = flags.verbose;
-    let format = flags
+    let format: Format = flags
         .format
         .parse()
         .map_err(|problem| PROGRAM.usage_error(format!("--format {problem}")))?;
@@ -74,12 +76,15 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     if !literal && is_command(&parameters.target) {
         return Err(command_as_target(&parameters.target));
     }
-    let request = parameters
+    let mut request = parameters
         .validate()
         .map_err(|error| PROGRAM.usage_error(error.for_command_line()))?;
+    let details = request.details;
+    request.details |= format.needs_details();
     Ok(Action::Trace(Trace {
         request,
         format,
+        details,
         verbose,
     }))
 }
@@ -188,12 +193,22 @@ struct Flags {
     #[arg(long)]
     skip_private_hops: bool,
 
+    /// How often a silent hop is probed again, 0 to 10; costs no time
+    #[arg(long, value_name = "number", value_parser = parse_int)]
+    #[arg(default_value_t = Parameters::default().hop_retries)]
+    hop_retries: i64,
+
+    /// Milliseconds between end-to-end probes, 0 to 86400000; 0 means at most 1000, over UDP as fast as the target answers
+    #[arg(long, value_name = "ms", value_parser = parse_int)]
+    #[arg(default_value_t = Parameters::default().e2e_interval_ms)]
+    e2e_interval: i64,
+
     /// How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz)
     #[arg(long, value_name = "name", value_parser = Suggest(&Format::NAMES))]
     #[arg(hide_possible_values = true, default_value = Format::DEFAULT)]
     format: String,
 
-    /// Report ICMP codes, TTLs, MPLS labels and counters as well
+    /// Report why probes went unanswered, ICMP codes, TTLs, MPLS labels and counters as well
     #[arg(long)]
     details: bool,
 
@@ -244,6 +259,8 @@ impl Flags {
             windows_driver: self.windows_driver,
             skip_private_hops: self.skip_private_hops,
             details: self.details,
+            hop_retries: self.hop_retries,
+            e2e_interval_ms: self.e2e_interval,
         })
     }
 }
@@ -292,7 +309,12 @@ mod tests {
         (None, "skip-private-hops", "false"),
     ];
     /// Flags beyond the contract.
-    const OWN: [(Option<char>, &str, &str); 2] = [(None, "format", "json"), (None, "details", "false")];
+    const OWN: [(Option<char>, &str, &str); 4] = [
+        (None, "hop-retries", "2"),
+        (None, "e2e-interval", "0"),
+        (None, "format", "json"),
+        (None, "details", "false"),
+    ];
 
     fn arguments(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
@@ -362,16 +384,42 @@ mod tests {
             windows_driver: true,
             skip_private_hops: true,
             details: true,
+            hop_retries: 8,
+            e2e_interval_ms: 9,
         };
         let long = "--proto TCP --tcp-method prefer_sack --port 443 --traceroute-queries 4 --e2e-queries 5 \
                     --max-ttl 6 --timeout 7 --ipv6 --reverse-dns --source-public-ip --windows-driver \
-                    --skip-private-hops --details --verbose host";
+                    --skip-private-hops --details --hop-retries 8 --e2e-interval 9 --verbose host";
         assert_eq!(parameters(long), expected);
         assert!(Flags::read(arguments(long)).unwrap().verbose);
         let short = "-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tcp-method=prefer_sack --timeout=7 --ipv6=1 \
-                     --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE --details";
+                     --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE --details \
+                     --hop-retries=8 --e2e-interval=9";
         assert_eq!(parameters(short), expected);
         assert!(Flags::read(arguments(short)).unwrap().verbose);
+    }
+
+    /// Remarks in tables are made of details.
+    #[test]
+    fn tables_have_details_behind_them_but_only_those_who_ask_see_them() {
+        for (line, requested, shown) in [
+            ("--format table host", true, false),
+            ("--format wide host", true, false),
+            ("--format table --details host", true, true),
+            ("--format json host", false, false),
+            ("--format csv host", false, false),
+            ("--format dot host", false, false),
+            ("--details host", true, true),
+        ] {
+            let Ok(Action::Trace(trace)) = parse(arguments(line)) else {
+                panic!("{line}");
+            };
+            assert_eq!(
+                (trace.request.details, trace.details),
+                (requested, shown),
+                "{line}"
+            );
+        }
     }
 
     #[test]
@@ -529,6 +577,22 @@ mod tests {
                 "--traceroute-queries must be between 0 and 65535, got -1",
             ),
             ("-Q -1 host", "--e2e-queries must be between 0 and 65535, got -1"),
+            (
+                "--hop-retries 11 host",
+                "--hop-retries must be between 0 and 10, got 11",
+            ),
+            (
+                "--hop-retries -1 host",
+                "--hop-retries must be between 0 and 10, got -1",
+            ),
+            (
+                "-Q 1 --e2e-interval 86400001 host",
+                "--e2e-interval must be between 0 and 86400000 ms, got 86400001",
+            ),
+            (
+                "-Q 10 --e2e-interval 10001 host",
+                "--e2e-interval must let all 10 end-to-end probes be sent within max-ttl × timeout = 90000 ms, got 10001 ms",
+            ),
             (
                 "--timeout -1 host",
                 "--timeout must be between 0 and 86400000 ms, got -1",

@@ -7,6 +7,9 @@ use datadog_traceroute::{Options, Protocol, Report, Request, TcpMethod, Tracer};
 /// From so many runs on, all at once, it is worth the time to make room for their replies.
 const MANY_RUNS: u32 = 100;
 
+/// The flags that ask for what the library's advice names.
+const WINDOWS_FLAGS: &str = "--tcp-method syn_socket, --windows-driver";
+
 /// Traces what `request` asks for, telling `progress` what happens meanwhile. Dropping the future stops everything.
 pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress)) -> Result<Report, Error> {
     let mut options = Options::default();
@@ -42,7 +45,8 @@ fn notice_of(access: Access, request: &Request) -> Option<String> {
         // Fails without the driver, and says so.
         Access::RawWithoutTcp if request.tcp_method == TcpMethod::Sack => None,
         Access::RawWithoutTcp | Access::IcmpApi if does_without => None,
-        Access::RawWithoutTcp | Access::Ordinary | Access::IcmpApi => Some(access.to_string()),
+        Access::Ordinary => Some(access.to_string()),
+        Access::RawWithoutTcp | Access::IcmpApi => Some(format!("{access} ({WINDOWS_FLAGS})")),
     }
 }
 

@@ -118,7 +118,7 @@ impl<W: Write> Drop for Line<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use super::*;
 
@@ -134,9 +134,7 @@ mod tests {
         Progress::HopFound {
             run,
             ttl,
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            rtt: Duration::from_millis(1),
-            destination: false,
+            answer: datadog_traceroute::Answer::new(Ipv4Addr::LOCALHOST.into(), None, None),
         }
     }
 

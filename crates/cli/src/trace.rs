@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use datadog_traceroute::Warning;
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -15,7 +16,7 @@ use tracing::Level;
 
 use crate::args::{self, Trace};
 use crate::backend;
-use crate::format::Screen;
+use crate::format::{Screen, View};
 use crate::progress::{Counts, Line};
 use crate::signals::{self, Interruption};
 
@@ -111,8 +112,24 @@ async fn document(
         interruption = interrupted(stop) => return Err(Failure::Interrupted(interruption)),
         never = show(line, &counts) => match never {},
     };
-    let written = trace.format.render(&report, Screen::stdout());
+    if !trace.verbose {
+        // The log has them.
+        warn(&report.warnings);
+    }
+    let view = View {
+        screen: Screen::stdout(),
+        details: trace.details,
+    };
+    let written = trace.format.render(&report, view);
     written.map_err(|error| Failure::Trace(format!("cannot write down the result: {error}")))
+}
+
+/// Says on standard error what a reader must know to understand the result. Where that is closed there is nobody to tell.
+fn warn(warnings: &[Warning]) {
+    let mut stderr = io::stderr().lock();
+    for warning in warnings {
+        let _ = writeln!(stderr, "warning: {}", warning.text);
+    }
 }
 
 /// When somebody stops the program; never where the system cannot tell.

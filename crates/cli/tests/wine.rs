@@ -288,7 +288,7 @@ fn without_rights_the_icmp_api_shows_every_hop_and_the_rest_says_what_it_needs()
     let error = outcome.stderr.lines().last().unwrap();
     assert!(error.starts_with("Error: failed to run traceroute: "), "{error}");
     assert!(
-        error.contains("run as Administrator or use --windows-driver"),
+        error.contains("run as Administrator or use the Windows driver"),
         "{error}"
     );
 }

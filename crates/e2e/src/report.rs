@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::Result;
+use crate::details::Details;
 use crate::json::{Fields, Json, Value};
 
 /// White space in a document. Both end with one new line.
@@ -33,6 +34,8 @@ pub struct Report {
     pub hop_count: HopCount,
     /// The end-to-end probes.
     pub e2e: E2e,
+    /// What else the probes learned, where asked for.
+    pub details: Option<Details>,
 }
 
 /// One traceroute run.
@@ -123,6 +126,10 @@ impl Report {
         }
         let report = Report::from(Value::document(json))?;
         report.e2e.check()?;
+        report.check_times()?;
+        if let Some(details) = &report.details {
+            details.check(&report)?;
+        }
         Ok(report)
     }
 
@@ -145,6 +152,26 @@ impl Report {
         }
     }
 
+    /// An answer has a round-trip time, unless details say that it may be to any of several probes.
+    fn check_times(&self) -> Result<()> {
+        if self.details.is_some() {
+            return Ok(());
+        }
+        for (run, of) in self.runs.iter().enumerate() {
+            if let Some(hop) = of
+                .hops
+                .iter()
+                .find(|hop| hop.answer.is_some_and(|(_, rtt)| rtt == 0.0))
+            {
+                let index = hop.ttl - 1;
+                return Err(format!(
+                    "document.traceroute.runs[{run}].hops[{index}]: reachable is true after 0 ms"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn from(document: Value) -> Result<Report> {
         let mut top = document.object()?;
         let protocol = top.take("protocol")?.text()?;
@@ -164,6 +191,7 @@ impl Report {
         let hop_count = HopCount::from(traceroute.take("hop_count")?)?;
         traceroute.end()?;
         let e2e = E2e::from(top.take("e2e_probe")?)?;
+        let details = top.take_optional("details").map(Details::from).transpose()?;
         if !["udp", "tcp", "icmp"].contains(&protocol.as_str()) {
             return top.wrong(format_args!("unknown protocol {protocol}"));
         }
@@ -183,6 +211,7 @@ impl Report {
             runs,
             hop_count,
             e2e,
+            details,
         })
     }
 }
@@ -273,7 +302,7 @@ impl Hop {
         } else {
             return hop.wrong("an address or a name of a hop that did not answer");
         };
-        if reachable != (rtt > 0.0) {
+        if !reachable && rtt > 0.0 {
             return hop.wrong(format_args!("reachable is {reachable} after {rtt} ms"));
         }
         hop.end()?;
@@ -651,6 +680,90 @@ mod tests {
             let found = read_changed(from, to).err().unwrap_or_default();
             assert!(found.contains(expected), "{from} became {to}: {found}");
         }
+    }
+
+    /// The example with details as the program would print them.
+    fn detailed(details: &str) -> String {
+        let json: Json = serde_json::from_str(details).unwrap();
+        let Json::Object(mut fields) = serde_json::from_str(GOLDEN).unwrap() else {
+            panic!("no object");
+        };
+        fields.push(("details".to_owned(), json));
+        Json::Object(fields).write(Layout::Compact)
+    }
+
+    const DETAILS: &str = r#"{
+      "runs": [{
+        "run_id": "7f3fcb63-6e54-4a8a-9f8c-3b8edb3e91ac", "method": "udp", "probes_sent": 6,
+        "distance": "known", "end": {"reason": "destination"},
+        "hops": [
+          {"ttl": 1, "attempts": 2, "ip_address": "192.0.2.1", "answer": "time_exceeded", "destination": false,
+           "attempt": 1, "icmp_type": 11, "icmp_code": 0, "reply_ttl": 64, "quoted_ttl": 1,
+           "kernel_timestamps": true, "lost": {"network": 1}, "nat": true},
+          {"ttl": 2, "attempts": 3, "lost": {"silent": 3}},
+          {"ttl": 3, "attempts": 1, "ip_address": "93.184.216.34", "answer": "unreachable", "destination": true,
+           "attempt": 0, "icmp_type": 3, "icmp_code": 3, "kernel_timestamps": true}
+        ]
+      }],
+      "hops": [],
+      "e2e": {"sent": 4, "answered": 3, "lost": {"rate_limited": 1}, "refused": 0},
+      "warnings": [{"code": "rate_limited", "text": "a limit"}],
+      "counters": {
+        "probes": {"sent": 10, "retried": 0, "refused": 0, "kernel_timestamps": 10},
+        "replies": {"captured": 6, "kernel_drops": 0, "matched": 6, "translated": 3, "ignored": {"duplicate": 0}}
+      }
+    }"#;
+
+    #[test]
+    fn details_are_read_and_compared_with_the_document() {
+        let report = Report::read(&detailed(DETAILS), Layout::Compact).unwrap();
+        let details = report.details.unwrap();
+        assert_eq!(details.runs[0].hops[0].attempt, Some(1));
+        assert_eq!(details.runs[0].hops[1].lost["silent"], 3);
+        assert_eq!(details.e2e_lost["rate_limited"], 1);
+        for (from, to, expected) in [
+            ("\"attempts\": 3", "\"attempts\": 4", "hops[1]: HopDetails"),
+            ("\"attempts\": 2", "\"attempts\": 1", "attempts: 1"),
+            ("\"silent\": 3", "\"slow\": 3", "unknown field slow"),
+            ("\"network\": 1", "\"network\": 0", "no probe was lost"),
+            ("\"network\": 1", "\"network\": 2", "hops[0]"),
+            (", \"nat\": true", ", \"nat\": false", "left out"),
+            ("\"known\"", "\"sure\"", "distance is sure"),
+            (
+                "{\"reason\": \"destination\"}",
+                "{\"reason\": \"max_ttl\"}",
+                "the end is max_ttl",
+            ),
+            (
+                "{\"reason\": \"destination\"}",
+                "{\"reason\": \"destination\", \"from\": \"192.0.2.1\"}",
+                "refused by",
+            ),
+            ("\"answered\": 3", "\"answered\": 2", "of 4, 2 answered"),
+            ("\"code\": \"rate_limited\"", "\"code\": \"odd\"", "odd: a limit"),
+            (
+                "\"refused\": 0}",
+                "\"refused\": 0, \"more\": 1}",
+                "unknown field more",
+            ),
+            ("\"attempt\": 0, ", "", "attempt None answered after 12.7 ms"),
+            ("\"ttl\": 2", "\"ttl\": 4", "TTL 4 where 2 belongs"),
+        ] {
+            let text = DETAILS.replacen(from, to, 1);
+            assert_ne!(text, DETAILS, "{from}");
+            let found = Report::read(&detailed(&text), Layout::Compact)
+                .err()
+                .unwrap_or_default();
+            assert!(found.contains(expected), "{from} became {to}: {found}");
+        }
+    }
+
+    /// Karn: an answer that may be to any of several probes has no time. Only details say so.
+    #[test]
+    fn an_answer_without_a_time_needs_details_that_say_so() {
+        let text = detailed(&DETAILS.replacen("\"attempt\": 0, ", "", 1));
+        let text = text.replacen("\"rtt\":12.7,\"reachable\"", "\"rtt\":0,\"reachable\"", 1);
+        Report::read(&text, Layout::Compact).unwrap();
     }
 
     #[test]

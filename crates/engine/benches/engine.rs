@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use traceroute_engine::{Action, Engine, Event, Method, TraceSpec};
-use traceroute_net::{NetworkEvent, Time};
+use traceroute_engine::{Action, Engine, Event, Method, NetworkEvent, Outcome, Time, TraceSpec};
 use traceroute_wire::{
     IcmpError, MAX_PROBE_LEN, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind,
     SackInfo, TcpFlags, TcpReply,
@@ -67,6 +66,7 @@ fn answer(probe: &Probe) -> Reply {
             source_port,
             destination_port,
             sequence,
+            ..
         } if probe.ttl >= HOPS => {
             let tcp = TcpReply {
                 source_port: destination_port,
@@ -122,6 +122,7 @@ fn quote(probe: &Probe) -> Quoted {
             source_port: word(0),
             destination_port: word(2),
             sequence,
+            timestamp: None,
         },
     };
     Quoted {
@@ -191,10 +192,11 @@ fn run(mut engine: Engine) -> usize {
         }
         while let Some(event) = engine.poll_event() {
             if let Event::Finished {
-                result: Ok(result), ..
+                result: Ok(Outcome::Run(run)),
+                ..
             } = event
             {
-                complete += usize::from(result.hops.len() == usize::from(HOPS));
+                complete += usize::from(run.hops.len() == usize::from(HOPS));
             }
         }
         let next_reply = due.peek().map(|std::cmp::Reverse((at, _))| *at);

@@ -4,6 +4,8 @@ use std::ops::AddAssign;
 
 use traceroute_wire::Ignored;
 
+use crate::cause::Losses;
+
 /// What the engine counted since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -21,14 +23,25 @@ pub struct Counters {
     pub send_errors: u64,
     /// Replies credited to a probe.
     pub matched: u64,
-    /// Matched replies whose quote shows a source address or port other than ours: a NAT on the path.
+    /// Matched replies whose quote shows a source address or port other than ours: a NAT on the
+    /// path.
     pub translated: u64,
     /// Further replies to a probe that was answered already.
     pub duplicates: u64,
-    /// Replies that belong to no trace: other programs' traffic, or answers to traces that are over.
+    /// Replies that belong to no trace: other programs' traffic, or answers to traces that are
+    /// over.
     pub unmatched: u64,
-    /// Replies that name a trace but not one of its probes, or carry a wrong identifier: stray or forged.
+    /// Replies that name a trace but not one of its probes, or carry a wrong identifier: stray or
+    /// forged.
     pub rejected: u64,
+    /// Probes without an answer, by cause.
+    pub lost: Losses,
+    /// Runs ended early to free their ports.
+    pub cut_short: u64,
+    /// Responders whose limits are remembered now.
+    pub responders: u64,
+    /// Responders and places forgotten because the memory was full.
+    pub responders_forgotten: u64,
     /// Captured packets that are no reply, by [`Ignored::index`].
     pub ignored: [u64; Ignored::ALL.len()],
 }
@@ -46,6 +59,10 @@ impl AddAssign for Counters {
         self.duplicates += other.duplicates;
         self.unmatched += other.unmatched;
         self.rejected += other.rejected;
+        self.lost += other.lost;
+        self.cut_short += other.cut_short;
+        self.responders += other.responders;
+        self.responders_forgotten += other.responders_forgotten;
         for (sum, count) in self.ignored.iter_mut().zip(other.ignored) {
             *sum += count;
         }
@@ -53,7 +70,8 @@ impl AddAssign for Counters {
 }
 
 impl Counters {
-    /// Replies and other packets that were credited to no probe, by reason; the names are `snake_case`.
+    /// Replies and other packets that were credited to no probe, by reason; the names are
+    /// `snake_case`.
     pub fn not_credited(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let replies = [
             ("duplicate", self.duplicates),

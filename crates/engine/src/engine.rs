@@ -1,4 +1,5 @@
-//! The sans-IO engine: all traces of a process, the table where replies meet them, and their timers.
+//! The sans-IO engine: all traces of a process, the table where replies meet them, and their
+//! timers.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -8,13 +9,16 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use traceroute_net::{ConnectionId, NetError, NetworkEvent, Time, Token};
-use traceroute_wire::{Probe, Reply};
+use traceroute_wire::{Probe, Reply, ReplyKind};
 
+use crate::answer::{Found, Outcome, TraceError};
 use crate::counters::Counters;
+use crate::flow::{Flow, ProbeId};
 use crate::key::Key;
-use crate::result::{Found, TraceError, TraceResult};
-use crate::run::{Credit, Due, Run, TraceSpec};
+use crate::responders::Responders;
+use crate::strategy::{self, Strategy};
+use crate::trace::{Credit, Due, FlowIndex, Trace, TraceSpec};
+use crate::{ConnectionId, NetError, NetworkEvent, Time, Token};
 
 /// Names a trace from [`Engine::start`] to its [`Event::Finished`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +36,19 @@ pub enum Action {
         token: Token,
         /// The packet.
         probe: Probe,
+    },
+    /// Reserve a port, or an echo identifier, for a further flow of a trace, then call
+    /// [`Engine::opened`] or [`Engine::open_failed`].
+    Open {
+        /// The trace it is for.
+        trace: TraceId,
+    },
+    /// Release the port or identifier of a flow.
+    Close {
+        /// The trace it is of.
+        trace: TraceId,
+        /// The flow: the first has number 0, those of [`Action::Open`] follow in order.
+        flow: u32,
     },
     /// Open a TCP connection; the outcome comes back as [`NetworkEvent::Connected`] or
     /// [`NetworkEvent::ConnectFailed`], or by [`Engine::fail`] when it cannot even begin.
@@ -57,6 +74,15 @@ pub enum Event {
         /// The hop.
         found: Found,
     },
+    /// An end-to-end probe was answered, or will not be any more.
+    Probe {
+        /// The trace.
+        trace: TraceId,
+        /// Which probe of those that left, from 0.
+        index: u32,
+        /// Its round-trip time; `None`: no answer.
+        rtt: Option<Duration>,
+    },
     /// A trace is over; its state is gone.
     Finished {
         /// The trace.
@@ -64,7 +90,7 @@ pub enum Event {
         /// A connection to close.
         connection: Option<ConnectionId>,
         /// What it found.
-        result: Result<TraceResult, TraceError>,
+        result: Result<Outcome, TraceError>,
     },
 }
 
@@ -78,48 +104,60 @@ const EVENTS_AT_ONCE: usize = 512;
 /// Timer entries that a trace may have at once: the one that counts, and some that no longer do.
 const TIMERS_PER_TRACE: usize = 4;
 
-/// Generations fit the 24 bits that a [`Token`] has for them.
-const GENERATION_MASK: u32 = 0xFF_FFFF;
-
 /// All traces of a process. See the crate documentation.
 ///
-/// Call [`Engine::poll_action`] until it returns `None`, then [`Engine::poll_event`] likewise, then wait until
-/// [`Engine::wake_at`] or for a [`NetworkEvent`], which goes to [`Engine::handle`].
+/// Call [`Engine::poll_action`] until it returns `None`, then [`Engine::poll_event`] likewise, then
+/// wait until [`Engine::wake_at`] or for a [`NetworkEvent`], which goes to [`Engine::handle`].
 pub struct Engine {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    table: HashMap<Key, u32>,
+    table: HashMap<Key, Owner>,
     timers: BinaryHeap<Reverse<(Time, TraceId)>>,
+    /// Traces to which something has happened.
+    ready: VecDeque<TraceId>,
     events: VecDeque<Event>,
     rng: StdRng,
     limit: usize,
     counters: Counters,
+    responders: Responders,
+}
+
+/// The flow to which a key leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Owner {
+    slot: u32,
+    flow: FlowIndex,
 }
 
 struct Slot {
     generation: u32,
     /// The time of the one timer entry that counts; others for this slot are stale.
     wake_at: Time,
-    run: Option<Run>,
+    /// It is among those to be asked now.
+    is_ready: bool,
+    trace: Option<Trace>,
 }
 
 impl Engine {
-    /// An engine for at most `limit` traces at once. The seed decides all identifiers; outside tests it must be random,
-    /// so that nobody can guess them.
+    /// An engine for at most `limit` traces at once. The seed decides all identifiers; outside
+    /// tests it must be random, so that nobody can guess them.
     pub fn new(limit: usize, seed: [u8; 32]) -> Self {
         Engine {
             slots: Vec::new(),
             free: Vec::new(),
             table: HashMap::new(),
             timers: BinaryHeap::new(),
+            ready: VecDeque::new(),
             events: VecDeque::with_capacity(EVENTS_AT_ONCE),
             rng: StdRng::from_seed(seed),
             limit,
             counters: Counters::default(),
+            responders: Responders::new(),
         }
     }
 
-    /// Starts a trace from `source` and `source_port`; for ICMP that is the echo identifier, or 0 for a random one.
+    /// Starts a trace from `source` and `source_port`; for ICMP that is the echo identifier, or 0
+    /// for a random one.
     ///
     /// # Errors
     /// [`TraceError::TooManyTraces`] at the limit, or when no identifiers are free for this target.
@@ -130,55 +168,136 @@ impl Engine {
         source: IpAddr,
         source_port: u16,
     ) -> Result<TraceId, TraceError> {
-        let too_many = TraceError::TooManyTraces { limit: self.limit };
+        self.start_with(now, spec, strategy::of(&spec), (source, source_port))
+    }
+
+    /// Starts a trace that another strategy leads.
+    pub(crate) fn start_with(
+        &mut self,
+        now: Time,
+        spec: TraceSpec,
+        strategy: Box<dyn Strategy>,
+        source: (IpAddr, u16),
+    ) -> Result<TraceId, TraceError> {
         if self.running() >= self.limit {
-            return Err(too_many);
+            return Err(TraceError::TooManyTraces { limit: self.limit });
         }
-        let mut run = Run::new(spec, source, source_port, now, &mut self.rng);
-        let mut draws = 1;
-        while run.keys().any(|key| self.table.contains_key(&key)) {
-            if draws == IDENTIFIER_DRAWS {
-                return Err(too_many);
-            }
-            draws += 1;
-            run.renew_identifiers(now, &mut self.rng);
-        }
+        let mut trace = Trace::new(spec, strategy, now);
+        let flow = self.draw_flow(&trace, source, now)?;
+        trace.add_flow(flow);
         self.counters.started += 1;
         self.timers.reserve(TIMERS_PER_TRACE);
-        let id = self.occupy(run);
+        self.ready.reserve(self.slots.len() + 1);
+        let id = self.occupy(trace);
         self.register_keys(id.slot);
         self.reschedule(id.slot);
         Ok(id)
     }
 
-    fn occupy(&mut self, run: Run) -> TraceId {
+    /// A flow for a trace whose identifiers nobody else has.
+    fn draw_flow(&mut self, trace: &Trace, source: (IpAddr, u16), now: Time) -> Result<Flow, TraceError> {
+        for _ in 0..IDENTIFIER_DRAWS {
+            let flow = trace.draw_flow(source, now, &mut self.rng);
+            if !flow.keys().any(|key| self.table.contains_key(&key)) {
+                return Ok(flow);
+            }
+        }
+        Err(TraceError::TooManyTraces { limit: self.limit })
+    }
+
+    fn occupy(&mut self, trace: Trace) -> TraceId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
                 wake_at: Time::MAX,
-                run: None,
+                is_ready: false,
+                trace: None,
             });
             (self.slots.len() - 1) as u32
         });
         let entry = &mut self.slots[slot as usize];
-        entry.run = Some(run);
+        entry.trace = Some(trace);
         TraceId {
             slot,
             generation: entry.generation,
         }
     }
 
-    /// Ends a trace at once, without an event. Returns the connection to close, if it has one. Unknown ids are ignored.
+    /// The flow that [`Action::Open`] asked for has this port or identifier; 0 for a random
+    /// identifier.
+    pub fn opened(&mut self, now: Time, id: TraceId, source: IpAddr, port: u16) {
+        let Some(trace) = self.take(id) else { return };
+        let flow = self.draw_flow(&trace, (source, port), now);
+        let mut trace = trace;
+        match flow {
+            Ok(flow) => {
+                let keys: Vec<Key> = flow.keys().collect();
+                let flow = trace.add_flow(flow);
+                let owner = Owner { slot: id.slot, flow };
+                self.table.extend(keys.into_iter().map(|key| (key, owner)));
+            }
+            Err(error) => trace.flow_failed(error),
+        }
+        self.put_back(id, trace);
+    }
+
+    /// The trace and the flow that a probe belongs to.
+    pub fn sender(token: Token) -> (TraceId, u32) {
+        let (trace, flow, _) = untoken(token);
+        (trace, flow)
+    }
+
+    /// The flow that [`Action::Open`] asked for cannot be had.
+    pub fn open_failed(&mut self, id: TraceId, error: TraceError) {
+        if let Some(trace) = self.trace_mut(id) {
+            trace.flow_failed(error);
+            self.reschedule(id.slot);
+        }
+    }
+
+    /// Takes a trace out of its slot for a moment.
+    fn take(&mut self, id: TraceId) -> Option<Trace> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        (slot.generation == id.generation)
+            .then(|| slot.trace.take())
+            .flatten()
+    }
+
+    fn put_back(&mut self, id: TraceId, trace: Trace) {
+        if let Some(slot) = self.slots.get_mut(id.slot as usize) {
+            slot.trace = Some(trace);
+        }
+        self.reschedule(id.slot);
+    }
+
+    /// Ends a trace that goes on only for answers that a limit holds back, with what it has, to
+    /// free its ports. Whether there was one.
+    pub fn shed(&mut self) -> bool {
+        let mut lingering = self.slots.iter_mut().enumerate();
+        let found = lingering.find_map(|(slot, entry)| {
+            let trace = entry.trace.as_mut().filter(|trace| trace.is_lingering())?;
+            trace.cut_short();
+            Some(slot as u32)
+        });
+        if let Some(slot) = found {
+            self.counters.cut_short += 1;
+            self.reschedule(slot);
+        }
+        found.is_some()
+    }
+
+    /// Ends a trace at once, without an event. Returns the connection to close, if it has one.
+    /// Unknown ids are ignored.
     pub fn cancel(&mut self, id: TraceId) -> Option<ConnectionId> {
-        let run = self.vacate(id)?;
+        let trace = self.vacate(id)?;
         self.counters.cancelled += 1;
-        run.has_connection().then(|| connection_id(id))
+        trace.has_connection().then(|| connection_id(id))
     }
 
     /// Ends a trace with an error that its caller met.
     pub fn fail(&mut self, id: TraceId, error: TraceError) {
-        if let Some(run) = self.run_mut(id) {
-            run.fail(error);
+        if let Some(trace) = self.trace_mut(id) {
+            trace.fail(error);
             self.reschedule(id.slot);
         }
     }
@@ -200,11 +319,19 @@ impl Engine {
 
     /// What was counted so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            responders: self.responders.len() as u64,
+            responders_forgotten: self.responders.forgotten(),
+            ..self.counters
+        }
     }
 
-    /// When [`Engine::poll_action`] has something to do next; `None`: never, unless something happens.
+    /// When [`Engine::poll_action`] has something to do next; `None`: never, unless something
+    /// happens.
     pub fn wake_at(&mut self) -> Option<Time> {
+        if !self.ready.is_empty() {
+            return Some(Time::ZERO);
+        }
         while let Some(Reverse((at, id))) = self.timers.peek().copied() {
             if self.is_current(at, id) {
                 return Some(at);
@@ -215,37 +342,76 @@ impl Engine {
     }
 
     fn is_current(&self, at: Time, id: TraceId) -> bool {
-        self.slots
-            .get(id.slot as usize)
-            .is_some_and(|slot| slot.run.is_some() && slot.generation == id.generation && slot.wake_at == at)
+        self.slots.get(id.slot as usize).is_some_and(|slot| {
+            slot.trace.is_some() && slot.generation == id.generation && slot.wake_at == at
+        })
     }
 
     /// The next thing to do at `now`, if anything is due.
     pub fn poll_action(&mut self, now: Time) -> Option<Action> {
         while self.wake_at()? <= now {
-            let Reverse((_, id)) = self.timers.pop()?;
+            let ready = self.ready.pop_front();
+            let is_timer = ready.is_none();
+            let Some(id) = ready.or_else(|| self.timers.pop().map(|Reverse((_, id))| id)) else {
+                break;
+            };
             let slot = &mut self.slots[id.slot as usize];
-            slot.wake_at = Time::MAX;
-            let Some(run) = slot.run.as_mut() else { continue };
-            match run.due(now) {
-                Due::Send { ttl } => {
+            if slot.generation != id.generation {
+                continue;
+            }
+            if is_timer {
+                slot.wake_at = Time::MAX;
+            } else {
+                slot.is_ready = false;
+            }
+            let Some(trace) = slot.trace.as_mut() else {
+                continue;
+            };
+            match trace.due(now, &mut self.responders) {
+                Due::Send { flow, id: probe_id } => {
+                    let Some(probe) = trace.probe(flow, probe_id, now) else {
+                        continue;
+                    };
+                    // No timer before it is known what became of it.
+                    slot.wake_at = Time::MAX;
                     return Some(Action::Send {
-                        token: token(id, ttl),
-                        probe: run.probe(ttl, now),
+                        token: token(id, flow, probe_id),
+                        probe,
                     });
                 }
-                Due::Connect => {
-                    let flow = *run.flow();
+                Due::Open => {
+                    slot.wake_at = Time::MAX;
+                    return Some(Action::Open { trace: id });
+                }
+                Due::Close { flow, settled } => {
+                    if let Some((index, rtt)) = settled {
+                        self.events.push_back(Event::Probe {
+                            trace: id,
+                            index,
+                            rtt,
+                        });
+                    }
+                    if let Some(closed) = trace.remove_flow(flow) {
+                        for key in closed.flow.keys() {
+                            self.table.remove(&key);
+                        }
+                    }
                     self.reschedule(id.slot);
+                    return Some(Action::Close { trace: id, flow });
+                }
+                Due::Connect => {
+                    let path = trace.flow(0).map(|state| state.flow.path);
+                    self.reschedule(id.slot);
+                    let Some(path) = path else { continue };
                     return Some(Action::Connect {
                         id: connection_id(id),
                         trace: id,
-                        local: SocketAddr::new(flow.source, flow.source_port),
-                        remote: SocketAddr::new(flow.destination, flow.destination_port),
+                        local: SocketAddr::new(path.source, path.source_port),
+                        remote: SocketAddr::new(path.destination, path.destination_port),
                     });
                 }
                 Due::Nothing => self.reschedule(id.slot),
-                Due::Finish => self.finish(id),
+                Due::Finish => self.finish(now, id),
             }
         }
         None
@@ -258,28 +424,33 @@ impl Engine {
 
     /// The probe of an [`Action::Send`] left at `at`.
     pub fn sent(&mut self, token: Token, at: Time) {
-        let (id, ttl) = untoken(token);
+        let (id, flow, probe) = untoken(token);
         self.counters.sent += 1;
-        if let Some(run) = self.run_mut(id) {
-            run.sent(ttl, at);
+        let slot = self.slots.get_mut(id.slot as usize);
+        if let Some(trace) = slot
+            .filter(|slot| slot.generation == id.generation)
+            .and_then(|slot| slot.trace.as_mut())
+        {
+            trace.sent(flow, probe, at, &mut self.responders);
             self.reschedule(id.slot);
         }
     }
 
-    /// The probe of an [`Action::Send`] could not be sent. A full queue is tried again, for the trace's timeout at most;
-    /// anything else ends the trace when none of its probes has left yet, and otherwise leaves that TTL without an answer.
+    /// The probe of an [`Action::Send`] could not be sent. A full queue is tried again, for the
+    /// trace's timeout at most; anything else ends a run when none of its probes has left yet, and
+    /// otherwise leaves that TTL without an answer.
     pub fn send_failed(&mut self, now: Time, token: Token, error: NetError) {
-        let (id, _) = untoken(token);
+        let (id, ..) = untoken(token);
         let transient = matches!(
             error.source.kind(),
             ErrorKind::WouldBlock | ErrorKind::Interrupted
-        ) || error.is_queue_full();
+        ) || error.is_queue_full;
         let mut is_tried_again = transient;
-        if let Some(run) = self.run_mut(id) {
+        if let Some(trace) = self.trace_mut(id) {
             if transient {
-                is_tried_again = run.queue_full(now, now + SEND_RETRY, error);
+                is_tried_again = trace.queue_full(now, now + SEND_RETRY, error);
             } else {
-                run.send_failed(now, error.into());
+                trace.send_failed(now, error.into());
             }
             self.reschedule(id.slot);
         }
@@ -291,20 +462,28 @@ impl Engine {
         *counter += 1;
     }
 
-    /// Takes what happened on the network. `now` is the present; events have their own, earlier times.
+    /// Takes what happened on the network. `now` is the present; events have their own, earlier
+    /// times.
     pub fn handle(&mut self, now: Time, event: NetworkEvent<'_>) {
         match event {
             NetworkEvent::Reply { reply, at } => self.reply(reply, at),
             NetworkEvent::Sent { token, at } => {
-                let (id, ttl) = untoken(token);
-                if let Some(run) = self.run_mut(id) {
-                    run.sent_by_kernel(ttl, at);
+                let (id, flow, probe) = untoken(token);
+                if let Some(trace) = self.trace_mut(id) {
+                    trace.sent_by_kernel(flow, probe, at);
                 }
             }
             NetworkEvent::Answered { token, answer, at } => {
-                let (id, ttl) = untoken(token);
-                match self.run_mut(id).map(|run| run.answered(ttl, answer, at)) {
-                    Some(credit) => self.account(id.slot, credit),
+                let (id, flow, probe) = untoken(token);
+                let slot = self.slots.get_mut(id.slot as usize);
+                let trace = slot
+                    .filter(|slot| slot.generation == id.generation)
+                    .and_then(|slot| slot.trace.as_mut());
+                match trace {
+                    Some(trace) => {
+                        let credit = trace.answered(flow, probe, answer, at, &mut self.responders);
+                        self.account(id.slot, credit);
+                    }
                     None => self.counters.unmatched += 1,
                 }
             }
@@ -315,51 +494,62 @@ impl Engine {
             }
             NetworkEvent::Connected(connection) => {
                 let id = trace_of(connection);
-                if let Some(credit) = self.run_mut(id).map(|run| run.connected(now)) {
+                if let Some(credit) = self.trace_mut(id).map(|trace| trace.connected(now)) {
                     self.account(id.slot, credit);
                 }
             }
             NetworkEvent::ConnectFailed(connection, error) => {
                 let id = trace_of(connection);
-                if let Some(run) = self.run_mut(id) {
-                    run.connect_failed(&error);
+                if let Some(trace) = self.trace_mut(id) {
+                    trace.connect_failed(&error);
                     self.reschedule(id.slot);
                 }
             }
         }
     }
 
+    /// A quote is looked up by our port first; where a NAT has replaced that, it leads nowhere or
+    /// to another flow, and the marks that a NAT leaves decide.
     fn reply(&mut self, reply: &Reply, at: Time) {
-        let slot = Key::of(reply).and_then(|key| self.table.get(&key).copied());
-        let run = slot
-            .and_then(|slot| self.slots.get_mut(slot as usize))
-            .and_then(|slot| slot.run.as_mut());
-        match (slot, run) {
-            (Some(slot), Some(run)) => {
-                let credit = run.reply(reply, at);
-                self.account(slot, credit);
+        let mut rejected = false;
+        for key in Key::of(reply).into_iter().flatten() {
+            let Some(owner) = self.table.get(&key).copied() else {
+                continue;
+            };
+            let Some(trace) = self
+                .slots
+                .get_mut(owner.slot as usize)
+                .and_then(|slot| slot.trace.as_mut())
+            else {
+                continue;
+            };
+            let credit = trace.reply(owner.flow, reply, at, &mut self.responders);
+            if credit == Credit::Rejected && matches!(reply.kind, ReplyKind::IcmpError { .. }) {
+                rejected = true;
+                continue;
             }
-            _ => self.counters.unmatched += 1,
+            self.account(owner.slot, credit);
+            return;
+        }
+        if rejected {
+            self.counters.rejected += 1;
+        } else {
+            self.counters.unmatched += 1;
         }
     }
 
     fn account(&mut self, slot: u32, credit: Credit) {
         match credit {
-            Credit::Matched {
-                translated,
-                found,
-                settled,
-            } => {
+            Credit::Matched { found } => {
                 self.counters.matched += 1;
-                self.counters.translated += u64::from(translated);
+                self.counters.translated += u64::from(found.answer.translated);
                 let trace = TraceId {
                     slot,
                     generation: self.slots[slot as usize].generation,
                 };
-                for found in [found, settled].into_iter().flatten() {
-                    self.events.push_back(Event::Found { trace, found });
-                }
+                self.events.push_back(Event::Found { trace, found });
             }
+            Credit::Kept => self.counters.matched += 1,
             Credit::Duplicate => self.counters.duplicates += 1,
             Credit::Late => self.counters.unmatched += 1,
             Credit::Rejected => self.counters.rejected += 1,
@@ -369,36 +559,43 @@ impl Engine {
         self.reschedule(slot);
     }
 
-    fn run_mut(&mut self, id: TraceId) -> Option<&mut Run> {
+    fn trace_mut(&mut self, id: TraceId) -> Option<&mut Trace> {
         let slot = self
             .slots
             .get_mut(id.slot as usize)
             .filter(|slot| slot.generation == id.generation)?;
-        slot.run.as_mut()
+        slot.trace.as_mut()
     }
 
-    /// Enters the run's keys. A key that another trace holds stays with that one: only sequence numbers that the kernel
-    /// chose can collide here, and then this trace sees no quotes with them.
+    /// Enters the trace's keys. A key that another trace holds stays with that one: only sequence
+    /// numbers that the kernel chose can collide here, and then this trace sees no quotes with
+    /// them.
     fn register_keys(&mut self, slot: u32) {
-        if let Some(run) = &self.slots[slot as usize].run {
-            for key in run.keys() {
-                self.table.entry(key).or_insert(slot);
+        if let Some(trace) = &self.slots[slot as usize].trace {
+            for (flow, key) in trace.keys() {
+                self.table.entry(key).or_insert(Owner { slot, flow });
             }
         }
     }
 
     fn reschedule(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
-        let Some(run) = &entry.run else { return };
-        let at = run.wake_at();
-        if at == entry.wake_at {
-            return;
-        }
-        entry.wake_at = at;
+        let Some(trace) = &entry.trace else { return };
+        let at = trace.wake_at();
         let id = TraceId {
             slot,
             generation: entry.generation,
         };
+        if at == Time::ZERO {
+            if !std::mem::replace(&mut entry.is_ready, true) {
+                self.ready.push_back(id);
+            }
+            return;
+        }
+        if at == entry.wake_at {
+            return;
+        }
+        entry.wake_at = at;
         // What no longer counts is removed when its time comes, which may be in days.
         if self.timers.len() >= TIMERS_PER_TRACE * self.running() {
             let mut timers = std::mem::take(&mut self.timers);
@@ -408,13 +605,15 @@ impl Engine {
         self.timers.push(Reverse((at, id)));
     }
 
-    fn finish(&mut self, id: TraceId) {
-        if let Some(run) = self.vacate(id) {
+    fn finish(&mut self, now: Time, id: TraceId) {
+        if let Some(trace) = self.vacate(id) {
             self.counters.finished += 1;
-            let connection = run.has_connection().then(|| connection_id(id));
-            let (settled, result) = run.finish();
-            if let Some(found) = settled {
-                self.events.push_back(Event::Found { trace: id, found });
+            let connection = trace.has_connection().then(|| connection_id(id));
+            let result = trace.finish(now, &mut self.responders);
+            match &result {
+                Ok(Outcome::Run(run)) => run.hops.iter().for_each(|hop| self.counters.lost += hop.lost),
+                Ok(Outcome::EndToEnd(probes)) => self.counters.lost += probes.lost,
+                Err(_) => {}
             }
             self.events.push_back(Event::Finished {
                 trace: id,
@@ -424,42 +623,59 @@ impl Engine {
         }
     }
 
-    fn vacate(&mut self, id: TraceId) -> Option<Run> {
+    fn vacate(&mut self, id: TraceId) -> Option<Trace> {
         let slot = self
             .slots
             .get_mut(id.slot as usize)
             .filter(|slot| slot.generation == id.generation)?;
-        let run = slot.run.take()?;
-        slot.generation = slot.generation.wrapping_add(1) & GENERATION_MASK;
+        let trace = slot.trace.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
         slot.wake_at = Time::MAX;
-        for key in run.keys() {
-            if self.table.get(&key) == Some(&id.slot) {
+        slot.is_ready = false;
+        for (flow, key) in trace.keys() {
+            if self.table.get(&key) == Some(&Owner { slot: id.slot, flow }) {
                 self.table.remove(&key);
             }
         }
         self.free.push(id.slot);
-        Some(run)
+        Some(trace)
     }
 }
 
-/// 32 bits of slot, 24 of generation, 8 of TTL.
-fn token(id: TraceId, ttl: u8) -> Token {
-    Token(u64::from(id.slot) << 32 | u64::from(id.generation & GENERATION_MASK) << 8 | u64::from(ttl))
+/// Which trace, and which of its flows (19 bits), TTL (8) and attempt (5).
+fn token(id: TraceId, flow: FlowIndex, probe: ProbeId) -> Token {
+    Token {
+        trace: u64::from(id.slot) << 32 | u64::from(id.generation),
+        probe: flow << 13 | u32::from(probe.ttl) << 5 | u32::from(probe.attempt),
+    }
 }
 
-fn untoken(Token(value): Token) -> (TraceId, u8) {
+fn untoken(token: Token) -> (TraceId, FlowIndex, ProbeId) {
     let id = TraceId {
-        slot: (value >> 32) as u32,
-        generation: (value >> 8) as u32 & GENERATION_MASK,
+        slot: (token.trace >> 32) as u32,
+        generation: token.trace as u32,
     };
-    (id, value as u8)
+    let probe = ProbeId {
+        ttl: (token.probe >> 5) as u8,
+        attempt: token.probe as u8 & 0x1F,
+    };
+    (id, token.probe >> 13, probe)
 }
 
 fn connection_id(id: TraceId) -> ConnectionId {
-    ConnectionId(u64::from(id.slot) << 32 | u64::from(id.generation))
+    ConnectionId(packed(id))
 }
 
 fn trace_of(ConnectionId(value): ConnectionId) -> TraceId {
+    unpacked(value)
+}
+
+/// 32 bits of slot, 32 of generation.
+fn packed(id: TraceId) -> u64 {
+    u64::from(id.slot) << 32 | u64::from(id.generation)
+}
+
+fn unpacked(value: u64) -> TraceId {
     TraceId {
         slot: (value >> 32) as u32,
         generation: value as u32,

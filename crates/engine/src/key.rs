@@ -1,129 +1,98 @@
-//! The keys under which replies find their trace.
+//! The keys under which replies find their flow.
 //!
-//! A trace registers at most three of them, each unique in the process. The TTL is not part of the key: the trace itself
-//! derives it from the identifier, exactly, so that a table entry serves all probes of the trace.
+//! A flow registers at most three of them, each unique in the process. The TTL is not part of a
+//! key: the flow itself derives it from the identifiers, so that a table entry serves all probes of
+//! the flow.
 
 use std::net::IpAddr;
 
 use traceroute_wire::{Quoted, QuotedTransport, Reply, ReplyKind};
 
-/// IP protocol numbers, with one number for ICMP in both families: the addresses tell those apart.
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+use crate::method::udp::difference;
 
-/// What in a reply names the trace it belongs to.
+/// What in a reply names the flow it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
-    /// An ICMP error about one of our probes. Uses nothing that a NAT between us and the router rewrites.
-    Quote {
-        protocol: u8,
-        destination: IpAddr,
-        port: u16,
-        /// Checksum tag of an echo request or datagram; the sequence number without its low byte of a TCP segment.
-        tag: u32,
-    },
-    /// A packet from the target itself.
-    Direct {
+    /// By our port or echo identifier: packets from the target, and quotes in which it is still, or
+    /// again, ours.
+    Local {
         protocol: u8,
         remote: IpAddr,
         remote_port: u16,
-        /// Our port, or the echo identifier.
         local: u16,
+    },
+    /// By what a NAT leaves of a quote whose source address and port it does not translate.
+    Marks {
+        protocol: u8,
+        remote: IpAddr,
+        remote_port: u16,
+        mark: u32,
     },
 }
 
 impl Key {
-    /// Errors about echo requests with this checksum tag.
-    pub(crate) fn echo_quote(destination: IpAddr, tag: u16) -> Key {
-        Key::Quote {
-            protocol: ICMP,
-            destination,
-            port: 0,
-            tag: u32::from(tag),
-        }
-    }
+    /// IP protocol numbers, with one number for ICMP in both families: the addresses tell those
+    /// apart.
+    pub(crate) const ICMP: u8 = 1;
+    pub(crate) const TCP: u8 = 6;
+    pub(crate) const UDP: u8 = 17;
 
-    /// Errors about datagrams with this checksum tag.
-    pub(crate) fn udp_quote(destination: IpAddr, port: u16, tag: u16) -> Key {
-        Key::Quote {
-            protocol: UDP,
-            destination,
-            port,
-            tag: u32::from(tag),
-        }
-    }
-
-    /// Errors about segments whose sequence number shares its upper 24 bits with `sequence`.
-    pub(crate) fn tcp_quote(destination: IpAddr, port: u16, sequence: u32) -> Key {
-        Key::Quote {
-            protocol: TCP,
-            destination,
-            port,
-            tag: sequence >> 8,
-        }
-    }
-
-    /// Echo replies.
-    pub(crate) fn echo_reply(remote: IpAddr, identifier: u16) -> Key {
-        Key::Direct {
-            protocol: ICMP,
-            remote,
-            remote_port: 0,
-            local: identifier,
-        }
-    }
-
-    /// Datagrams from a service.
-    pub(crate) fn udp_reply(remote: IpAddr, remote_port: u16, local: u16) -> Key {
-        Key::Direct {
-            protocol: UDP,
+    pub(crate) fn local(protocol: u8, remote: IpAddr, remote_port: u16, local: u16) -> Key {
+        Key::Local {
+            protocol,
             remote,
             remote_port,
             local,
         }
     }
 
-    /// Segments from the target.
-    pub(crate) fn tcp_reply(remote: IpAddr, remote_port: u16, local: u16) -> Key {
-        Key::Direct {
-            protocol: TCP,
+    pub(crate) fn marks(protocol: u8, remote: IpAddr, remote_port: u16, mark: u32) -> Key {
+        Key::Marks {
+            protocol,
             remote,
             remote_port,
-            local,
+            mark,
         }
     }
 
-    /// The key of a reply. `None` for a quote without the identifier that all our probes carry.
-    pub(crate) fn of(reply: &Reply) -> Option<Key> {
+    /// The keys of a reply, in the order in which they are to be tried.
+    pub(crate) fn of(reply: &Reply) -> [Option<Key>; 2] {
+        let from = reply.source;
+        let direct =
+            |protocol, remote_port, local| [Some(Key::local(protocol, from, remote_port, local)), None];
         match &reply.kind {
             ReplyKind::IcmpError { quoted, .. } => Key::of_quoted(quoted),
-            ReplyKind::Echo { identifier, .. } => Some(Key::echo_reply(reply.source, *identifier)),
-            ReplyKind::Tcp(tcp) => Some(Key::tcp_reply(
-                reply.source,
-                tcp.source_port,
-                tcp.destination_port,
-            )),
-            ReplyKind::Udp(udp) => Some(Key::udp_reply(
-                reply.source,
-                udp.source_port,
-                udp.destination_port,
-            )),
+            ReplyKind::Echo { identifier, .. } => direct(Key::ICMP, 0, *identifier),
+            ReplyKind::Tcp(tcp) => direct(Key::TCP, tcp.source_port, tcp.destination_port),
+            ReplyKind::Udp(udp) => direct(Key::UDP, udp.source_port, udp.destination_port),
         }
     }
 
-    fn of_quoted(quoted: &Quoted) -> Option<Key> {
-        let destination = quoted.destination;
-        match quoted.transport {
-            QuotedTransport::Echo { .. } => quoted.tag().map(|tag| Key::echo_quote(destination, tag)),
-            QuotedTransport::Udp { destination_port, .. } => quoted
-                .tag()
-                .map(|tag| Key::udp_quote(destination, destination_port, tag)),
-            QuotedTransport::Tcp {
+    fn of_quoted(quoted: &Quoted) -> [Option<Key>; 2] {
+        let (protocol, port, local) = match quoted.transport {
+            QuotedTransport::Echo { identifier, .. } => (Key::ICMP, 0, identifier),
+            QuotedTransport::Udp {
+                source_port,
                 destination_port,
-                sequence,
                 ..
-            } => Some(Key::tcp_quote(destination, destination_port, sequence)),
-        }
+            } => (Key::UDP, destination_port, source_port),
+            QuotedTransport::Tcp {
+                source_port,
+                destination_port,
+                ..
+            } => (Key::TCP, destination_port, source_port),
+        };
+        let v4 = quoted.source.is_ipv4();
+        let mark = match quoted.transport {
+            QuotedTransport::Tcp { sequence, .. } => Some(sequence >> 8),
+            _ if !v4 => Some(quoted.flow_label),
+            QuotedTransport::Echo { .. } => quoted.tag().map(u32::from),
+            QuotedTransport::Udp { .. } => quoted.tag().map(|tag| difference(tag, quoted.identification)),
+        };
+        let remote = quoted.destination;
+        [
+            Some(Key::local(protocol, remote, port, local)),
+            mark.map(|mark| Key::marks(protocol, remote, port, mark)),
+        ]
     }
 }

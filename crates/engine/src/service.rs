@@ -1,54 +1,57 @@
 //! Datagrams of a UDP service: they answer probes, but do not say which.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use traceroute_net::Time;
+use crate::Time;
+use crate::ledger::Received;
 
-/// So many times as far apart as probes were, and a datagram is no answer any more but a service that repeats itself.
+/// So many times as far apart as probes were, and a datagram is no answer any more but a service
+/// that repeats itself.
 const PATIENCE: u32 = 3;
 
-/// A service's answers to one trace. It answers every probe that reaches it, in order.
-pub(crate) struct Answers {
-    pub(crate) from: IpAddr,
-    /// TTL of the first on arrival, in hops.
-    pub(crate) reply_ttl: u8,
-    pub(crate) first_at: Time,
+/// A service's answers on one flow. It answers every probe that reaches it, in order.
+pub(crate) struct Datagrams {
+    /// The one that arrived first.
+    pub(crate) first: Received,
     last_at: Time,
+    /// The last one that was heard, be it an answer or a duplicate.
+    pub(crate) heard_at: Time,
     count: usize,
 }
 
-impl Answers {
-    /// None yet; the first arrives `at`.
-    pub(crate) fn new(from: IpAddr, reply_ttl: u8, at: Time) -> Self {
-        Answers {
-            from,
-            reply_ttl,
-            first_at: at,
-            last_at: at,
+impl Datagrams {
+    /// None yet; this is to be the first.
+    pub(crate) fn new(first: Received) -> Self {
+        Datagrams {
+            first,
+            last_at: first.at,
+            heard_at: first.at,
             count: 0,
         }
     }
 
-    /// Counts one more; whether it is one. `apart`: how long at most one probe left after the other.
+    /// Counts one more; whether it is one. `apart`: how long at most one probe left after the
+    /// other.
     pub(crate) fn add(&mut self, at: Time, apart: Duration) -> bool {
+        self.heard_at = self.heard_at.max(at);
         let is_answer = at.since(self.last_at) <= apart * PATIENCE;
         if is_answer {
             // They may be read in another order than they came in.
-            self.first_at = self.first_at.min(at);
+            self.first.at = self.first.at.min(at);
             self.last_at = self.last_at.max(at);
             self.count += 1;
         }
         is_answer
     }
 
-    /// How many probes they answer, of those that left at `sent`: the last ones, as many as there are answers. But they came as
-    /// far apart as their probes left, so when they all came within less time, some are duplicates. `delay`: how
-    /// far apart probes are at least.
+    /// How many probes they answer, of those that left at `sent`: the last ones, as many as there
+    /// are answers. But they came as far apart as their probes left, so when they all came within
+    /// less time, some are duplicates. `delay`: how far apart probes are at least.
     pub(crate) fn answered(&self, sent: impl Iterator<Item = Time> + Clone, delay: Duration) -> usize {
         let Some(last) = sent.clone().last() else { return 0 };
-        // Duplicates come soon; other answers may well have been held up longer on the way than those after them.
-        let within = self.last_at.since(self.first_at) + delay * 4 / 5;
+        // Duplicates come soon; other answers may well have been held up longer on the way than
+        // those after them.
+        let within = self.last_at.since(self.first.at) + delay * 4 / 5;
         let possible = sent.filter(|at| last.since(*at) <= within).count();
         self.count.min(possible)
     }
@@ -56,7 +59,10 @@ impl Answers {
 
 #[cfg(test)]
 mod tests {
+    use traceroute_wire::MplsStack;
+
     use super::*;
+    use crate::answer::Answer;
 
     const DELAY: Duration = Duration::from_millis(50);
 
@@ -64,9 +70,25 @@ mod tests {
         Time::ZERO + Duration::from_millis(millis)
     }
 
+    fn datagram(millis: u64) -> Received {
+        let answer = Answer {
+            address: [192, 0, 2, 1].into(),
+            rtt: None,
+            destination: true,
+            error: None,
+            reply_ttl: 60,
+            quoted_ttl: None,
+            mpls: MplsStack::default(),
+            kernel_stamped: true,
+            attempt: None,
+            translated: false,
+        };
+        Received::of(answer, ms(millis))
+    }
+
     /// Of four probes, 50 ms apart.
     fn answered(arrivals: &[u64]) -> usize {
-        let mut answers = Answers::new(IpAddr::from([192, 0, 2, 1]), 60, ms(arrivals[0]));
+        let mut answers = Datagrams::new(datagram(arrivals[0]));
         for at in arrivals {
             answers.add(ms(*at), DELAY);
         }
@@ -98,11 +120,11 @@ mod tests {
     #[test]
     fn the_first_is_the_first_that_came_and_not_that_was_read() {
         assert_eq!(answered(&[370, 320, 420]), 3);
-        let mut answers = Answers::new(IpAddr::from([192, 0, 2, 1]), 60, ms(370));
+        let mut answers = Datagrams::new(datagram(370));
         for at in [370, 320, 420] {
             assert!(answers.add(ms(at), DELAY));
         }
-        assert_eq!(answers.first_at, ms(320));
+        assert_eq!(answers.first.at, ms(320));
     }
 
     #[test]

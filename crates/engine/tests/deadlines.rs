@@ -3,18 +3,20 @@
 mod support;
 
 use support::*;
-use traceroute_engine::{Action, Engine, Event, Method, TraceResult, TraceSpec};
-use traceroute_net::{Answer, NetworkEvent, Time};
+use traceroute_engine::{
+    Action, Engine, Event, MatchedReply, Method, NetworkEvent, Time, TraceResult, TraceSpec,
+};
 use traceroute_wire::{IcmpError, Probe, ProbeKind, Reply};
 
 /// An engine with one trace whose first probe left at 0; the probe, and its token.
-fn begun(spec: TraceSpec) -> (Engine, traceroute_net::Token, Probe) {
+fn begun(spec: TraceSpec) -> (Engine, traceroute_engine::Token, Probe) {
     let mut engine = Engine::new(1, [7; 32]);
     engine.start(at(0), spec, client(), 40_000).expect("a place");
     let Some(Action::Send { token, probe }) = engine.poll_action(at(0)) else {
         panic!("a probe is due")
     };
     engine.sent(token, at(0));
+    assert_eq!(engine.poll_action(at(0)), None);
     (engine, token, probe)
 }
 
@@ -26,9 +28,10 @@ fn result(engine: &mut Engine) -> TraceResult {
     std::iter::from_fn(|| engine.poll_event())
         .find_map(|event| match event {
             Event::Finished { result, .. } => Some(result),
-            Event::Found { .. } => None,
+            Event::Found { .. } | Event::Probe { .. } => None,
         })
         .expect("the end")
+        .map(run_of)
         .expect("a result")
 }
 
@@ -52,7 +55,7 @@ fn an_answer_counts_by_when_it_arrived_and_not_by_when_it_was_read() {
     let single = TraceSpec::single(Method::Icmp, target(), 0, 5, ms(100));
     for (arrived, counts) in [(100, true), (101, false)] {
         let (mut engine, token, _) = begun(single);
-        let answer = Answer::new(target(), None);
+        let answer = MatchedReply::new(target(), None);
         let arrived = at(arrived);
         engine.handle(
             at(500),
@@ -77,7 +80,7 @@ fn of_two_answers_the_one_that_arrived_first_counts_and_not_the_one_that_was_rea
         }
         assert_eq!(engine.poll_action(at(50)), None);
         let answer = result(&mut engine).hops[0].answer;
-        assert_eq!(answer.map(|answer| answer.rtt), Some(ms(30)), "{method:?}");
+        assert_eq!(answer.and_then(|answer| answer.rtt), Some(ms(30)), "{method:?}");
         assert_eq!((engine.counters().matched, engine.counters().duplicates), (2, 1));
     }
 }
@@ -95,7 +98,7 @@ fn while_probes_are_sent_a_late_answer_is_still_its_probes() {
         let hops = result(&mut engine).hops;
         assert_eq!(
             hops[0].answer.map(|answer| answer.rtt),
-            Some(ms(30)),
+            Some(Some(ms(30))),
             "{method:?}"
         );
     }

@@ -9,9 +9,10 @@ use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use traceroute_engine::{Action, Engine, Event, Method, TraceSpec};
-use traceroute_net::{NetworkEvent, Time};
-use traceroute_wire::{Checksums, MAX_PROBE_LEN, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, decode};
+use traceroute_engine::{Action, Engine, Event, Method, NetworkEvent, Time, TraceSpec};
+use traceroute_wire::{
+    Checksums, MAX_PROBE_LEN, Probe, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, decode,
+};
 
 struct Counting;
 
@@ -112,6 +113,48 @@ fn syn_ack(target: IpAddr, client: IpAddr) -> Reply {
     }
 }
 
+/// What is captured for a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quote {
+    /// Of the first attempt, by a router of which nothing was known.
+    First,
+    Retry,
+    /// By a NAT that does not translate it back: only marks lead to the flow.
+    Untranslated,
+}
+
+/// The probe as it is outside: another port or identifier, and something else that makes up for it in the checksum.
+fn outside(mut probe: Vec<u8>, method: Method, v6: bool) -> Vec<u8> {
+    let (source_end, transport) = if v6 { (24, 40) } else { (16, 20) };
+    let (raised, lowered) = match method {
+        Method::Icmp => (transport + 4, transport + 2),
+        _ => (transport, source_end - 2),
+    };
+    let mut add = |at: usize, what: u16| {
+        let word = u16::from_be_bytes([probe[at], probe[at + 1]]).wrapping_add(what);
+        probe[at..at + 2].copy_from_slice(&word.to_be_bytes());
+    };
+    add(raised, 1);
+    add(lowered, u16::MAX);
+    probe
+}
+
+/// The next probe with TTL 1; all others have left as well. And when.
+fn next_probe(engine: &mut Engine, mut now: Time) -> (Probe, Time) {
+    loop {
+        while let Some(action) = engine.poll_action(now) {
+            let Action::Send { token, probe } = action else {
+                panic!("a probe is due: {action:?}")
+            };
+            engine.sent(token, now);
+            if probe.ttl == 1 {
+                return (probe, now);
+            }
+        }
+        now = engine.wake_at().expect("more to do");
+    }
+}
+
 #[test]
 fn from_captured_bytes_to_the_credited_reply_nothing_is_allocated() {
     let v6 = |last| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
@@ -123,46 +166,58 @@ fn from_captured_bytes_to_the_credited_reply_nothing_is_allocated() {
         ),
         (v6(1), v6(7), v6(9)),
     ];
-    for (client, router, target) in families {
-        for method in [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack] {
-            let mut engine = Engine::new(10, [5; 32]);
-            let spec = TraceSpec::full(method, target, 33434, 30, Duration::from_secs(1));
-            let trace = engine.start(Time::ZERO, spec, client, 40_000).expect("started");
-            let mut action = engine.poll_action(Time::ZERO);
-            if let Some(Action::Connect { id, .. }) = action {
-                engine.handle(
-                    Time::ZERO,
-                    NetworkEvent::Reply {
-                        reply: &syn_ack(target, client),
-                        at: Time::ZERO,
-                    },
-                );
-                engine.handle(Time::ZERO, NetworkEvent::Connected(id));
-                action = engine.poll_action(Time::ZERO);
-            }
-            let Some(Action::Send { token, probe }) = action else {
-                panic!("a probe is due")
+    let methods = [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack];
+    let quotes = [Quote::First, Quote::Retry, Quote::Untranslated];
+    let cases = methods
+        .into_iter()
+        .flat_map(|method| quotes.map(|quote| (method, quote)));
+    for ((client, router, target), (method, quote)) in families
+        .into_iter()
+        .flat_map(|family| cases.clone().map(move |case| (family, case)))
+    {
+        let mut engine = Engine::new(10, [5; 32]);
+        let spec = TraceSpec::full(method, target, 33434, 30, Duration::from_secs(1));
+        let trace = engine.start(Time::ZERO, spec, client, 40_000).expect("started");
+        if method == Method::TcpSack {
+            let Some(Action::Connect { id, .. }) = engine.poll_action(Time::ZERO) else {
+                panic!("a connection is due")
             };
-            engine.sent(token, Time::ZERO);
-            let mut buffer = [0; MAX_PROBE_LEN];
-            let packet = time_exceeded(router, client, probe.encode(&mut buffer).expect("one family"));
-
-            let before = ALLOCATIONS.get();
-            let reply = decode(&packet, Checksums::Verify).expect("a reply");
-            let at = Time::from_nanos(5_000_000);
-            engine.handle(at, NetworkEvent::Reply { reply: &reply, at });
-            let after = ALLOCATIONS.get();
-
-            let Some(Event::Found {
-                trace: found_by,
-                found,
-            }) = engine.poll_event()
-            else {
-                panic!("{method:?}: {:?}", engine.counters())
-            };
-            assert_eq!((found_by, found.address, found.ttl), (trace, router, 1));
-            assert_eq!(after - before, 0, "{method:?} {target}");
+            let reply = &syn_ack(target, client);
+            let at = Time::ZERO;
+            engine.handle(at, NetworkEvent::Reply { reply, at });
+            engine.handle(at, NetworkEvent::Connected(id));
         }
+        let (mut probe, mut now) = next_probe(&mut engine, Time::ZERO);
+        if quote == Quote::Retry {
+            (probe, now) = next_probe(&mut engine, now);
+        }
+        let mut buffer = [0; MAX_PROBE_LEN];
+        let mut quoted = probe.encode(&mut buffer).expect("one family").to_vec();
+        if quote == Quote::Untranslated {
+            quoted = outside(quoted, method, target.is_ipv6());
+        }
+        let packet = time_exceeded(router, client, &quoted);
+
+        let before = ALLOCATIONS.get();
+        let reply = decode(&packet, Checksums::Verify).expect("a reply");
+        let at = now + Duration::from_millis(5);
+        engine.handle(at, NetworkEvent::Reply { reply: &reply, at });
+        let after = ALLOCATIONS.get();
+
+        let Some(Event::Found {
+            trace: found_by,
+            found,
+        }) = engine.poll_event()
+        else {
+            panic!("{method:?} {quote:?} {target}: {:?}", engine.counters())
+        };
+        assert_eq!((found_by, found.answer.address, found.ttl), (trace, router, 1));
+        assert_eq!(
+            found.answer.translated,
+            quote == Quote::Untranslated,
+            "{method:?}"
+        );
+        assert_eq!(after - before, 0, "{method:?} {quote:?} {target}");
     }
     // The counter does count.
     let before = ALLOCATIONS.get();

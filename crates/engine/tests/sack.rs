@@ -6,8 +6,7 @@ use std::cell::RefCell;
 use std::io::ErrorKind;
 
 use support::*;
-use traceroute_engine::{Method, TraceSpec};
-use traceroute_net::Time;
+use traceroute_engine::{Method, Time, TraceSpec};
 use traceroute_wire::{Probe, ProbeKind, Reply, ReplyKind, TcpFlags, TcpTimestamps};
 
 const NEXT: u32 = 0xFFFF_FFF0; // wraps within the TTLs

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 
 use support::*;
-use traceroute_engine::{Method, TraceSpec};
+use traceroute_engine::{Cause, End, Method, TraceSpec};
 use traceroute_wire::{IcmpError, MplsStack, Probe, ProbeKind, ReplyKind};
 
 const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::TcpSyn];
@@ -91,7 +91,9 @@ fn a_serial_run_waits_the_timeout_for_each_silent_hop() {
     let id = simulation.start(spec(Method::TcpSyn));
     simulation.run();
     assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:* 3:203.0.113.9/6!");
-    assert_eq!(simulation.finished[&id].0, at(1 + 50 + 1000 + 6));
+    // Whether it is not the destination that was silent is asked eight times more, each 50 ms after the other.
+    let asked = 7 * 50 + 200;
+    assert_eq!(simulation.finished[&id].0, at(1 + 50 + 1000 + 6 + asked));
 }
 
 #[test]
@@ -182,7 +184,7 @@ fn a_late_syn_ack_names_the_probe_that_caused_it() {
     });
     let id = simulation.start(spec(Method::TcpSyn));
     simulation.run();
-    assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:203.0.113.9/1100!");
+    assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:203.0.113.9/?!");
 }
 
 #[test]
@@ -195,6 +197,7 @@ fn a_closed_port_and_a_bare_reset_are_the_destination_too() {
                     source_port,
                     destination_port,
                     sequence,
+                    ..
                 },
             ) => {
                 let acknowledgment = if hint == 1 { sequence.wrapping_add(1) } else { 0 };
@@ -215,7 +218,7 @@ fn a_closed_port_and_a_bare_reset_are_the_destination_too() {
 }
 
 #[test]
-fn destination_unreachable_from_a_router_is_a_hop_for_every_method() {
+fn a_router_that_refuses_is_the_end_for_every_method() {
     for method in METHODS {
         let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
             1 => vec![(now + ms(1), time_exceeded(probe))],
@@ -229,15 +232,14 @@ fn destination_unreachable_from_a_router_is_a_hop_for_every_method() {
             ..spec(method)
         });
         simulation.run();
-        assert_eq!(
-            simulation.summary(id),
-            "1:10.0.1.1/1 2:10.0.2.1/2 3:10.0.2.1/2 4:10.0.2.1/2",
-            "{method:?}"
-        );
+        assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:10.0.2.1/2", "{method:?}");
+        // What it refuses twice goes no further.
+        let from = router(2);
+        assert_eq!(simulation.result(id).end, End::Refused { from, code: 13 });
         assert_eq!(
             simulation.finished[&id].0,
-            at(1 + 150 + 2),
-            "no silence, no waiting: {method:?}"
+            at(1 + 100 + 2),
+            "the second refusal: {method:?}"
         );
     }
 }
@@ -284,11 +286,12 @@ fn strangers_and_guesses_change_nothing() {
                 },
             ));
             // About a TTL that was not sent yet.
-            let future = Probe {
+            let mut future = Probe {
                 ttl: probe.ttl + 9,
                 ..*probe
             };
-            if let ProbeKind::Udp { .. } = probe.kind {
+            if let ProbeKind::Udp { tag, .. } = &mut future.kind {
+                *tag += 9;
                 let identification = probe.identification + 9;
                 replies.push((
                     soon,
@@ -380,7 +383,8 @@ fn a_udp_service_is_the_destination() {
         simulation.summary(id),
         "1:10.0.1.1/1 2:10.0.2.1/1 3:203.0.113.9/6!"
     );
-    assert_eq!(simulation.finished[&id].0, at(1 + 100 + 6), "ends at once");
+    // Only when all TTLs were probed is it looked for; then one more answer shows where it is.
+    assert_eq!(simulation.finished[&id].0, at(1 + 29 * 50 + 6 + 200 + 6));
     // That each hop is told is checked by the simulation, always; here that it is told once.
     let told: Vec<u8> = simulation.found.iter().map(|(_, found)| found.ttl).collect();
     assert_eq!(told, [1, 2, 3]);
@@ -401,8 +405,8 @@ fn a_distant_udp_service_is_credited_to_the_first_probe_that_reached_it() {
     );
     assert_eq!(
         simulation.finished[&id].0,
-        at(1 + 250 + 180),
-        "ends with the last of the four answers"
+        at(1 + 29 * 50 + 180 + 200 + 180),
+        "after all answers have come, one more probe shows where it is"
     );
 }
 
@@ -419,8 +423,13 @@ fn a_silent_hop_before_a_udp_service_is_not_mistaken_for_it() {
     // Only the end of the run shows at which TTL the service is; it is told then.
     let (_, last) = *simulation.found.last().unwrap();
     assert_eq!(
-        (last.ttl, last.address, last.rtt, last.destination),
-        (3, target(), ms(6), true)
+        (
+            last.ttl,
+            last.answer.address,
+            last.answer.rtt,
+            last.answer.destination
+        ),
+        (3, target(), Some(ms(6)), true)
     );
 }
 
@@ -557,20 +566,20 @@ fn kernel_send_stamps_replace_ours() {
         panic!("a probe is due")
     };
     simulation.engine.sent(token, at(10));
-    let stamp = traceroute_net::NetworkEvent::Sent { token, at: at(13) };
+    let stamp = traceroute_engine::NetworkEvent::Sent { token, at: at(13) };
     simulation.engine.handle(at(20), stamp);
     simulation.post(at(20), destination_answer(&probe));
     simulation.run();
     let (_, result) = simulation.finished.first_key_value().unwrap().1;
     let answer = result.as_ref().unwrap().hops[0].answer.unwrap();
     assert_eq!(
-        (millis(answer.rtt), answer.kernel_stamped),
+        (millis_of(answer.rtt), answer.kernel_stamped),
         ("7".to_owned(), true)
     );
 }
 
 #[test]
-fn an_unreachable_next_hop_is_a_local_error_not_a_path_of_our_own_address() {
+fn a_next_hop_that_is_not_there_is_local_loss_and_not_a_path_of_our_own_address() {
     for method in METHODS {
         let mut simulation = Simulation::new(|now, probe: &Probe| {
             vec![(
@@ -583,16 +592,11 @@ fn an_unreachable_next_hop_is_a_local_error_not_a_path_of_our_own_address() {
             ..spec(method)
         });
         simulation.run();
-        let message = simulation.error(id);
-        assert!(
-            message.starts_with("cannot send a probe to 203.0.113.9: host unreachable ("),
-            "{method:?}: {message}"
-        );
-        assert_eq!(
-            simulation.finished[&id].0,
-            at(1 + 3000),
-            "{method:?} does not wait for more of them"
-        );
+        // Nobody to give the probes to: they are lost, and it is known where.
+        let result = simulation.result(id);
+        assert!(result.hops.iter().all(|hop| hop.answer.is_none()), "{method:?}");
+        let lost = |hop: &traceroute_engine::Hop| hop.lost.total() == hop.lost[Cause::Local];
+        assert!(result.hops.iter().all(lost), "{method:?}: {:?}", result.hops);
     }
     // When it only breaks halfway, the path found until then is the result.
     let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
@@ -613,8 +617,7 @@ fn an_unreachable_next_hop_is_a_local_error_not_a_path_of_our_own_address() {
 /// As backends do that probe through ordinary sockets.
 #[test]
 fn answers_that_the_kernel_matched_count_like_captured_ones() {
-    use traceroute_engine::{Action, Engine, Event};
-    use traceroute_net::{Answer, NetworkEvent};
+    use traceroute_engine::{Action, Engine, Event, MatchedReply, NetworkEvent};
 
     let router = "192.0.2.77".parse().unwrap();
     let time_exceeded = Some(IcmpError::TimeExceeded);
@@ -636,7 +639,7 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
             "the identifier that the network reserved: {probe:?}"
         );
         engine.sent(token, at(0));
-        let answer = Answer {
+        let answer = MatchedReply {
             from,
             error,
             reply_ttl: 61,
@@ -652,8 +655,8 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
         );
         assert_eq!(engine.poll_action(at(9)), None);
         let result = std::iter::from_fn(|| engine.poll_event()).find_map(|event| match event {
-            Event::Finished { result, .. } => Some(result),
-            Event::Found { .. } => None,
+            Event::Finished { result, .. } => Some(result.map(run_of)),
+            Event::Found { .. } | Event::Probe { .. } => None,
         });
         let result = result.expect("a result");
         if from == client() {
@@ -664,7 +667,7 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
         let result = result.unwrap();
         assert_eq!(result.source_port, 4711);
         let hop = result.hops[0].answer.unwrap();
-        assert_eq!((hop.address, hop.rtt, hop.error), (from, ms(7), error));
+        assert_eq!((hop.address, hop.rtt, hop.error), (from, Some(ms(7)), error));
         assert_eq!(hop.destination, from == target());
         assert_eq!((hop.reply_ttl, hop.quoted_ttl, hop.mpls), (61, None, mpls));
     }
@@ -673,8 +676,7 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
 /// `syn_socket`: the system tells of each connect who answered it.
 #[test]
 fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
-    use traceroute_engine::{Action, Engine, Event};
-    use traceroute_net::{Answer, NetworkEvent};
+    use traceroute_engine::{Action, Engine, Event, MatchedReply, NetworkEvent};
 
     let router = |ttl: u8| format!("198.51.100.{ttl}").parse().unwrap();
     let mut engine = Engine::new(1, [7; 32]);
@@ -692,7 +694,7 @@ fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
                 ttl => (router(ttl), Some(IcmpError::TimeExceeded)),
             };
             let answered = at(now) + ms(u64::from(probe.ttl));
-            let answer = Answer::new(from, error);
+            let answer = MatchedReply::new(from, error);
             engine.handle(
                 answered,
                 NetworkEvent::Answered {
@@ -704,8 +706,8 @@ fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
         }
     }
     let result = std::iter::from_fn(|| engine.poll_event()).find_map(|event| match event {
-        Event::Finished { result, .. } => Some(result),
-        Event::Found { .. } => None,
+        Event::Finished { result, .. } => Some(result.map(run_of)),
+        Event::Found { .. } | Event::Probe { .. } => None,
     });
     let hops: Vec<_> = result
         .expect("a result")
@@ -723,10 +725,10 @@ fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
     assert_eq!(
         hops,
         [
-            (1, Some((router(1), ms(1), false))),
+            (1, Some((router(1), Some(ms(1)), false))),
             (2, None),
-            (3, Some((router(3), ms(3), false))),
-            (4, Some((target(), ms(4), true))),
+            (3, Some((router(3), Some(ms(3)), false))),
+            (4, Some((target(), Some(ms(4)), true))),
         ]
     );
 }

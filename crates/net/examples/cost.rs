@@ -21,7 +21,7 @@ mod linux {
     use std::time::Instant;
 
     use socket2::{Domain, Protocol, Socket, Type};
-    use traceroute_net::{Network, NetworkEvent, Token};
+    use traceroute_engine::{Network, NetworkEvent, Token};
     use traceroute_wire::{MAX_PROBE_LEN, Probe, ProbeKind};
 
     /// Fewer than the capture holds.
@@ -72,7 +72,11 @@ mod linux {
                 let start = Instant::now();
                 for sequence in 0..burst {
                     let probe = echo(address, sequence as u16);
-                    network.send(&probe, Token(sequence)).expect("sent");
+                    let token = Token {
+                        trace: sequence,
+                        probe: 0,
+                    };
+                    network.send(&probe, token).expect("sent");
                 }
                 sending += start.elapsed().as_nanos();
                 let start = Instant::now();

@@ -23,16 +23,16 @@ impl fmt::Display for Access {
         f.write_str(match self {
             Access::Raw => "probing through raw sockets",
             Access::RawWithoutTcp => {
-                "this edition of Windows sends no TCP over raw sockets; TCP can be probed with --tcp-method syn_socket or \
-                 --windows-driver"
+                "this edition of Windows sends no TCP over raw sockets; TCP can be probed with the method syn_socket \
+                 or the Windows driver"
             }
             Access::Ordinary => {
                 "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run with \
                  sudo, or `setcap cap_net_raw+ep <binary>`"
             }
             Access::IcmpApi => {
-                "no administrator rights: ICMP is probed through the ICMP API, TCP can be with --tcp-method syn_socket; \
-                 for everything else run as Administrator or use --windows-driver"
+                "no administrator rights: ICMP is probed through the ICMP API, TCP can be with the method \
+                 syn_socket; for everything else run as Administrator or use the Windows driver"
             }
             Access::None => "no raw sockets, without which nothing can be probed: run with sudo",
         })

@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use traceroute_engine::MatchedReply;
 use traceroute_wire::IcmpError;
-
-use crate::Answer;
 
 /// Offsets in the reply structures of 64-bit systems, `ICMP_ECHO_REPLY` and `ICMPV6_ECHO_REPLY`.
 pub(crate) mod at {
@@ -17,7 +16,7 @@ pub(crate) mod at {
 /// Reads a reply buffer that was all zeros before the request. `parsed`: the API's own function found a reply in it.
 /// It finds echo replies and messages that a TTL ran out. Other errors are there all the same, with who sent them; so
 /// without its word they count, but only those. `None`: nobody has answered.
-pub(crate) fn answer(buffer: &[u8], is_ipv6: bool, parsed: bool) -> Option<Answer> {
+pub(crate) fn answer(buffer: &[u8], is_ipv6: bool, parsed: bool) -> Option<MatchedReply> {
     let (from, status) = if is_ipv6 {
         let octets: [u8; 16] = array(buffer, at::V6_ADDRESS)?;
         (Ipv6Addr::from(octets).into(), array(buffer, at::V6_STATUS)?)
@@ -29,8 +28,8 @@ pub(crate) fn answer(buffer: &[u8], is_ipv6: bool, parsed: bool) -> Option<Answe
         return None;
     }
     match EchoStatus::of(u32::from_ne_bytes(status), is_ipv6) {
-        EchoStatus::Reply => parsed.then_some(Answer::new(from, None)),
-        EchoStatus::Error(error) => Some(Answer::new(from, Some(error))),
+        EchoStatus::Reply => parsed.then_some(MatchedReply::new(from, None)),
+        EchoStatus::Error(error) => Some(MatchedReply::new(from, Some(error))),
         EchoStatus::Nothing => None,
     }
 }
@@ -121,7 +120,7 @@ mod tests {
     const ROUTER_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
     /// What a router's answer with this status is read as.
-    fn read(is_ipv6: bool, status: u32, parsed: bool) -> Option<Answer> {
+    fn read(is_ipv6: bool, status: u32, parsed: bool) -> Option<MatchedReply> {
         let buffer = if is_ipv6 {
             v6_reply(ROUTER_6, status)
         } else {
@@ -130,9 +129,9 @@ mod tests {
         answer(&buffer, is_ipv6, parsed)
     }
 
-    fn answered(is_ipv6: bool, error: Option<IcmpError>) -> Answer {
+    fn answered(is_ipv6: bool, error: Option<IcmpError>) -> MatchedReply {
         let from = if is_ipv6 { ROUTER_6.into() } else { ROUTER.into() };
-        Answer::new(from, error)
+        MatchedReply::new(from, error)
     }
 
     const PROHIBITED_OR_HOST: Option<IcmpError> = Some(IcmpError::Unreachable { code: 1 });

@@ -1,4 +1,4 @@
-//! Where the threads that wait for replies leave them, until [`Network::poll`](crate::Network::poll) delivers them.
+//! Where the threads that wait for replies leave them, until [`Network::poll`](traceroute_engine::Network::poll) delivers them.
 //!
 //! For systems without receive timestamps from the kernel: a thread that does nothing but receive reads the clock right
 //! after, however busy the engine's thread is. Bounded: what does not fit is counted as dropped.
@@ -12,9 +12,9 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use traceroute_engine::{ConnectionId, MatchedReply, NetError, NetworkEvent, Time, Token, Transport};
 use traceroute_wire::{Checksums, Ignored, Reply, ReplyKind, decode};
 
-use crate::{Answer, ConnectionId, NetError, NetworkEvent, Time, Token, Transport};
 use watched::WatchedPorts;
 
 /// What a thread has to tell.
@@ -23,7 +23,11 @@ pub(crate) enum Item {
     /// A decoded packet.
     Reply { reply: Reply, at: Time },
     /// The system matched an answer to its probe.
-    Answered { token: Token, answer: Answer, at: Time },
+    Answered {
+        token: Token,
+        answer: MatchedReply,
+        at: Time,
+    },
     /// A connection is open.
     Connected(ConnectionId),
     /// A connection could not be opened.
@@ -217,8 +221,9 @@ mod tests {
     use std::sync::Arc;
     use std::thread;
 
+    use traceroute_engine::Operation;
+
     use super::*;
-    use crate::Operation;
 
     /// From 192.0.2.1 to 192.0.2.2, with checksums that nobody verifies here.
     const ECHO_REPLY: [u8; 28] = [

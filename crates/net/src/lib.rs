@@ -1,18 +1,17 @@
 //! What the operating system is needed for: sending a probe, seeing its replies, and when each happened.
 //!
-//! [`Network`] is the seam to the engine. It speaks of [`Probe`](traceroute_wire::Probe)s and
-//! [`Reply`](traceroute_wire::Reply)s, so a backend may encode and decode packets itself (raw sockets and packet
-//! capture) or let the kernel do it and report which probe was answered. Each operating system is one module; nothing
-//! outside this crate asks which one it runs on.
+//! [`open`] returns a [`Network`](traceroute_engine::Network), the seam to the engine. It speaks of
+//! [`Probe`](traceroute_wire::Probe)s and [`Reply`](traceroute_wire::Reply)s, so a backend may encode and decode packets
+//! itself (raw sockets and packet capture) or let the kernel do it and report which probe was answered. Each operating
+//! system is one module; nothing outside this crate asks which one it runs on.
 
 mod access;
 mod diagnosis;
-mod error;
-mod network;
+mod options;
+mod own;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod ports;
 mod privileges;
-mod time;
 
 // Parts of the Windows backend that call no operating system are tested on all of them.
 #[cfg(any(windows, test))]
@@ -61,17 +60,20 @@ use unsupported as imp;
 
 pub use access::Access;
 pub use diagnosis::{Finding, PROTOCOLS, Subject, Verdict};
-pub use error::{NetError, Operation};
-#[cfg(target_os = "linux")]
-pub use imp::keep_probing_privileges;
 #[cfg(windows)]
 pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
-pub use network::{
-    Answer, ConnectionId, Counters, Network, NetworkEvent, Options, SendStamp, Token, Transport, Waker,
-};
+#[cfg(target_os = "linux")]
+pub use imp::{keep_marking_privileges, keep_probing_privileges};
+pub use options::Options;
+pub use own::OwnAddresses;
 pub use privileges::Privileges;
-pub use time::Time;
+
+/// Names a probe in tests that need no more than a number.
+#[cfg(all(test, any(target_os = "linux", windows)))]
+fn numbered(trace: u64) -> traceroute_engine::Token {
+    traceroute_engine::Token { trace, probe: 0 }
+}
 
 /// Gives up what probing does not need; this system has nothing of the kind.
 ///
@@ -87,7 +89,7 @@ pub fn keep_probing_privileges() -> std::io::Result<Privileges> {
 /// # Errors
 /// None here.
 #[cfg(not(windows))]
-pub fn start_windows_driver() -> Result<(), NetError> {
+pub fn start_windows_driver() -> Result<(), traceroute_engine::NetError> {
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::RangeInclusive;
 
-use crate::Transport;
+use traceroute_engine::Transport;
 
 /// Ports per block.
 const BLOCK: u16 = 256;

@@ -3,7 +3,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::{Access, Finding, NetError, Network, Operation, Options, diagnosis};
+use traceroute_engine::{NetError, Network, Operation};
+
+use crate::{Access, Finding, Options, diagnosis};
 
 fn unsupported(operation: Operation) -> NetError {
     NetError::new(

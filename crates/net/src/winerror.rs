@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::{NetError, Operation};
+use traceroute_engine::{NetError, Operation};
 
 pub(crate) const ERROR_FILE_NOT_FOUND: i32 = 2;
 pub(crate) const ERROR_PATH_NOT_FOUND: i32 = 3;
@@ -26,13 +26,16 @@ pub(crate) const WSAECONNREFUSED: i32 = 10061;
 pub(crate) const WSAEHOSTUNREACH: i32 = 10065;
 
 /// The first half makes everything work; the second is what works without.
-const WITHOUT_RAW_SOCKETS: &str = "run as Administrator or use --windows-driver; without either, ICMP works, and TCP \
-                                   with --tcp-method syn_socket";
+const WITHOUT_RAW_SOCKETS: &str = "run as Administrator or use the Windows driver; without either, ICMP works, and TCP \
+                                   with the method syn_socket";
 
 /// An error with the advice for its cause.
 pub(crate) fn error(operation: Operation, address: Option<IpAddr>, source: io::Error) -> NetError {
-    let hint = advice(operation, source.raw_os_error().unwrap_or(0));
-    NetError::new(operation, address, source).with_hint(hint)
+    let code = source.raw_os_error().unwrap_or(0);
+    NetError {
+        is_queue_full: code == WSAENOBUFS,
+        ..NetError::new(operation, address, source).with_hint(advice(operation, code))
+    }
 }
 
 /// The same where the system's number is not in the error itself any more.
@@ -44,10 +47,10 @@ fn advice(operation: Operation, code: i32) -> &'static str {
     match (operation, code) {
         (Operation::OpenSender | Operation::OpenCapture, WSAEACCES) => WITHOUT_RAW_SOCKETS,
         (Operation::OpenCapture | Operation::OpenSender, ERROR_FILE_NOT_FOUND | ERROR_PATH_NOT_FOUND) => {
-            "the driver ddnpm is not running: start the program with --windows-driver, or the Datadog Agent"
+            "the driver ddnpm is not running: let this program start the Windows driver, or start the Datadog Agent"
         }
         (Operation::StartDriver, ERROR_SERVICE_DOES_NOT_EXIST) => {
-            "the driver comes with the Datadog Agent: install it, or trace without --windows-driver"
+            "the driver comes with the Datadog Agent: install it, or trace without the driver"
         }
         (Operation::StartDriver | Operation::OpenCapture | Operation::OpenSender, ERROR_ACCESS_DENIED) => {
             "run as Administrator"
@@ -80,7 +83,7 @@ pub(crate) fn raw_tcp_error(address: IpAddr, source: io::Error, is_server: Optio
     let error = error(Operation::Send, Some(address), source);
     if refused && is_server != Some(true) {
         error.with_hint(
-            "only Windows Server sends TCP over raw sockets: use --tcp-method syn_socket or --windows-driver",
+            "only Windows Server sends TCP over raw sockets: use the method syn_socket or the Windows driver",
         )
     } else {
         error
@@ -101,7 +104,7 @@ pub(crate) fn needs_driver(operation: Operation, address: Option<IpAddr>, what: 
         address,
         io::Error::new(io::ErrorKind::Unsupported, text),
     )
-    .with_hint("use --windows-driver")
+    .with_hint("use the Windows driver")
 }
 
 #[cfg(test)]
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn missing_rights_name_every_way_out() {
         let text = text(Operation::OpenSender, WSAEACCES);
-        for way in ["Administrator", "--windows-driver", "ICMP", "syn_socket"] {
+        for way in ["Administrator", "Windows driver", "ICMP", "syn_socket"] {
             assert!(text.contains(way), "{way}: {text}");
         }
     }
@@ -134,7 +137,7 @@ mod tests {
             for unlike_server in [Some(false), None] {
                 let text = text(code, unlike_server);
                 assert!(
-                    text.contains("syn_socket") && text.contains("--windows-driver"),
+                    text.contains("syn_socket") && text.contains("Windows driver"),
                     "{text}"
                 );
             }
@@ -166,7 +169,7 @@ mod tests {
     fn what_needs_the_driver_says_so() {
         let text = needs_driver(Operation::Connect, Some(TARGET), "SACK traceroute is").to_string();
         assert!(
-            text.contains("not supported on this platform without the driver (use --windows-driver)"),
+            text.contains("not supported on this platform without the driver (use the Windows driver)"),
             "{text}"
         );
     }

@@ -15,10 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use support::{
-    BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, heavy_load, ip, isolated, probe, run, skip,
-    syn, udp,
+    BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, heavy_load, ip, isolated, numbered, probe,
+    run, skip, syn, udp,
 };
-use traceroute_net::{Access, ConnectionId, Token, Transport};
+use traceroute_engine::{Capabilities, ConnectionId, Token, Transport};
+use traceroute_net::Access;
 use traceroute_wire::{IcmpError, MAX_PROBE_LEN, Probe, ProbeKind, Quoted, QuotedTransport, ReplyKind};
 
 /// Nothing listens here in a fresh namespace.
@@ -135,7 +136,7 @@ fn the_kernel_says_when_a_probe_left_before_its_reply() {
                 let [Event::Sent(about, left), Event::Reply(_, arrived)] = seen[..] else {
                     panic!("{seen:?}")
                 };
-                assert_eq!(about, Token(token));
+                assert_eq!(about, numbered(token));
                 assert!(handed_over <= left, "handed over {handed_over:?}, left {left:?}");
                 assert!(left <= arrived, "left {left:?}, arrived {arrived:?}");
                 assert!(arrived <= now, "arrived {arrived:?}, now {now:?}");
@@ -387,7 +388,11 @@ fn drops_by_the_kernel_are_counted() {
         }
         let counters = subject.network.counters();
         assert_eq!(counters.captured, probes);
-        assert_eq!(counters.kernel_drops, probes - replies);
+        // What the capture had no room for may have been delivered to the sockets behind the firewall.
+        assert!(
+            counters.kernel_drops >= probes - replies,
+            "{replies} replies, {counters:?}"
+        );
         assert!(
             replies >= 8_192 && counters.kernel_drops > 0,
             "{replies} replies, {counters:?}"
@@ -502,7 +507,10 @@ fn a_reserved_port_is_ours_until_released() {
             let taken = TcpListener::bind((address, port)).expect_err("taken");
             assert_eq!(taken.kind(), ErrorKind::AddrInUse);
             subject.network.release_port(Transport::Tcp, address, port);
-            TcpListener::bind((address, port)).expect("free again");
+            // The kernel may take a moment to unhash a listener.
+            let mut tries = (0..100)
+                .map(|_| TcpListener::bind((address, port)).inspect_err(|_| std::thread::yield_now()));
+            assert!(tries.any(|bound| bound.is_ok()), "free again");
         }
         assert_eq!(subject.network.counters().reserved_ports, 0);
     });
@@ -649,7 +657,7 @@ fn a_send_that_fails_does_not_mix_up_later_reports() {
         run("nft", "add rule ip t o icmp type echo-request drop");
         let error = subject
             .network
-            .send(&probe(LOCALHOST, echo(2)), Token(2))
+            .send(&probe(LOCALHOST, echo(2)), numbered(2))
             .expect_err("forbidden");
         assert_eq!(error.source.raw_os_error(), Some(libc::EPERM));
         assert!(error.to_string().contains("firewall"), "{error}");
@@ -665,7 +673,7 @@ fn a_send_that_fails_does_not_mix_up_later_reports() {
                 })
                 .collect();
             assert_eq!(reports.len(), 1, "{seen:?}");
-            assert_eq!(reports[0].0, Token(token));
+            assert_eq!(reports[0].0, numbered(token));
             assert!(reports[0].1 >= handed_over);
         }
     });
@@ -708,7 +716,7 @@ fn dead_neighbours_do_not_keep_probes_to_others_from_leaving() {
                             destination: dead(address, number),
                             ..probe(address, echo(sequence))
                         };
-                        subject.network.send(&probe, Token(1)).expect("taken");
+                        subject.network.send(&probe, numbered(1)).expect("taken");
                     }
                 }
                 subject.send(&probe(address, echo(7)), 2);
@@ -746,8 +754,8 @@ fn a_packet_that_the_interface_has_no_room_for_was_not_sent() {
             let mut send = |token| {
                 subject
                     .network
-                    .send(&away, Token(token))
-                    .map_err(|error| error.is_queue_full())
+                    .send(&away, numbered(token))
+                    .map_err(|error| error.is_queue_full)
             };
             while send(1).is_ok() {}
             for _ in 0..3 {
@@ -760,7 +768,8 @@ fn a_packet_that_the_interface_has_no_room_for_was_not_sent() {
             let seen =
                 subject.collect(|event| matches!(event, Event::Reply(reply, _) if reply.source == local));
             assert!(
-                seen.iter().any(|event| matches!(event, Event::Sent(Token(3), _))),
+                seen.iter()
+                    .any(|event| matches!(event, Event::Sent(Token { trace: 3, .. }, _))),
                 "{seen:?}"
             );
             assert_eq!(subject.network.counters().sockets, sockets, "no new socket");
@@ -785,14 +794,14 @@ fn a_send_without_route_does_not_mix_up_later_reports() {
                 };
                 let error = subject
                     .network
-                    .send(&unreachable, Token(1_000))
+                    .send(&unreachable, numbered(1_000))
                     .expect_err("no route");
                 assert!(error.to_string().contains(nowhere), "{error}");
                 assert_eq!(subject.network.counters().sockets, sockets, "the socket is kept");
                 subject.send(&probe(address, echo(token as u16)), token);
                 let seen = subject.collect(|event| matches!(event, Event::Reply(..)));
                 assert!(
-                    matches!(seen[..], [Event::Sent(about, _), Event::Reply(..)] if about == Token(token)),
+                    matches!(seen[..], [Event::Sent(about, _), Event::Reply(..)] if about == numbered(token)),
                     "{seen:?}"
                 );
             }
@@ -864,7 +873,7 @@ fn probes_of_two_families_are_refused() {
         };
         let error = subject
             .network
-            .send(&mixed, Token(1))
+            .send(&mixed, numbered(1))
             .expect_err("cannot be encoded");
         assert_eq!(error.source.kind(), ErrorKind::InvalidInput);
     });
@@ -968,14 +977,28 @@ fn without_permission_ordinary_sockets_probe() {
         std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", v4_ttl.to_string()).expect("set");
         std::fs::write("/proc/sys/net/ipv6/conf/lo/hop_limit", v6_ttl.to_string()).expect("set");
         assert_eq!(traceroute_net::access(), Access::Raw);
+        let raw = Subject::new().network.capabilities(false, Some(Transport::Tcp));
+        assert_eq!(raw, Capabilities::RAW);
         drop_capabilities();
         assert_eq!(traceroute_net::access(), Access::Ordinary);
         let mut subject = Subject::new();
+        let datagrams = Capabilities {
+            sees_after_nat: true,
+            ..Capabilities::RAW
+        };
+        let connects = Capabilities {
+            retransmits: true,
+            one_at_a_time: true,
+            ..datagrams
+        };
+        let capabilities = |transport| [false, true].map(|v6| subject.network.capabilities(v6, transport));
+        assert_eq!(capabilities(None), [datagrams; 2]);
+        assert_eq!(capabilities(Some(Transport::Udp)), [datagrams; 2]);
+        assert_eq!(capabilities(Some(Transport::Tcp)), [connects; 2]);
         for address in BOTH {
             assert_eq!(subject.network.prepare(address).expect("prepared"), address);
             let answered = |subject: &mut Subject, token| {
-                let is_it =
-                    |event: &Event| matches!(event, Event::Answered(Token(found), ..) if *found == token);
+                let is_it = |event: &Event| matches!(event, Event::Answered(Token { trace: found, .. }, ..) if *found == token);
                 let mut seen = subject.collect(is_it);
                 match seen.pop() {
                     Some(Event::Answered(_, answer, _)) => (seen, answer),
@@ -992,7 +1015,7 @@ fn without_permission_ordinary_sockets_probe() {
             assert_eq!(answer.error, Some(IcmpError::Unreachable { code }));
             assert_eq!((answer.reply_ttl, answer.mpls.is_empty()), (ttl, true));
             assert!(
-                matches!(before[..], [Event::Sent(Token(1), _)]),
+                matches!(before[..], [Event::Sent(Token { trace: 1, .. }, _)]),
                 "the kernel's send time comes first: {before:?}"
             );
             subject.network.release_port(Transport::Udp, address, port);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
-use traceroute_net::{ConnectionId, NetError, Operation};
+use traceroute_engine::{ConnectionId, NetError, Operation};
 use traceroute_wire::{IcmpError, QuotedTransport, Reply, ReplyKind};
 
 use crate::journal::header;

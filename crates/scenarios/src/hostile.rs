@@ -2,7 +2,7 @@
 //!
 //! [`damaged`] makes what accidents and broken devices make of a reply. So do [`cut`], which leaves too little of it, and
 //! [`shortened`] and [`overstated`], which leave all of it that matters. [`forged`] makes what somebody sends who knows who
-//! traces whom, but has not seen the probes: everything right but one identifier. Checksums are right unless they are the point.
+//! traces whom, but has not seen the probes: everything right but an identifier, or but two of a quote's three marks. Checksums are right unless they are the point.
 
 use etherparse::{IpNumber, NetSlice, SlicedPacket};
 use fastrand::Rng;
@@ -284,6 +284,8 @@ pub fn damaged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
         packet.extend((0..length).map(|_| rng.u8(..)));
         all.push(repaired(packet, layout));
     }
+    // A length that was as long as can be is no longer one that lies.
+    all.retain(|packet| packet != genuine);
     rng.shuffle(&mut all);
     all
 }
@@ -363,8 +365,29 @@ fn loops(genuine: &[u8], layout: Layout) -> Vec<Vec<u8>> {
 fn answers_a_syn_probe(packet: &[u8], transport: usize) -> bool {
     const FIN_SYN_RST: u8 = 0x07;
     const ACK: u8 = 0x10;
-    let (offset, flags) = (packet[transport + 12] >> 4, packet[transport + 13]);
-    flags & FIN_SYN_RST != 0 && flags & ACK != 0 && offset <= 6
+    const WINDOW_SCALE: u8 = 3;
+    const SACK_PERMITTED: u8 = 4;
+    let flags = packet[transport + 13];
+    flags & FIN_SYN_RST != 0
+        && flags & ACK != 0
+        && !has_option(packet, transport, &[WINDOW_SCALE, SACK_PERMITTED])
+}
+
+/// Whether a segment has an option of one of these kinds.
+fn has_option(packet: &[u8], transport: usize, kinds: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    let end = transport + usize::from(packet[transport + 12] >> 4) * 4;
+    let mut options = packet.get(transport + 20..end).unwrap_or_default();
+    loop {
+        let length = match options {
+            [] | [END, ..] | [_] => return false,
+            [NO_OPERATION, ..] => 1,
+            [kind, ..] if kinds.contains(kind) => return true,
+            [_, length, ..] => usize::from(*length).max(2),
+        };
+        options = options.get(length..).unwrap_or_default();
+    }
 }
 
 /// What somebody makes of an acknowledgment on an established connection who knows addresses and ports, but not where the
@@ -374,7 +397,8 @@ fn blind_segments(genuine: &[u8], layout: Layout, rng: &mut Rng) -> Vec<Vec<u8>>
     const RST: u8 = 0x04;
     const SACK: u8 = 5;
     let transport = layout.transport;
-    if genuine[transport + 13] & 0x3F != ACK {
+    // What acknowledges without blocks may answer a SYN, and then acknowledges what nobody else knows.
+    if genuine[transport + 13] & 0x3F != ACK || !has_option(genuine, transport, &[SACK]) {
         return Vec::new();
     }
     // In the upper half: no distance that a path or a greeting could have.
@@ -486,14 +510,15 @@ fn from_target(
     ))
 }
 
-/// What somebody sends who knows all but one identifier. Nothing of this may be credited to a probe.
+/// What somebody sends who knows all but one identifier; of a quote's marks (port or echo identifier, checksum, IPv4 identification or
+/// IPv6 flow label) one. Nothing of this may be credited to a probe.
 pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
         return Vec::new();
     };
     let mut all = Vec::new();
-    // Not zero, in the upper half: never another of the same trace's identifiers, which differ in the lower byte only.
-    let bits = rng.u8(1..);
+    // Always the highest bit, of the upper byte: never another of the same trace's identifiers, which are near each other.
+    let bits = rng.u8(..) | 0x80;
     let mut change = |at: &[usize]| {
         let mut packet = genuine.to_vec();
         for at in at {
@@ -537,34 +562,39 @@ pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
             let protocol = genuine.get(quote + if layout.v6 { 6 } else { 9 }).copied();
             // About a packet to somebody else.
             change(&[quoted_destination + 3]);
+            // Of the IPv4 identification the upper byte, of the IPv6 flow label the middle.
+            let network = quote + if layout.v6 { 2 } else { 4 };
             match protocol {
                 Some(TCP) => {
                     change(&[inner + 2]);
-                    change(&[inner + 4]);
-                    change(&[inner + 5]);
-                    change(&[inner + 6]);
+                    change(&[inner + 4, network]);
+                    change(&[inner + 5, network]);
+                    change(&[inner + 6, network]);
                     all.extend(blind_reset(genuine, layout, inner, rng));
                     all.extend(bare_answers(genuine, layout, inner, TCP, bits));
                 }
                 Some(UDP) => {
                     change(&[inner + 3]);
-                    change(&[inner + 6]);
-                    change(&[inner + 7]);
-                    if layout.v6 {
-                        // No datagram of ours is so long.
-                        change(&[inner + 4]);
-                    } else {
-                        change(&[quote + 4]);
+                    change(&[inner, network]);
+                    change(&[inner + 6, network]);
+                    change(&[inner, inner + 6, network]);
+                    if !layout.v6 {
+                        // Another port changes what the checksum says, too.
+                        change(&[inner]);
+                        change(&[inner + 1]);
                     }
                     all.extend(bare_answers(genuine, layout, inner, UDP, bits));
                 }
-                // With another identifier, even with the checksum that belongs to it, as a NAT would have it.
                 Some(ICMP | ICMP_V6) => {
-                    change(&[inner + 2]);
-                    change(&[inner + 3]);
-                    change(&[inner + 4]);
-                    change(&[inner + 5]);
-                    change(&[inner + 6]);
+                    change(&[inner + 2, network]);
+                    change(&[inner + 3, network]);
+                    change(&[inner + 4, network]);
+                    change(&[inner + 5, network]);
+                    change(&[inner + 3, inner + 4]);
+                    if !layout.v6 {
+                        // Another attempt than the IPv4 identification says.
+                        change(&[inner + 6]);
+                    }
                 }
                 _ => {}
             }

@@ -6,8 +6,10 @@
 //! - [`memory`] carries a scenario out so; the tests do the same with the real library behind a TUN device.
 //! - [`report`] writes down what came out, as the table in `docs/adversities.md`.
 //! - [`ordinary`] lists where plain users find less, whose probes leave through ordinary sockets.
+//! - [`causes`] measures how well the causes of lost probes are recognised, on random networks.
 //! - [`hostile`] makes forged and damaged packets around genuine replies.
 
+pub mod causes;
 mod client;
 pub mod hostile;
 mod journal;
@@ -20,4 +22,4 @@ pub mod table;
 
 pub use journal::Journal;
 pub use scenario::{Aspect, E2E_QUERIES, Expect, Family, Finding, Method, Outcome, Scenario};
-pub use simulation::{Forger, Interference, Simulation};
+pub use simulation::{Forger, Interference, Refuse, Simulation};

@@ -26,6 +26,35 @@ pub const DIFFERENCES: &[Difference] = &[
         ..Difference::of("nat-addresses", &[Method::Udp], FOREIGN_QUOTE)
     },
     Difference {
+        path: Some("r1 r2 r3 r4 T!"),
+        ..Difference::of("nat-and-scrub", &[Method::Icmp], KERNEL_MATCHES)
+    },
+    Difference {
+        path: Some("r1 r2 r3 r4 T!"),
+        received: Some((E2E_QUERIES, E2E_QUERIES)),
+        ..Difference::of("nat-and-scrub", &[Method::Udp], KERNEL_MATCHES)
+    },
+    Difference {
+        path: Some("r1 r2 * r4 T!"),
+        ..Difference::of("probe-lost", &[Method::Syn], NO_ATTEMPTS)
+    },
+    Difference {
+        path: Some("r1 r2 * r4 T!"),
+        ..Difference::of("answer-lost", &[Method::Syn], NO_ATTEMPTS)
+    },
+    Difference {
+        path: Some("r1 r2 r3 r4 * T!"),
+        ..Difference::of("last-probe-lost", &[Method::Syn], NO_ATTEMPTS)
+    },
+    Difference {
+        path: Some("r1 r2 r3 r3 || r1 r2 r3 * * * * *"),
+        ..Difference::of(
+            "dead-host",
+            &[Method::Syn],
+            "the kernel repeats a SYN after a second, before the answer comes, and nobody knows which SYN was answered",
+        )
+    },
+    Difference {
         path: Some("r1 r2 r3 r4 * * * *"),
         received: Some((0, 0)),
         ..Difference::of("tcp-closed-bare", &[Method::Syn], BARE_RESET)
@@ -66,6 +95,12 @@ pub const DIFFERENCES: &[Difference] = &[
 ];
 
 const FOREIGN_QUOTE: &str = "the kernel drops ICMP errors about packets that none of its sockets has sent";
+
+const KERNEL_MATCHES: &str =
+    "the kernel matches errors by addresses and ports or identifier alone, which the NAT has set right";
+
+const NO_ATTEMPTS: &str =
+    "the kernel repeats SYNs itself, so attempts cannot be told apart, and silent hops are not probed again";
 
 const BARE_RESET: &str = "the kernel does not believe a reset without an acknowledgment while it connects";
 

@@ -211,6 +211,9 @@ impl Expect {
     /// # Errors
     /// What is different.
     pub fn check(&self, scenario: &Scenario, outcome: &Outcome) -> Result<(), String> {
+        if !outcome.wrong.is_empty() {
+            return Err(outcome.wrong.join("; "));
+        }
         let received = outcome.received();
         if !self.received.contains(&received) {
             return Err(format!(
@@ -370,6 +373,8 @@ pub struct Outcome {
     pub hops: Result<Vec<Option<Finding>>, String>,
     /// Round-trip times of the end-to-end probes.
     pub rtts: Vec<Option<Duration>>,
+    /// Round-trip times that no packet explains, one line each.
+    pub wrong: Vec<String>,
 }
 
 /// What an answer tells besides who sent it.
@@ -435,8 +440,8 @@ fn mpls_word(labels: &[MplsLabel]) -> String {
 pub struct Finding {
     /// Who answered.
     pub address: IpAddr,
-    /// Round-trip time.
-    pub rtt: Duration,
+    /// Round-trip time; `None` when it cannot be told which of several probes was answered.
+    pub rtt: Option<Duration>,
     /// It is the destination.
     pub destination: bool,
     /// Type and code, when it is an ICMP message.

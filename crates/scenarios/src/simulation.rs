@@ -1,11 +1,14 @@
 //! The engine against the simulated network, in memory and on simulated time.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use traceroute_engine::{Action, Engine, Event, Method, TraceError, TraceId, TraceResult, TraceSpec};
-use traceroute_net::{NetworkEvent, Time};
+use traceroute_engine::{
+    Action, EndToEndResult, Engine, Event, Method, NetError, NetworkEvent, Operation, Outcome, Time,
+    TraceError, TraceId, TraceResult, TraceSpec,
+};
 use traceroute_simnet::{Delivery, Network};
 use traceroute_wire::{Checksums, MAX_PROBE_LEN, decode};
 
@@ -14,6 +17,9 @@ use crate::journal::Journal;
 
 /// Makes of a genuine packet what is captured before it, and what after it.
 pub type Forger = Box<dyn FnMut(&[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>)>;
+
+/// Whether this machine refuses to send a packet.
+pub type Refuse = Box<dyn FnMut(&[u8]) -> bool>;
 
 /// What else arrives around a genuine packet.
 pub struct Interference {
@@ -38,11 +44,15 @@ pub struct Simulation {
     pub replace_genuine: bool,
     /// Every probe's packet, in order.
     pub probes: Vec<Vec<u8>>,
+    /// Which probes this machine refuses to send, as a local firewall does.
+    pub refuse: Option<Refuse>,
     now: Duration,
     client: Client,
     rng: fastrand::Rng,
     next_port: u16,
-    finished: HashMap<TraceId, Result<TraceResult, TraceError>>,
+    finished: HashMap<TraceId, Result<Outcome, TraceError>>,
+    ended_at: HashMap<TraceId, Duration>,
+    specs: HashMap<TraceId, TraceSpec>,
 }
 
 /// No trace may take longer than this.
@@ -61,11 +71,14 @@ impl Simulation {
             interference: None,
             replace_genuine: false,
             probes: Vec::new(),
+            refuse: None,
             now: Duration::from_secs(1),
             client: Client::default(),
             rng,
             next_port: 40_000,
             finished: HashMap::new(),
+            ended_at: HashMap::new(),
+            specs: HashMap::new(),
         }
     }
 
@@ -74,29 +87,58 @@ impl Simulation {
         self.now
     }
 
+    /// When a trace was over.
+    pub fn ended_at(&self, id: TraceId) -> Option<Duration> {
+        self.ended_at.get(&id).copied()
+    }
+
     /// Starts a trace now.
     ///
     /// # Panics
     /// When the engine refuses.
     pub fn start(&mut self, spec: TraceSpec) -> TraceId {
-        let port = if spec.method == Method::Icmp {
-            0
-        } else {
-            self.next_port += 1;
-            self.next_port
-        };
+        let port = self.port(spec.method);
         let source = client_address(spec.target.is_ipv6());
         match self.engine.start(time(self.now), spec, source, port) {
-            Ok(id) => id,
+            Ok(id) => {
+                self.specs.insert(id, spec);
+                id
+            }
             Err(error) => panic!("the engine refuses: {error}"),
         }
     }
 
-    /// Runs until the trace is over and returns its result.
+    fn port(&mut self, method: Method) -> u16 {
+        if method == Method::Icmp {
+            return 0;
+        }
+        self.next_port += 1;
+        self.next_port
+    }
+
+    /// Runs until the run is over and returns its result.
     ///
     /// # Panics
-    /// When it never ends.
+    /// When it never ends, or is no run.
     pub fn finish(&mut self, id: TraceId) -> Result<TraceResult, TraceError> {
+        match self.outcome(id)? {
+            Outcome::Run(result) => Ok(result),
+            Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+        }
+    }
+
+    /// Runs until the end-to-end probes are over and returns their result.
+    ///
+    /// # Panics
+    /// When they never end, or are none.
+    pub fn finish_series(&mut self, id: TraceId) -> Result<EndToEndResult, TraceError> {
+        match self.outcome(id)? {
+            Outcome::EndToEnd(result) => Ok(result),
+            Outcome::Run(result) => panic!("a run: {result:?}"),
+        }
+    }
+
+    fn outcome(&mut self, id: TraceId) -> Result<Outcome, TraceError> {
         while !self.finished.contains_key(&id) && self.step(PATIENCE) {}
         match self.finished.remove(&id) {
             Some(result) => result,
@@ -141,10 +183,25 @@ impl Simulation {
                 Action::Send { token, probe } => {
                     let mut buffer = [0; MAX_PROBE_LEN];
                     let packet = probe.encode(&mut buffer).unwrap_or(&[]).to_vec();
+                    if self.refuse.as_mut().is_some_and(|refuse| refuse(&packet)) {
+                        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+                        let error = NetError::new(Operation::Send, None, denied);
+                        self.engine.send_failed(time(self.now), token, error);
+                        continue;
+                    }
                     self.send(&packet);
                     self.probes.push(packet);
                     self.engine.sent(token, time(self.now));
                 }
+                Action::Open { trace } => {
+                    let spec = self.specs.get(&trace).copied();
+                    if let Some(spec) = spec {
+                        let port = self.port(spec.method);
+                        let source = client_address(spec.target.is_ipv6());
+                        self.engine.opened(time(self.now), trace, source, port);
+                    }
+                }
+                Action::Close { .. } => {}
                 Action::Connect {
                     id, local, remote, ..
                 } => {
@@ -163,6 +220,7 @@ impl Simulation {
                     self.client.disconnect(connection);
                 }
                 self.finished.insert(trace, result);
+                self.ended_at.insert(trace, self.now);
             }
         }
         self.pump_client();

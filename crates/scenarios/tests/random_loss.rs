@@ -48,9 +48,12 @@ fn what_is_missing_was_lost() {
                 simulation.drain();
                 for (ttl, hop) in (1..).zip(&result.hops) {
                     let answers = simulation.journal.true_rtts(target, ttl);
-                    let answer = hop.answer.map(|answer| (answer.address, answer.rtt));
+                    let answer = hop.answer;
                     let is_right = match answer {
-                        Some(answer) => answers.contains(&answer),
+                        // Without a time it could not be told which attempt was answered.
+                        Some(answer) => answers.iter().any(|(from, rtt)| {
+                            *from == answer.address && answer.rtt.is_none_or(|told| told == *rtt)
+                        }),
                         None => !answers.iter().any(is_in_time),
                     };
                     assert!(
@@ -79,7 +82,7 @@ fn what_is_missing_was_lost() {
         }
     }
     // Otherwise nothing was tested.
-    assert!(found > 1000 && lost > 200, "{found} found, {lost} lost");
+    assert!(found > 1000 && lost > 50, "{found} found, {lost} lost");
     assert!(
         received > 1000 && unanswered > 500,
         "{received} received, {unanswered} unanswered"

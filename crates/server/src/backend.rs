@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use datadog_traceroute::{Error, Host, Options, Progress, Report, Request, Statistics, Tracer, resolve};
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 /// Called for each thing that happens during a trace.
 pub(crate) type OnProgress = Box<dyn FnMut(Progress) + Send>;
@@ -13,9 +14,10 @@ pub(crate) trait Backend: Send + Sync {
     /// The address of a host.
     fn resolve<'a>(&'a self, host: &'a Host, ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>>;
 
-    /// Carries out a request, telling what happens when somebody wants to know.
+    /// Carries out a request whose time counts from `start`, telling what happens when somebody wants to know.
     fn trace<'a>(
         &'a self,
+        start: Instant,
         request: &'a Request,
         progress: Option<OnProgress>,
     ) -> BoxFuture<'a, Result<Report, Error>>;
@@ -34,13 +36,11 @@ impl Backend for Tracer {
 
     fn trace<'a>(
         &'a self,
+        start: Instant,
         request: &'a Request,
         progress: Option<OnProgress>,
     ) -> BoxFuture<'a, Result<Report, Error>> {
-        match progress {
-            Some(progress) => Box::pin(self.trace_with_progress(request, progress)),
-            None => Box::pin(Tracer::trace(self, request)),
-        }
+        Box::pin(self.trace_since(start, request, progress))
     }
 
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {

@@ -3,7 +3,7 @@
 use std::future::{Future, pending};
 use std::sync::Arc;
 
-use datadog_traceroute::{ErrorCode, Host, Parameters, Report, Request};
+use datadog_traceroute::{Error, ErrorCode, Host, Parameters, Report, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
@@ -15,6 +15,7 @@ use crate::router::Service;
 pub(crate) struct Job {
     service: Arc<Service>,
     request: Request,
+    start: Instant,
     deadline: Option<Instant>,
     _room: OwnedSemaphorePermit,
 }
@@ -33,8 +34,10 @@ impl Job {
             .admit(&request)
             .ok_or_else(Failure::overloaded)?;
         let longest = service.settings.ceilings.duration;
+        let start = Instant::now();
         let mut job = Job {
-            deadline: longest.map(|longest| Instant::now() + longest),
+            start,
+            deadline: longest.map(|longest| start + longest),
             service,
             request,
             _room: room,
@@ -55,10 +58,15 @@ impl Job {
             .service
             .backend
             .resolve(&self.request.host, self.request.ipv6);
-        let address = self
-            .in_time(resolution)
-            .await?
-            .map_err(|error| Failure::trace(&error))?;
+        // None where the request may take for ever: then looking up names has a limit of its own.
+        let limit = self.start.checked_add(self.request.time_limit());
+        let address = self.in_time(async {
+            tokio::select! {
+                address = resolution => address,
+                () = at(limit) => Err(Error::TooLate),
+            }
+        });
+        let address = address.await?.map_err(|error| Failure::trace(&error))?;
         if !self.service.settings.policy.allows(address) {
             return Err(Failure::target_not_allowed(&self.request.host));
         }
@@ -76,7 +84,7 @@ impl Job {
     /// # Errors
     /// The trace failed, took too long, or the service stops.
     pub(crate) async fn run(&self, progress: Option<OnProgress>) -> Result<Report, Failure> {
-        let trace = self.service.backend.trace(&self.request, progress);
+        let trace = self.service.backend.trace(self.start, &self.request, progress);
         let report = self.in_time(trace).await?;
         let report = report.map_err(|error| Failure::trace(&error))?;
         self.service.metrics.count_e2e(&report.e2e_probe);

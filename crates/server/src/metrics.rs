@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use datadog_traceroute::{E2eProbe, Statistics};
+use datadog_traceroute::{Cause, E2eProbe, Statistics};
 
 /// What the service counts itself.
 #[derive(Default)]
@@ -130,23 +130,23 @@ fn write_engine(page: &mut Page, statistics: Statistics) -> fmt::Result {
     page.value(
         "traceroute_traces_in_flight",
         "gauge",
-        "Runs and end-to-end probes in flight.",
+        "Runs, and series of end-to-end probes, in flight.",
         running as u64,
     )?;
     for (name, help, value) in [
         (
             "traces_started",
-            "Runs and end-to-end probes started.",
+            "Runs, and series of end-to-end probes, started.",
             engine.started,
         ),
         (
             "traces_finished",
-            "Runs and end-to-end probes that ended by themselves.",
+            "Runs, and series of end-to-end probes, that ended by themselves.",
             engine.finished,
         ),
         (
             "traces_cancelled",
-            "Runs and end-to-end probes cancelled.",
+            "Runs, and series of end-to-end probes, cancelled.",
             engine.cancelled,
         ),
         ("probes_sent", "Probes sent.", engine.sent),
@@ -160,6 +160,16 @@ fn write_engine(page: &mut Page, statistics: Statistics) -> fmt::Result {
             "Probes that the kernel refused.",
             engine.send_errors,
         ),
+        (
+            "runs_cut_short",
+            "Runs that stopped waiting for answers held back by a limit, because others needed their ports.",
+            engine.cut_short,
+        ),
+        (
+            "responders_forgotten",
+            "Responders and places forgotten because too many were known.",
+            engine.responders_forgotten,
+        ),
         ("replies_matched", "Replies credited to a probe.", engine.matched),
         (
             "replies_translated",
@@ -168,6 +178,26 @@ fn write_engine(page: &mut Page, statistics: Statistics) -> fmt::Result {
         ),
     ] {
         page.value(&format!("traceroute_{name}_total"), "counter", help, value)?;
+    }
+    page.value(
+        "traceroute_responders",
+        "gauge",
+        "Addresses whose limits on answers are known.",
+        engine.responders,
+    )?;
+    let name = "traceroute_probes_lost_total";
+    page.head(
+        name,
+        "counter",
+        "Probes of finished runs and series without an answer, by cause.",
+    )?;
+    for cause in Cause::ALL {
+        writeln!(
+            page.0,
+            "{name}{{cause=\"{}\"}} {}",
+            cause.name(),
+            engine.lost[cause]
+        )?;
     }
     let name = "traceroute_replies_ignored_total";
     page.head(
@@ -301,6 +331,34 @@ mod tests {
             "traceroute_http_request_duration_seconds_count{path=\"/traceroute\"} 2",
             "traceroute_probes_sent_total 0",
             "traceroute_replies_ignored_total{reason=\"bad_checksum\"} 0",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line}\nis not in\n{text}"
+            );
+        }
+    }
+
+    /// Every cause is there from the beginning, so that a rate can be made of it.
+    #[test]
+    fn lost_probes_by_cause_and_what_is_known_of_limits() {
+        let mut statistics = Statistics::default();
+        statistics.engine.lost.add(Cause::RateLimited, 7);
+        statistics.engine.lost.add(Cause::Network, 2);
+        statistics.engine.responders = 3;
+        statistics.engine.responders_forgotten = 4;
+        statistics.engine.cut_short = 5;
+        let text = Metrics::default().write(Some(&statistics));
+        for line in [
+            "traceroute_probes_lost_total{cause=\"network\"} 2",
+            "traceroute_probes_lost_total{cause=\"rate_limited\"} 7",
+            "traceroute_probes_lost_total{cause=\"silent\"} 0",
+            "traceroute_probes_lost_total{cause=\"filtered\"} 0",
+            "traceroute_probes_lost_total{cause=\"local\"} 0",
+            "traceroute_probes_lost_total{cause=\"unknown\"} 0",
+            "traceroute_responders 3",
+            "traceroute_responders_forgotten_total 4",
+            "traceroute_runs_cut_short_total 5",
         ] {
             assert!(
                 text.lines().any(|found| found == line),

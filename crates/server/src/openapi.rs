@@ -3,7 +3,9 @@
 //! It is committed as `docs/openapi.json`; a test compares. After an intended change:
 //! `UPDATE=1 cargo test -p datadog-traceroute-server openapi`.
 
-use datadog_traceroute::{DEFAULT_TIMEOUT_MS, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters};
+use datadog_traceroute::{
+    Cause, DEFAULT_TIMEOUT_MS, MAX_HOP_RETRIES, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters,
+};
 use serde_json::{Map, Value, json};
 
 /// The document, indented and with a final newline.
@@ -232,6 +234,22 @@ fn parameters() -> Value {
             boolean(default.skip_private_hops),
             "Blank hops with private addresses.",
         ),
+        (
+            "hop-retries",
+            integer(0, u64::from(MAX_HOP_RETRIES), default.hop_retries),
+            "How often a silent hop is probed again, while the run waits anyway.",
+        ),
+        (
+            "e2e-interval",
+            integer(0, MAX_TIMEOUT_MS, default.e2e_interval_ms),
+            "Milliseconds between end-to-end probes; 0 means min(1000, max-ttl × timeout / e2e-queries), and over UDP no faster \
+             than the target answers. All probes must fit into max-ttl × timeout.",
+        ),
+        (
+            "details",
+            boolean(default.details),
+            "Report why probes went unanswered, ICMP codes, TTLs, MPLS labels and counters as well.",
+        ),
     ];
     let parameter = |(name, schema, description): (&str, Value, &str)| {
         json!({
@@ -276,9 +294,12 @@ fn report() -> Value {
     let names = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
     let port = json!({ "type": "integer", "minimum": 0, "maximum": 65535 });
     let hop = object(&[
-        ("ttl", json!({ "type": "integer", "minimum": 1, "maximum": 255 })),
+        ("ttl", ttl()),
         ("ip_address", described("string", "Empty when nobody answered.")),
-        ("rtt", number("Milliseconds; 0 when nobody answered.")),
+        (
+            "rtt",
+            number("Milliseconds; 0 when nobody answered, or it is not known to which of several probes."),
+        ),
         ("reachable", described("boolean", "Whether somebody answered.")),
         ("reverse_dns?", names.clone()),
     ]);
@@ -354,7 +375,130 @@ fn report() -> Value {
                 ("rtt", rtt),
             ]),
         ),
+        ("details?", details()),
     ])
+}
+
+/// What `details=true` adds. New members may come.
+fn details() -> Value {
+    let list = |items: Value| json!({ "type": "array", "items": items });
+    let run = object(&[
+        ("run_id", json!({ "type": "string", "format": "uuid" })),
+        ("method", one_of(&["udp", "icmp", "tcp_syn", "tcp_sack"])),
+        ("probes_sent", count("Probes that left.")),
+        ("distance", one_of(&["known", "unknown"])),
+        (
+            "end",
+            object(&[
+                ("reason", one_of(&["destination", "refused", "max_ttl"])),
+                ("from?", described("string", "Who refuses to send probes on.")),
+            ]),
+        ),
+        ("hops", list(hop_details())),
+    ]);
+    let addresses = object(&[
+        ("ip_address", json!({ "type": "string" })),
+        ("answers", count("Runs.")),
+    ]);
+    let hop = object(&[("ttl", ttl()), ("addresses", list(addresses))]);
+    let e2e = object(&[
+        ("sent", count("Probes that left.")),
+        ("answered", count("Those that were answered.")),
+        ("lost", lost()),
+        (
+            "refused",
+            count("Probes that the server's machine refused to send."),
+        ),
+    ]);
+    let warning = object(&[
+        ("code", described("string", "What kind of warning.")),
+        ("text", described("string", "For people.")),
+    ]);
+    let probes = object(&[
+        ("sent", count("Probes.")),
+        ("retried", count("Times that the kernel's queue was full.")),
+        ("refused", count("Probes that the kernel did not take.")),
+        ("kernel_timestamps", count("Probes with the kernel's timestamp.")),
+    ]);
+    let replies = object(&[
+        ("captured", count("Packets.")),
+        (
+            "kernel_drops",
+            count("Packets lost because nobody read them in time."),
+        ),
+        ("matched", count("Answers to a probe.")),
+        ("translated", count("Those that show a NAT.")),
+        ("ignored", counts("Packets that answer no probe, by reason.")),
+    ]);
+    let mut details = object(&[
+        ("runs", list(run)),
+        ("hops", list(hop)),
+        ("e2e", e2e),
+        ("warnings", list(warning)),
+        ("counters", object(&[("probes", probes), ("replies", replies)])),
+    ]);
+    details["description"] = "With details=true only. New members may be added.".into();
+    details
+}
+
+fn hop_details() -> Value {
+    let label = object(&[
+        ("label", count("20 bits.")),
+        ("tc", count("Traffic class.")),
+        ("s", described("boolean", "Bottom of stack.")),
+        ("ttl", count("Hops.")),
+    ]);
+    let kinds = ["time_exceeded", "unreachable", "echo_reply", "udp", "tcp"];
+    object(&[
+        ("ttl", ttl()),
+        ("attempts", count("Probes with this TTL.")),
+        ("ip_address?", described("string", "Who answered.")),
+        ("answer?", one_of(&kinds)),
+        (
+            "destination?",
+            described("boolean", "The answer is the destination's."),
+        ),
+        ("attempt?", count("Which probe was answered, from 0.")),
+        ("icmp_type?", count("Of the ICMP message.")),
+        ("icmp_code?", count("Of the ICMP message.")),
+        ("notation?", described("string", "As traceroute(8) writes it.")),
+        ("reply_ttl?", count("TTL of the answer on arrival.")),
+        ("quoted_ttl?", count("TTL of the probe as the answer quotes it.")),
+        ("mpls?", json!({ "type": "array", "items": label, "minItems": 1 })),
+        (
+            "kernel_timestamps?",
+            described(
+                "boolean",
+                "The round-trip time is between two timestamps of the kernel.",
+            ),
+        ),
+        ("lost?", lost()),
+        ("nat?", described("boolean", "A NAT begins here to translate.")),
+    ])
+}
+
+fn ttl() -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": 255 })
+}
+
+fn one_of(names: &[&str]) -> Value {
+    json!({ "type": "string", "enum": names })
+}
+
+/// Unanswered probes by cause: only causes that occurred.
+fn lost() -> Value {
+    let mut lost = counts("Probes without an answer, by cause.");
+    lost["propertyNames"] = json!({ "enum": Cause::ALL.map(Cause::name) });
+    lost
+}
+
+/// Counts by names.
+fn counts(description: &str) -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": { "type": "integer", "minimum": 0 },
+        "description": description,
+    })
 }
 
 fn error() -> Value {
@@ -438,12 +582,16 @@ mod tests {
             let read = crate::parameters::from_query(&format!("{name}={written}"));
             assert_eq!(read, default, "{name}: the default");
         }
-        assert_eq!(list.len(), 13);
+        assert_eq!(list.len(), 16);
     }
 
     /// Whether `value` has exactly the properties that `schema` describes, of the right types.
     fn check(schema: &Value, value: &Value, at: &str) {
         match value {
+            Value::Object(map) if schema["additionalProperties"].is_object() => {
+                let each = |value| check(&schema["additionalProperties"], value, at);
+                map.values().for_each(each);
+            }
             Value::Object(map) => {
                 let properties = schema["properties"].as_object().unwrap();
                 for (name, value) in map {
@@ -466,5 +614,33 @@ mod tests {
     fn openapi_describes_the_contracts_example() {
         let golden = include_str!("../../traceroute/tests/golden/report.json");
         check(&report(), &serde_json::from_str(golden).unwrap(), "report");
+    }
+
+    #[test]
+    fn openapi_describes_the_documentations_details() {
+        let documentation = include_str!("../../../docs/details.md");
+        let (_, example) = documentation.split_once("```json\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let document: Value = serde_json::from_str(&format!("{{{example}")).unwrap();
+        check(&details(), &document["details"], "details");
+    }
+
+    /// Every member that a document can have, also those that no example shows.
+    #[test]
+    fn openapi_describes_every_detail() {
+        let mut answer = json!({
+            "ttl": 1, "attempts": 3, "lost": { "network": 1 }, "nat": true, "ip_address": "192.0.2.7",
+            "answer": "unreachable", "destination": false, "attempt": 1, "icmp_type": 3, "icmp_code": 1,
+            "notation": "!H", "reply_ttl": 61, "quoted_ttl": 1, "kernel_timestamps": true,
+            "mpls": [{ "label": 1, "tc": 2, "s": true, "ttl": 3 }],
+        });
+        let read: datadog_traceroute::details::HopDetails = serde_json::from_value(answer.clone()).unwrap();
+        let written = serde_json::to_value(&read).unwrap();
+        check(&hop_details(), &written, "hops");
+        let properties = hop_details()["properties"].as_object().unwrap().clone();
+        for (name, _) in &properties {
+            assert!(answer.as_object_mut().unwrap().remove(name).is_some(), "{name}");
+        }
+        assert_eq!(answer, json!({}));
     }
 }

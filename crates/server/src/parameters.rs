@@ -23,8 +23,9 @@ pub(crate) fn from_query(query: &str) -> Parameters {
         source_public_ip: query.value("source-public-ip", default.source_public_ip, parse_bool),
         windows_driver: query.value("windows-driver", default.windows_driver, parse_bool),
         skip_private_hops: query.value("skip-private-hops", default.skip_private_hops, parse_bool),
-        // The server's document is the contract's.
-        details: false,
+        details: query.value("details", default.details, parse_bool),
+        hop_retries: query.value("hop-retries", default.hop_retries, str::parse),
+        e2e_interval_ms: query.value("e2e-interval", default.e2e_interval_ms, str::parse),
     }
 }
 
@@ -127,6 +128,8 @@ mod tests {
             windows_driver: false,
             skip_private_hops: false,
             details: false,
+            hop_retries: 2,
+            e2e_interval_ms: 0,
         };
         assert_eq!(parameters, expected);
     }
@@ -134,7 +137,8 @@ mod tests {
     #[test]
     fn every_parameter_has_its_effect() {
         let query = "target=h&protocol=TCP&port=443&traceroute-queries=4&max-ttl=6&timeout=7&tcp-method=sack\
-                     &e2e-queries=5&ipv6=1&reverse-dns=t&source-public-ip=T&windows-driver=true&skip-private-hops=TRUE";
+                     &e2e-queries=5&ipv6=1&reverse-dns=t&source-public-ip=T&windows-driver=true&skip-private-hops=TRUE\
+                     &details=true&hop-retries=8&e2e-interval=9";
         let expected = Parameters {
             target: "h".to_owned(),
             protocol: "TCP".to_owned(),
@@ -149,7 +153,9 @@ mod tests {
             source_public_ip: true,
             windows_driver: true,
             skip_private_hops: true,
-            details: false,
+            details: true,
+            hop_retries: 8,
+            e2e_interval_ms: 9,
         };
         assert_eq!(from_query(query), expected);
     }

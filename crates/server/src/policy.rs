@@ -2,8 +2,10 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
+use traceroute_net::OwnAddresses;
 
 /// Addresses that may or may not be traced. The default allows all.
 ///
@@ -41,6 +43,13 @@ const LOCAL: [&str; 15] = [
 ];
 
 impl Policy {
+    /// Opens what deciding needs.
+    pub(crate) fn prepare(&self) {
+        if self.deny_local {
+            LazyLock::force(&OWN);
+        }
+    }
+
     /// Whether the address may be traced.
     pub(crate) fn allows(&self, address: IpAddr) -> bool {
         let within = |networks: &[IpNet], address| networks.iter().any(|network| network.contains(&address));
@@ -101,8 +110,14 @@ fn is_local(address: IpAddr) -> bool {
         || is_own(address)
 }
 
+/// Opened before requests can use up ports and descriptors. `None`: this system has nothing of the kind.
+static OWN: LazyLock<Option<OwnAddresses>> = LazyLock::new(|| OwnAddresses::open().ok());
+
 /// Whether this machine has the address. What cannot be found out counts as yes.
 fn is_own(address: IpAddr) -> bool {
+    if let Some(own) = OWN.as_ref() {
+        return own.contain(address).unwrap_or(true);
+    }
     match source_towards(address) {
         // The second question finds what the first does not: a further address of an interface, from which nothing is sent
         // by itself.

@@ -57,6 +57,7 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     let sockets = Sockets::open(&config)?;
     // While there is one thread only: privileges belong to threads.
     drop_privileges();
+    config.policy.prepare();
     if config.windows_driver {
         datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;
     }

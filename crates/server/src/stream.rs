@@ -144,21 +144,15 @@ struct E2e {
 /// One event; `None` when it tells what the request wants hidden.
 fn describe(progress: Progress, hide_private: bool) -> Option<String> {
     match progress {
-        Progress::HopFound { address, .. } if hide_private && is_private(address) => None,
-        Progress::HopFound {
-            run,
-            ttl,
-            address,
-            rtt,
-            destination,
-        } => event(
+        Progress::HopFound { answer, .. } if hide_private && is_private(answer.address) => None,
+        Progress::HopFound { run, ttl, answer } => event(
             "hop",
             &Hop {
                 run,
                 ttl,
-                ip_address: address,
-                rtt: milliseconds(rtt),
-                destination,
+                ip_address: answer.address,
+                rtt: answer.rtt.map_or(0.0, milliseconds),
+                destination: answer.destination,
             },
         ),
         Progress::RunFinished { run } => event("run", &Run { run }),
@@ -186,16 +180,20 @@ fn event<T: Serialize>(name: &str, data: &T) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::net::Ipv4Addr;
+
+    use datadog_traceroute::Answer;
+
+    use super::*;
 
     fn hop(address: Ipv4Addr) -> Progress {
         Progress::HopFound {
             run: 1,
             ttl: 2,
-            address: address.into(),
-            rtt: Duration::from_micros(1500),
-            destination: false,
+            answer: Answer {
+                destination: false,
+                ..Answer::new(address.into(), Some(Duration::from_micros(1500)), None)
+            },
         }
     }
 

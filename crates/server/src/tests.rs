@@ -64,6 +64,7 @@ impl Backend for Fake {
         Box::pin(async move {
             match host {
                 Host::Address(address) => Ok(*address),
+                Host::Name(name) if name == "never.invalid" => pending().await,
                 Host::Name(name) if name == "nowhere.invalid" => Err(Error::Resolve(ResolveError::Lookup {
                     host: name.clone(),
                     source: std::io::Error::other("no such name"),
@@ -75,6 +76,7 @@ impl Backend for Fake {
 
     fn trace<'a>(
         &'a self,
+        _start: tokio::time::Instant,
         request: &'a datadog_traceroute::Request,
         progress: Option<OnProgress>,
     ) -> BoxFuture<'a, Result<Report, Error>> {
@@ -89,9 +91,14 @@ impl Backend for Fake {
                 progress(Progress::HopFound {
                     run: 0,
                     ttl: 1,
-                    address: Ipv4Addr::new(192, 0, 2, 1).into(),
-                    rtt: Duration::from_micros(1200),
-                    destination: false,
+                    answer: datadog_traceroute::Answer {
+                        destination: false,
+                        ..datadog_traceroute::Answer::new(
+                            Ipv4Addr::new(192, 0, 2, 1).into(),
+                            Some(Duration::from_micros(1200)),
+                            None,
+                        )
+                    },
                 });
                 progress(Progress::RunFinished { run: 0 });
             }
@@ -224,7 +231,7 @@ async fn parameters_reach_the_tracer() {
     let bench = bench(Outcome::Succeed);
     let query = "target=example.com:443&protocol=TCP&port=80&traceroute-queries=4&max-ttl=6&timeout=7\
                  &tcp-method=prefer_sack&e2e-queries=5&ipv6=1&reverse-dns=1&source-public-ip=1\
-                 &windows-driver=1&skip-private-hops=1";
+                 &windows-driver=1&skip-private-hops=1&details=1&hop-retries=8&e2e-interval=9";
     assert_eq!(bench.get(&format!("/traceroute?{query}")).await.status, 200);
     let request = bench.fake.requests.lock().unwrap()[0].clone();
     // The name was resolved once, and the document still shows it.
@@ -237,7 +244,26 @@ async fn parameters_reach_the_tracer() {
     );
     assert_eq!(request.timeout, Duration::from_millis(7));
     assert!(request.ipv6 && request.reverse_dns && request.source_public_ip);
-    assert!(request.windows_driver && request.skip_private_hops);
+    assert!(request.windows_driver && request.skip_private_hops && request.details);
+    assert_eq!(
+        (request.hop_retries, request.e2e_interval),
+        (8, Some(Duration::from_millis(9)))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_nobody_resolves_takes_no_longer_than_the_request_may() {
+    let bench = bench(Outcome::Succeed);
+    for path in ["/traceroute", "/traceroute/stream"] {
+        let start = tokio::time::Instant::now();
+        let answer = bench
+            .get(&format!("{path}?target=never.invalid&max-ttl=10&timeout=100"))
+            .await;
+        assert_eq!(start.elapsed().as_secs(), 1 + 5, "{path}");
+        assert_eq!(answer.status, 500);
+        let message = "Traceroute failed: the target's name was not resolved within the request's time\n";
+        assert_eq!(answer.body, message);
+    }
 }
 
 #[tokio::test]
@@ -285,6 +311,18 @@ async fn wrong_parameters() {
         (
             "?target=h&e2e-queries=65536",
             "e2e-queries must be between 0 and 65535, got 65536",
+        ),
+        (
+            "?target=h&hop-retries=11",
+            "hop-retries must be between 0 and 10, got 11",
+        ),
+        (
+            "?target=h&e2e-interval=-1",
+            "e2e-interval must be between 0 and 86400000 ms, got -1",
+        ),
+        (
+            "?target=h&e2e-queries=4&e2e-interval=30001",
+            "e2e-interval must let all 4 end-to-end probes be sent within max-ttl × timeout = 90000 ms, got 30001 ms",
         ),
         (
             "?target=h&protocol=sctp",

@@ -17,7 +17,7 @@ use clap::ValueEnum;
 use socket2::Socket;
 use traceroute_e2e::{Hop, Layout, Report};
 use traceroute_flags::Shell;
-use traceroute_testbed::{Chain, Node, not_run, require_lab};
+use traceroute_testbed::{Chain, NameAnswer, Node, Record, not_run, require_lab};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute-server");
 /// Longer than anything here should take, on however busy a machine.
@@ -292,6 +292,47 @@ fn hops_and_destination_have_all_their_names() {
             assert!(run.hops.iter().all(|hop| hop.names.is_empty()), "{run:?}");
         }
     }
+}
+
+/// Issue 12: from the next request on, for targets and for hops.
+#[test]
+fn a_changed_resolv_conf_counts_at_once() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    if !chain.client.can_have_names() {
+        return;
+    }
+    let target = IpAddr::from(chain.target_v4());
+    let _names = chain
+        .client
+        .answer_names(move |name, record| match (name, record) {
+            ("target.test", Record::A) => NameAnswer::Addresses(vec![target]),
+            (_, Record::Ptr) => NameAnswer::Names(vec!["named.test".to_owned()]),
+            _ => NameAnswer::Code(3),
+        });
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("changed_resolv_conf");
+    let options = "options timeout:1 attempts:1\n";
+    let files = [
+        ("hosts", ""),
+        ("resolv.conf", &*format!("nameserver 127.0.0.54\n{options}")),
+        ("nsswitch.conf", "hosts: files dns\n"),
+    ];
+    let mut command = chain.client.command_with_files(PROGRAM, &files, &folder).unwrap();
+    command.args(["--addr", "127.0.0.1:0"]);
+    let server = Server::spawn(&chain.client, command);
+    let query = "traceroute-queries=1&e2e-queries=0&timeout=1000&reverse-dns=true";
+    let by_name = format!("/traceroute?target=target.test&{query}");
+    let by_address = format!("/traceroute?target={target}&{query}");
+    // Nobody listens at that address.
+    assert_eq!(server.get(&by_name).0, 500);
+    assert!(server.report(&by_address).runs[0].hops[0].names.is_empty());
+    fs::write(
+        folder.join("resolv.conf"),
+        format!("nameserver 127.0.0.53\n{options}"),
+    )
+    .unwrap();
+    assert_eq!(server.report(&by_name).runs[0].hops[0].names, ["named.test"]);
+    assert_eq!(server.report(&by_address).runs[0].names, ["named.test"]);
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn v4_code(why: Unreachable) -> u8 {
         Unreachable::NetProhibited => 9,
         Unreachable::HostProhibited => 10,
         Unreachable::AdminProhibited | Unreachable::SourcePolicy | Unreachable::RejectRoute => 13,
+        Unreachable::Code(code) => code,
     }
 }
 
@@ -47,6 +48,7 @@ fn v6_code(why: Unreachable) -> u8 {
         Unreachable::Protocol | Unreachable::Port => 4,
         Unreachable::SourcePolicy => 5,
         Unreachable::RejectRoute => 6,
+        Unreachable::Code(code) => code,
     }
 }
 

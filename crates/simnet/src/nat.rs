@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::packet::{self, ICMP, ICMP_V6, Packet, TCP, UDP};
-use crate::topology;
+use crate::topology::{self, Quotes};
 
 /// One side of a mapping. The port is an echo identifier for ICMP.
 type Endpoint = (u8, IpAddr, u16);
 
-/// Outside ports are handed out from here upwards.
+/// The first NAT hands out ports from here upwards.
 const FIRST_PORT: u16 = 20_000;
+
+/// How far the ports of two NATs are apart, so that a mapping of one is never right by chance in another.
+const PORTS_APART: u16 = 1_000;
 
 /// A NAT at work.
 #[derive(Debug)]
@@ -18,16 +21,20 @@ pub(crate) struct Nat {
     spec: topology::Nat,
     outside: HashMap<Endpoint, Endpoint>,
     inside: HashMap<Endpoint, Endpoint>,
+    first_port: u16,
     next_port: u16,
 }
 
 impl Nat {
-    pub(crate) fn new(spec: topology::Nat) -> Self {
+    /// `index` counts the NATs of a network.
+    pub(crate) fn new(spec: topology::Nat, index: usize) -> Self {
+        let first_port = FIRST_PORT + (index % 40) as u16 * PORTS_APART;
         Self {
             spec,
             outside: HashMap::new(),
             inside: HashMap::new(),
-            next_port: FIRST_PORT,
+            first_port,
+            next_port: first_port,
         }
     }
 
@@ -53,7 +60,7 @@ impl Nat {
             return *outside;
         }
         let port = if self.spec.ports { self.next_port } else { inside.2 };
-        self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
+        self.next_port = self.next_port.checked_add(1).unwrap_or(self.first_port);
         let outside = (inside.0, address, port);
         self.outside.insert(inside, outside);
         self.inside.insert(outside, inside);
@@ -114,9 +121,18 @@ impl Nat {
         let Some((_, address, port)) = self.inside.get(&outside) else {
             return false;
         };
-        if self.spec.translate_quotes {
+        let quotes = self.spec.quotes();
+        if quotes != Quotes::Untranslated {
+            let outside_sum = quote.transport_checksum();
             quote.set_source(*address);
             quote.set_transport_u16(offset, *port);
+            match (quotes, outside_sum) {
+                (Quotes::ZeroChecksum, Some(_)) if quote.protocol() == UDP => quote.set_transport_checksum(0),
+                (Quotes::StaleChecksum | Quotes::ZeroChecksum, Some(sum)) => {
+                    quote.set_transport_checksum(sum);
+                }
+                _ => {}
+            }
             message.splice(8.., quote.into_bytes());
         }
         packet.replace_message(*address, message, checksum_ok);

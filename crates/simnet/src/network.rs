@@ -7,13 +7,16 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::counters::{Counters, Dropped};
-use crate::icmp::{self, Error};
+use crate::icmp::Error;
 use crate::node::Node;
 use crate::packet::Packet;
 use crate::tcp::{Ends, Timer};
-use crate::topology::{Hop, Topology, Unreachable, addresses};
+use crate::topology::{
+    Block, FlowLabel, Hop, Random, RandomIdentification, Topology, Unreachable, addresses,
+};
 
 mod answers;
+mod forge;
 mod hosts;
 
 /// A simulated network between one client and its targets. Times are since any fixed moment of the caller's choice.
@@ -74,6 +77,12 @@ enum Event {
     Return { node: usize, flight: Flight },
     /// An answer arrives at the client.
     Delivery { flight: Flight },
+    /// A node says that it has blocked a packet.
+    Refusal {
+        node: usize,
+        why: Unreachable,
+        flight: Flight,
+    },
     /// A TCP timer of a node.
     Timer {
         node: usize,
@@ -121,7 +130,8 @@ impl Network {
                     .map(|branch| self.add_path(&branch.hops, after))
                     .collect()
             };
-            self.nodes.push(Node::router(hop, next, &mut self.rng));
+            let nats = self.nodes.iter().filter(|node| node.is_nat()).count();
+            self.nodes.push(Node::router(hop, next, nats, &mut self.rng));
             Some(self.nodes.len() - 1)
         })
     }
@@ -206,6 +216,9 @@ impl Network {
                 self.send_back(node, flight, now);
             }
             Event::Return { node, flight } => self.pass_back(node, flight, now),
+            Event::Refusal { node, why, flight } => {
+                self.answer_with_error(node, Error::Unreachable(why), &flight, now);
+            }
             Event::Timer {
                 node,
                 ends,
@@ -286,9 +299,8 @@ impl Network {
         let ttl = router
             .ttl_reset
             .unwrap_or(ttl.saturating_sub(router.ttl_decrement));
-        if let Some(block) = self.nodes[node].blocked(&flight.packet) {
-            let answer = block.answer;
-            return self.refuse(node, answer, &flight, now);
+        if let Some(block) = self.nodes[node].blocked(&flight.packet).cloned() {
+            return self.refuse(node, &block, flight, now);
         }
         self.forge(node, &flight, now);
         flight.packet.set_ttl(ttl);
@@ -310,6 +322,21 @@ impl Network {
         if let Some(class) = router.traffic_class {
             packet.set_traffic_class(class);
         }
+        let identified = match router.random_identification {
+            Some(RandomIdentification::Atomic) => packet.is_atomic(),
+            Some(RandomIdentification::Unfragmented) => !packet.is_v6() && !packet.is_fragment(),
+            None => false,
+        };
+        if identified {
+            packet.set_identification(self.rng.u16(..));
+        }
+        match router.flow_label {
+            Some(FlowLabel::Value(label)) => packet.set_flow_label(label),
+            Some(FlowLabel::Word(Random::Random)) if packet.is_v6() => {
+                packet.set_flow_label(self.rng.u32(..));
+            }
+            _ => {}
+        }
         if router.strip_tcp_options {
             packet.strip_syn_options();
         }
@@ -319,41 +346,16 @@ impl Network {
         router.next.get(branch).copied().flatten()
     }
 
-    fn forge(&mut self, node: usize, flight: &Flight, now: Duration) {
-        let stranger = self.nodes[node]
-            .router
-            .as_ref()
-            .and_then(|router| router.forge_echo_from);
-        let Some(stranger) = stranger.filter(|stranger| stranger.is_ipv6() == flight.packet.is_v6()) else {
-            return;
-        };
-        if icmp::is_echo_request(&flight.packet) {
-            let reply = icmp::echo_reply(&flight.packet, stranger);
-            let packet = self.packet(
-                64,
-                stranger,
-                flight.packet.source(),
-                flight.packet.protocol(),
-                &reply,
-            );
-            self.schedule(
-                now,
-                Event::Departure {
-                    node,
-                    flight: Flight {
-                        packet,
-                        route: flight.route.clone(),
-                    },
-                },
-            );
-        }
-    }
-
-    fn refuse(&mut self, node: usize, answer: Option<Unreachable>, flight: &Flight, now: Duration) {
+    /// Drops a blocked packet and says so, now or later.
+    fn refuse(&mut self, node: usize, block: &Block, flight: Flight, now: Duration) {
         self.drop(node, Dropped::Blocked);
-        if let Some(why) = answer {
-            self.answer_with_error(node, Error::Unreachable(why), flight, now);
-        }
+        let Some(why) = block.says() else { return };
+        let at = match (block.delay, block.resolve) {
+            (Some(delay), _) => now + delay.0,
+            (None, Some(time)) => self.nodes[node].resolved_at(flight.packet.destination(), time.0, now),
+            (None, None) => return self.answer_with_error(node, Error::Unreachable(why), &flight, now),
+        };
+        self.schedule(at, Event::Refusal { node, why, flight });
     }
 }
 

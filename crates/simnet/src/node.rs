@@ -1,5 +1,6 @@
 //! Routers and targets with their state.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use crate::link::Link;
 use crate::nat::Nat;
 use crate::packet::{self, ICMP, ICMP_V6, Packet, TCP, UDP};
 use crate::tcp::Server;
-use crate::topology::{Block, Hop, Icmp, Protocol, Target, Tcp, Udp};
+use crate::topology::{
+    Block, Bucket, FlowLabel, Hop, Icmp, Limit, Protocol, RandomIdentification, Target, Tcp, Udp,
+};
 
 /// A router or a target.
 #[derive(Debug)]
@@ -28,9 +31,13 @@ pub(crate) struct Node {
     pub(crate) icmp: Icmp,
     pub(crate) silent: bool,
     initial_ttl: u8,
+    /// On all errors.
+    limit: Option<Limiter>,
     time_exceeded: Option<Limiter>,
     unreachable: Option<Limiter>,
     pub(crate) blocks: Vec<Block>,
+    /// Until when packets to an address wait for its link-layer address.
+    resolving: HashMap<IpAddr, Duration>,
     pub(crate) host: Host,
     /// `None` for targets.
     pub(crate) router: Option<Router>,
@@ -52,7 +59,12 @@ pub(crate) struct Router {
     pub(crate) zero_ttl_forwarding: bool,
     pub(crate) traffic_class: Option<u8>,
     pub(crate) strip_tcp_options: bool,
+    pub(crate) random_identification: Option<RandomIdentification>,
+    pub(crate) flow_label: Option<FlowLabel>,
     pub(crate) forge_echo_from: Option<IpAddr>,
+    pub(crate) forge_udp: Vec<u64>,
+    /// UDP datagrams that have passed.
+    pub(crate) datagrams: u64,
     pub(crate) nat: Option<Nat>,
     pub(crate) balancer: Option<Balancer>,
     /// The next router, one per branch; `None` where the path ends.
@@ -60,15 +72,20 @@ pub(crate) struct Router {
 }
 
 impl Node {
-    pub(crate) fn router(hop: &Hop, next: Vec<Option<usize>>, rng: &mut Rng) -> Self {
+    /// `nats` is how many NATs the network has so far.
+    pub(crate) fn router(hop: &Hop, next: Vec<Option<usize>>, nats: usize, rng: &mut Rng) -> Self {
         let router = Router {
             ttl_decrement: hop.ttl_decrement,
             ttl_reset: hop.ttl_reset,
             zero_ttl_forwarding: hop.zero_ttl_forwarding,
             traffic_class: hop.traffic_class,
             strip_tcp_options: hop.strip_tcp_options,
+            random_identification: hop.random_identification,
+            flow_label: hop.flow_label,
             forge_echo_from: hop.forge_echo_from,
-            nat: hop.nat.clone().map(Nat::new),
+            forge_udp: hop.forge_udp.clone(),
+            datagrams: 0,
+            nat: hop.nat.clone().map(|nat| Nat::new(nat, nats)),
             balancer: hop.balance.map(|policy| Balancer::new(policy, rng.u64(..))),
             next,
         };
@@ -81,10 +98,12 @@ impl Node {
             back: Link::new(&hop.back, hop.delay),
             silent: hop.silent,
             initial_ttl: hop.icmp.ttl.unwrap_or(255),
-            time_exceeded: hop.icmp.time_exceeded_limit.map(Limiter::new),
-            unreachable: hop.icmp.unreachable_limit.map(Limiter::new),
+            limit: hop.icmp.limit.map(Limiter::new),
+            time_exceeded: hop.icmp.time_exceeded_limit.map(bucket),
+            unreachable: hop.icmp.unreachable_limit.map(bucket),
             icmp: hop.icmp.clone(),
             blocks: hop.blocks.clone(),
+            resolving: HashMap::new(),
             host: Host {
                 echo: true,
                 udp: Udp::default(),
@@ -110,10 +129,12 @@ impl Node {
             back: Link::new(&target.back, target.delay),
             silent: false,
             initial_ttl: target.icmp.ttl.unwrap_or(64),
+            limit: target.icmp.limit.map(Limiter::new),
             time_exceeded: None,
-            unreachable: target.icmp.unreachable_limit.map(Limiter::new),
+            unreachable: target.icmp.unreachable_limit.map(bucket),
             icmp: target.icmp.clone(),
             blocks: target.blocks.clone(),
+            resolving: HashMap::new(),
             host: Host {
                 echo: target.echo,
                 udp: target.udp.clone(),
@@ -121,6 +142,10 @@ impl Node {
             },
             router: None,
         }
+    }
+
+    pub(crate) fn is_nat(&self) -> bool {
+        self.router.as_ref().is_some_and(|router| router.nat.is_some())
     }
 
     pub(crate) fn owns(&self, address: IpAddr) -> bool {
@@ -151,15 +176,20 @@ impl Node {
             .filter(|ttl| *ttl > 0)
     }
 
-    /// Whether a rate limit lets this error go now.
-    pub(crate) fn within_limit(&mut self, error: Error, destination: IpAddr, now: Duration) -> bool {
-        let limiter = match error {
+    /// Whether the rate limits let this error go now.
+    pub(crate) fn within_limit(
+        &mut self,
+        error: Error,
+        destination: IpAddr,
+        now: Duration,
+        rng: &mut Rng,
+    ) -> bool {
+        let of_kind = match error {
             Error::TimeExceeded => &mut self.time_exceeded,
             Error::Unreachable(_) => &mut self.unreachable,
         };
-        limiter
-            .as_mut()
-            .is_none_or(|limiter| limiter.allow(destination, now))
+        let limiter = self.limit.as_mut().or(of_kind.as_mut());
+        limiter.is_none_or(|limiter| limiter.allow(destination, now, rng))
     }
 
     /// The first rule that blocks the packet.
@@ -171,7 +201,18 @@ impl Node {
             (any_protocol || protocol.is_some_and(|protocol| block.protocols.contains(&protocol)))
                 && (block.ports.is_empty() || port.is_some_and(|port| block.ports.contains(&port)))
                 && (block.to.is_empty() || block.to.contains(&packet.destination()))
+                && block.from_ttl.is_none_or(|ttl| packet.ttl() >= ttl)
         })
+    }
+
+    /// When a packet for `destination` that came at `now` gives up waiting for a link-layer address: together with the
+    /// first that waits, which waits for `time`.
+    pub(crate) fn resolved_at(&mut self, destination: IpAddr, time: Duration, now: Duration) -> Duration {
+        let until = self.resolving.entry(destination).or_insert(now);
+        if *until <= now {
+            *until = now + time;
+        }
+        *until
     }
 
     /// Whether the node sends ICMP errors about such packets at all.
@@ -181,6 +222,10 @@ impl Node {
             answers.is_empty() || protocol(packet).is_some_and(|protocol| answers.contains(&protocol));
         listed && !self.silent
     }
+}
+
+fn bucket(bucket: Bucket) -> Limiter {
+    Limiter::new(Limit::Bucket(bucket))
 }
 
 fn protocol(packet: &Packet) -> Option<Protocol> {

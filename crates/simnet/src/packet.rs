@@ -175,6 +175,28 @@ impl Packet {
         }
     }
 
+    /// Whether it is an IPv4 packet that is no fragment and has DF set (RFC 6864 §4).
+    pub(crate) fn is_atomic(&self) -> bool {
+        !self.is_v6() && !self.fragment && self.bytes[6] & 0x40 != 0
+    }
+
+    /// Rewrites the IPv4 identification; does nothing in IPv6.
+    pub(crate) fn set_identification(&mut self, identification: u16) {
+        if !self.is_v6() {
+            self.replace_v4_header(4, &identification.to_be_bytes());
+        }
+    }
+
+    /// Rewrites the IPv6 flow label (20 bits); does nothing in IPv4.
+    pub(crate) fn set_flow_label(&mut self, label: u32) {
+        if self.is_v6() {
+            let [_, high, middle, low] = label.to_be_bytes();
+            self.bytes[1] = self.bytes[1] & 0xF0 | high & 0x0F;
+            self.bytes[2] = middle;
+            self.bytes[3] = low;
+        }
+    }
+
     pub(crate) fn ttl(&self) -> u8 {
         self.bytes[if self.is_v6() { 7 } else { 8 }]
     }
@@ -244,15 +266,10 @@ impl Packet {
     /// Keeps the transport checksum in step with a change of `old` to `new`, when it is inside the bytes (a quoted
     /// packet may be cut before it) and covers the change (ICMP in IPv4 has no pseudo header).
     fn adjust_transport_checksum(&mut self, old: &[u8], new: &[u8], pseudo_header: bool) {
-        let offset = match self.protocol {
-            ICMP if !pseudo_header => 2,
-            ICMP_V6 => 2,
-            UDP => 6,
-            TCP => 16,
-            _ => return,
-        };
-        let at = self.transport + offset;
-        let Some(sum) = u16_at(&self.bytes, at) else {
+        if self.protocol == ICMP && pseudo_header {
+            return;
+        }
+        let Some(sum) = self.transport_checksum() else {
             return;
         };
         // RFC 768: zero means that the sender computed none.
@@ -263,7 +280,28 @@ impl Packet {
             0 if self.protocol == UDP => 0xFFFF,
             sum => sum,
         };
-        put_u16(&mut self.bytes, at, sum);
+        self.set_transport_checksum(sum);
+    }
+
+    fn checksum_offset(&self) -> Option<usize> {
+        match self.protocol {
+            ICMP | ICMP_V6 => Some(self.transport + 2),
+            UDP => Some(self.transport + 6),
+            TCP => Some(self.transport + 16),
+            _ => None,
+        }
+    }
+
+    /// The ICMP, UDP or TCP checksum field; `None` when it is not inside the bytes.
+    pub(crate) fn transport_checksum(&self) -> Option<u16> {
+        u16_at(&self.bytes, self.checksum_offset()?)
+    }
+
+    /// Writes the ICMP, UDP or TCP checksum field, right or wrong.
+    pub(crate) fn set_transport_checksum(&mut self, sum: u16) {
+        if let Some(at) = self.checksum_offset() {
+            put_u16(&mut self.bytes, at, sum);
+        }
     }
 
     /// Blanks SACK-permitted (4) and timestamps (8) in a TCP SYN with NOPs; recomputes its checksum unless it was wrong.
@@ -412,6 +450,18 @@ pub(crate) fn fill_checksum(source: IpAddr, destination: IpAddr, protocol: u8, t
         sum => sum,
     };
     put_u16(transport, offset, sum);
+}
+
+/// A UDP header with its payload, between an address and port and another.
+pub(crate) fn datagram(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(8 + payload.len());
+    bytes.extend(from.1.to_be_bytes());
+    bytes.extend(to.1.to_be_bytes());
+    bytes.extend(((8 + payload.len()) as u16).to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(payload);
+    fill_checksum(from.0, to.0, UDP, &mut bytes);
+    bytes
 }
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

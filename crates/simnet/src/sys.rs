@@ -38,11 +38,23 @@ pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
     // Any socket of the namespace does.
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     // SAFETY: SIOCGIFFLAGS reads and writes one `ifreq`, which `request` is and which outlives the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;
+    check(unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCGIFFLAGS as libc::Ioctl,
+            &raw mut request,
+        )
+    })?;
     // SAFETY: the call before has filled in the flags, and all-zero bytes were valid ones before.
     unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
     // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which outlives the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+    check(unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as libc::Ioctl,
+            &raw const request,
+        )
+    })
 }
 
 /// What is asked of one interface, all else zero.

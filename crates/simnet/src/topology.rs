@@ -10,6 +10,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 mod check;
+mod limits;
+mod services;
+
+pub(crate) use limits::{Bucket, Limit, LinuxLimit, Per};
+pub(crate) use services::{Port, Tcp, Udp};
 
 /// A simulated network, read from TOML and checked.
 #[derive(Debug, Clone, Deserialize)]
@@ -232,11 +237,19 @@ pub(crate) struct Hop {
     pub(crate) zero_ttl_forwarding: bool,
     /// Rewrites the type of service or traffic class of what it forwards.
     pub(crate) traffic_class: Option<u8>,
+    /// Rewrites the IPv4 identification of what it forwards with random values.
+    pub(crate) random_identification: Option<RandomIdentification>,
+    /// Rewrites the IPv6 flow label of what it forwards.
+    pub(crate) flow_label: Option<FlowLabel>,
     /// Strips SACK-permitted and timestamps from SYN segments, as some firewalls do.
     #[serde(default)]
     pub(crate) strip_tcp_options: bool,
     /// Answers each echo request that passes with an echo reply from this stranger.
     pub(crate) forge_echo_from: Option<IpAddr>,
+    /// Which UDP datagrams that pass are also answered at once in the name of their destination, counted from 1: with a
+    /// datagram from the probed port to the source port.
+    #[serde(default)]
+    pub(crate) forge_udp: Vec<u64>,
     pub(crate) nat: Option<Nat>,
     /// How traffic spreads over `branch`.
     pub(crate) balance: Option<Balance>,
@@ -270,6 +283,34 @@ pub(crate) enum Balance {
     RoundRobin,
 }
 
+/// Which IPv4 packets get a random identification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RandomIdentification {
+    /// Atomic ones, which are no fragments and have DF set: RFC 6864 §4.1 allows any value there.
+    Atomic,
+    /// All that are no fragments (pf's `scrub random-id`).
+    Unfragmented,
+}
+
+/// What an IPv6 flow label becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a flow label is a number from 0 to 1048575, or \"random\""
+)]
+pub(crate) enum FlowLabel {
+    Value(u32),
+    Word(Random),
+}
+
+/// A value that is drawn for each packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Random {
+    Random,
+}
+
 /// Source address and port translation.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -279,9 +320,38 @@ pub(crate) struct Nat {
     /// Whether ports and echo identifiers change too.
     #[serde(default = "yes")]
     pub(crate) ports: bool,
-    /// Whether quotes inside ICMP errors are translated back (RFC 5508 §4.2 says so, some do not).
-    #[serde(default = "yes")]
-    pub(crate) translate_quotes: bool,
+    /// Short for `quotes`: `translated` or `untranslated`.
+    pub(crate) translate_quotes: Option<bool>,
+    pub(crate) quotes: Option<Quotes>,
+}
+
+impl Nat {
+    pub(crate) fn quotes(&self) -> Quotes {
+        let named = self.translate_quotes.map(|translate| {
+            if translate {
+                Quotes::Translated
+            } else {
+                Quotes::Untranslated
+            }
+        });
+        self.quotes.or(named).unwrap_or_default()
+    }
+}
+
+/// What a NAT translates back in the quote of an ICMP error. The checksum of a quoted IPv4 header is always right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Quotes {
+    /// Address, port or echo identifier, and the checksum that covers them (RFC 5508 §4.2).
+    #[default]
+    Translated,
+    /// Address and port or echo identifier. The inner UDP, TCP or ICMP checksum stays that of the outside
+    /// (RFC 3022 §4.3 asks for no more).
+    StaleChecksum,
+    /// As `StaleChecksum`, with a UDP checksum of 0.
+    ZeroChecksum,
+    /// Nothing.
+    Untranslated,
 }
 
 /// How a node sends ICMP errors.
@@ -313,8 +383,10 @@ pub(crate) struct Icmp {
     pub(crate) jitter: Millis,
     /// Copies of each error that follow this much later.
     pub(crate) late_duplicates: Vec<Millis>,
-    pub(crate) time_exceeded_limit: Option<RateLimit>,
-    pub(crate) unreachable_limit: Option<RateLimit>,
+    /// On all errors together.
+    pub(crate) limit: Option<Limit>,
+    pub(crate) time_exceeded_limit: Option<Bucket>,
+    pub(crate) unreachable_limit: Option<Bucket>,
     /// About which protocols it sends errors; all when empty.
     pub(crate) answers: Vec<Protocol>,
     /// Chance that it sends none.
@@ -357,25 +429,6 @@ pub(crate) struct Mpls {
     pub(crate) ttl: u8,
 }
 
-/// A token bucket per destination of the errors, as Linux has it (icmp(7), `icmp_ratelimit`).
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RateLimit {
-    /// Time for one more error.
-    pub(crate) interval: Millis,
-    /// Errors at once after a quiet time.
-    pub(crate) burst: u32,
-}
-
-impl Default for RateLimit {
-    fn default() -> Self {
-        Self {
-            interval: Millis(Duration::from_secs(1)),
-            burst: 6,
-        }
-    }
-}
-
 /// A protocol family, IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -395,8 +448,24 @@ pub(crate) struct Block {
     pub(crate) ports: Vec<u16>,
     /// Destinations; all when empty.
     pub(crate) to: Vec<IpAddr>,
+    /// Only what arrives with this TTL or more.
+    pub(crate) from_ttl: Option<u8>,
     /// The error that says so; silence when absent.
     pub(crate) answer: Option<Unreachable>,
+    /// In place of `answer`: this code of destination unreachable, in both families.
+    pub(crate) code: Option<u8>,
+    /// How much later each packet is answered.
+    pub(crate) delay: Option<Millis>,
+    /// Packets wait as for the link-layer address of a host that is down: all that came in this time since the first
+    /// are answered at its end, and the next one begins anew.
+    pub(crate) resolve: Option<Millis>,
+}
+
+impl Block {
+    /// What it says; `None`: nothing.
+    pub(crate) fn says(&self) -> Option<Unreachable> {
+        self.code.map(Unreachable::Code).or(self.answer)
+    }
 }
 
 /// Why a destination is unreachable (RFC 792, RFC 1122 §3.2.2.1, RFC 1812 §5.2.7.1, RFC 4443 §3.1).
@@ -414,6 +483,9 @@ pub(crate) enum Unreachable {
     BeyondScope,
     SourcePolicy,
     RejectRoute,
+    /// Any code, by number.
+    #[serde(skip)]
+    Code(u8),
 }
 
 /// A destination, and the link that leads to it.
@@ -442,110 +514,6 @@ pub(crate) struct Target {
     pub(crate) udp: Udp,
     #[serde(default)]
     pub(crate) tcp: Tcp,
-}
-
-/// What ports do that are not listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Port {
-    Open,
-    #[default]
-    Closed,
-    Silent,
-}
-
-/// UDP services.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Udp {
-    pub(crate) default: Port,
-    pub(crate) open: Vec<u16>,
-    pub(crate) closed: Vec<u16>,
-    pub(crate) silent: Vec<u16>,
-    /// What open ports reply; the datagram's own payload when absent.
-    pub(crate) reply: Option<String>,
-}
-
-/// TCP services.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Tcp {
-    pub(crate) default: Port,
-    pub(crate) open: Vec<u16>,
-    pub(crate) closed: Vec<u16>,
-    pub(crate) silent: Vec<u16>,
-    /// Permits selective acknowledgments (RFC 2018).
-    pub(crate) sack: bool,
-    /// Puts blocks into them; without, it acknowledges but says no more.
-    pub(crate) sack_blocks: bool,
-    /// Reports duplicates (RFC 2883).
-    pub(crate) duplicate_sack: bool,
-    /// RFC 7323.
-    pub(crate) timestamps: bool,
-    pub(crate) window: u16,
-    pub(crate) window_scale: Option<u8>,
-    pub(crate) mss: u16,
-    /// Sent as soon as the connection is established.
-    pub(crate) greeting: Option<String>,
-    pub(crate) greeting_delay: Millis,
-    pub(crate) syn_ack_delay: Millis,
-    /// How many SYN-ACKs of each connection are lost before one gets through.
-    pub(crate) lose_syn_acks: u8,
-    /// Resets the connection when the client closes it.
-    pub(crate) reset_on_close: bool,
-    /// Closed ports answer SYN with a RST that acknowledges nothing.
-    pub(crate) bare_reset: bool,
-    /// Ignores segments beyond a gap.
-    pub(crate) ignore_out_of_order: bool,
-}
-
-impl Default for Tcp {
-    fn default() -> Self {
-        Self {
-            default: Port::default(),
-            open: Vec::new(),
-            closed: Vec::new(),
-            silent: Vec::new(),
-            sack: true,
-            sack_blocks: true,
-            duplicate_sack: true,
-            timestamps: true,
-            window: 65_160,
-            window_scale: Some(7),
-            mss: 1460,
-            greeting: None,
-            greeting_delay: Millis::default(),
-            syn_ack_delay: Millis::default(),
-            lose_syn_acks: 0,
-            reset_on_close: false,
-            bare_reset: false,
-            ignore_out_of_order: false,
-        }
-    }
-}
-
-impl Tcp {
-    pub(crate) fn port(&self, port: u16) -> Port {
-        port_state(port, self.default, &self.open, &self.closed, &self.silent)
-    }
-}
-
-impl Udp {
-    pub(crate) fn port(&self, port: u16) -> Port {
-        port_state(port, self.default, &self.open, &self.closed, &self.silent)
-    }
-}
-
-fn port_state(port: u16, default: Port, open: &[u16], closed: &[u16], silent: &[u16]) -> Port {
-    if open.contains(&port) {
-        Port::Open
-    } else if closed.contains(&port) {
-        Port::Closed
-    } else if silent.contains(&port) {
-        Port::Silent
-    } else {
-        default
-    }
 }
 
 fn one() -> u8 {

@@ -46,6 +46,7 @@ mod sys;
 pub use chain::Chain;
 pub use error::Error;
 pub use lab::{Lab, Link, not_run, require_lab};
+pub use names::{NameAnswer, Record};
 pub use node::{Node, Reject};
 pub use service::Service;
 

@@ -6,12 +6,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use traceroute_engine::driver::Statistics;
-use traceroute_engine::{HopAnswer, Method, TraceResult};
+use traceroute_engine::{Answer, Distance, End, EndToEndResult, Hop, Losses, Method, TraceResult};
 use traceroute_wire::{IcmpError, MplsLabel};
 use uuid::Uuid;
 
+use crate::driver::Statistics;
 use crate::statistics::is_private;
+use crate::warning::Warning;
 
 /// What the probes of a request learned.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,6 +21,10 @@ pub struct Details {
     pub runs: Vec<RunDetails>,
     /// Who answered at each TTL in any run.
     pub hops: Vec<HopAddresses>,
+    /// What became of the end-to-end probes.
+    pub e2e: E2eDetails,
+    /// What a reader must know to understand the result.
+    pub warnings: Vec<Warning>,
     /// What happened to all probes and packets.
     pub counters: Counters,
 }
@@ -33,6 +38,10 @@ pub struct RunDetails {
     pub method: RunMethod,
     /// Probes that left.
     pub probes_sent: u32,
+    /// Whether it is known how far away the destination is.
+    pub distance: DistanceDetails,
+    /// Why the run ended where it did.
+    pub end: EndDetails,
     /// One entry for each of the run's hops in the report.
     pub hops: Vec<HopDetails>,
 }
@@ -51,14 +60,70 @@ pub enum RunMethod {
     TcpSack,
 }
 
-/// What one probe of a run learned.
+/// Whether it is known how far away the destination is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DistanceDetails {
+    /// What is nearer is not the destination. Also where the destination did not answer at all.
+    Known,
+    /// The destination answered, but may be nearer than where it did; so it is not among the hops.
+    Unknown,
+}
+
+/// Why a run ended where it did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndDetails {
+    /// Why.
+    pub reason: EndReason,
+    /// Who refuses to forward probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<IpAddr>,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// The destination answered.
+    Destination,
+    /// A router or firewall refuses to forward probes.
+    Refused,
+    /// The highest TTL was probed.
+    MaxTtl,
+}
+
+/// Unanswered probes by cause: only causes that occurred.
+pub type LossDetails = BTreeMap<String, u32>;
+
+/// What became of the end-to-end probes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct E2eDetails {
+    /// Probes that left.
+    pub sent: u32,
+    /// Those that were answered.
+    pub answered: u32,
+    /// Those that were not, by cause.
+    pub lost: LossDetails,
+    /// Probes that this machine refused to send.
+    pub refused: u32,
+}
+
+/// What the probes of a run with one TTL learned.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HopDetails {
-    /// TTL or hop limit of the probe, in hops.
+    /// TTL or hop limit of the probes, in hops.
     pub ttl: u8,
-    /// The answer; without one, nothing else is known.
+    /// How many there were, those included that this machine refused to send.
+    pub attempts: u8,
+    /// The answer.
     #[serde(flatten)]
     pub answer: Option<AnswerDetails>,
+    /// Those without an answer, by cause.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost: LossDetails,
+    /// The first hop whose answer shows that a NAT has translated the probe.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nat: bool,
 }
 
 /// The answer to a probe. What this system's sockets do not tell is `None`, and left out of the document.
@@ -70,6 +135,9 @@ pub struct AnswerDetails {
     pub answer: AnswerKind,
     /// The answer is the destination's.
     pub destination: bool,
+    /// Which of the probes with this TTL it answers, from 0; absent when that cannot be told, and then there is no round-trip time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u8>,
     /// ICMP or `ICMPv6` type, where the answer is an ICMP message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp_type: Option<u8>,
@@ -205,7 +273,12 @@ impl From<Statistics> for Counters {
 
 impl Details {
     /// Of these runs, and a tracer's counters.
-    pub(crate) fn new(runs: Vec<RunDetails>, counters: Counters) -> Self {
+    pub(crate) fn new(
+        runs: Vec<RunDetails>,
+        e2e: E2eDetails,
+        warnings: Vec<Warning>,
+        counters: Counters,
+    ) -> Self {
         let mut by_ttl: BTreeMap<u8, BTreeMap<IpAddr, u32>> = BTreeMap::new();
         for hop in runs.iter().flat_map(|run| &run.hops) {
             let addresses = by_ttl.entry(hop.ttl).or_default();
@@ -221,20 +294,28 @@ impl Details {
                 addresses: addresses.into_iter().map(count).collect(),
             })
             .collect();
-        Details { runs, hops, counters }
+        Details {
+            runs,
+            hops,
+            e2e,
+            warnings,
+            counters,
+        }
     }
 }
 
 impl RunDetails {
     pub(crate) fn new(run_id: Uuid, method: Method, result: &TraceResult) -> Self {
-        let hops = result.hops.iter().map(|hop| HopDetails {
-            ttl: hop.ttl,
-            answer: hop.answer.map(|answer| AnswerDetails::new(method, &answer)),
-        });
+        let hops = result.hops.iter().map(|hop| HopDetails::new(method, hop));
         RunDetails {
             run_id,
             method: method.into(),
             probes_sent: result.probes_sent,
+            distance: match result.distance {
+                Distance::Known => DistanceDetails::Known,
+                Distance::Unknown => DistanceDetails::Unknown,
+            },
+            end: EndDetails::new(result.end),
             hops: hops.collect(),
         }
     }
@@ -242,13 +323,65 @@ impl RunDetails {
     /// Leaves out what [`Run::blank_private_hops`](crate::Run::blank_private_hops) hides.
     pub(crate) fn blank_private_hops(&mut self) {
         for hop in &mut self.hops {
-            hop.answer.take_if(|answer| is_private(answer.ip_address));
+            if hop
+                .answer
+                .as_ref()
+                .is_some_and(|answer| is_private(answer.ip_address))
+            {
+                *hop = HopDetails {
+                    ttl: hop.ttl,
+                    attempts: hop.attempts,
+                    ..HopDetails::default()
+                };
+            }
+        }
+        self.end.from.take_if(|from| is_private(*from));
+    }
+}
+
+impl EndDetails {
+    fn new(end: End) -> Self {
+        let (reason, from) = match end {
+            End::Destination => (EndReason::Destination, None),
+            End::Refused { from, .. } => (EndReason::Refused, Some(from)),
+            End::MaxTtl => (EndReason::MaxTtl, None),
+        };
+        EndDetails { reason, from }
+    }
+}
+
+impl HopDetails {
+    fn new(method: Method, hop: &Hop) -> Self {
+        HopDetails {
+            ttl: hop.ttl,
+            attempts: hop.attempts,
+            answer: hop.answer.map(|answer| AnswerDetails::new(method, &answer)),
+            lost: by_cause(&hop.lost),
+            nat: hop.nat,
+        }
+    }
+}
+
+fn by_cause(losses: &Losses) -> LossDetails {
+    losses
+        .iter()
+        .map(|(cause, count)| (cause.name().to_owned(), count))
+        .collect()
+}
+
+impl From<&EndToEndResult> for E2eDetails {
+    fn from(result: &EndToEndResult) -> Self {
+        E2eDetails {
+            sent: result.probes.len() as u32,
+            answered: result.probes.iter().flatten().count() as u32,
+            lost: by_cause(&result.lost),
+            refused: result.refused,
         }
     }
 }
 
 impl AnswerDetails {
-    fn new(method: Method, answer: &HopAnswer) -> Self {
+    fn new(method: Method, answer: &Answer) -> Self {
         let v4 = answer.address.is_ipv4();
         let kind = AnswerKind::of(method, answer.error);
         let (icmp_type, icmp_code) = match (kind.icmp_type(v4), answer.error) {
@@ -260,6 +393,7 @@ impl AnswerDetails {
             ip_address: answer.address,
             answer: kind,
             destination: answer.destination,
+            attempt: answer.attempt,
             icmp_type,
             icmp_code,
             notation: match answer.error {
@@ -356,26 +490,33 @@ impl fmt::Display for MplsEntry {
 mod tests {
     use std::time::Duration;
 
-    use traceroute_wire::MplsStack;
+    use traceroute_engine::Cause;
 
     use super::*;
     use crate::json;
 
-    fn answer(address: &str, error: Option<IcmpError>) -> HopAnswer {
-        HopAnswer {
-            address: address.parse().unwrap(),
-            rtt: Duration::from_millis(5),
-            destination: error.is_none(),
-            error,
+    fn answer(address: &str, error: Option<IcmpError>) -> Answer {
+        let rtt = Some(Duration::from_millis(5));
+        Answer {
             reply_ttl: 61,
-            quoted_ttl: None,
-            mpls: MplsStack::default(),
-            kernel_stamped: true,
+            ..Answer::new(address.parse().unwrap(), rtt, error)
         }
     }
 
-    fn result(answers: Vec<Option<HopAnswer>>) -> TraceResult {
-        let hop = |(ttl, answer)| traceroute_engine::Hop { ttl, answer };
+    fn result(answers: Vec<Option<Answer>>) -> TraceResult {
+        let hop = |(ttl, answer): (u8, Option<Answer>)| {
+            let mut lost = Losses::default();
+            if answer.is_none() {
+                lost.add(Cause::Silent, 3);
+            }
+            Hop {
+                ttl,
+                answer,
+                attempts: if answer.is_some() { 1 } else { 3 },
+                lost,
+                nat: false,
+            }
+        };
         TraceResult {
             source: "192.0.2.1".parse().unwrap(),
             source_port: 1,
@@ -383,11 +524,18 @@ mod tests {
             destination_port: 1,
             probes_sent: answers.len() as u32,
             hops: (1..).zip(answers).map(hop).collect(),
+            distance: Distance::Known,
+            end: End::MaxTtl,
+            retries_limited: false,
         }
     }
 
-    fn run(method: Method, answers: Vec<Option<HopAnswer>>) -> RunDetails {
+    fn run(method: Method, answers: Vec<Option<Answer>>) -> RunDetails {
         RunDetails::new(Uuid::nil(), method, &result(answers))
+    }
+
+    fn details_of(runs: Vec<RunDetails>) -> Details {
+        Details::new(runs, E2eDetails::default(), Vec::new(), Counters::default())
     }
 
     const EXCEEDED: Option<IcmpError> = Some(IcmpError::TimeExceeded);
@@ -399,35 +547,65 @@ mod tests {
         labelled.mpls.push(16001 << 12 | 5 << 9 | 0x001);
         labelled.mpls.push(24000 << 12 | 0x1fe);
         // Where the system itself matches answers, it may say who answered, and nothing more.
-        let matched = HopAnswer {
+        let matched = Answer {
             reply_ttl: 0,
             kernel_stamped: false,
+            rtt: None,
+            attempt: None,
             ..answer("192.0.2.8", EXCEEDED)
         };
-        let run = run(
-            Method::Udp,
-            vec![
-                Some(labelled),
-                None,
-                Some(matched),
-                Some(answer("198.51.100.9", None)),
-            ],
-        );
+        let mut result = result(vec![
+            Some(labelled),
+            None,
+            Some(matched),
+            Some(answer("198.51.100.9", None)),
+        ]);
+        result.end = End::Destination;
+        // The second attempt was answered, the first one lost.
+        result.hops[2].attempts = 2;
+        result.hops[2].lost.add(Cause::Network, 1);
+        result.hops[2].nat = true;
+        let run = RunDetails::new(Uuid::nil(), Method::Udp, &result);
         let expected = [
-            r#"{"run_id":"00000000-0000-0000-0000-000000000000","method":"udp","probes_sent":4,"hops":["#,
-            r#"{"ttl":1,"ip_address":"192.0.2.7","answer":"time_exceeded","destination":false,"icmp_type":11,"icmp_code":0,"#,
+            r#"{"run_id":"00000000-0000-0000-0000-000000000000","method":"udp","probes_sent":4,"#,
+            r#""distance":"known","end":{"reason":"destination"},"hops":["#,
+            r#"{"ttl":1,"attempts":1,"ip_address":"192.0.2.7","answer":"time_exceeded","destination":false,"attempt":0,"#,
+            r#""icmp_type":11,"icmp_code":0,"#,
             r#""reply_ttl":61,"quoted_ttl":1,"mpls":[{"label":16001,"tc":5,"s":false,"ttl":1},"#,
             r#"{"label":24000,"tc":0,"s":true,"ttl":254}],"kernel_timestamps":true},"#,
-            r#"{"ttl":2},"#,
-            r#"{"ttl":3,"ip_address":"192.0.2.8","answer":"time_exceeded","destination":false,"icmp_type":11,"icmp_code":0,"#,
-            r#""kernel_timestamps":false},"#,
-            r#"{"ttl":4,"ip_address":"198.51.100.9","answer":"udp","destination":true,"reply_ttl":61,"#,
-            r#""kernel_timestamps":true}]}"#,
+            r#"{"ttl":2,"attempts":3,"lost":{"silent":3}},"#,
+            r#"{"ttl":3,"attempts":2,"ip_address":"192.0.2.8","answer":"time_exceeded","destination":false,"#,
+            r#""icmp_type":11,"icmp_code":0,"kernel_timestamps":false,"lost":{"network":1},"nat":true},"#,
+            r#"{"ttl":4,"attempts":1,"ip_address":"198.51.100.9","answer":"udp","destination":true,"attempt":0,"#,
+            r#""reply_ttl":61,"kernel_timestamps":true}]}"#,
             "\n",
         ];
         let written = json::to_compact(&run).unwrap();
         assert_eq!(written, expected.concat());
         assert_eq!(serde_json::from_str::<RunDetails>(&written).unwrap(), run);
+    }
+
+    #[test]
+    fn ends_distances_and_end_to_end_probes_in_the_documents_words() {
+        let from: IpAddr = "192.0.2.7".parse().unwrap();
+        let mut result = result(vec![None]);
+        result.end = End::Refused { from, code: 13 };
+        result.distance = Distance::Unknown;
+        let run = RunDetails::new(Uuid::nil(), Method::Icmp, &result);
+        let written = json::to_compact(&run).unwrap();
+        let expected = r#""distance":"unknown","end":{"reason":"refused","from":"192.0.2.7"},"#;
+        assert!(written.contains(expected), "{written}");
+
+        let mut probes = EndToEndResult {
+            probes: vec![Some(Duration::from_millis(1)), None, None],
+            refused: 2,
+            ..EndToEndResult::default()
+        };
+        probes.lost.add(Cause::RateLimited, 1);
+        probes.lost.add(Cause::Network, 1);
+        let written = json::to_compact(&E2eDetails::from(&probes)).unwrap();
+        let expected = r#"{"sent":3,"answered":1,"lost":{"network":1,"rate_limited":1},"refused":2}"#;
+        assert_eq!(written.trim_end(), expected);
     }
 
     /// The documentation's example, byte for byte.
@@ -443,7 +621,14 @@ mod tests {
         let example = format!("{{\n{example}");
         let document: Document = serde_json::from_str(&example).unwrap();
         assert_eq!(json::to_pretty(&document).unwrap(), example);
-        let counted = Details::new(document.details.runs.clone(), document.details.counters.clone());
+        let Details {
+            runs,
+            e2e,
+            warnings,
+            counters,
+            ..
+        } = document.details.clone();
+        let counted = Details::new(runs, e2e, warnings, counters);
         assert_eq!(counted, document.details);
     }
 
@@ -454,14 +639,26 @@ mod tests {
         let mut labelled = answer("192.0.2.7", Some(IcmpError::Unreachable { code: 1 }));
         labelled.mpls.push(0);
         let counters = Counters::from(Statistics::default());
-        let details = Details::new(vec![run(Method::Udp, vec![Some(labelled)])], counters);
+        let mut result = result(vec![Some(labelled), None]);
+        result.hops[0].nat = true;
+        result.end = End::Refused {
+            from: labelled.address,
+            code: 1,
+        };
+        let run = RunDetails::new(Uuid::nil(), Method::Udp, &result);
+        let mut e2e = E2eDetails::default();
+        for cause in Cause::ALL {
+            e2e.lost.insert(cause.name().to_owned(), 1);
+        }
+        let warning = Warning::run_failed(0, &"no route");
+        let details = Details::new(vec![run], e2e, vec![warning], counters);
         let document = json::to_compact(&details).unwrap();
         let mut names: Vec<&str> = document
             .split("\":")
             .filter_map(|text| text.rsplit('"').next())
             .collect();
         names.retain(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_') && !name.is_empty());
-        assert!(names.len() > 30, "{names:?}");
+        assert!(names.len() > 40, "{names:?}");
         for name in &names {
             assert!(
                 ["`", "."]
@@ -502,7 +699,7 @@ mod tests {
             assert_eq!(found, (icmp_type, icmp_code, notation), "{address} {error:?}");
         }
         for (address, code) in [(v4, 3), (v6, 4)] {
-            let from_destination = HopAnswer {
+            let from_destination = Answer {
                 destination: true,
                 ..answer(address, unreachable(code))
             };
@@ -521,7 +718,7 @@ mod tests {
             let answers = vec![None, Some(answer(second, EXCEEDED))];
             run(Method::Icmp, answers)
         });
-        let details = Details::new(runs.to_vec(), Counters::default());
+        let details = details_of(runs.to_vec());
         let count = |address: &str, answers| AddressCount {
             ip_address: address.parse().unwrap(),
             answers,
@@ -543,10 +740,19 @@ mod tests {
     fn private_hops_leave_nothing_but_their_ttl() {
         let answers = ["10.0.0.1", "192.0.2.7"].map(|address| Some(answer(address, EXCEEDED)));
         let mut run = run(Method::Udp, answers.to_vec());
+        run.end = EndDetails {
+            reason: EndReason::Refused,
+            from: Some("10.0.0.1".parse().unwrap()),
+        };
         run.blank_private_hops();
-        let details = Details::new(vec![run], Counters::default());
+        let details = details_of(vec![run]);
         assert!(!json::to_compact(&details).unwrap().contains("10.0.0.1"));
-        assert_eq!(details.runs[0].hops[0], HopDetails { ttl: 1, answer: None });
+        let hidden = HopDetails {
+            ttl: 1,
+            attempts: 1,
+            ..HopDetails::default()
+        };
+        assert_eq!(details.runs[0].hops[0], hidden);
         assert!(details.runs[0].hops[1].answer.is_some());
     }
 }

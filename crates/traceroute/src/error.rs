@@ -4,8 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-use traceroute_engine::TraceError;
-use traceroute_net::NetError;
+use traceroute_engine::{NetError, TraceError};
 
 use crate::target::ResolveError;
 use crate::tracer::{RunError, distinct_messages};
@@ -19,6 +18,8 @@ pub enum Error {
     NotAHost(IpAddr),
     /// Every run failed; these are their errors.
     Traces(Vec<RunError>),
+    /// The target's name was not resolved in time.
+    TooLate,
     /// The probing engine could not be started.
     Start(io::Error),
 }
@@ -64,7 +65,7 @@ impl Error {
     /// The class of the error; of several different ones, that of the first.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Error::Resolve(_) => ErrorCode::Dns,
+            Error::Resolve(_) | Error::TooLate => ErrorCode::Dns,
             Error::NotAHost(_) => ErrorCode::InvalidRequest,
             Error::Start(error) => io_code(error),
             Error::Traces(errors) => errors.first().map_or(ErrorCode::Unknown, run_code),
@@ -109,6 +110,7 @@ impl fmt::Display for Error {
                     "{address} is not the address of one host: unspecified, multicast and broadcast addresses have no path"
                 )
             }
+            Error::TooLate => f.write_str("the target's name was not resolved within the request's time"),
             Error::Traces(errors) => f.write_str(&distinct_messages(errors).join("\n")),
             Error::Start(error) => write!(f, "cannot start the probing engine: {error}"),
         }
@@ -119,7 +121,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Resolve(error) => Some(error),
-            Error::NotAHost(_) => None,
+            Error::NotAHost(_) | Error::TooLate => None,
             Error::Traces(errors) => errors.first().map(|error| error as _),
             Error::Start(error) => Some(error),
         }

@@ -24,17 +24,20 @@
 struct Readme;
 
 pub mod details;
+pub mod driver;
 mod error;
 pub mod json;
 mod model;
+mod names;
 mod parameters;
+mod proxy;
 mod public_ip;
-mod rate_limit;
 mod reverse_dns;
 mod statistics;
 mod target;
 mod tracer;
 mod values;
+mod warning;
 
 /// What this system lets the process do: [`access`](system::access) says by which sockets it probes,
 /// [`diagnose`](system::diagnose) looks at everything that decides it, and
@@ -45,6 +48,7 @@ pub mod system {
     };
 }
 
+pub use driver::Statistics;
 pub use error::{Error, ErrorCode};
 pub use model::{
     Destination, E2eProbe, Hop, HopCount, Report, RttStatistics, Run, RunDestination, RunSource, Source,
@@ -57,9 +61,10 @@ pub use parameters::{
 pub use public_ip::PublicIp;
 pub use reverse_dns::ReverseDns;
 pub use statistics::is_private;
-pub use target::{Family, InvalidTarget, ResolveError, Target, resolve};
+pub use target::{Family, InvalidTarget, ResolveError, Target, resolve, resolve_by};
 pub use tracer::{Options, Progress, RunError, Tracer};
-pub use traceroute_engine::driver::Statistics;
+pub use traceroute_engine::{Answer, Cause, DEFAULT_HOP_RETRIES, Distance, End, Losses, MAX_HOP_RETRIES};
 pub use traceroute_net::start_windows_driver;
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};
+pub use warning::{Warning, WarningCode};

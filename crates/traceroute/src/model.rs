@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::details::Details;
 use crate::parameters::Protocol;
+use crate::warning::Warning;
 
 /// Everything that one request found out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct Report {
     /// What the probes learned beyond that. Not part of the contract: absent unless asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Box<Details>>,
+    /// What a reader must know to understand the result. Not part of the document, except as one of the details.
+    #[serde(skip)]
+    pub warnings: Vec<Warning>,
 }
 
 /// Where the probes came from, seen from the Internet.

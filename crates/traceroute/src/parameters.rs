@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use traceroute_engine::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES};
+
 use crate::target::Target;
 
 /// What a user asks for, as given: not yet checked. [`Parameters::default`] has the contract's defaults.
@@ -39,6 +41,11 @@ pub struct Parameters {
     pub skip_private_hops: bool,
     /// Report [`details`](crate::details) as well.
     pub details: bool,
+    /// How often a silent TTL is probed again, 0–[`MAX_HOP_RETRIES`].
+    pub hop_retries: i64,
+    /// Time between end-to-end probes in milliseconds, 0–[`MAX_TIMEOUT_MS`]; 0 means spread over the time that runs may take, and
+    /// over UDP no faster than the target answers.
+    pub e2e_interval_ms: i64,
 }
 
 /// Port probed unless told otherwise.
@@ -74,6 +81,8 @@ impl Default for Parameters {
             windows_driver: false,
             skip_private_hops: false,
             details: false,
+            hop_retries: i64::from(DEFAULT_HOP_RETRIES),
+            e2e_interval_ms: 0,
         }
     }
 }
@@ -94,6 +103,9 @@ impl Parameters {
         let port: u16 = in_range("port", "", self.port, 0..=u16::MAX)?;
         let max_ttl = in_range("max-ttl", "", self.max_ttl, 1..=u8::MAX)?;
         let timeout_ms = in_range("timeout", " ms", self.timeout_ms, 0..=MAX_TIMEOUT_MS)?;
+        let e2e_queries = in_range("e2e-queries", "", self.e2e_queries, 0..=MAX_QUERIES)?;
+        let longest_ms = u64::from(max_ttl) * default_if_zero(timeout_ms);
+        let e2e_interval = self.checked_e2e_interval(e2e_queries, longest_ms)?;
         Ok(Request {
             hostname: self.target.clone(),
             host: target.host,
@@ -102,20 +114,37 @@ impl Parameters {
             protocol,
             tcp_method,
             traceroute_queries: in_range("traceroute-queries", "", self.traceroute_queries, 0..=MAX_QUERIES)?,
-            e2e_queries: in_range("e2e-queries", "", self.e2e_queries, 0..=MAX_QUERIES)?,
+            e2e_queries,
             max_ttl,
-            timeout: Duration::from_millis(if timeout_ms == 0 {
-                DEFAULT_TIMEOUT_MS
-            } else {
-                timeout_ms
-            }),
+            timeout: Duration::from_millis(default_if_zero(timeout_ms)),
             ipv6: self.ipv6,
             reverse_dns: self.reverse_dns,
             source_public_ip: self.source_public_ip,
             windows_driver: self.windows_driver,
             skip_private_hops: self.skip_private_hops,
             details: self.details,
+            hop_retries: in_range("hop-retries", "", self.hop_retries, 0..=MAX_HOP_RETRIES)?,
+            e2e_interval,
         })
+    }
+
+    /// All end-to-end probes must have been sent when runs have had the longest time they may take: a request never ends much later.
+    fn checked_e2e_interval(
+        &self,
+        queries: u32,
+        longest_ms: u64,
+    ) -> Result<Option<Duration>, InvalidParameter> {
+        let interval: u64 = in_range("e2e-interval", " ms", self.e2e_interval_ms, 0..=MAX_TIMEOUT_MS)?;
+        let gaps = u64::from(queries.saturating_sub(1));
+        if interval.saturating_mul(gaps) > longest_ms {
+            return Err(InvalidParameter::new(
+                "e2e-interval",
+                format!(
+                    "must let all {queries} end-to-end probes be sent within max-ttl × timeout = {longest_ms} ms, got {interval} ms"
+                ),
+            ));
+        }
+        Ok((interval > 0).then(|| Duration::from_millis(interval)))
     }
 
     fn checked_target(&self) -> Result<Target, InvalidParameter> {
@@ -157,6 +186,14 @@ impl Parameters {
                 ),
             )),
         }
+    }
+}
+
+fn default_if_zero(timeout_ms: u64) -> u64 {
+    if timeout_ms == 0 {
+        DEFAULT_TIMEOUT_MS
+    } else {
+        timeout_ms
     }
 }
 
@@ -300,6 +337,10 @@ pub struct Request {
     pub skip_private_hops: bool,
     /// Report [`details`](crate::details) as well.
     pub details: bool,
+    /// How often a silent TTL is probed again.
+    pub hop_retries: u8,
+    /// Fixed time between end-to-end probes; `None`: as the target and the longest time of runs allow.
+    pub e2e_interval: Option<Duration>,
 }
 
 /// The host part of a target.
@@ -355,6 +396,8 @@ mod tests {
                 windows_driver: false,
                 skip_private_hops: false,
                 details: false,
+                hop_retries: 2,
+                e2e_interval: None,
             }
         );
     }
@@ -362,7 +405,7 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_refused_by_name_and_range() {
         type Set = fn(&mut Parameters, i64);
-        let cases: [(Set, i64, i64, &str); 5] = [
+        let cases: [(Set, i64, i64, &str); 7] = [
             (
                 |p, v| p.port = v,
                 0,
@@ -393,6 +436,18 @@ mod tests {
                 86_400_000,
                 "timeout must be between 0 and 86400000 ms, got ",
             ),
+            (
+                |p, v| p.hop_retries = v,
+                0,
+                10,
+                "hop-retries must be between 0 and 10, got ",
+            ),
+            (
+                |p, v| (p.e2e_interval_ms, p.e2e_queries) = (v, 1),
+                0,
+                86_400_000,
+                "e2e-interval must be between 0 and 86400000 ms, got ",
+            ),
         ];
         for (set, lowest, highest, text) in cases {
             let mut parameters = parameters();
@@ -405,6 +460,37 @@ mod tests {
                 assert_eq!(message(&parameters), format!("{text}{bad}"));
             }
         }
+    }
+
+    #[test]
+    fn an_interval_must_let_all_probes_be_sent_in_time() {
+        // 50 probes have 49 gaps between them: 30 hops × 3000 ms are 90 s.
+        let with = |interval, queries, max_ttl, timeout| Parameters {
+            e2e_interval_ms: interval,
+            e2e_queries: queries,
+            max_ttl,
+            timeout_ms: timeout,
+            ..parameters()
+        };
+        let interval = |parameters: &Parameters| parameters.validate().unwrap().e2e_interval;
+        assert_eq!(interval(&with(0, 50, 30, 0)), None);
+        assert_eq!(
+            interval(&with(1836, 50, 30, 0)),
+            Some(Duration::from_millis(1836))
+        );
+        assert_eq!(
+            message(&with(1837, 50, 30, 0)),
+            "e2e-interval must let all 50 end-to-end probes be sent within max-ttl × timeout = 90000 ms, got 1837 ms"
+        );
+        assert_eq!(
+            with(1001, 2, 1, 1000).validate().unwrap_err().for_command_line(),
+            "--e2e-interval must let all 2 end-to-end probes be sent within max-ttl × timeout = 1000 ms, got 1001 ms"
+        );
+        // Of one probe, or none, any interval is right.
+        assert!(with(86_400_000, 1, 1, 1).validate().is_ok());
+        assert!(with(86_400_000, 0, 1, 1).validate().is_ok());
+        // Whatever is wrong with another parameter is not said of this one.
+        assert!(message(&with(1000, i64::MAX, 30, 0)).starts_with("e2e-queries"));
     }
 
     #[test]

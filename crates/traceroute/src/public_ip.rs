@@ -9,12 +9,14 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::header::USER_AGENT;
 use hyper::{Request, StatusCode};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioExecutor;
 use moka::future::Cache;
 use tokio::time::timeout;
+
+use crate::proxy::{Connector, with_tls};
 
 /// Services that answer with the address that asked, in the order in which they are tried.
 const SERVICES: [&str; 5] = [
@@ -35,13 +37,17 @@ const REMEMBERED: Duration = Duration::from_hours(2);
 /// Longest body read, in bytes: an address and some white space.
 const MAX_BODY: usize = 256;
 
-type HttpsClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+type HttpsClient = Client<HttpsConnector<Connector>, Empty<Bytes>>;
 
 /// Finds this machine's public IPv4 address by asking services on the Internet, and remembers it for two hours.
+///
+/// Where the environment names a proxy (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, also in lower case), the services are asked
+/// through it, unless `NO_PROXY` excepts them.
 ///
 /// Cheap to make: the HTTPS client is built at the first question. Questions need a tokio runtime with time and I/O.
 pub struct PublicIp {
     services: Vec<String>,
+    proxies: Arc<Matcher>,
     client: OnceLock<Result<HttpsClient, String>>,
     remembered: Cache<(), Ipv4Addr>,
 }
@@ -60,12 +66,13 @@ impl PublicIp {
 
     /// Asks these URLs (`https` or `http`), each of which answers with nothing but the address.
     pub fn with_services(services: Vec<String>) -> Self {
-        Self::with_memory(services, REMEMBERED)
+        Self::with_memory(services, Matcher::from_env(), REMEMBERED)
     }
 
-    fn with_memory(services: Vec<String>, remembered: Duration) -> Self {
+    fn with_memory(services: Vec<String>, proxies: Matcher, remembered: Duration) -> Self {
         PublicIp {
             services,
+            proxies: Arc::new(proxies),
             client: OnceLock::new(),
             remembered: Cache::builder().max_capacity(1).time_to_live(remembered).build(),
         }
@@ -78,7 +85,7 @@ impl PublicIp {
     }
 
     async fn search(&self) -> Option<Ipv4Addr> {
-        let client = match self.client.get_or_init(build_client) {
+        let client = match self.client.get_or_init(|| build_client(&self.proxies)) {
             Ok(client) => client,
             Err(error) => {
                 tracing::warn!(error, "cannot ask for the public address");
@@ -100,7 +107,7 @@ impl PublicIp {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// The network's or the server's trouble, which may pass.
-    #[error("{0}")]
+    #[error("{}", with_causes(&**.0))]
     Passing(Arc<dyn std::error::Error + Send + Sync>),
     /// The server answered with a status of its own trouble, which may pass too.
     #[error("status {0}")]
@@ -124,6 +131,13 @@ impl Failure {
     fn may_pass(&self) -> bool {
         matches!(self, Failure::Passing(_) | Failure::ServerError(_))
     }
+}
+
+/// The message of an error, and those of what caused it: "client error" says little.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let messages: Vec<String> = causes.map(ToString::to_string).collect();
+    messages.join(": ")
 }
 
 async fn ask_with_retries(client: &HttpsClient, service: &str) -> Result<Ipv4Addr, Failure> {
@@ -168,17 +182,10 @@ async fn read_address(body: hyper::body::Incoming) -> Result<Ipv4Addr, Failure> 
 }
 
 /// A client that speaks IPv4 only, as the services answer with the address that the connection comes from.
-fn build_client() -> Result<HttpsClient, String> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_local_address(Some(Ipv4Addr::UNSPECIFIED.into()));
-    let provider = rustls::crypto::ring::default_provider();
-    let connector = HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(provider)
-        .map_err(|error| error.to_string())?
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp);
+fn build_client(proxies: &Arc<Matcher>) -> Result<HttpsClient, String> {
+    let connector = Connector::new(Arc::clone(proxies))
+        .and_then(with_tls)
+        .map_err(|error| error.to_string())?;
     // An address is asked for every two hours: connections are not worth keeping.
     Ok(Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(0)
@@ -247,8 +254,13 @@ mod tests {
     /// The address in [`GOOD`].
     const FOUND: Option<Ipv4Addr> = Some(Ipv4Addr::new(203, 0, 113, 10));
 
+    fn no_proxies() -> Matcher {
+        Matcher::builder().build()
+    }
+
     fn public_ip(services: &[&Service]) -> PublicIp {
-        PublicIp::with_services(services.iter().map(|service| service.url.clone()).collect())
+        let services = services.iter().map(|service| service.url.clone()).collect();
+        PublicIp::with_memory(services, no_proxies(), REMEMBERED)
     }
 
     #[tokio::test]
@@ -272,7 +284,7 @@ mod tests {
     #[tokio::test]
     async fn the_address_is_forgotten() {
         let service = Service::start(&[OTHER, GOOD]).await;
-        let public_ip = PublicIp::with_memory(vec![service.url.clone()], Duration::ZERO);
+        let public_ip = PublicIp::with_memory(vec![service.url.clone()], no_proxies(), Duration::ZERO);
         assert_ne!(public_ip.address().await, FOUND);
         assert_eq!(public_ip.address().await, FOUND);
     }
@@ -395,6 +407,107 @@ mod tests {
     #[test]
     fn the_client_can_be_built_and_is_built_late() {
         assert!(PublicIp::new().client.get().is_none());
-        assert!(build_client().is_ok());
+        assert!(build_client(&Arc::new(no_proxies())).is_ok());
+    }
+
+    /// No name server knows it: only a proxy can connect to it.
+    const NOWHERE: &str = "http://service.invalid/ip";
+
+    /// Asks [`NOWHERE`] through a proxy on loopback, whose URL has this beginning; the environment says so. The proxy checks
+    /// what it is asked and answers. Then it is the service itself.
+    async fn ask_through_proxy(
+        scheme: &str,
+        talk: &'static [(&'static [u8], &'static [u8])],
+    ) -> Option<Ipv4Addr> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{scheme}{}", listener.local_addr().unwrap());
+        let proxies = Matcher::builder().all(url).no("other.invalid").build();
+        let public_ip = PublicIp::with_memory(vec![NOWHERE.to_owned()], proxies, REMEMBERED);
+        let proxy = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for (question, answer) in talk {
+                let mut asked = vec![0; question.len()];
+                stream.read_exact(&mut asked).await.unwrap();
+                assert_eq!(String::from_utf8_lossy(&asked), String::from_utf8_lossy(question));
+                stream.write_all(answer).await.unwrap();
+            }
+            serve(stream, GOOD).await;
+        };
+        tokio::join!(public_ip.address(), proxy).0
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_asked_for_a_tunnel_by_name() {
+        let found = ask_through_proxy(
+            "http://us%65r:secret@",
+            &[(
+                b"CONNECT service.invalid:80 HTTP/1.1\r\nHost: service.invalid:80\r\n\
+                  Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n\r\n",
+                b"HTTP/1.1 200 Connection established\r\n\r\n",
+            )],
+        );
+        assert_eq!(found.await, FOUND);
+        let without_scheme = ask_through_proxy(
+            "",
+            &[(
+                b"CONNECT service.invalid:80 HTTP/1.1\r\nHost: service.invalid:80\r\n\r\n",
+                b"HTTP/1.1 200 OK\r\n\r\n",
+            )],
+        );
+        assert_eq!(without_scheme.await, FOUND);
+    }
+
+    /// RFC 1928, RFC 1929.
+    #[tokio::test]
+    async fn a_socks_proxy_is_asked_by_name() {
+        let connect: (&[u8], &[u8]) = (
+            b"\x05\x01\x00\x03\x0fservice.invalid\x00\x50",
+            b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00",
+        );
+        let found = ask_through_proxy(
+            "socks5://",
+            Box::leak(Box::new([
+                (b"\x05\x01\x00" as &[u8], b"\x05\x00" as &[u8]),
+                connect,
+            ])),
+        );
+        assert_eq!(found.await, FOUND);
+        let found = ask_through_proxy(
+            "socks5h://user:secret@",
+            Box::leak(Box::new([
+                (b"\x05\x01\x02" as &[u8], b"\x05\x02" as &[u8]),
+                (b"\x01\x04user\x06secret", b"\x01\x00"),
+                connect,
+            ])),
+        );
+        assert_eq!(found.await, FOUND);
+    }
+
+    #[tokio::test]
+    async fn this_machine_and_what_no_proxy_names_are_asked_directly() {
+        let nobody = "http://127.0.0.1:1";
+        let direct = Service::start(&[GOOD]).await;
+        for proxies in [
+            Matcher::builder().all(nobody).build(),
+            Matcher::builder().http(nobody).https(nobody).build(),
+        ] {
+            let public_ip = PublicIp::with_memory(vec![direct.url.clone()], proxies, REMEMBERED);
+            assert_eq!(public_ip.address().await, FOUND);
+        }
+        // Refused at once by a proxy that nobody is, and not asked there at all.
+        let through = |no: &str| {
+            let proxies = Matcher::builder().all(nobody).no(no).build();
+            Connector::new(Arc::new(proxies)).unwrap()
+        };
+        let uri = "https://api.service.example/ip".parse().unwrap();
+        for (no, expected) in [
+            ("", true),
+            ("other.example", true),
+            ("service.example", false),
+            (".service.example", false),
+            ("*", false),
+        ] {
+            assert_eq!(through(no).proxy_for(&uri).is_some(), expected, "{no:?}");
+        }
     }
 }

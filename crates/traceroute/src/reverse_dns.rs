@@ -5,24 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{Name, RData};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hickory_resolver::proto::rr::Name;
 use moka::future::Cache;
-use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::model::Run;
+use crate::names::configuration::Configuration;
+use crate::names::{Failure, System, dns, is_host_name};
 
 /// How long one lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a server may take, so that a lost packet is asked again within [`LOOKUP_TIMEOUT`].
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long names are remembered.
 const REMEMBERED: Duration = Duration::from_hours(1);
 /// For how many addresses names are remembered.
@@ -31,20 +26,24 @@ const MAX_REMEMBERED: u64 = 10_000;
 const MAX_CONCURRENT: usize = 128;
 /// Names kept of one address: an answer over TCP has room for thousands.
 const MAX_NAMES: usize = 16;
-/// Longest name kept, in bytes of text: the longest that DNS has (RFC 1035 §2.3.4) when nothing in it needs escaping.
-const MAX_NAME_LEN: usize = 255;
 
 /// Looks up the PTR names of addresses, and remembers them for an hour.
 ///
-/// Cheap to make: the system's configuration is read at the first lookup. Lookups need a tokio runtime with time and
-/// I/O, always the same one.
+/// Cheap to make. Lookups need a tokio runtime with time and I/O. Each request follows the system's configuration as it is
+/// then.
 pub struct ReverseDns {
-    /// Empty: the system's.
-    name_servers: Vec<SocketAddr>,
+    source: Source,
     timeout: Duration,
-    resolver: OnceCell<TokioResolver>,
     permits: Semaphore,
     remembered: Cache<IpAddr, Arc<[String]>>,
+}
+
+/// Who is asked.
+enum Source {
+    /// The hosts file, then the name servers.
+    System(&'static System),
+    /// These name servers.
+    Servers(Arc<Configuration>),
 }
 
 impl Default for ReverseDns {
@@ -56,19 +55,18 @@ impl Default for ReverseDns {
 impl ReverseDns {
     /// Asks the system's name servers, after its hosts file.
     pub fn new() -> Self {
-        Self::with_limits(Vec::new(), LOOKUP_TIMEOUT, REMEMBERED)
+        Self::with_limits(Source::System(System::shared()), LOOKUP_TIMEOUT, REMEMBERED)
     }
 
     /// Asks these name servers, and no hosts file.
     pub fn with_name_servers(name_servers: Vec<SocketAddr>) -> Self {
-        Self::with_limits(name_servers, LOOKUP_TIMEOUT, REMEMBERED)
+        Self::with_limits(Source::servers(name_servers), LOOKUP_TIMEOUT, REMEMBERED)
     }
 
-    fn with_limits(name_servers: Vec<SocketAddr>, timeout: Duration, remembered: Duration) -> Self {
+    fn with_limits(source: Source, timeout: Duration, remembered: Duration) -> Self {
         ReverseDns {
-            name_servers,
+            source,
             timeout,
-            resolver: OnceCell::new(),
             permits: Semaphore::new(MAX_CONCURRENT),
             remembered: Cache::builder()
                 .max_capacity(MAX_REMEMBERED)
@@ -78,12 +76,25 @@ impl ReverseDns {
     }
 
     /// All names of an address in the order of the answer, without the final dot; none when there are none, or none
-    /// within 5 seconds. Concurrent calls for one address share one lookup.
+    /// within 5 seconds. Concurrent calls for one address share one lookup. Dropping the future stops it.
     ///
-    /// Names are what some server on the Internet says: bytes that are not printable ASCII are escaped as
-    /// `\ddd` (RFC 1035 §5.1), and only the first 16 are kept.
+    /// Names are what some server on the Internet says: those that are no host names are left out (only letters, digits,
+    /// hyphens and underscores between dots), and only the first 16 are kept.
     pub async fn names(&self, address: IpAddr) -> Arc<[String]> {
-        let lookup = self.remembered.try_get_with(address, self.lookup(address));
+        match self
+            .source
+            .listed_names(&HashSet::from([address]))
+            .remove(&address)
+        {
+            Some(listed) => listed,
+            None => self.names_from(&self.source.configuration(), address).await,
+        }
+    }
+
+    async fn names_from(&self, configuration: &Configuration, address: IpAddr) -> Arc<[String]> {
+        let lookup = self
+            .remembered
+            .try_get_with(address, self.lookup(configuration, address));
         match timeout(self.timeout, lookup).await {
             Ok(Ok(names)) => names,
             Ok(Err(error)) => {
@@ -97,13 +108,30 @@ impl ReverseDns {
         }
     }
 
-    /// Fills in the names of every hop and destination, each distinct address looked up once and all at the same time.
-    pub async fn annotate(&self, runs: &mut [Run]) {
+    /// Fills in the names of every hop and destination, each distinct address looked up once and all at the same time. At
+    /// the deadline, if there is one, the names that are known by then.
+    pub async fn annotate(&self, runs: &mut [Run], deadline: Option<Instant>) {
         let distinct: HashSet<IpAddr> = runs.iter().flat_map(addresses).collect();
-        let lookups = distinct
+        let mut names = self.source.listed_names(&distinct);
+        let configuration = self.source.configuration();
+        let mut lookups: FuturesUnordered<_> = distinct
             .into_iter()
-            .map(async |address| (address, self.names(address).await));
-        let names: HashMap<IpAddr, Arc<[String]>> = join_all(lookups).await.into_iter().collect();
+            .filter(|address| !names.contains_key(address))
+            .map(async |address| (address, self.names_from(&configuration, address).await))
+            .collect();
+        let collecting = async {
+            while let Some((address, found)) = lookups.next().await {
+                names.insert(address, found);
+            }
+        };
+        match deadline {
+            Some(deadline) => {
+                if timeout_at(deadline, collecting).await.is_err() {
+                    tracing::debug!("some names were not found in the time that the request may take");
+                }
+            }
+            None => collecting.await,
+        }
         let names_of = |address: &IpAddr| names.get(address).map_or_else(Vec::new, |names| names.to_vec());
         for run in runs {
             run.destination.reverse_dns = names_of(&run.destination.ip_address);
@@ -113,19 +141,37 @@ impl ReverseDns {
         }
     }
 
-    async fn lookup(&self, address: IpAddr) -> Result<Arc<[String]>, NetError> {
+    async fn lookup(&self, configuration: &Configuration, address: IpAddr) -> Result<Arc<[String]>, Failure> {
         // The semaphore is never closed; and without a permit a lookup would be no less correct.
         let _permit = self.permits.acquire().await.ok();
-        let resolver = self
-            .resolver
-            .get_or_try_init(async || build_resolver(&self.name_servers))
-            .await?;
-        let answer = resolver.reverse_lookup(address).await?;
-        let pointers = answer.answers().iter().filter_map(|record| match &record.data {
-            RData::PTR(name) => printable(name),
-            _ => None,
-        });
-        Ok(pointers.take(MAX_NAMES).collect())
+        let pointers = dns::pointers(configuration, address).await?;
+        Ok(pointers.iter().filter_map(host_name).take(MAX_NAMES).collect())
+    }
+}
+
+impl Source {
+    /// What the hosts file says, if there is one.
+    fn listed_names(&self, addresses: &HashSet<IpAddr>) -> HashMap<IpAddr, Arc<[String]>> {
+        let listed = match self {
+            Source::System(system) => system.listed_names(addresses),
+            Source::Servers(_) => HashMap::new(),
+        };
+        let first = |names: Vec<String>| names.into_iter().take(MAX_NAMES).collect();
+        listed
+            .into_iter()
+            .map(|(address, names)| (address, first(names)))
+            .collect()
+    }
+
+    fn servers(name_servers: Vec<SocketAddr>) -> Self {
+        Source::Servers(Arc::new(Configuration::with_servers(name_servers)))
+    }
+
+    fn configuration(&self) -> Arc<Configuration> {
+        match self {
+            Source::System(system) => system.configuration(),
+            Source::Servers(configuration) => Arc::clone(configuration),
+        }
     }
 }
 
@@ -134,59 +180,20 @@ fn addresses(run: &Run) -> impl Iterator<Item = IpAddr> {
     hops.chain([run.destination.ip_address])
 }
 
-/// The name as printable ASCII, without the final dot. `None` for the root, and for names that escapes make too long.
-fn printable(name: &Name) -> Option<String> {
-    let label_text = |label: &[u8]| label.iter().map(|byte| printable_byte(*byte)).collect();
-    let labels: Vec<String> = name.iter().map(label_text).collect();
-    let text = labels.join(".");
-    (1..=MAX_NAME_LEN).contains(&text.len()).then_some(text)
-}
-
-fn printable_byte(byte: u8) -> String {
-    match byte {
-        b'.' | b'\\' => format!("\\{}", char::from(byte)),
-        b'!'..=b'~' => char::from(byte).to_string(),
-        _ => format!("\\{byte:03}"),
+/// The name without the final dot, if it is a host name. A dot within a part makes none.
+fn host_name(name: &Name) -> Option<String> {
+    if name.iter().any(|label| label.contains(&b'.')) {
+        return None;
     }
-}
-
-fn build_resolver(name_servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
-    let mut builder = if name_servers.is_empty() {
-        TokioResolver::builder_tokio()?
-    } else {
-        let mut builder =
-            TokioResolver::builder_with_config(config(name_servers), TokioRuntimeProvider::default());
-        builder.options_mut().use_hosts_file = ResolveHosts::Never;
-        builder
-    };
-    adjust(builder.options_mut());
-    builder.build()
-}
-
-fn adjust(options: &mut ResolverOpts) {
-    options.timeout = options.timeout.min(ATTEMPT_TIMEOUT);
-    options.max_active_requests = MAX_CONCURRENT;
-    // Names are remembered here, and failures nowhere.
-    options.cache_size = 0;
-    // Ports that the system picks cannot collide with those that probes have reserved.
-    options.os_port_selection = true;
-}
-
-fn config(name_servers: &[SocketAddr]) -> ResolverConfig {
-    let server = |address: &SocketAddr| {
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-            connection.port = address.port();
-            connection
-        });
-        NameServerConfig::new(address.ip(), true, connections.to_vec())
-    };
-    ResolverConfig::from_name_servers(name_servers.iter().map(server).collect())
+    let text = name.iter().collect::<Vec<&[u8]>>().join(&b'.');
+    is_host_name(&text).then(|| String::from_utf8(text).ok())?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{Hop, RunDestination, RunSource};
+    use futures_util::future::join_all;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::net::UdpSocket;
     use uuid::Uuid;
@@ -333,7 +340,11 @@ mod tests {
     #[tokio::test]
     async fn names_are_forgotten() {
         let server = NameServer::start(two_names).await;
-        let client = ReverseDns::with_limits(vec![server.address], LOOKUP_TIMEOUT, Duration::ZERO);
+        let client = ReverseDns::with_limits(
+            Source::servers(vec![server.address]),
+            LOOKUP_TIMEOUT,
+            Duration::ZERO,
+        );
         for _ in 0..3 {
             assert_eq!(client.names(address("192.0.2.1")).await.len(), 2);
         }
@@ -366,22 +377,34 @@ mod tests {
         assert!(server.client().names(address("192.0.2.1")).await.is_empty());
         let passed = started.elapsed();
         assert!(passed <= Duration::from_millis(5001), "{passed:?}");
-        assert!(passed >= ATTEMPT_TIMEOUT, "{passed:?}");
+        assert!(passed >= Duration::from_secs(2), "{passed:?}");
+        assert_eq!(server.queries(), 2, "a lost packet is sent again");
     }
 
+    /// Issue 14.
     #[tokio::test]
-    async fn bytes_from_the_network_are_escaped() {
+    async fn names_that_are_no_host_names_are_left_out() {
         let server = NameServer::start(|_| {
             Answer::Names(vec![
-                wire(&[b"a\x1b[31m\n\0", b"b.c \"\\\xff", b"xn--bcher-kva"]),
+                wire(&[b"a\x1b[31m\n\0", b"b"]),
+                wire(&[b"a.b", b"example"]),
+                wire(&[b"b\xc3\xbccher", b"example"]),
+                wire(&[b"-a", b"example"]),
+                wire(&[b"a-", b"example"]),
+                wire(&[b"192", b"0", b"2", b"1"]),
                 wire(&[]),
-                wire(&[&[1; 63], &[1; 63], &[1; 63], &[1; 61]]),
+                wire(&[&[b'a'; 63], &[b'a'; 63], &[b'a'; 63], &[b'a'; 61]]),
+                wire(&[b"xn--bcher-kva", b"0-1_2", b"Example"]),
             ])
         })
         .await;
+        let longest = [[b'a'; 63].as_slice(), &[b'a'; 63], &[b'a'; 63], &[b'a'; 61]].join(&b'.');
         assert_eq!(
             *server.client().names(address("192.0.2.1")).await,
-            [r#"a\027[31m\010\000.b\.c\032"\\\255.xn--bcher-kva"#.to_owned()]
+            [
+                String::from_utf8(longest).unwrap(),
+                "xn--bcher-kva.0-1_2.Example".to_owned()
+            ]
         );
     }
 
@@ -399,7 +422,11 @@ mod tests {
     async fn malformed_answers_are_no_names() {
         // A record that ends in the middle of a label.
         let server = NameServer::start(|_| Answer::Names(vec![vec![40, b'a']])).await;
-        let client = ReverseDns::with_limits(vec![server.address], Duration::from_millis(100), REMEMBERED);
+        let client = ReverseDns::with_limits(
+            Source::servers(vec![server.address]),
+            Duration::from_millis(100),
+            REMEMBERED,
+        );
         assert!(client.names(address("192.0.2.1")).await.is_empty());
     }
 
@@ -430,7 +457,7 @@ mod tests {
             ],
         };
         let mut runs = [run.clone(), run];
-        server.client().annotate(&mut runs).await;
+        server.client().annotate(&mut runs, None).await;
         for run in &runs {
             assert_eq!(run.destination.reverse_dns, ["target.example"]);
             let names: Vec<String> = run.hops.iter().map(|hop| hop.reverse_dns.join(",")).collect();
@@ -438,9 +465,35 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_systems_configuration_is_read_late() {
-        // No runtime here: construction must not need one.
-        assert!(ReverseDns::new().resolver.get().is_none());
+    #[tokio::test(start_paused = true)]
+    async fn at_the_deadline_the_names_known_by_then_are_filled_in() {
+        let server = NameServer::start(|question| match question.split('.').next() {
+            Some("1") => Answer::Names(vec![wire(&[b"hop", b"example"])]),
+            _ => Answer::Silence,
+        })
+        .await;
+        let mut runs = [Run {
+            run_id: Uuid::nil(),
+            source: RunSource {
+                ip_address: address("192.0.2.100"),
+                port: 1,
+            },
+            destination: RunDestination {
+                ip_address: address("192.0.2.9"),
+                port: 2,
+                reverse_dns: Vec::new(),
+            },
+            hops: vec![Hop::answered(1, address("192.0.2.1"), 1.0)],
+        }];
+        let started = Instant::now();
+        let deadline = started + Duration::from_millis(500);
+        server.client().annotate(&mut runs, Some(deadline)).await;
+        assert!(
+            started.elapsed() <= Duration::from_millis(501),
+            "{:?}",
+            started.elapsed()
+        );
+        assert_eq!(runs[0].hops[0].reverse_dns, ["hop.example"]);
+        assert!(runs[0].destination.reverse_dns.is_empty());
     }
 }

@@ -1,25 +1,21 @@
 //! The target as the user writes it, and the address behind it.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::LazyLock;
-use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use idna::{AsciiDenyList, domain_to_ascii_cow};
+use tokio::time::{Instant, timeout_at};
 
+use crate::names::{Failure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
 use crate::parameters::Host;
-
-/// Longest host name in text form, without a final dot (RFC 1035 §2.3.4 counts 255 bytes on the wire).
-const MAX_NAME_LEN: usize = 253;
-/// Longest part of a host name between dots (RFC 1035 §2.3.4).
-const MAX_LABEL_LEN: usize = 63;
 
 /// A host, perhaps with a port: `host`, `host:443`, `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]` or
 /// `[2001:db8::1]:443`.
+///
+/// Names in other scripts are taken in their ASCII form (UTS 46): `bücher.example` is `xn--bcher-kva.example`.
 ///
 /// IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) mean the IPv4 address. Zone identifiers (`fe80::1%eth0`) are
 /// refused: link-local addresses are never behind a router, so there is no path to trace.
@@ -59,12 +55,21 @@ pub enum InvalidTarget {
     /// A character that no host name has.
     #[error("is not a host name: it contains {0:?}")]
     NameCharacter(char),
+    /// Letters that have no form in DNS, or not in this order (UTS 46).
+    #[error("is not a host name: it has no form in ASCII (UTS 46)")]
+    NoAscii,
+    /// A URL; holds the host in it.
+    #[error("is a URL; give the host name only: {0}")]
+    Url(String),
 }
 
 impl FromStr for Target {
     type Err = InvalidTarget;
 
     fn from_str(text: &str) -> Result<Self, InvalidTarget> {
+        if let Some((_, rest)) = text.split_once("://") {
+            return Err(host_of_url(rest).map_or(InvalidTarget::NoHost, InvalidTarget::Url));
+        }
         if let Some(bracketed) = text.strip_prefix('[') {
             return parse_bracketed(bracketed);
         }
@@ -83,6 +88,13 @@ impl FromStr for Target {
             }),
         }
     }
+}
+
+/// The host, and the port if there is one, of what follows `://` in a URL (RFC 3986 §3.2).
+fn host_of_url(rest: &str) -> Option<String> {
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    (!host.is_empty()).then(|| host.to_owned())
 }
 
 /// What follows an opening bracket.
@@ -122,14 +134,22 @@ fn parse_name_or_ipv4(text: &str) -> Result<Host, InvalidTarget> {
     if let Ok(address) = text.parse() {
         return Ok(Host::Address(IpAddr::V4(address)));
     }
-    check_name(text)?;
-    Ok(Host::Name(text.to_owned()))
+    let name = to_ascii(text).ok_or(InvalidTarget::NoAscii)?;
+    check_name(&name)?;
+    Ok(Host::Name(name.into_owned()))
 }
 
-/// Refuses what cannot be a host name. Lenient where real names are: underscores, and letters beyond ASCII, which
-/// some resolvers translate.
+/// A name in the form that it has in DNS. One that is in ASCII stays as it is.
+pub(crate) fn to_ascii(name: &str) -> Option<Cow<'_, str>> {
+    if name.is_ascii() {
+        return Some(Cow::Borrowed(name));
+    }
+    domain_to_ascii_cow(name.as_bytes(), AsciiDenyList::EMPTY).ok()
+}
+
+/// Refuses what cannot be a host name. Underscores are no part of host names, but of real ones.
 fn check_name(name: &str) -> Result<(), InvalidTarget> {
-    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if let Some(wrong) = name.chars().find(|c| !allowed(*c)) {
         return Err(InvalidTarget::NameCharacter(wrong));
     }
@@ -172,7 +192,7 @@ pub enum ResolveError {
     Lookup {
         /// The name.
         host: String,
-        /// What the operating system's resolver said.
+        /// What was said instead of an address.
         source: io::Error,
     },
     /// The name has addresses, but none of the wanted family.
@@ -185,79 +205,77 @@ pub enum ResolveError {
     },
 }
 
-/// How many names the operating system's resolver looks up at once, for the whole process.
-const LOOKUPS: usize = 64;
-/// How long a look-up may take, waiting for its turn included: more than the resolver takes to ask all its servers twice
-/// (resolv.conf(5)).
-const LOOKUP_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// The address of a host: itself, or the first that the operating system's resolver gives for the name and the family
-/// (IPv6 when `ipv6`, otherwise IPv4).
+/// The address of a host: itself, or the first one of its name. With `ipv6` that is the first IPv6 address, otherwise the
+/// first IPv4 address; a name without IPv4 addresses is given its first IPv6 address then, with a warning in the log.
 ///
-/// Needs a tokio runtime with time enabled, on whose blocking threads the resolver works: 64 at most, others wait for their
-/// turn. A look-up that has begun cannot be stopped: it keeps its turn until the operating system gives up, also
-/// when the future is dropped.
+/// The system is asked as it says at this moment: its hosts file, then its name servers, or its C library where that has
+/// other sources of names. Both kinds of addresses are asked for at once, and a name server that does not answer for
+/// one does not keep the other.
+///
+/// Needs a tokio runtime with time and I/O. Dropping the future stops the questions, except those of the C library: these
+/// keep one of 64 threads busy until the C library gives up.
 ///
 /// # Errors
-/// When the name is unknown, the resolver fails or takes more than a minute, or the name has no address of the family.
+/// When the name is unknown, nobody answers, or the name has no address of the family.
 pub async fn resolve(host: &Host, ipv6: bool) -> Result<IpAddr, ResolveError> {
-    static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS)));
-    resolve_with(host, ipv6, |name| look_up(&TURNS, name, ask_system)).await
+    resolve_in(System::shared(), host, ipv6).await
 }
 
-/// What the operating system's resolver says.
-fn ask_system(name: &str) -> io::Result<Vec<IpAddr>> {
-    let addresses = (name, 0).to_socket_addrs()?;
-    Ok(addresses.map(|address| address.ip()).collect())
-}
-
-/// Waits for a turn, and asks on a thread that may block. The turn ends with the question, not with who asks it:
-/// otherwise those who go away would fill all threads, and everybody else would wait behind them.
-async fn look_up<A>(turns: &Arc<Semaphore>, name: String, ask: A) -> io::Result<Vec<IpAddr>>
-where
-    A: FnOnce(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
-{
-    let asking = async {
-        let turn = Arc::clone(turns)
-            .acquire_owned()
-            .await
-            .map_err(io::Error::other)?;
-        let asked = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            ask(&name)
-        });
-        asked.await?
+/// [`resolve`], until `deadline` at the latest.
+///
+/// # Errors
+/// As [`resolve`], and when there is no address by then.
+pub async fn resolve_by(host: &Host, ipv6: bool, deadline: Instant) -> Result<IpAddr, ResolveError> {
+    let late = |_| {
+        let problem = "no answer in the time that the request may take";
+        lookup_error(host, io::Error::new(io::ErrorKind::TimedOut, problem))
     };
-    tokio::time::timeout(LOOKUP_TIMEOUT, asking).await.map_err(|_| {
-        let seconds = LOOKUP_TIMEOUT.as_secs();
-        let problem = format!("no answer from the system's resolver within {seconds} seconds");
-        io::Error::new(io::ErrorKind::TimedOut, problem)
-    })?
+    timeout_at(deadline, resolve(host, ipv6)).await.map_err(late)?
 }
 
-async fn resolve_with<L, F>(host: &Host, ipv6: bool, lookup: L) -> Result<IpAddr, ResolveError>
-where
-    L: FnOnce(String) -> F,
-    F: Future<Output = io::Result<Vec<IpAddr>>>,
-{
+pub(crate) async fn resolve_in(system: &System, host: &Host, ipv6: bool) -> Result<IpAddr, ResolveError> {
     let name = match host {
         Host::Address(address) => return Ok(*address),
         Host::Name(name) => name,
     };
-    let addresses = lookup(name.clone())
-        .await
-        .map_err(|source| ResolveError::Lookup {
-            host: name.clone(),
-            source,
-        })?;
-    addresses
-        .into_iter()
-        .map(|address| address.to_canonical())
-        .find(|address| address.is_ipv6() == ipv6)
-        .ok_or_else(|| ResolveError::NoAddress {
-            host: name.clone(),
-            family: if ipv6 { Family::V6 } else { Family::V4 },
-        })
+    let wanted = if ipv6 { Wanted::V6 } else { Wanted::V4OrElseV6 };
+    let found = system.addresses(name, wanted).await;
+    let found = found.map_err(|failure| resolve_error(host, ipv6, failure))?;
+    // There is always one.
+    let first = found.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    if first.is_ipv6() && !ipv6 {
+        tracing::warn!(host = name, address = %first, "the name has no IPv4 address: it is traced with IPv6");
+    }
+    Ok(first)
+}
+
+fn resolve_error(host: &Host, ipv6: bool, failure: Failure) -> ResolveError {
+    let problem = match (failure, ipv6) {
+        (Failure::NoAddress, true) => {
+            return ResolveError::NoAddress {
+                host: name_of(host),
+                family: Family::V6,
+            };
+        }
+        (Failure::NoAddress, false) => "it has neither an IPv4 nor an IPv6 address".to_owned(),
+        (failure, true) => format!("no IPv6 address: {failure}"),
+        (failure, false) => failure.to_string(),
+    };
+    lookup_error(host, io::Error::other(problem))
+}
+
+fn lookup_error(host: &Host, source: io::Error) -> ResolveError {
+    ResolveError::Lookup {
+        host: name_of(host),
+        source,
+    }
+}
+
+fn name_of(host: &Host) -> String {
+    match host {
+        Host::Address(address) => address.to_string(),
+        Host::Name(name) => name.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -283,7 +301,16 @@ mod tests {
             ("example.com.", name("example.com."), None),
             ("localhost", name("localhost"), None),
             ("my_service-1", name("my_service-1"), None),
-            ("bücher.example", name("bücher.example"), None),
+            ("bücher.example", name("xn--bcher-kva.example"), None),
+            ("BÜCHER。example:443", name("xn--bcher-kva.example"), Some(443)),
+            (
+                "_dienst.straße.example.",
+                name("_dienst.xn--strae-oqa.example."),
+                None,
+            ),
+            ("xn--bcher-kva.example", name("xn--bcher-kva.example"), None),
+            ("правда.рф", name("xn--80aafi6cg.xn--p1ai"), None),
+            ("0x7f000001", name("0x7f000001"), None),
             ("4.example", name("4.example"), None),
             ("example.com:443", name("example.com"), Some(443)),
             ("example.com:1", name("example.com"), Some(1)),
@@ -308,6 +335,7 @@ mod tests {
     fn refused_forms() {
         use InvalidTarget as E;
         let port = |text: &str| E::Port(text.to_owned());
+        let url = |host: &str| E::Url(host.to_owned());
         let long_label = "a".repeat(64);
         let too_long = ["a".repeat(63).as_str(); 4].join(".");
         let cases = [
@@ -344,7 +372,22 @@ mod tests {
             ("example\n", E::NameCharacter('\n')),
             ("example\0", E::NameCharacter('\0')),
             ("example/path", E::NameCharacter('/')),
-            ("http://example.com", port("//example.com")),
+            ("http://example.com", url("example.com")),
+            (
+                "HTTPS://user:secret@example.com:8443/path?query#part",
+                url("example.com:8443"),
+            ),
+            ("http://[2001:db8::1]/", url("[2001:db8::1]")),
+            ("http:///path", E::NoHost),
+            ("http:example.com", port("example.com")),
+            // A letter that no script has, right-to-left and left-to-right in one label, and a mark without a letter.
+            ("\u{e000}.example", E::NoAscii),
+            ("a\u{5d0}.example", E::NoAscii),
+            ("\u{301}a.example", E::NoAscii),
+            ("xn--a.b\u{fc}cher", E::NoAscii),
+            ("b\u{fc}cher example", E::NameCharacter(' ')),
+            ("b\u{fc}cher..example", E::NameLength),
+            ("１２７.0.0.1", E::Ipv4),
             ("user@example", E::NameCharacter('@')),
             ("1.2.3.4%eth0", E::NameCharacter('%')),
         ];
@@ -375,116 +418,48 @@ mod tests {
         }
     }
 
-    fn both() -> Vec<IpAddr> {
-        ["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2"]
-            .map(|text| text.parse().unwrap())
-            .to_vec()
-    }
-
-    async fn answer(host: &Host, ipv6: bool, addresses: io::Result<Vec<IpAddr>>) -> Result<IpAddr, String> {
-        resolve_with(host, ipv6, |_| async { addresses })
-            .await
-            .map_err(|error| error.to_string())
-    }
-
-    #[tokio::test]
-    async fn first_address_of_the_family() {
-        let host = name("example.com");
-        assert_eq!(answer(&host, false, Ok(both())).await, Ok(both()[0]));
-        assert_eq!(answer(&host, true, Ok(both())).await, Ok(both()[1]));
-    }
-
-    #[tokio::test]
-    async fn none_of_the_family() {
-        let host = name("example.com");
-        assert_eq!(
-            answer(&host, true, Ok(vec![both()[0]])).await,
-            Err(r#""example.com" has no IPv6 address"#.to_owned())
-        );
-        assert_eq!(
-            answer(&host, false, Ok(vec![both()[1]])).await,
-            Err(r#""example.com" has no IPv4 address"#.to_owned())
-        );
-    }
-
-    #[tokio::test]
-    async fn a_mapped_address_is_an_ipv4_address() {
-        let mapped: IpAddr = "::ffff:192.0.2.3".parse().unwrap();
-        let host = name("example.com");
-        let plain = mapped.to_canonical();
-        assert_eq!(answer(&host, false, Ok(vec![mapped])).await, Ok(plain));
-        assert_eq!(
-            answer(&host, true, Ok(vec![mapped, both()[1]])).await,
-            Ok(both()[1])
-        );
-    }
-
-    #[tokio::test]
-    async fn unknown_name() {
-        let unknown = io::Error::other("Name or service not known");
-        assert_eq!(
-            answer(&name("nowhere.invalid"), false, Err(unknown)).await,
-            Err(r#"cannot resolve "nowhere.invalid": Name or service not known"#.to_owned())
-        );
-    }
-
     #[tokio::test]
     async fn an_address_decides_the_family_and_asks_nobody() {
         for text in ["192.0.2.1", "2001:db8::1"] {
             for ipv6 in [false, true] {
-                let refused = io::Error::other("asked");
-                assert_eq!(
-                    answer(&address(text), ipv6, Err(refused)).await,
-                    Ok(text.parse().unwrap())
-                );
+                let found = resolve(&address(text), ipv6).await.unwrap();
+                assert_eq!(found, text.parse::<IpAddr>().unwrap());
             }
         }
     }
 
+    #[tokio::test]
+    async fn this_system_knows_localhost() {
+        let found = resolve(&name("localhost"), false).await.unwrap();
+        assert!(found.is_loopback() && found.is_ipv4(), "{found}");
+        let found = resolve(&name("localhost"), true).await.unwrap();
+        assert!(found.is_loopback() && found.is_ipv6(), "{found}");
+    }
+
+    /// Issue 14: the C library takes them for addresses.
+    #[tokio::test]
+    async fn numbers_are_names_that_nobody_knows() {
+        for text in ["0x7f000001", "0X7F000001", "127.0x1", "0x", "example.0x7f."] {
+            let Target { host, port: None } = text.parse().unwrap() else {
+                panic!("{text}");
+            };
+            let error = resolve(&host, false).await.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("cannot resolve {text:?}: no such host")
+            );
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_name_is_not_waited_for_without_end() {
-        let full = Arc::new(Semaphore::new(0));
-        let host = name("slow.example");
-        let error = resolve_with(&host, false, |name| look_up(&full, name, |_| panic!("asked")))
+    async fn a_deadline_ends_the_look_up() {
+        let now = Instant::now();
+        let error = resolve_by(&name("never.asked.example"), false, now)
             .await
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            r#"cannot resolve "slow.example": no answer from the system's resolver within 60 seconds"#
+            r#"cannot resolve "never.asked.example": no answer in the time that the request may take"#
         );
-    }
-
-    #[tokio::test]
-    async fn who_goes_away_keeps_one_thread_busy_at_most() {
-        let turns = Arc::new(Semaphore::new(1));
-        let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let (answer, answered) = std::sync::mpsc::channel();
-        let first = tokio::spawn({
-            let turns = Arc::clone(&turns);
-            async move {
-                look_up(&turns, "slow.example".to_owned(), move |_| {
-                    begun.send(()).unwrap();
-                    answered.recv().unwrap()
-                })
-                .await
-            }
-        });
-        has_begun.await.unwrap();
-        first.abort();
-        assert!(first.await.unwrap_err().is_cancelled());
-        // The resolver still works for nobody; who comes now waits, and may leave before anything begins.
-        assert_eq!(turns.available_permits(), 0);
-        let mut second = Box::pin(look_up(&turns, "second.example".to_owned(), |_| panic!("asked")));
-        assert!(futures_util::poll!(&mut second).is_pending());
-        drop(second);
-        let third = look_up(&turns, "third.example".to_owned(), |_| Ok(both()));
-        answer.send(Ok(Vec::new())).unwrap();
-        assert_eq!(third.await.unwrap(), both());
-    }
-
-    #[tokio::test]
-    async fn the_systems_resolver_knows_localhost() {
-        let found = resolve(&name("localhost"), false).await.unwrap();
-        assert!(found.is_loopback() && found.is_ipv4(), "{found}");
     }
 }

@@ -8,20 +8,20 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
-use traceroute_engine::driver::{Driver, OnFound, Statistics};
-use traceroute_engine::{Method, TraceError, TraceResult, TraceSpec};
+use tokio::time::{Instant, timeout_at};
+use traceroute_engine::{Answer, EndToEndResult, Method, Outcome, TraceError, TraceResult, TraceSpec};
 
 use crate::details::{Counters, Details, RunDetails};
+use crate::driver::{Driver, News, OnNews, Statistics};
 use crate::error::Error;
 use crate::model::{
     Destination, E2eProbe, Hop, HopCount, Report, Run, RunDestination, RunSource, Source, Traceroute,
 };
 use crate::parameters::{Protocol, Request, TcpMethod};
 use crate::public_ip::PublicIp;
-use crate::rate_limit;
 use crate::reverse_dns::ReverseDns;
 use crate::target::resolve;
+use crate::warning::Warning;
 
 /// End-to-end probes are at most this far apart.
 const MAX_E2E_SPACING: Duration = Duration::from_secs(1);
@@ -35,12 +35,8 @@ pub enum Progress {
         run: u32,
         /// TTL, in hops.
         ttl: u8,
-        /// Who answered.
-        address: IpAddr,
-        /// Round-trip time.
-        rtt: Duration,
-        /// The answer is the destination's.
-        destination: bool,
+        /// The answer.
+        answer: Answer,
     },
     /// A traceroute run ended.
     RunFinished {
@@ -121,7 +117,7 @@ impl Tracer {
     /// The target's name cannot be resolved, or every run failed; local problems such as a missing permission or
     /// route say what to do about it.
     pub async fn trace(&self, request: &Request) -> Result<Report, Error> {
-        Job::new(self, request, None).run().await
+        Job::new(self, request, None, Instant::now()).run().await
     }
 
     /// [`Tracer::trace`] that also tells what happens meanwhile.
@@ -131,19 +127,40 @@ impl Tracer {
     pub async fn trace_with_progress(
         &self,
         request: &Request,
-        mut progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress),
     ) -> Result<Report, Error> {
+        self.trace_since(Instant::now(), request, Some(progress)).await
+    }
+
+    /// [`Tracer::trace`], or [`Tracer::trace_with_progress`], of a request on which some time has been spent: it ends as if it had begun
+    /// at `start`.
+    ///
+    /// # Errors
+    /// As [`Tracer::trace`].
+    pub async fn trace_since(
+        &self,
+        start: Instant,
+        request: &Request,
+        progress: Option<impl FnMut(Progress)>,
+    ) -> Result<Report, Error> {
+        let Some(mut progress) = progress else {
+            return Job::new(self, request, None, start).run().await;
+        };
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        let job = Job::new(self, request, Some(sender));
+        let job = Job::new(self, request, Some(sender), start);
         let report = job.run();
         tokio::pin!(report);
+        let mut tell = |event| {
+            tracing::trace!(hostname = request.hostname, ?event, "progress");
+            progress(event);
+        };
         loop {
             tokio::select! {
                 biased;
-                Some(event) = receiver.recv() => progress(event),
+                Some(event) = receiver.recv() => tell(event),
                 result = &mut report => {
                     while let Ok(event) = receiver.try_recv() {
-                        progress(event);
+                        tell(event);
                     }
                     return result;
                 }
@@ -192,16 +209,36 @@ struct Job<'r> {
     tracer: &'r Tracer,
     request: &'r Request,
     progress: Option<mpsc::UnboundedSender<Progress>>,
+    /// From when on its time counts.
+    start: Instant,
 }
 
-/// A run, and its details if asked for.
-type Found = (Run, Option<RunDetails>);
+/// A run with how it probed in the end, and what it found.
+struct Found {
+    index: u32,
+    method: Method,
+    result: TraceResult,
+}
+
+/// What all probing of a request found.
+struct Findings {
+    runs: Vec<Found>,
+    e2e: EndToEndResult,
+    warnings: Vec<Warning>,
+}
+
+/// How much longer than its runs may take a request may be on its way, for names and the public address.
+const EXTRA: Duration = Duration::from_millis(4800);
+/// The same for its probes.
+const EXTRA_FOR_PROBES: Duration = Duration::from_secs(4);
 
 /// One request's probing: a resolved target and who probes it.
 struct Probing<'j> {
     job: &'j Job<'j>,
     driver: Driver,
     address: IpAddr,
+    /// When all probing must be over.
+    deadline: Instant,
 }
 
 impl<'r> Job<'r> {
@@ -209,17 +246,25 @@ impl<'r> Job<'r> {
         tracer: &'r Tracer,
         request: &'r Request,
         progress: Option<mpsc::UnboundedSender<Progress>>,
+        start: Instant,
     ) -> Self {
         Job {
             tracer,
             request,
             progress,
+            start,
         }
     }
 
     async fn run(&self) -> Result<Report, Error> {
         let request = self.request;
-        let address = Box::pin(resolve(&request.host, request.ipv6)).await?;
+        let start = self.start;
+        let longest = start
+            .checked_add(request.longest())
+            .unwrap_or_else(|| start + FAR);
+        let deadline = longest + EXTRA;
+        let resolved = timeout_at(deadline, Box::pin(resolve(&request.host, request.ipv6))).await;
+        let address = resolved.map_err(|_| Error::TooLate)??;
         if !is_one_host(address) {
             return Err(Error::NotAHost(address));
         }
@@ -228,28 +273,40 @@ impl<'r> Job<'r> {
             job: self,
             driver: self.tracer.driver(request)?,
             address,
+            deadline: longest + EXTRA_FOR_PROBES,
         };
         let options = &self.tracer.shared.options;
         let public_ip = async {
             let wanted = request.source_public_ip.then_some(&options.public_ip)?;
             // Boxed, like the look-up of names below: rarely asked for, and large beside the rest of a request.
-            Box::pin(wanted.address()).await.map(IpAddr::V4)
+            let asked = timeout_at(deadline, Box::pin(wanted.address())).await;
+            asked.ok().flatten().map(IpAddr::V4)
         };
         let probe = probing.probe();
-        let ((results, rtts), public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })?;
-        let (mut runs, details): (Vec<Run>, Vec<Option<RunDetails>>) = results.into_iter().unzip();
+        let (findings, public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })?;
+        let Findings { runs, e2e, warnings } = findings;
+        for warning in &warnings {
+            tracing::warn!(%address, code = ?warning.code, "{}", warning.text);
+        }
+        let mut described: Vec<Run> = runs.iter().map(|found| describe_run(&found.result)).collect();
         let details = if request.details {
-            Some(Box::pin(self.details(details)).await)
+            Some(Box::pin(self.details(&described, &runs, &e2e, &warnings)).await)
         } else {
             None
         };
         if request.reverse_dns {
-            Box::pin(options.reverse_dns.annotate(&mut runs)).await;
+            // Those found in time are used.
+            Box::pin(options.reverse_dns.annotate(&mut described, Some(deadline))).await;
         }
-        let hop_count = HopCount::of(&runs);
+        let hop_count = HopCount::of(&described);
         if request.skip_private_hops {
-            runs.iter_mut().for_each(Run::blank_private_hops);
+            described.iter_mut().for_each(Run::blank_private_hops);
         }
+        let rtts = e2e
+            .probes
+            .iter()
+            .map(|rtt| rtt.map_or(0.0, milliseconds))
+            .collect();
         Ok(Report {
             protocol: request.protocol,
             source: Source { public_ip },
@@ -257,21 +314,32 @@ impl<'r> Job<'r> {
                 hostname: request.hostname.clone(),
                 port: request.port,
             },
-            traceroute: Traceroute { runs, hop_count },
+            traceroute: Traceroute {
+                runs: described,
+                hop_count,
+            },
             e2e_probe: E2eProbe::from_rtts(rtts),
             details,
+            warnings,
         })
     }
 
     /// What these runs learned, and the counters now that they have ended.
-    async fn details(&self, runs: Vec<Option<RunDetails>>) -> Box<Details> {
-        let mut runs: Vec<RunDetails> = runs.into_iter().flatten().collect();
+    async fn details(
+        &self,
+        described: &[Run],
+        runs: &[Found],
+        e2e: &EndToEndResult,
+        warnings: &[Warning],
+    ) -> Box<Details> {
+        let of = |(run, found): (&Run, &Found)| RunDetails::new(run.run_id, found.method, &found.result);
+        let mut runs: Vec<RunDetails> = described.iter().zip(runs).map(of).collect();
         if self.request.skip_private_hops {
             runs.iter_mut().for_each(RunDetails::blank_private_hops);
         }
         let statistics = self.tracer.statistics().await;
         let counters = statistics.map_or_else(Counters::default, Counters::from);
-        Box::new(Details::new(runs, counters))
+        Box::new(Details::new(runs, e2e.into(), warnings.to_vec(), counters))
     }
 
     fn tell(&self, event: Progress) {
@@ -281,66 +349,92 @@ impl<'r> Job<'r> {
         }
     }
 
-    fn on_found(&self, run: u32) -> Option<OnFound> {
+    /// Passes on what a trace tells: one of this run, or the end-to-end probes (`None`).
+    fn on_news(&self, run: Option<u32>) -> Option<OnNews> {
         let progress = self.progress.clone()?;
-        Some(Box::new(move |found| {
-            let event = Progress::HopFound {
-                run,
-                ttl: found.ttl,
-                address: found.address,
-                rtt: found.rtt,
-                destination: found.destination,
-            };
-            let _ = progress.send(event);
+        Some(Box::new(move |news| {
+            if let Some(event) = progress_of(run, news) {
+                let _ = progress.send(event);
+            }
         }))
     }
 }
 
+/// `None` for the answer to an end-to-end probe: it is told when that probe is settled, and is no hop of a run.
+fn progress_of(run: Option<u32>, news: News) -> Option<Progress> {
+    match news {
+        News::Hop(found) => run.map(|run| Progress::HopFound {
+            run,
+            ttl: found.ttl,
+            answer: found.answer,
+        }),
+        News::Probe { index, rtt } => Some(Progress::E2eProbe { index, rtt }),
+    }
+}
+
+/// A time that does not come.
+const FAR: Duration = Duration::from_hours(10 * 365 * 24);
+
 impl Probing<'_> {
     /// All runs and end-to-end probes, started together. Fails as soon as every run has failed.
-    async fn probe(&self) -> Result<(Vec<Found>, Vec<f64>), Error> {
-        let (runs, rtts) = tokio::try_join!(self.runs(), self.e2e_probes())?;
-        if self.job.request.traceroute_queries == 0
-            && let Some(error) = nothing_sent(&rtts)
-        {
-            return Err(error);
-        }
-        let rtts = rtts
-            .into_iter()
-            .map(|rtt| rtt.ok().flatten().map_or(0.0, milliseconds))
-            .collect();
-        Ok((runs, rtts))
+    async fn probe(&self) -> Result<Findings, Error> {
+        let ((runs, mut warnings), e2e) =
+            tokio::try_join!(self.runs(), async { Ok(self.e2e_probes().await) })?;
+        let e2e = match e2e {
+            Ok(e2e) => e2e,
+            Err(error) if self.job.request.traceroute_queries == 0 => {
+                return Err(Error::Traces(vec![RunError::Trace(error)]));
+            }
+            Err(error) => {
+                tracing::warn!(address = %self.address, %error, "no end-to-end probe could be sent");
+                EndToEndResult {
+                    refused: self.job.request.e2e_queries,
+                    ..EndToEndResult::default()
+                }
+            }
+        };
+        let results: Vec<(u32, &TraceResult)> =
+            runs.iter().map(|found| (found.index, &found.result)).collect();
+        let asked = self.job.request.e2e_queries;
+        warnings.extend(Warning::of(
+            self.address,
+            &results,
+            (asked > 0).then_some((&e2e, asked)),
+        ));
+        Ok(Findings { runs, e2e, warnings })
     }
 
-    async fn runs(&self) -> Result<Vec<Found>, Error> {
+    async fn runs(&self) -> Result<(Vec<Found>, Vec<Warning>), Error> {
         let count = self.job.request.traceroute_queries;
         let mut pending: FuturesUnordered<_> = (0..count).map(|index| self.run(index)).collect();
-        let mut results: Vec<Option<Found>> = (0..count).map(|_| None).collect();
+        let mut found = Vec::with_capacity(count.min(1024) as usize);
         let mut errors = Vec::new();
         while let Some((index, result)) = pending.next().await {
             match result {
                 Ok((method, result)) => {
                     let (hops, probes) = (result.hops.len(), result.probes_sent);
                     tracing::debug!(address = %self.address, run = index, hops, probes, "a run ended");
-                    if let Some(slot) = results.get_mut(index as usize) {
-                        let run = describe_run(&result);
-                        let details = self.job.request.details;
-                        let details = details.then(|| RunDetails::new(run.run_id, method, &result));
-                        *slot = Some((run, details));
-                    }
+                    found.push(Found {
+                        index,
+                        method,
+                        result,
+                    });
                 }
-                Err(error) => errors.push(error),
+                Err(error) => errors.push((index, error)),
             }
             self.job.tell(Progress::RunFinished { run: index });
         }
-        let runs: Vec<Found> = results.into_iter().flatten().collect();
-        if runs.is_empty() && !errors.is_empty() {
-            return Err(Error::Traces(errors));
+        found.sort_by_key(|found| found.index);
+        if found.is_empty() && !errors.is_empty() {
+            errors.sort_by_key(|(index, _)| *index);
+            return Err(Error::Traces(
+                errors.into_iter().map(|(_, error)| error).collect(),
+            ));
         }
-        for error in errors {
-            tracing::warn!(address = %self.address, %error, "a traceroute run failed; others worked");
-        }
-        Ok(runs)
+        let warnings = errors
+            .iter()
+            .map(|(index, error)| Warning::run_failed(*index, error));
+        Ok((found, warnings.collect()))
     }
 
     async fn run(&self, index: u32) -> (u32, Result<(Method, TraceResult), RunError>) {
@@ -366,70 +460,53 @@ impl Probing<'_> {
     async fn trace(&self, method: Method, index: u32) -> Result<(Method, TraceResult), RunError> {
         let request = self.job.request;
         let port = request.probed_port();
-        let spec = TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout);
-        Ok((method, self.driver.trace(spec, self.job.on_found(index)).await?))
-    }
-
-    /// Round-trip times in the order of sending; `Ok(None)` for no answer.
-    async fn e2e_probes(&self) -> Result<Vec<Result<Option<Duration>, TraceError>>, Error> {
-        let request = self.job.request;
-        let count = request.e2e_queries;
-        let spacing = e2e_spacing(request);
-        let start = Instant::now();
-        let mut results: Vec<Result<Option<Duration>, TraceError>> = (0..count).map(|_| Ok(None)).collect();
-        let mut pending = FuturesUnordered::new();
-        let mut next = 0;
-        while next < count || !pending.is_empty() {
-            tokio::select! {
-                () = sleep_until(start + spacing * next), if next < count => {
-                    pending.push(self.e2e_probe(next));
-                    next += 1;
-                }
-                Some((index, result)) = pending.next(), if !pending.is_empty() => {
-                    let rtt = result.as_ref().ok().copied().flatten();
-                    tracing::trace!(address = %self.address, index, ?rtt, "an end-to-end probe ended");
-                    self.job.tell(Progress::E2eProbe { index, rtt });
-                    if let Err(error) = &result {
-                        tracing::debug!(address = %self.address, index, %error, "an end-to-end probe failed");
-                    }
-                    if let Some(slot) = results.get_mut(index as usize) {
-                        *slot = result;
-                    }
-                }
-            }
-        }
-        self.warn_of_rate_limit(&results, spacing);
-        Ok(results)
-    }
-
-    /// Loss that is the target's limit on ICMP errors cannot be told from the path's by a single probe, only by the
-    /// pattern: it is reported as it is, and said aloud.
-    fn warn_of_rate_limit(&self, results: &[Result<Option<Duration>, TraceError>], spacing: Duration) {
-        let answered: Vec<bool> = results
-            .iter()
-            .map(|result| matches!(result, Ok(Some(_))))
-            .collect();
-        if self.job.request.protocol == Protocol::Udp && rate_limit::explains(&answered, spacing) {
-            tracing::warn!(
-                address = %self.address,
-                "the target answers UDP probes at most once a second, as its limit on ICMP errors is: most of the reported \
-                 loss is probably not the path's (a longer timeout or fewer e2e queries keep probes further apart; ICMP and \
-                 TCP are not limited)"
-            );
+        let spec = TraceSpec {
+            hop_retries: request.hop_retries,
+            linger: request.e2e_time(),
+            longest: self.time_left(),
+            ..TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout)
+        };
+        match self.driver.trace(spec, self.job.on_news(Some(index))).await? {
+            Outcome::Run(result) => Ok((method, result)),
+            Outcome::EndToEnd(_) => Err(TraceError::Stopped.into()),
         }
     }
 
-    async fn e2e_probe(&self, index: u32) -> (u32, Result<Option<Duration>, TraceError>) {
+    fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    async fn e2e_probes(&self) -> Result<EndToEndResult, TraceError> {
         let request = self.job.request;
+        if request.e2e_queries == 0 {
+            return Ok(EndToEndResult::default());
+        }
         let method = match request.protocol {
             Protocol::Udp => Method::Udp,
             Protocol::Icmp => Method::Icmp,
             Protocol::Tcp => Method::TcpSyn,
         };
-        let port = request.probed_port();
-        let spec = TraceSpec::single(method, self.address, port, request.max_ttl, request.timeout);
-        let result = self.driver.trace(spec, None).await;
-        (index, result.map(|result| destination_rtt(&result)))
+        let single = TraceSpec {
+            longest: self.time_left(),
+            ..TraceSpec::single(
+                method,
+                self.address,
+                request.probed_port(),
+                request.max_ttl,
+                request.timeout,
+            )
+        };
+        let interval = request.e2e_spacing();
+        let spec = TraceSpec::end_to_end(
+            single,
+            request.e2e_queries,
+            interval,
+            request.e2e_interval.is_some(),
+        );
+        match self.driver.trace(spec, self.job.on_news(None)).await? {
+            Outcome::EndToEnd(result) => Ok(result),
+            Outcome::Run(_) => Err(TraceError::Stopped),
+        }
     }
 }
 
@@ -438,40 +515,37 @@ fn is_one_host(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
-/// The end-to-end probes' distance in time: spread over the longest time that a run may take, at most 1 s.
-fn e2e_spacing(request: &Request) -> Duration {
-    let longest = request.timeout.saturating_mul(u32::from(request.max_ttl));
-    (longest / request.e2e_queries.max(1)).min(MAX_E2E_SPACING)
-}
-
 impl Request {
-    /// How many traces (runs and end-to-end probes) the request has in flight at once at most: what it takes from
-    /// [`Options::max_traces`], and about as many ports.
+    /// How long all runs may take: each TTL its timeout.
+    pub(crate) fn longest(&self) -> Duration {
+        self.timeout.saturating_mul(u32::from(self.max_ttl))
+    }
+
+    /// The end-to-end probes' distance in time: spread over the longest time that a run may take, at most 1 s.
+    pub(crate) fn e2e_spacing(&self) -> Duration {
+        let spread = (self.longest() / self.e2e_queries.max(1)).min(MAX_E2E_SPACING);
+        self.e2e_interval.unwrap_or(spread)
+    }
+
+    /// For how long end-to-end probes are sent.
+    pub(crate) fn e2e_time(&self) -> Duration {
+        self.e2e_spacing()
+            .saturating_mul(self.e2e_queries.saturating_sub(1))
+    }
+
+    /// How long the request may take, whatever happens: each TTL its timeout, and 5 s.
+    pub fn time_limit(&self) -> Duration {
+        self.longest().saturating_add(Duration::from_secs(5))
+    }
+
+    /// How many traces (runs and end-to-end probes) the request has in flight at once at most: about as many ports, and what
+    /// it takes from [`Options::max_traces`].
     pub fn traces_at_once(&self) -> u32 {
-        let spacing = e2e_spacing(self).max(Duration::from_nanos(1));
+        let spacing = self.e2e_spacing().max(Duration::from_nanos(1));
         let waiting = self.timeout.as_nanos().div_ceil(spacing.as_nanos()) + 1;
         let probes = u128::from(self.e2e_queries).min(waiting) as u32;
         self.traceroute_queries.saturating_add(probes)
     }
-}
-
-/// Only the destination's own answer counts end to end.
-fn destination_rtt(result: &TraceResult) -> Option<Duration> {
-    let answers = result.hops.iter().filter_map(|hop| hop.answer);
-    answers
-        .filter(|answer| answer.destination)
-        .map(|answer| answer.rtt)
-        .next()
-}
-
-/// When every end-to-end probe failed for a local reason, that is an error, not loss.
-fn nothing_sent(rtts: &[Result<Option<Duration>, TraceError>]) -> Option<Error> {
-    let errors: Vec<RunError> = rtts
-        .iter()
-        .filter_map(|rtt| rtt.clone().err())
-        .map(RunError::Trace)
-        .collect();
-    (!errors.is_empty() && errors.len() == rtts.len()).then_some(Error::Traces(errors))
 }
 
 fn describe_run(result: &TraceResult) -> Run {
@@ -492,7 +566,7 @@ fn describe_run(result: &TraceResult) -> Run {
 
 fn describe_hop(hop: &traceroute_engine::Hop) -> Hop {
     match hop.answer {
-        Some(answer) => Hop::answered(hop.ttl, answer.address, milliseconds(answer.rtt)),
+        Some(answer) => Hop::answered(hop.ttl, answer.address, answer.rtt.map_or(0.0, milliseconds)),
         None => Hop::silent(hop.ttl),
     }
 }
@@ -528,7 +602,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
-    use traceroute_net::{NetError, Operation};
+    use traceroute_engine::{NetError, Operation};
 
     use super::*;
     use crate::error::ErrorCode;
@@ -554,13 +628,13 @@ mod tests {
 
     #[test]
     fn end_to_end_probes_are_spread_over_the_longest_run_but_at_most_a_second_apart() {
-        assert_eq!(e2e_spacing(&request(|_| {})), Duration::from_secs(1));
+        assert_eq!(request(|_| {}).e2e_spacing(), Duration::from_secs(1));
         let short = request(|parameters| (parameters.max_ttl, parameters.timeout_ms) = (10, 1000));
-        assert_eq!(e2e_spacing(&short), Duration::from_millis(200));
+        assert_eq!(short.e2e_spacing(), Duration::from_millis(200));
         let many = request(|parameters| (parameters.e2e_queries, parameters.timeout_ms) = (1000, 100));
-        assert_eq!(e2e_spacing(&many), Duration::from_millis(3));
+        assert_eq!(many.e2e_spacing(), Duration::from_millis(3));
         assert_eq!(
-            e2e_spacing(&request(|parameters| parameters.e2e_queries = 0)),
+            request(|parameters| parameters.e2e_queries = 0).e2e_spacing(),
             Duration::from_secs(1)
         );
     }
@@ -618,15 +692,6 @@ mod tests {
     }
 
     #[test]
-    fn loss_is_an_error_only_when_nothing_could_be_sent() {
-        assert!(nothing_sent(&[]).is_none());
-        assert!(nothing_sent(&[Ok(None), Err(no_route())]).is_none());
-        let error = nothing_sent(&[Err(no_route()), Err(no_route())]).unwrap();
-        assert_eq!(error.to_string(), "cannot find a route: network unreachable");
-        assert_eq!(error.code(), ErrorCode::NetworkUnreachable);
-    }
-
-    #[test]
     fn distinct_errors_are_joined_by_newlines() {
         let not_supported = || RunError::Trace(TraceError::SackNotSupported("no blocks".to_owned()));
         let errors = vec![not_supported(), RunError::Trace(no_route()), not_supported()];
@@ -642,31 +707,44 @@ mod tests {
     }
 
     #[test]
-    fn only_the_destination_counts_end_to_end() {
-        let answer = |destination| traceroute_engine::HopAnswer {
-            address: "192.0.2.9".parse().unwrap(),
-            rtt: Duration::from_millis(5),
-            destination,
-            error: None,
-            reply_ttl: 0,
-            quoted_ttl: None,
-            mpls: traceroute_wire::MplsStack::default(),
-            kernel_stamped: true,
+    fn an_interval_of_its_own_wins_over_the_spreading() {
+        let fixed = request(|parameters| (parameters.e2e_queries, parameters.e2e_interval_ms) = (4, 250));
+        assert_eq!(fixed.e2e_spacing(), Duration::from_millis(250));
+        assert_eq!(fixed.e2e_time(), Duration::from_millis(750));
+        // Twelve probes are on their way within the timeout, but there are only four.
+        assert_eq!(fixed.traces_at_once(), 3 + 4);
+        let slow = request(|parameters| (parameters.e2e_queries, parameters.e2e_interval_ms) = (10, 5000));
+        assert_eq!(slow.e2e_time(), Duration::from_secs(45));
+        assert_eq!(slow.traces_at_once(), 3 + 2);
+    }
+
+    #[test]
+    fn answers_to_end_to_end_probes_are_no_hops_of_a_run() {
+        let answer = Answer::new("192.0.2.9".parse().unwrap(), None, None);
+        let hop = News::Hop(traceroute_engine::Found { ttl: 30, answer });
+        assert_eq!(progress_of(None, hop), None);
+        let found = Progress::HopFound {
+            run: 2,
+            ttl: 30,
+            answer,
         };
-        let result = |answer| TraceResult {
-            source: "192.0.2.1".parse().unwrap(),
-            source_port: 1,
-            destination: "192.0.2.9".parse().unwrap(),
-            destination_port: 1,
-            hops: vec![traceroute_engine::Hop { ttl: 30, answer }],
-            probes_sent: 1,
+        assert_eq!(progress_of(Some(2), hop), Some(found));
+        let (index, rtt) = (4, None);
+        let probe = Progress::E2eProbe { index, rtt };
+        assert_eq!(progress_of(None, News::Probe { index, rtt }), Some(probe));
+    }
+
+    #[test]
+    fn what_has_no_round_trip_time_is_a_hop_all_the_same() {
+        let address = "192.0.2.9".parse().unwrap();
+        let hop = traceroute_engine::Hop {
+            ttl: 4,
+            answer: Some(Answer::new(address, None, None)),
+            attempts: 2,
+            lost: traceroute_engine::Losses::default(),
+            nat: false,
         };
-        assert_eq!(destination_rtt(&result(None)), None);
-        assert_eq!(destination_rtt(&result(Some(answer(false)))), None);
-        assert_eq!(
-            destination_rtt(&result(Some(answer(true)))),
-            Some(Duration::from_millis(5))
-        );
+        assert_eq!(describe_hop(&hop), Hop::answered(4, address, 0.0));
         assert!((milliseconds(Duration::from_nanos(12_700)) - 0.0127).abs() < f64::EPSILON);
     }
 }

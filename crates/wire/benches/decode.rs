@@ -21,6 +21,7 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         source_port: 50000,
         destination_port: 33434,
         tag: 7,
+        payload_len: 10,
     };
     let probe = Probe {
         source: us,

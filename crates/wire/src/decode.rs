@@ -1,7 +1,7 @@
 //! Captured packets to replies.
 
 use crate::ip::Header;
-use crate::layout::protocol;
+use crate::layout::{self, protocol};
 use crate::{Checksums, Ignored, Reply, ReplyKind, echo, icmp, tcp, udp};
 
 /// Reads a captured packet that starts at its IP header.
@@ -33,4 +33,43 @@ pub fn decode(packet: &[u8], checksums: Checksums) -> Result<Reply, Ignored> {
         ttl: header.ttl,
         kind,
     })
+}
+/// Whether a TCP or UDP packet's checksum was left to the device: it is only the sum of the pseudo-header then.
+///
+/// For captures that do not say so. Damage that makes a wrong checksum look so has a chance of 2⁻¹⁶.
+pub fn is_checksum_missing(packet: &[u8]) -> bool {
+    let segment = || {
+        let header = Header::parse(packet).ok()?;
+        let segment = header.segment(packet, Checksums::Offloaded).ok()?;
+        let at = match segment.protocol {
+            protocol::TCP => layout::tcp::CHECKSUM,
+            protocol::UDP => layout::udp::CHECKSUM,
+            _ => return None,
+        };
+        let field: &[u8; 2] = segment.bytes.get(at..)?.first_chunk()?;
+        Some(u16::from_be_bytes(*field) == segment.pseudo_header(segment.len).fold())
+    };
+    segment().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::Sum;
+
+    #[test]
+    fn the_sum_of_the_pseudo_header_is_a_missing_checksum() {
+        let mut segment = vec![
+            0x01, 0xBB, 0x82, 0x31, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x12, 4, 0, 0, 0, 0, 0,
+        ];
+        let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 63, 6, 0, 0, 10, 2, 0, 2, 10, 1, 0, 1];
+        let addresses = [[10, 2, 0, 2].into(), [10, 1, 0, 1].into()];
+        let sum = Sum::default().pseudo_header(addresses[0], addresses[1], protocol::TCP, segment.len());
+        segment[16..18].copy_from_slice(&sum.fold().to_be_bytes());
+        packet.extend(&segment);
+        assert!(is_checksum_missing(&packet));
+        packet[36] ^= 1;
+        assert!(!is_checksum_missing(&packet), "damaged");
+        assert!(!is_checksum_missing(&packet[..30]), "cut short");
+    }
 }

@@ -70,13 +70,13 @@ fn decode_quoted(outer_source: IpAddr, quote: &[u8]) -> Result<Quoted, Ignored> 
     if header.source.is_ipv4() != outer_source.is_ipv4() || !has_transport_header(&header) {
         return Err(Ignored::ForeignQuote);
     }
-    let transport: &[u8; QUOTED_TRANSPORT_LEN] = quote
+    let (transport, rest): (&[u8; QUOTED_TRANSPORT_LEN], _) = quote
         .get(header.len..)
-        .and_then(<[u8]>::first_chunk)
+        .and_then(<[u8]>::split_first_chunk)
         .ok_or(Ignored::Truncated)?;
     let transport = match header.protocol {
         protocol::UDP => Some(udp::quoted(transport)),
-        protocol::TCP => Some(tcp::quoted(transport)),
+        protocol::TCP => Some(tcp::quoted(transport, rest)),
         other if other == echo::icmp_protocol(header.source) => echo::quoted(header.source, transport),
         _ => None,
     };

@@ -7,12 +7,13 @@ use crate::tcp::ProbeSegment;
 use crate::writer::Writer;
 use crate::{echo, ip, tcp, udp};
 
-/// Size of the buffer for [`Probe::encode`], in bytes. The longest probe is UDP over IPv6 with hop limit 255:
-/// 40 + 8 + 260 bytes.
-pub const MAX_PROBE_LEN: usize = 512;
+/// Size of the buffer for [`Probe::encode`], in bytes: the smallest MTU of an IPv6 link (RFC 8200 §5).
+pub const MAX_PROBE_LEN: usize = 1280;
 
-/// UDP length of an IPv6 datagram with TTL 0: 8 bytes of header, 5 of payload. A probe's is this plus its TTL.
-pub const UDP_IPV6_BASE_LEN: u32 = 8 + 5;
+/// Payload of a UDP probe over IPv4, in bytes.
+pub const UDP_IPV4_PAYLOAD: u16 = 10;
+/// Payload of a UDP probe over IPv6 is this many bytes and one more for each number from 1 up that is to be told.
+pub const UDP_IPV6_BASE: u16 = 5;
 
 /// One probe packet, described by its fields; [`Probe::encode`] turns it into bytes.
 ///
@@ -54,9 +55,9 @@ pub enum ProbeKind {
     },
     /// UDP datagram (RFC 768). DF is set in IPv4.
     ///
-    /// IPv4 payload, 10 bytes: `NSMNC`, a zero byte, `identification` big-endian, 2 balancing bytes.
-    /// IPv6 payload, 5 + TTL bytes: `NSMNC` repeated, with the last two bytes at an even offset replaced by the
-    /// balancing bytes. The balancing bytes make the tag ([`Quoted::tag`](crate::Quoted::tag)) equal to `tag`.
+    /// IPv4 payload: `NSMNC`, a zero byte, `identification` big-endian, zeros, and 2 balancing bytes.
+    /// IPv6 payload: `NSMNC` repeated, with the last two bytes at an even offset replaced by the balancing bytes. The
+    /// balancing bytes make the tag ([`Quoted::tag`](crate::Quoted::tag)) equal to `tag`.
     Udp {
         /// Source port, reserved for the run.
         source_port: u16,
@@ -64,8 +65,10 @@ pub enum ProbeKind {
         destination_port: u16,
         /// Invariant of the checksum. Below 0xFFFF.
         tag: u16,
+        /// Bytes of payload: at least [`UDP_IPV4_PAYLOAD`] over IPv4, at least 6 over IPv6.
+        payload_len: u16,
     },
-    /// TCP SYN without options, window 1024 (RFC 9293 §3.1).
+    /// TCP SYN without data, window 1024 (RFC 9293 §3.1).
     TcpSyn {
         /// Source port, reserved for the run.
         source_port: u16,
@@ -74,6 +77,8 @@ pub enum ProbeKind {
         /// Sequence number: a random base per run plus the TTL, so that the acknowledgment in the target's answer
         /// names the probe.
         sequence: u32,
+        /// Timestamps option (RFC 7323 §3), preceded by two NOPs. A target that knows it echoes the value.
+        timestamps: Option<TcpTimestamps>,
     },
     /// One byte (the TTL) on an established connection, PSH+ACK, window 1024, beyond a gap so that the target answers
     /// with a selective acknowledgment (RFC 2018).
@@ -92,7 +97,7 @@ pub enum ProbeKind {
 }
 
 /// The two values of a TCP timestamps option (RFC 7323 §3.2), in ticks of their sender's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TcpTimestamps {
     /// `TSval`: the sender's clock.
     pub value: u32,
@@ -156,18 +161,26 @@ impl ProbeKind {
                 source_port,
                 destination_port,
                 tag,
-            } => udp::write(out, probe, source_port, destination_port, tag),
+                payload_len,
+            } => udp::write(
+                out,
+                probe,
+                (source_port, destination_port),
+                tag,
+                payload_len.into(),
+            ),
             ProbeKind::TcpSyn {
                 source_port,
                 destination_port,
                 sequence,
+                timestamps,
             } => {
                 let segment = ProbeSegment {
                     source_port,
                     destination_port,
                     sequence,
                     acknowledgment: None,
-                    timestamps: None,
+                    timestamps,
                 };
                 tcp::write(out, probe, &segment)
             }
@@ -202,6 +215,7 @@ mod tests {
             source_port: 40_000,
             destination_port: 33_434,
             tag: 7,
+            payload_len: 14,
         };
         let echo = ProbeKind::Echo {
             identifier: 1,
@@ -213,6 +227,7 @@ mod tests {
             source_port: 40_000,
             destination_port: 443,
             sequence: 1,
+            timestamps: None,
         };
         // The headers that the kernel puts in front; TCP has no payload.
         for (address, ip_header) in [("192.0.2.1", 20), ("2001:db8::1", 40)] {

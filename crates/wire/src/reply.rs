@@ -7,7 +7,7 @@ use crate::layout::{icmp, u8_at, u16_at};
 use crate::{TcpTimestamps, echo, udp};
 
 /// A packet that may answer a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reply {
     /// Who sent it: the outer source address.
     pub source: IpAddr,
@@ -20,7 +20,7 @@ pub struct Reply {
 }
 
 /// What a [`Reply`] says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReplyKind {
     /// Time exceeded or destination unreachable, quoting the packet it is about.
     IcmpError {
@@ -70,7 +70,7 @@ impl ReplyKind {
             source_port,
             destination_port,
             payload_len: len,
-            echoed_identification: udp::echoed_identification(v4, payload, len.into()),
+            echoed: udp::echoed(v4, payload, len.into()),
         })
     }
 }
@@ -82,7 +82,7 @@ pub fn echo_sequence(message: &[u8]) -> Option<u16> {
 }
 
 /// ICMP errors that answer probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IcmpError {
     /// TTL or hop limit exceeded in transit (RFC 792 type 11 code 0, RFC 4443 type 3 code 0).
     TimeExceeded,
@@ -110,7 +110,7 @@ impl IcmpError {
 }
 
 /// The packet inside an ICMP error, as far as it was quoted. At least the IP header and 8 bytes behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quoted {
     /// Source address of the quoted packet; not ours when a NAT does not translate quotes.
     pub source: IpAddr,
@@ -127,7 +127,7 @@ pub struct Quoted {
 }
 
 /// The first 8 transport bytes of a quoted packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QuotedTransport {
     /// Echo request.
     Echo {
@@ -157,6 +157,8 @@ pub enum QuotedTransport {
         destination_port: u16,
         /// Sequence number.
         sequence: u32,
+        /// `TSval` of the timestamps option, when that much was quoted and it is where probes have it.
+        timestamp: Option<u32>,
     },
 }
 
@@ -188,7 +190,7 @@ impl Quoted {
 }
 
 /// A TCP segment from a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TcpReply {
     /// The sender's port: the probed one.
     pub source_port: u16,
@@ -209,7 +211,7 @@ pub struct TcpReply {
 }
 
 /// TCP control bits (RFC 9293 §3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TcpFlags {
     /// Synchronize.
     pub syn: bool,
@@ -222,7 +224,7 @@ pub struct TcpFlags {
 }
 
 /// SACK options of a segment (RFC 2018).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct SackInfo {
     /// SACK-permitted option seen (only in SYN segments).
     pub permitted: bool,
@@ -244,7 +246,7 @@ impl SackInfo {
 }
 
 /// A UDP datagram from a target: a service answers on the probed port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UdpReply {
     /// The sender's port: the probed one.
     pub source_port: u16,
@@ -253,12 +255,12 @@ pub struct UdpReply {
     /// Payload length in bytes.
     pub payload_len: u16,
     /// When the payload is a probe's own payload echoed back: the identification in it (IPv4: starts `NSMNC`, zero byte), or
-    /// the TTL that its length stands for (IPv6: `NSMNC` repeated).
-    pub echoed_identification: Option<u16>,
+    /// its length (IPv6: `NSMNC` repeated).
+    pub echoed: Option<u16>,
 }
 
 /// MPLS label stack entries (RFC 4950) of one reply; at most 8 are kept.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MplsStack {
     /// As on the wire: every answered probe carries a stack, mostly an empty one, so it is kept small.
     entries: [u32; 8],
@@ -266,7 +268,7 @@ pub struct MplsStack {
 }
 
 /// One MPLS label stack entry (RFC 3032 §2.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MplsLabel {
     /// Label, 20 bits.
     pub label: u32,

@@ -64,13 +64,29 @@ pub(crate) fn write(out: &mut Writer<'_>, probe: &Probe, segment: &ProbeSegment)
     out.set_u16(tcp::CHECKSUM, checksum)
 }
 
-/// Reads the start of a quoted segment.
-pub(crate) fn quoted(header: &[u8; QUOTED_TRANSPORT_LEN]) -> QuotedTransport {
+/// Reads the start of a quoted segment, and of what follows it the timestamp.
+pub(crate) fn quoted(header: &[u8; QUOTED_TRANSPORT_LEN], rest: &[u8]) -> QuotedTransport {
     QuotedTransport::Tcp {
         source_port: u16_at::<{ tcp::SOURCE_PORT }, _>(header),
         destination_port: u16_at::<{ tcp::DESTINATION_PORT }, _>(header),
         sequence: u32_at::<{ tcp::SEQUENCE }, _>(header),
+        timestamp: quoted_timestamp(rest),
     }
+}
+
+/// The timestamp where [`write()`] puts it: after two no-operations, first among the options.
+fn quoted_timestamp(rest: &[u8]) -> Option<u32> {
+    const OPTIONS: usize = tcp::HEADER_LEN - QUOTED_TRANSPORT_LEN;
+    let options: &[u8; 8] = rest.get(OPTIONS..)?.first_chunk()?;
+    let [nop, other, kind, len, value @ ..] = *options;
+    let is_ours = [nop, other, kind, len]
+        == [
+            option::NO_OPERATION,
+            option::NO_OPERATION,
+            option::TIMESTAMPS,
+            option::TIMESTAMPS_LEN,
+        ];
+    is_ours.then(|| u32::from_be_bytes(value))
 }
 
 /// Reads a segment from a target.

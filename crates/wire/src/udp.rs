@@ -6,7 +6,7 @@ use crate::checksum::{Sum, balance};
 use crate::ip::Segment;
 use crate::layout::{QUOTED_TRANSPORT_LEN, protocol, u16_at, udp};
 use crate::writer::Writer;
-use crate::{Checksums, Ignored, Probe, QuotedTransport, UdpReply};
+use crate::{Checksums, Ignored, Probe, QuotedTransport, UDP_IPV6_BASE, UdpReply};
 
 /// What probe payloads start with.
 const SIGNATURE: [u8; 5] = *b"NSMNC";
@@ -20,21 +20,17 @@ pub(crate) fn rewritable(source: IpAddr, source_port: u16) -> Sum {
 pub(crate) fn write(
     out: &mut Writer<'_>,
     probe: &Probe,
-    source_port: u16,
-    destination_port: u16,
+    (source_port, destination_port): (u16, u16),
     tag: u16,
+    payload_len: usize,
 ) -> Option<()> {
-    let payload_len = match probe.destination {
-        IpAddr::V4(_) => SIGNATURE.len() + 5,
-        IpAddr::V6(_) => SIGNATURE.len() + usize::from(probe.ttl),
-    };
     let len = udp::HEADER_LEN + payload_len;
     out.put_u16(source_port)?;
     out.put_u16(destination_port)?;
     out.put_u16(len as u16)?;
     out.put_u16(0)?;
     match probe.destination {
-        IpAddr::V4(_) => write_v4_payload(out, probe.identification)?,
+        IpAddr::V4(_) => write_v4_payload(out, probe.identification, payload_len)?,
         IpAddr::V6(_) => write_v6_payload(out, payload_len)?,
     }
 
@@ -55,11 +51,12 @@ pub(crate) fn write(
     out.set_u16(udp::CHECKSUM, checksum)
 }
 
-fn write_v4_payload(out: &mut Writer<'_>, identification: u16) -> Option<()> {
+fn write_v4_payload(out: &mut Writer<'_>, identification: u16, len: usize) -> Option<()> {
     out.put(&SIGNATURE)?;
     out.put(&[0])?;
     out.put_u16(identification)?;
-    out.put_u16(0)
+    let rest = len.checked_sub(SIGNATURE.len() + 3).filter(|rest| *rest >= 2)?;
+    std::iter::repeat_n([0], rest).try_for_each(|byte| out.put(&byte))
 }
 
 fn write_v6_payload(out: &mut Writer<'_>, len: usize) -> Option<()> {
@@ -96,9 +93,9 @@ pub(crate) fn reply(segment: &Segment<'_>, checksums: Checksums) -> Result<UdpRe
         source_port: u16_at::<{ udp::SOURCE_PORT }, _>(header),
         destination_port: u16_at::<{ udp::DESTINATION_PORT }, _>(header),
         payload_len: (len - udp::HEADER_LEN) as u16,
-        echoed_identification: datagram.get(udp::HEADER_LEN..).and_then(|payload| {
-            echoed_identification(segment.source.is_ipv4(), payload, len - udp::HEADER_LEN)
-        }),
+        echoed: datagram
+            .get(udp::HEADER_LEN..)
+            .and_then(|payload| echoed(segment.source.is_ipv4(), payload, len - udp::HEADER_LEN)),
     })
 }
 
@@ -114,12 +111,12 @@ fn verify(segment: &Segment<'_>, len: usize, checksum: u16) -> Result<(), Ignore
 }
 
 /// What identifies the probe whose payload of `len` bytes this is, perhaps cut short: in IPv4 the identification, in IPv6 the
-/// TTL.
-pub(crate) fn echoed_identification(v4: bool, payload: &[u8], len: usize) -> Option<u16> {
+/// length.
+pub(crate) fn echoed(v4: bool, payload: &[u8], len: usize) -> Option<u16> {
     if v4 {
         v4_identification(payload)
     } else {
-        v6_ttl(payload, len)
+        v6_length(payload, len)
     }
 }
 
@@ -131,16 +128,14 @@ fn v4_identification(payload: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*high_low))
 }
 
-fn v6_ttl(payload: &[u8], len: usize) -> Option<u16> {
-    let ttl = u8::try_from(len.checked_sub(SIGNATURE.len())?)
-        .ok()
-        .filter(|ttl| *ttl != 0)?;
+fn v6_length(payload: &[u8], len: usize) -> Option<u16> {
+    let length = u16::try_from(len).ok().filter(|length| *length > UDP_IPV6_BASE)?;
     let pattern = SIGNATURE.iter().cycle();
     let balance = balance_offset(len);
     let is_ours =
         |(at, (byte, wanted)): (usize, (&u8, &u8))| byte == wanted || (balance..balance + 2).contains(&at);
     let is_echo = payload.len() > SIGNATURE.len() && payload.iter().zip(pattern).enumerate().all(is_ours);
-    is_echo.then_some(ttl.into())
+    is_echo.then_some(length)
 }
 
 /// Where in a payload of `len` bytes the two balancing ones are. The checksum works on words, so it must be an even offset;

@@ -48,6 +48,7 @@ fn decoding_and_encoding_allocate_nothing() {
             source_port: 50000,
             destination_port: 33434,
             tag: 7,
+            payload_len: 10,
         },
     };
     let mut buffer = [0; MAX_PROBE_LEN];

@@ -3,11 +3,11 @@
 use std::error::Error;
 
 use csv::Writer;
-use datadog_traceroute::details::AnswerDetails;
+use datadog_traceroute::details::{AnswerDetails, HopDetails};
 use datadog_traceroute::{Hop, Report, Run};
 use serde::Serialize;
 
-use super::path::{self, answer_details};
+use super::path::{self, hop_details};
 use super::text::clean;
 
 /// The first line.
@@ -25,7 +25,7 @@ const TITLES: [&str; 11] = [
     "rtt_ms",
 ];
 /// Its end, where details were asked for.
-const DETAIL_TITLES: [&str; 8] = [
+const DETAIL_TITLES: [&str; 12] = [
     "answer",
     "icmp_type",
     "icmp_code",
@@ -34,6 +34,10 @@ const DETAIL_TITLES: [&str; 8] = [
     "quoted_ttl",
     "mpls",
     "kernel_timestamps",
+    "attempts",
+    "attempt",
+    "lost",
+    "nat",
 ];
 
 /// Lines end with a line feed alone, so that other tools for lines can be used on them.
@@ -49,7 +53,7 @@ pub(crate) fn render(report: &Report) -> Result<String, Box<dyn Error>> {
         for hop in &run.hops {
             let mut record = record(report, index, run, hop);
             if details {
-                record.extend(detail_fields(answer_details(report, index, hop))?);
+                record.extend(detail_fields(hop_details(report, index, hop))?);
             }
             writer.write_record(record)?;
         }
@@ -72,7 +76,7 @@ fn record(report: &Report, index: usize, run: &Run, hop: &Hop) -> Vec<String> {
         hop.ip_address
             .map_or_else(String::new, |address| address.to_string()),
         names.join(" "),
-        if hop.reachable {
+        if hop.rtt > 0.0 {
             hop.rtt.to_string()
         } else {
             String::new()
@@ -81,21 +85,42 @@ fn record(report: &Report, index: usize, run: &Run, hop: &Hop) -> Vec<String> {
 }
 
 /// Fields in the order of [`DETAIL_TITLES`].
-fn detail_fields(details: Option<&AnswerDetails>) -> Result<Vec<String>, Box<dyn Error>> {
+fn detail_fields(details: Option<&HopDetails>) -> Result<Vec<String>, Box<dyn Error>> {
     let Some(details) = details else {
         return Ok(vec![String::new(); DETAIL_TITLES.len()]);
     };
-    let number = |value: Option<u8>| value.map_or_else(String::new, |value| value.to_string());
-    Ok(vec![
-        name(&details.answer)?,
-        number(details.icmp_type),
-        number(details.icmp_code),
-        details.notation.clone().unwrap_or_default(),
-        number(details.reply_ttl),
-        number(details.quoted_ttl),
-        path::mpls(details).unwrap_or_default(),
-        details.kernel_timestamps.to_string(),
+    let mut fields = match &details.answer {
+        Some(answer) => answer_fields(answer)?.to_vec(),
+        None => vec![String::new(); 8],
+    };
+    let lost = details
+        .lost
+        .iter()
+        .map(|(cause, count)| format!("{cause}={count}"));
+    fields.extend([
+        details.attempts.to_string(),
+        number(details.answer.as_ref().and_then(|answer| answer.attempt)),
+        lost.collect::<Vec<_>>().join(" "),
+        details.nat.to_string(),
+    ]);
+    Ok(fields)
+}
+
+fn answer_fields(answer: &AnswerDetails) -> Result<[String; 8], Box<dyn Error>> {
+    Ok([
+        name(&answer.answer)?,
+        number(answer.icmp_type),
+        number(answer.icmp_code),
+        answer.notation.clone().unwrap_or_default(),
+        number(answer.reply_ttl),
+        number(answer.quoted_ttl),
+        path::mpls(answer).unwrap_or_default(),
+        answer.kernel_timestamps.to_string(),
     ])
+}
+
+fn number(value: Option<u8>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
 }
 
 /// The name that something has in the JSON document.

@@ -41,19 +41,33 @@ impl Format {
     /// The usual one's name.
     pub(crate) const DEFAULT: &'static str = Format::NAMES[0];
 
-    /// `report` as text with a final newline. `screen` is where the formats for people are shown; the others do not care.
+    /// Whether the report should have details, although nobody asked for them: remarks are made of them.
+    pub(crate) fn needs_details(self) -> bool {
+        matches!(self, Format::Table | Format::Wide)
+    }
+
+    /// `report` as text with a final newline. `view` is for the formats for people; the others do not care.
     ///
     /// # Errors
     /// None that a report can cause.
-    pub(crate) fn render(self, report: &Report, screen: Screen) -> Result<String, Box<dyn Error>> {
+    pub(crate) fn render(self, report: &Report, view: View) -> Result<String, Box<dyn Error>> {
         Ok(match self {
             Format::Json => json::to_pretty(report)?,
-            Format::Table => table::render(report, screen),
-            Format::Wide => wide::render(report, screen),
+            Format::Table => table::render(report, view),
+            Format::Wide => wide::render(report, view),
             Format::Csv => csv::render(report)?,
             Format::Dot => dot::render(report),
         })
     }
+}
+
+/// What people see of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct View {
+    /// Where they see it.
+    pub(crate) screen: Screen,
+    /// Whether they asked for details.
+    pub(crate) details: bool,
 }
 
 impl FromStr for Format {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use datadog_traceroute::details::AnswerDetails;
-use datadog_traceroute::{Hop, Report};
+use datadog_traceroute::details::{AnswerDetails, HopDetails, LossDetails};
+use datadog_traceroute::{Cause, Hop, Losses, Report};
 
 /// What all runs together say of one TTL.
 #[derive(Debug)]
@@ -15,6 +15,14 @@ pub(crate) struct Stop<'r> {
     pub(crate) probed: usize,
     /// The runs that probed it and were not answered, from 0 up.
     silent: Vec<usize>,
+    /// How many probes there were, all runs taken together. One for each run where no details say more.
+    pub(crate) probes: u32,
+    /// Those without an answer.
+    pub(crate) lost: Losses,
+    /// A NAT begins here to translate probes.
+    pub(crate) nat: bool,
+    /// Somebody answered, but the request wants private addresses hidden.
+    pub(crate) hidden: bool,
     /// Who answered, in the order of the runs.
     pub(crate) hosts: Vec<Host<'r>>,
 }
@@ -35,8 +43,8 @@ pub(crate) struct Host<'r> {
 pub(crate) struct Answer<'r> {
     /// Which run, from 0.
     pub(crate) run: usize,
-    /// Round-trip time in milliseconds.
-    pub(crate) rtt: f64,
+    /// Round-trip time in milliseconds; `None` where the answer may be to any of several probes.
+    pub(crate) rtt: Option<f64>,
     /// What else is known, where that was asked for.
     pub(crate) details: Option<&'r AnswerDetails>,
 }
@@ -51,17 +59,21 @@ impl<'r> Stop<'r> {
                     ttl: hop.ttl,
                     probed: 0,
                     silent: Vec::new(),
+                    probes: 0,
+                    lost: Losses::default(),
+                    nat: false,
+                    hidden: false,
                     hosts: Vec::new(),
                 });
-                stop.probed += 1;
+                let details = hop_details(report, index, hop);
+                stop.count(hop, details);
                 if let Some(address) = hop.ip_address {
                     let is_destination = address == run.destination.ip_address;
-                    let details = answer_details(report, index, hop);
                     let host = stop.host(address, is_destination, &hop.reverse_dns);
                     host.answers.push(Answer {
                         run: index,
-                        rtt: hop.rtt,
-                        details,
+                        rtt: (hop.rtt > 0.0).then_some(hop.rtt),
+                        details: details.and_then(|details| details.answer.as_ref()),
                     });
                 } else {
                     stop.silent.push(index);
@@ -69,6 +81,20 @@ impl<'r> Stop<'r> {
             }
         }
         stops.into_values().collect()
+    }
+
+    /// Takes in what became of a run's probes.
+    fn count(&mut self, hop: &Hop, details: Option<&HopDetails>) {
+        self.probed += 1;
+        let Some(details) = details else {
+            self.probes += 1;
+            self.lost.add(Cause::Unknown, u32::from(!hop.reachable));
+            return;
+        };
+        self.probes += u32::from(details.attempts);
+        self.lost += losses(&details.lost);
+        self.nat |= details.nat;
+        self.hidden |= !hop.reachable && details.attempts > 0 && details.lost.is_empty();
     }
 
     fn host(&mut self, address: IpAddr, is_destination: bool, names: &'r [String]) -> &mut Host<'r> {
@@ -83,11 +109,6 @@ impl<'r> Stop<'r> {
             self.hosts.len() - 1
         });
         &mut self.hosts[index]
-    }
-
-    /// How many runs were answered.
-    pub(crate) fn answered(&self) -> usize {
-        self.probed - self.silent.len()
     }
 
     /// Whether this run probed here and nobody answered.
@@ -128,11 +149,16 @@ pub(crate) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// What else is known of a hop of run `index`.
-pub(crate) fn answer_details<'r>(report: &'r Report, index: usize, hop: &Hop) -> Option<&'r AnswerDetails> {
+pub(crate) fn hop_details<'r>(report: &'r Report, index: usize, hop: &Hop) -> Option<&'r HopDetails> {
     let run = report.details.as_ref()?.runs.get(index)?;
-    run.hops
-        .iter()
-        .find(|other| other.ttl == hop.ttl)?
-        .answer
-        .as_ref()
+    run.hops.iter().find(|other| other.ttl == hop.ttl)
+}
+
+/// Counts by cause, from their names in the document.
+pub(crate) fn losses(details: &LossDetails) -> Losses {
+    let mut losses = Losses::default();
+    for cause in Cause::ALL {
+        losses.add(cause, details.get(cause.name()).copied().unwrap_or(0));
+    }
+    losses
 }

@@ -1,12 +1,13 @@
 //! The path in one table: each address at each TTL with its statistics over all runs.
 
-use datadog_traceroute::Report;
 use datadog_traceroute::details::AnswerKind;
+use datadog_traceroute::{Cause, Losses, Report};
 
+use super::View;
 use super::frame;
 use super::grid::{Align, Cell, Grid, Row};
 use super::path::{Host, Stop, distinct};
-use super::screen::{GOAL, NOTABLE, PLAIN, SILENCE, Screen};
+use super::screen::{GOAL, NOTABLE, PLAIN, SILENCE};
 use super::text::{self, clean, rtt};
 
 /// What stands for a host that does not answer.
@@ -19,17 +20,14 @@ pub(crate) enum Names {
     Below,
 }
 
-pub(crate) fn render(report: &Report, screen: Screen) -> String {
-    frame_around(report, screen, |stops, names| grid(report, stops, names))
+pub(crate) fn render(report: &Report, view: View) -> String {
+    frame_around(report, view, |stops, names| grid(view, stops, names))
 }
 
 /// The grid that `build` makes of the path, between what stands above and below. Where the screen is too narrow for it,
 /// names go below their addresses.
-pub(crate) fn frame_around(
-    report: &Report,
-    screen: Screen,
-    build: impl Fn(&[Stop], Names) -> Grid,
-) -> String {
+pub(crate) fn frame_around(report: &Report, view: View, build: impl Fn(&[Stop], Names) -> Grid) -> String {
+    let screen = view.screen;
     let stops = Stop::of(report);
     let mut text = frame::above(report, screen);
     if !stops.is_empty() {
@@ -40,25 +38,29 @@ pub(crate) fn frame_around(
         text.push('\n');
         text.push_str(&grid.render(screen));
     }
-    text + "\n" + &frame::below(report, screen)
+    text + "\n" + &frame::below(report, view)
 }
 
-fn grid(report: &Report, stops: &[Stop], names: Names) -> Grid {
+fn grid(view: View, stops: &[Stop], names: Names) -> Grid {
+    let notes = NoteColumn::beside_loss(view, stops);
     let mut grid = Grid::new();
     grid.column(Align::Right, "TTL");
     grid.column(Align::Left, "Host");
     for title in ["Loss", "Runs", "Best", "Avg", "Worst", "StDev"] {
         grid.column(Align::Right, title);
     }
-    if report.details.is_some() {
+    if view.details {
         grid.column(Align::Right, "Reply TTL");
-        grid.column(Align::Left, "Note");
     }
+    notes.add_to(&mut grid);
     for stop in stops {
         for (index, host) in slots(stop).enumerate() {
-            let mut row = beginning(stop, index, host, names);
+            let mut row = beginning(view, stop, index, host, names);
             row.cells.extend(statistics(stop, index, host));
-            row.cells.extend(host.into_iter().flat_map(learned));
+            if view.details {
+                row.cells.push(reply_ttls(host));
+            }
+            row.cells.extend(notes.cell(stop, index, host));
             grid.row(row);
         }
     }
@@ -72,7 +74,7 @@ pub(crate) fn slots<'s>(stop: &'s Stop<'s>) -> impl Iterator<Item = Option<&'s H
 }
 
 /// TTL, once for all hosts at it, and host.
-pub(crate) fn beginning(stop: &Stop, index: usize, host: Option<&Host>, names: Names) -> Row {
+pub(crate) fn beginning(view: View, stop: &Stop, index: usize, host: Option<&Host>, names: Names) -> Row {
     let ttl = if index == 0 {
         stop.ttl.to_string()
     } else {
@@ -90,11 +92,10 @@ pub(crate) fn beginning(stop: &Stop, index: usize, host: Option<&Host>, names: N
                 }
                 _ => text::host(host.address, host.names),
             };
-            below.extend(
-                host.mpls()
-                    .into_iter()
-                    .map(|stack| Cell::new(format!("  MPLS {stack}"))),
-            );
+            if view.details {
+                let stacks = host.mpls().into_iter();
+                below.extend(stacks.map(|stack| Cell::new(format!("  MPLS {stack}"))));
+            }
             Cell::styled(style, shown)
         }
     };
@@ -105,30 +106,51 @@ pub(crate) fn beginning(stop: &Stop, index: usize, host: Option<&Host>, names: N
 }
 
 fn statistics(stop: &Stop, index: usize, host: Option<&Host>) -> [Cell; 6] {
-    let (probed, answered) = (stop.probed, stop.answered());
-    let loss = format!("{:.1}%", (probed - answered) as f64 / probed as f64 * 100.0);
-    // Loss is the TTL's: nobody knows which of its hosts a lost probe met.
-    let loss = match (index, answered) {
-        (1.., _) => Cell::default(),
-        (_, 0) => Cell::styled(SILENCE, loss),
-        _ if answered < probed => Cell::styled(NOTABLE, loss),
-        _ => Cell::new(loss),
-    };
-    let rtts: Vec<f64> = host
-        .into_iter()
-        .flat_map(|host| &host.answers)
-        .map(|answer| answer.rtt)
-        .collect();
+    let answers = host.map_or(&[][..], |host| &host.answers);
+    let rtts: Vec<f64> = answers.iter().filter_map(|answer| answer.rtt).collect();
     let times = Times::of(&rtts);
     let cell = |time: Option<f64>| Cell::new(time.map_or_else(String::new, rtt));
     [
-        loss,
-        Cell::new(format!("{}/{probed}", rtts.len())),
+        // Loss is the TTL's: nobody knows which of its hosts a lost probe met.
+        if index == 0 { loss(stop) } else { Cell::default() },
+        Cell::new(format!("{}/{}", answers.len(), stop.probed)),
         cell(times.map(|times| times.best)),
         cell(times.map(|times| times.mean)),
         cell(times.map(|times| times.worst)),
         cell(times.and_then(|times| times.deviation)),
     ]
+}
+
+/// The share of the probes that the network lost. Where none was, but others went unanswered, the word for the reason.
+fn loss(stop: &Stop) -> Cell {
+    let lost = real_losses(&stop.lost);
+    if lost == 0
+        && let Some(cause) = stop.lost.main()
+    {
+        let style = match cause {
+            Cause::Silent | Cause::Filtered => SILENCE,
+            _ => NOTABLE,
+        };
+        return Cell::styled(style, text::cause(cause));
+    }
+    if stop.hidden && stop.hosts.is_empty() {
+        return Cell::default();
+    }
+    // Not those that say nothing about the path.
+    let counted = (stop.probes + lost).saturating_sub(stop.lost.total());
+    let share = f64::from(lost) / f64::from(counted.max(1)) * 100.0;
+    let style = match lost {
+        0 => PLAIN,
+        _ if stop.hosts.is_empty() => SILENCE,
+        _ => NOTABLE,
+    };
+    Cell::styled(style, format!("{share:.1}%"))
+}
+
+/// What the network lost, or may have lost. A limit, a router that never answers, a firewall and this machine lose nothing that
+/// others send.
+fn real_losses(lost: &Losses) -> u32 {
+    lost[Cause::Network] + lost[Cause::Unknown]
 }
 
 /// Round-trip times, in milliseconds.
@@ -155,23 +177,95 @@ impl Times {
     }
 }
 
-/// The answers' TTLs, and notes: traceroute's own, and on probes that ended for lack of TTL when it was not 1, which is what it
-/// should be there. Who refuses a probe does so with any TTL. Nothing when nobody asked.
-fn learned(host: &Host) -> Vec<Cell> {
-    let details: Vec<_> = host.answers.iter().filter_map(|answer| answer.details).collect();
-    let reply_ttls = details.iter().filter_map(|details| details.reply_ttl);
-    let reply_ttls = distinct(reply_ttls.map(|ttl| ttl.to_string()));
-    let notations = details.iter().filter_map(|details| details.notation.clone());
-    let expired = details
-        .iter()
-        .filter(|details| details.answer == AnswerKind::TimeExceeded);
-    let quoted = expired.filter_map(|details| details.quoted_ttl);
-    let quoted = quoted.filter(|ttl| *ttl != 1).map(|ttl| format!("quoted {ttl}"));
-    let notes = distinct(notations.chain(quoted));
-    vec![
-        Cell::new(reply_ttls.join(",")),
-        Cell::styled(NOTABLE, notes.join(" ")),
-    ]
+/// The answers' TTLs.
+fn reply_ttls(host: Option<&Host>) -> Cell {
+    let answers = host.into_iter().flat_map(|host| &host.answers);
+    let ttls = answers.filter_map(|answer| answer.details?.reply_ttl);
+    Cell::new(distinct(ttls.map(|ttl| ttl.to_string())).join(","))
+}
+
+/// The last column. It is left out when there is nothing to note.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoteColumn {
+    view: View,
+    /// There is no column of losses, which would say why a TTL is silent.
+    says_why: bool,
+    is_there: bool,
+}
+
+impl NoteColumn {
+    /// In a table that has losses.
+    fn beside_loss(view: View, stops: &[Stop]) -> Self {
+        NoteColumn::of(view, false, stops)
+    }
+
+    /// In a table that has none.
+    pub(crate) fn without_loss(view: View, stops: &[Stop]) -> Self {
+        NoteColumn::of(view, true, stops)
+    }
+
+    fn of(view: View, says_why: bool, stops: &[Stop]) -> Self {
+        let mut column = NoteColumn {
+            view,
+            says_why,
+            is_there: view.details,
+        };
+        let mut lines = stops
+            .iter()
+            .flat_map(|stop| slots(stop).enumerate().map(move |slot| (stop, slot)));
+        column.is_there |= lines.any(|(stop, (index, host))| !column.notes(stop, index, host).is_empty());
+        column
+    }
+
+    pub(crate) fn add_to(self, grid: &mut Grid) {
+        if self.is_there {
+            grid.column(Align::Left, "Note");
+        }
+    }
+
+    /// This line's.
+    pub(crate) fn cell(self, stop: &Stop, index: usize, host: Option<&Host>) -> Option<Cell> {
+        let text = || self.notes(stop, index, host).join(", ");
+        self.is_there.then(|| Cell::styled(NOTABLE, text()))
+    }
+
+    /// Of the host, and, on its first line, of the TTL.
+    fn notes(self, stop: &Stop, index: usize, host: Option<&Host>) -> Vec<String> {
+        let mut notes = host.map_or_else(Vec::new, |host| self.of_host(host));
+        if index == 0 {
+            notes.extend(stop.nat.then(|| "NAT".to_owned()));
+            notes.extend(stop.hidden.then(|| "private".to_owned()));
+            notes.extend(self.unanswered(&stop.lost));
+        }
+        notes
+    }
+
+    /// What traceroute writes behind its times, unless it stands there already, and, with details, the TTL that the host quotes of a probe that ended for lack of
+    /// TTL, when that was not 1, which is what it should be there. Who refuses a probe does so with any TTL.
+    fn of_host(self, host: &Host) -> Vec<String> {
+        let details: Vec<_> = host.answers.iter().filter_map(|answer| answer.details).collect();
+        let beside_times = self.says_why && self.view.details;
+        let notations = details.iter().filter(|_| !beside_times);
+        let notations = notations.filter_map(|details| details.notation.clone());
+        let expired = details
+            .iter()
+            .filter(|details| self.view.details && details.answer == AnswerKind::TimeExceeded);
+        let quoted = expired.filter_map(|details| details.quoted_ttl);
+        let quoted = quoted.filter(|ttl| *ttl != 1).map(|ttl| format!("quoted {ttl}"));
+        distinct(notations.chain(quoted))
+    }
+
+    /// What went unanswered for other reasons than loss, where the loss does not say so itself.
+    fn unanswered(self, lost: &Losses) -> Vec<String> {
+        if real_losses(lost) == 0 {
+            let cause = lost.main().filter(|_| self.says_why);
+            return cause.map(text::cause).map(str::to_owned).into_iter().collect();
+        }
+        lost.iter()
+            .filter(|(cause, _)| !matches!(cause, Cause::Network | Cause::Unknown))
+            .map(|(cause, count)| format!("{count} {}", text::cause(cause)))
+            .collect()
+    }
 }
 
 #[cfg(test)]

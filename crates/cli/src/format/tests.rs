@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use datadog_traceroute::details::{
-    AddressCount, AnswerDetails, AnswerKind, Counters, Details, HopAddresses, HopDetails, MplsEntry,
-    ProbeCounters, ReplyCounters, RunDetails, RunMethod,
+    AddressCount, AnswerDetails, AnswerKind, Counters, Details, DistanceDetails, E2eDetails, EndDetails,
+    EndReason, HopAddresses, HopDetails, LossDetails, MplsEntry, ProbeCounters, ReplyCounters, RunDetails,
+    RunMethod,
 };
 use datadog_traceroute::{
     Destination, E2eProbe, Hop, HopCount, Protocol, Report, Run, RunDestination, RunSource, Source,
@@ -12,7 +13,7 @@ use datadog_traceroute::{
 };
 use proptest::prelude::*;
 
-use super::{Format, Screen};
+use super::{Format, Screen, View};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -58,6 +59,7 @@ fn report(hostname: &str, protocol: Protocol, runs: Vec<Run>, rtts: &[f64]) -> R
         },
         e2e_probe: E2eProbe::from_rtts(rtts.to_vec()),
         details: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -75,6 +77,21 @@ fn name(report: &mut Report, of: &str, names: &[&str]) {
     }
 }
 
+/// Probes by cause in short notation: `network=2 silent=1`.
+fn causes(text: &str) -> LossDetails {
+    let cause = |word: &str| {
+        let (cause, count) = word.split_once('=').unwrap();
+        (cause.to_owned(), count.parse().unwrap())
+    };
+    text.split_whitespace().map(cause).collect()
+}
+
+/// What became of a run's probes at a TTL.
+fn lose(report: &mut Report, run: usize, ttl: u8, attempts: u8, lost: &str) {
+    let hop = &mut report.details.as_mut().unwrap().runs[run].hops[usize::from(ttl) - 1];
+    (hop.attempts, hop.lost) = (attempts, causes(lost));
+}
+
 /// Details of a report's hops as if each answer had been captured; `change` makes them interesting.
 fn detail(report: &mut Report, change: impl Fn(&mut AnswerDetails)) {
     let answer = |run: &Run, hop: &Hop| {
@@ -84,6 +101,7 @@ fn detail(report: &mut Report, change: impl Fn(&mut AnswerDetails)) {
             ip_address,
             answer: AnswerKind::TimeExceeded,
             destination: ip_address == run.destination.ip_address,
+            attempt: Some(0),
             icmp_type: Some(if v4 { 11 } else { 3 }),
             icmp_code: Some(0),
             notation: None,
@@ -99,12 +117,24 @@ fn detail(report: &mut Report, change: impl Fn(&mut AnswerDetails)) {
         run_id: run.run_id,
         method: RunMethod::Udp,
         probes_sent: run.hops.len() as u32,
+        distance: DistanceDetails::Known,
+        end: EndDetails {
+            reason: EndReason::Destination,
+            from: None,
+        },
         hops: run
             .hops
             .iter()
             .map(|hop| HopDetails {
                 ttl: hop.ttl,
+                attempts: if hop.reachable { 1 } else { 3 },
                 answer: answer(run, hop),
+                lost: if hop.reachable {
+                    LossDetails::new()
+                } else {
+                    causes("network=3")
+                },
+                nat: false,
             })
             .collect(),
     });
@@ -123,6 +153,13 @@ fn detail(report: &mut Report, change: impl Fn(&mut AnswerDetails)) {
     let details = Details {
         runs: runs.collect(),
         hops: hops.collect(),
+        e2e: E2eDetails {
+            sent: report.e2e_probe.packets_sent,
+            answered: report.e2e_probe.packets_received,
+            lost: LossDetails::new(),
+            refused: 0,
+        },
+        warnings: Vec::new(),
         counters: Counters {
             probes: ProbeCounters {
                 sent: 8,
@@ -257,6 +294,62 @@ fn mpls() -> Report {
     report
 }
 
+/// One TTL for each cause, a NAT, a second attempt, an answer that may be to either of two, and two ends before the destination.
+fn causes_of_silence() -> Report {
+    let goal = "198.51.100.9";
+    let runs = vec![
+        run(
+            1,
+            goal,
+            "192.0.2.254/0.25 203.0.113.1/1.5 * * 203.0.113.5/0 * 203.0.113.7/4",
+        ),
+        run(
+            2,
+            goal,
+            "192.0.2.254/0.5 * * * 203.0.113.5/2.5 203.0.113.6/3 203.0.113.7/4.5",
+        ),
+        run(
+            3,
+            goal,
+            "192.0.2.254/0.75 203.0.113.1/1.25 * * 203.0.113.5/2.75 203.0.113.6/3.5 * *",
+        ),
+    ];
+    let mut report = report(goal, Protocol::Udp, runs, &[9.0, 0.0, 0.0, 0.0]);
+    detail(&mut report, |answer| {
+        if answer.ip_address == address("203.0.113.7") {
+            answer.answer = AnswerKind::Unreachable;
+            (answer.icmp_type, answer.icmp_code) = (Some(3), Some(1));
+            answer.notation = Some("!H".to_owned());
+        }
+    });
+    // The first attempt lost, the second one answered.
+    lose(&mut report, 0, 1, 2, "network=1");
+    // A limit, whether or not another attempt was answered.
+    lose(&mut report, 0, 2, 2, "rate_limited=1");
+    lose(&mut report, 1, 2, 3, "rate_limited=3");
+    for run in 0..3 {
+        lose(&mut report, run, 3, 3, "silent=3");
+        lose(&mut report, run, 4, 3, "local=3");
+    }
+    lose(&mut report, 0, 5, 2, "");
+    lose(&mut report, 0, 6, 3, "network=2 local=1");
+    lose(&mut report, 2, 7, 3, "filtered=3");
+    lose(&mut report, 2, 8, 3, "filtered=3");
+    let details = report.details.as_mut().unwrap();
+    details.runs[0].hops[4].nat = true;
+    for run in &mut details.runs[..2] {
+        run.end = EndDetails {
+            reason: EndReason::Refused,
+            from: Some(address("203.0.113.7")),
+        };
+    }
+    details.runs[2].end.reason = EndReason::MaxTtl;
+    details.runs[2].distance = DistanceDetails::Unknown;
+    details.e2e.lost = causes("network=1 rate_limited=2");
+    details.e2e.refused = 2;
+    report
+}
+
 fn without_private_hops() -> Report {
     let goal = "198.51.100.9";
     let mut hidden = run(
@@ -277,17 +370,32 @@ fn all() -> Vec<(&'static str, Report)> {
         ("hostile names", hostile_names()),
         ("unreachable, with details", unreachable()),
         ("MPLS, with details", mpls()),
+        ("causes of silence, with details", causes_of_silence()),
         ("without private hops", without_private_hops()),
     ]
 }
 
 fn render(format: Format, screen: Screen) -> String {
     let rendered = all().into_iter().map(|(name, report)| {
-        let text = format.render(&report, screen).unwrap();
+        let text = format.render(&report, view(&report, screen)).unwrap();
         format!("--- {name}\n{text}")
     });
     rendered.collect()
 }
+
+/// Of a user who asked for details, if there are any.
+fn view(report: &Report, screen: Screen) -> View {
+    View {
+        screen,
+        details: report.details.is_some(),
+    }
+}
+
+/// Of a user who did not.
+const PLAIN: View = View {
+    screen: Screen::NONE,
+    details: false,
+};
 
 fn terminal(width: usize) -> Screen {
     Screen {
@@ -307,7 +415,10 @@ fn table() {
 
 #[test]
 fn a_quoted_ttl_is_notable_only_where_the_probe_ran_out_of_it() {
-    let table = |report| Format::Table.render(&report, Screen::NONE).unwrap();
+    let table = |report| {
+        let view = view(&report, Screen::NONE);
+        Format::Table.render(&report, view).unwrap()
+    };
     let refused = table(unreachable());
     assert!(refused.contains("!X") && !refused.contains("quoted"), "{refused}");
     let expired = table(mpls());
@@ -324,6 +435,50 @@ fn table_on_a_narrow_terminal() {
     assert_eq!(too_wide.collect::<Vec<_>>(), Vec::<&str>::new());
 }
 
+/// Remarks are for everybody; figures about packets are for those who ask.
+#[test]
+fn remarks_without_details() {
+    let shown = [Format::Table, Format::Wide].map(|format| {
+        let text = |report: &Report| format.render(report, PLAIN).unwrap();
+        format!(
+            "--- {format:?}\n{}\n{}",
+            text(&causes_of_silence()),
+            text(&unreachable())
+        )
+    });
+    insta::assert_snapshot!("remarks", shown.concat());
+    let nothing_to_note = Format::Table.render(&mpls(), PLAIN).unwrap();
+    assert!(!nothing_to_note.contains("Note"), "{nothing_to_note}");
+}
+
+#[test]
+fn what_is_no_loss_is_not_shown_as_loss() {
+    let table = Format::Table.render(&causes_of_silence(), PLAIN).unwrap();
+    let loss = |ttl: &str| {
+        let mut lines = table.lines().skip_while(|line| !line.starts_with("TTL"));
+        let line = lines.find(|line| line.split_whitespace().next() == Some(ttl));
+        line.unwrap().split_whitespace().nth(2).unwrap().to_owned()
+    };
+    let shown = ["1", "2", "3", "4", "5", "6", "7", "8"].map(loss);
+    // TTL 1: four probes, one lost. TTL 6: five probes, two lost, and one never left.
+    let expected = [
+        "25.0%", "limited", "silent", "local", "0.0%", "50.0%", "filtered", "filtered",
+    ];
+    assert_eq!(shown, expected, "{table}");
+}
+
+#[test]
+fn hidden_addresses_are_no_loss() {
+    let mut hidden = run(1, "198.51.100.9", "10.0.0.1/1.5 198.51.100.9/3");
+    hidden.blank_private_hops();
+    let mut report = report("198.51.100.9", Protocol::Udp, vec![hidden], &[3.0]);
+    detail(&mut report, |_| ());
+    lose(&mut report, 0, 1, 1, "");
+    let table = Format::Table.render(&report, PLAIN).unwrap();
+    let line = table.lines().find(|line| line.contains("???")).unwrap();
+    assert!(line.ends_with("private") && !line.contains('%'), "{table}");
+}
+
 #[test]
 fn wide() {
     insta::assert_snapshot!("wide", render(Format::Wide, Screen::NONE));
@@ -333,7 +488,7 @@ fn wide() {
 fn csv() {
     insta::assert_snapshot!("csv", render(Format::Csv, Screen::NONE));
     let report = several_addresses();
-    let text = Format::Csv.render(&report, Screen::NONE).unwrap();
+    let text = Format::Csv.render(&report, PLAIN).unwrap();
     let mut reader = ::csv::Reader::from_reader(text.as_bytes());
     let records: Vec<_> = reader.records().map(Result::unwrap).collect();
     let hops: usize = report.traceroute.runs.iter().map(|run| run.hops.len()).sum();
@@ -353,16 +508,16 @@ fn dot() {
 fn json_is_the_contracts_and_details_come_last() {
     let golden = include_str!("../../../traceroute/tests/golden/report.json");
     let report: Report = serde_json::from_str(golden).unwrap();
-    assert_eq!(Format::Json.render(&report, Screen::NONE).unwrap(), golden);
+    assert_eq!(Format::Json.render(&report, PLAIN).unwrap(), golden);
 
     let mut detailed = report.clone();
     detail(&mut detailed, |_| ());
-    let text = Format::Json.render(&detailed, Screen::NONE).unwrap();
+    let text = Format::Json.render(&detailed, PLAIN).unwrap();
     let (before, details) = text.split_once(",\n  \"details\": {\n").unwrap();
     assert_eq!(format!("{before}\n}}\n"), golden);
     assert!(details.ends_with("\n  }\n}\n"));
     assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), detailed);
-    insta::assert_snapshot!("details", Format::Json.render(&mpls(), Screen::NONE).unwrap());
+    insta::assert_snapshot!("details", Format::Json.render(&mpls(), PLAIN).unwrap());
 }
 
 #[test]
@@ -415,7 +570,8 @@ proptest! {
         for format in [Format::Table, Format::Wide, Format::Csv, Format::Dot] {
             for colour in [false, true] {
                 let screen = Screen { colour, width: Some(width) };
-                let text = without_colour(&format.render(&report, screen).unwrap());
+                let view = View { screen, details: false };
+                let text = without_colour(&format.render(&report, view).unwrap());
                 prop_assert!(!text.replace('\n', "").contains(char::is_control), "{text:?}");
             }
         }
@@ -426,7 +582,7 @@ proptest! {
         let mut report = several_addresses();
         let lines = |report: &Report| {
             [Format::Table, Format::Wide, Format::Csv, Format::Dot]
-                .map(|format| format.render(report, Screen::NONE).unwrap().lines().count())
+                .map(|format| format.render(report, PLAIN).unwrap().lines().count())
         };
         name(&mut report, "203.0.113.1", &["x"]);
         let expected = lines(&report);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use datadog_traceroute::Cause;
 use unicode_width::UnicodeWidthStr;
 
 /// `text` without anything that could do more on a terminal than be read: control characters, and those that are
@@ -38,6 +39,18 @@ pub(crate) fn host(address: IpAddr, names: &[String]) -> String {
 /// A round-trip time in milliseconds, to the microsecond.
 pub(crate) fn rtt(milliseconds: f64) -> String {
     format!("{milliseconds:.3}")
+}
+
+/// Why a probe went unanswered, in a word.
+pub(crate) fn cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Network => "lost",
+        Cause::RateLimited => "limited",
+        Cause::Silent => "silent",
+        Cause::Filtered => "filtered",
+        Cause::Local => "local",
+        Cause::Unknown => "unknown",
+    }
 }
 
 /// `1 run`, `2 runs`.

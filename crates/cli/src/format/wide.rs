@@ -2,42 +2,47 @@
 
 use datadog_traceroute::Report;
 
+use super::View;
 use super::grid::{Align, Cell, Grid};
 use super::path::{Host, Stop};
-use super::screen::{SILENCE, Screen};
-use super::table::{Names, beginning, frame_around, slots};
+use super::screen::SILENCE;
+use super::table::{Names, NoteColumn, beginning, frame_around, slots};
 use super::text::rtt;
 
 /// What stands for an answer that did not come.
 const NO_ANSWER: &str = "*";
+/// What stands for an answer that may be to any of several probes, so that it has no round-trip time.
+const NO_TIME: &str = "?";
 
-pub(crate) fn render(report: &Report, screen: Screen) -> String {
-    frame_around(report, screen, |stops, names| grid(report, stops, names))
+pub(crate) fn render(report: &Report, view: View) -> String {
+    let runs = report.traceroute.runs.len();
+    frame_around(report, view, |stops, names| grid(view, runs, stops, names))
 }
 
-fn grid(report: &Report, stops: &[Stop], names: Names) -> Grid {
+fn grid(view: View, runs: usize, stops: &[Stop], names: Names) -> Grid {
+    let notes = NoteColumn::without_loss(view, stops);
     let mut grid = Grid::new();
     grid.column(Align::Right, "TTL");
     grid.column(Align::Left, "Host");
-    let runs = report.traceroute.runs.len();
-    let details = report.details.is_some();
     for run in 1..=runs {
         grid.column(Align::Right, format!("Run {run}"));
-        if details {
+        if view.details {
             // Notes, right behind the time they are about.
             grid.column(Align::Left, "");
         }
     }
+    notes.add_to(&mut grid);
     for stop in stops {
         for (index, host) in slots(stop).enumerate() {
-            let mut row = beginning(stop, index, host, names);
+            let mut row = beginning(view, stop, index, host, names);
             for run in 0..runs {
                 let (time, note) = answer(stop, index, host, run);
                 row.cells.push(time);
-                if details {
+                if view.details {
                     row.cells.push(note);
                 }
             }
+            row.cells.extend(notes.cell(stop, index, host));
             grid.row(row);
         }
     }
@@ -49,7 +54,8 @@ fn answer(stop: &Stop, index: usize, host: Option<&Host>, run: usize) -> (Cell, 
     match host.and_then(|host| host.answer(run)) {
         Some(answer) => {
             let note = answer.details.and_then(|details| details.notation.as_deref());
-            (Cell::new(rtt(answer.rtt)), Cell::new(note.unwrap_or_default()))
+            let time = answer.rtt.map_or_else(|| NO_TIME.to_owned(), rtt);
+            (Cell::new(time), Cell::new(note.unwrap_or_default()))
         }
         // Which of several hosts it would have been nobody knows: the first stands for all.
         None if index == 0 && stop.is_silent(run) => (Cell::styled(SILENCE, NO_ANSWER), Cell::default()),

@@ -89,20 +89,21 @@ fn silence_and_prohibition_in_a_table() -> Result<()> {
         let table = printed(&chain.client, path.target, &format!("{arguments} table"));
         let prohibiting = path.hops[2].unwrap().to_string();
         let rows = rows(&table);
-        assert_eq!(rows[1], ["2", "???", "100.0%", "0/2"], "{table}");
+        assert_eq!(rows[1], ["2", "???", "silent", "0/2"], "{table}");
         // A router looks at the TTL before its filter does, so its first answer is that of any router.
         assert_eq!(rows[2][..4], ["3", &prohibiting, "0.0%", "2/2"], "{table}");
         assert_ne!(rows[2].last(), Some(&"!X"), "{table}");
         assert_eq!(rows[3][..4], ["4", &prohibiting, "0.0%", "2/2"], "{table}");
         assert_eq!(rows[3].last(), Some(&"!X"), "{table}");
-        assert!(
-            table.contains("\nEnd to end  1 probe sent, 0 answered, 100.0% lost\n"),
-            "{table}"
+        let remarks = format!(
+            "\nPath        {prohibiting} refuses to send probes on (2 of 2 runs)\n\
+             End to end  1 probe sent, 0 answered, 100.0% lost\n            1 filtered\n"
         );
+        assert!(table.contains(&remarks), "{table}");
 
         let wide = printed(&chain.client, path.target, &format!("{arguments} wide"));
         let rows = self::rows(&wide);
-        assert_eq!(rows[1], ["2", "???", "*", "*"], "{wide}");
+        assert_eq!(rows[1], ["2", "???", "*", "*", "silent"], "{wide}");
         let ["4", host, first, "!X", second, "!X"] = rows[3][..] else {
             panic!("{wide}");
         };
@@ -155,6 +156,7 @@ fn split_details(text: &str) -> (Report, Value) {
         .split_once(",\n  \"details\": {\n")
         .unwrap_or_else(|| panic!("{text}"));
     let document: Value = serde_json::from_str(text).unwrap();
+    Report::read(text, Layout::Indented).unwrap();
     (
         Report::read(&format!("{contract}\n}}\n"), Layout::Indented).unwrap(),
         document["details"].clone(),
@@ -183,6 +185,8 @@ fn details_of_a_path() -> Result<()> {
             };
             let expected = serde_json::json!({
                 "ttl": index + 1,
+                "attempts": 1,
+                "attempt": 0,
                 "ip_address": address,
                 "answer": if goal { "unreachable" } else { "time_exceeded" },
                 "destination": goal,
@@ -198,6 +202,15 @@ fn details_of_a_path() -> Result<()> {
                 serde_json::json!({"ttl": index + 1, "addresses": [{"ip_address": address, "answers": 1}]});
             assert_eq!(details["hops"][index], counted);
         }
+        assert_eq!(
+            (&run["distance"], &run["end"]),
+            (&"known".into(), &serde_json::json!({"reason": "destination"}))
+        );
+        let e2e = serde_json::json!({"sent": 1, "answered": 1, "lost": {}, "refused": 0});
+        assert_eq!(
+            (&details["e2e"], &details["warnings"]),
+            (&e2e, &serde_json::json!([]))
+        );
         let counters = &details["counters"];
         assert_eq!(counters["probes"]["sent"], 4);
         assert_eq!(counters["replies"]["matched"], 4);
@@ -217,7 +230,10 @@ fn details_hide_private_hops_where_they_are_to_be_hidden() -> Result<()> {
         "-q 1 -Q 0 --details --skip-private-hops",
     );
     let (_, details) = split_details(&text);
-    assert_eq!(details["runs"][0]["hops"][0], serde_json::json!({"ttl": 1}));
+    assert_eq!(
+        details["runs"][0]["hops"][0],
+        serde_json::json!({"ttl": 1, "attempts": 1})
+    );
     assert!(
         !details
             .to_string()

@@ -33,6 +33,14 @@ impl Outcome {
         Report::read(&self.stdout, Layout::Indented).unwrap()
     }
 
+    /// The report of a trace that has nothing but warnings to say, and those.
+    pub(crate) fn report_and_warnings(&self) -> (Report, Vec<&str>) {
+        assert_eq!(self.status, Some(0), "{self:?}");
+        let warning = |line| str::strip_prefix(line, "warning: ").unwrap_or_else(|| panic!("{self:?}"));
+        let warnings = self.stderr.lines().map(warning).collect();
+        (Report::read(&self.stdout, Layout::Indented).unwrap(), warnings)
+    }
+
     /// What a trace that failed says after `Error: failed to run traceroute: `.
     pub(crate) fn failure(&self) -> &str {
         assert_eq!((self.status, self.stdout.as_str()), (Some(1), ""), "{self:?}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use traceroute_e2e::{Layout, Report};
+
 use traceroute_testbed::{Node, Result, require_lab};
 
 use crate::capture::Capture;
@@ -88,7 +88,12 @@ fn an_interface_may_go_down_midway() -> Result<()> {
         thread::sleep(Duration::from_millis(5));
     }
     chain.client.ip("link set eth0 down\n").unwrap();
-    let report = end(tracing).report();
+    let outcome = end(tracing);
+    let (report, warnings) = outcome.report_and_warnings();
+    assert!(
+        matches!(warnings[..], [warning] if warning.contains("of the runs ended on this machine")),
+        "{warnings:?}"
+    );
     let routers: Vec<_> = chain.hop_addresses_v4()[..2]
         .iter()
         .map(|hop| Some(IpAddr::from(*hop)))
@@ -166,7 +171,10 @@ fn too_few_open_files_are_reported() -> Result<()> {
                 .arg(chain.target_v4().to_string()),
         );
         if outcome.status == Some(0) {
-            outcome.report();
+            let (report, warnings) = outcome.report_and_warnings();
+            // What did not work beside what did is said.
+            let failed = warnings.iter().filter(|warning| warning.contains(" failed: "));
+            assert_eq!(report.runs.len() + failed.count(), 5, "{limit}: {outcome:?}");
             continue;
         }
         failures += 1;
@@ -197,6 +205,9 @@ fn wrong_usage_sends_nothing() -> Result<()> {
         "-q -1",
         "-Q x",
         "--timeout -1",
+        "--hop-retries 11",
+        "--e2e-interval -1",
+        "-Q 3 --e2e-interval 50000",
         "-P sctp",
         "-P tcp --tcp-method fin",
         "--unknown",
@@ -299,27 +310,53 @@ fn verbose_talks_on_standard_error_only() -> Result<()> {
     Ok(())
 }
 
-/// As docs/false-loss.md tells.
+/// As docs/false-loss.md tells: what a limit would leave unanswered is not sent, unless a fixed interval asks for it.
 #[test]
-fn loss_that_is_a_limit_on_icmp_errors_is_said_to_be() -> Result<()> {
+fn probes_wait_for_the_targets_limit_and_what_is_not_sent_is_said() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(3)?;
     chain.target.icmp_rate_limits(true)?;
-    let said = |outcome: &Outcome| outcome.stderr.contains("its limit on ICMP errors");
-    let received = |outcome: &Outcome| {
-        let report = Report::read(&outcome.stdout, Layout::Indented).unwrap();
-        report.e2e.received
-    };
     each_family(&chain, |path| {
-        // 187 ms apart, so over 7.3 s: six are answered, and one a second.
-        let queries = "-q 0 -Q 40 --timeout 250 --verbose";
-        let udp = run(&chain.client, path.target, queries);
-        let answers = received(&udp);
-        assert!((12..=14).contains(&answers), "{}: {answers}", path.target);
-        assert!(said(&udp), "{}", udp.stderr);
+        // 187 ms apart, so over 7.3 s: there are answers for six, and one a second.
+        let queries = "-q 0 -Q 40 --timeout 250 --details";
+        let outcome = run(&chain.client, path.target, queries);
+        let (report, warnings) = outcome.report_and_warnings();
+        assert!((9..=14).contains(&report.e2e.sent), "{}: {report:?}", path.target);
+        assert_eq!(
+            report.e2e.received, report.e2e.sent,
+            "{}: {report:?}",
+            path.target
+        );
+        let expected = format!(
+            "{} of 40 end-to-end probes were sent: {} answers UDP probes",
+            report.e2e.sent, path.target
+        );
+        assert!(
+            matches!(warnings[..], [warning] if warning.starts_with(&expected)),
+            "{warnings:?}"
+        );
+
         let icmp = run(&chain.client, path.target, &format!("-P icmp {queries}"));
-        assert_eq!(received(&icmp), 40, "{}", path.target);
-        assert!(!said(&icmp), "{}", icmp.stderr);
+        assert_eq!(icmp.report().e2e.received, 40, "{}", path.target);
+    });
+    // The bucket is not full again: six and one a second are the most that is possible.
+    each_family(&chain, |path| {
+        let fixed = "-q 0 -Q 40 --timeout 250 --e2e-interval 187 --details";
+        let outcome = run(&chain.client, path.target, fixed);
+        let (report, warnings) = outcome.report_and_warnings();
+        assert_eq!(report.e2e.sent, 40, "{}", path.target);
+        let lost = 40 - report.e2e.received;
+        assert!(lost >= 25, "{}: {report:?}", path.target);
+        assert_eq!(
+            report.details.unwrap().e2e_lost["rate_limited"],
+            lost,
+            "{}",
+            path.target
+        );
+        assert!(
+            matches!(warnings[..], [warning] if warning.contains("limits how often it answers")),
+            "{warnings:?}"
+        );
     });
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Probes as the first router receives them. What they should look like is said at `traceroute_wire::ProbeKind`;
 //! etherparse and tshark, which know nothing of that, read them.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::Stdio;
@@ -119,8 +120,6 @@ fn icmp_probes() -> Result<()> {
                         panic!("no echo request: {icmp:?}");
                     };
                     let expected = icmp.icmp_type().calc_checksum(icmp.payload());
-                    // Documented: the identification is the echo identifier, so that it survives in quotes.
-                    assert_eq!(ip.label, u32::from(echo.id));
                     (echo, icmp.checksum(), expected, icmp.payload())
                 }
                 TransportSlice::Icmpv6(icmp) => {
@@ -145,7 +144,7 @@ fn icmp_probes() -> Result<()> {
         assert_ne!(assert_same(identifiers), 0);
         assert_same(checksums);
         assert_same(cookies);
-        assert_same(probes.iter().map(|(ip, _)| ip.label));
+        assert_labels(&probes, &path);
         assert_ne!(probes[0].0.dont_fragment, Some(true));
     }
     Ok(())
@@ -160,6 +159,7 @@ fn udp_probes() -> Result<()> {
         let probes = parse(&packets, &path);
         assert_labels(&probes, &path);
         let mut flows = Vec::new();
+        let mut tags = Vec::new();
         for (ip, packet) in &probes {
             let Some(TransportSlice::Udp(udp)) = &packet.transport else {
                 panic!("{packet:?}")
@@ -189,9 +189,12 @@ fn udp_probes() -> Result<()> {
                 assert!(changed.count() <= 2, "{payload:?}");
                 assert_eq!(payload[..4], *b"NSMN");
             }
-            flows.push((udp.source_port(), udp.destination_port(), udp.checksum()));
+            flows.push((udp.source_port(), udp.destination_port()));
+            // Which probe it is; in ones' complement 0 and 0xffff are the same.
+            tags.push((u32::from(udp.checksum()) + 0xffff - u32::from(ip.ttl)) % 0xffff);
         }
         assert_eq!(assert_same(flows).1, 33440);
+        assert_same(tags);
     }
     Ok(())
 }
@@ -225,10 +228,15 @@ fn tcp_syn_probes() -> Result<()> {
         // Serial: nothing is sent beyond the target.
         assert_eq!(probes.len(), HOPS);
         assert_labels(&probes, &path);
+        let mut timestamps = HashSet::new();
         let flows = probes.iter().map(|(ip, packet)| {
             let tcp = tcp(packet);
             assert!(tcp.syn() && !(tcp.ack() || tcp.rst() || tcp.fin() || tcp.psh()));
-            assert!(tcp.options().is_empty() && tcp.payload().is_empty());
+            // RFC 7323 appendix A: two no-operations, then kind 8 and length 10. The value says which probe it is.
+            let options = tcp.options();
+            assert_eq!((options.len(), &options[..4]), (12, &[1, 1, 8, 10][..]));
+            assert!(timestamps.insert(options[4..8].to_vec()) && options[8..] == [0; 4]);
+            assert!(tcp.payload().is_empty());
             assert_eq!((tcp.window_size(), tcp.acknowledgment_number()), (1024, 0));
             let base = tcp.sequence_number().wrapping_sub(ip.ttl.into());
             (tcp.source_port(), tcp.destination_port(), base)

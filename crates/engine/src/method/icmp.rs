@@ -1,92 +1,90 @@
 //! ICMP echo (RFC 792, RFC 4443 §4.1).
+//!
+//! The sequence number tells TTL (low byte) and attempt. The checksum is the same for all probes of
+//! a flow.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use traceroute_net::Time;
 use traceroute_wire::{ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind};
 
-use super::{Flow, Outline, Probing, QuotedProbe, Strategy, Verdict};
+use super::{Marks, Probing, Verdict};
+use crate::Time;
+use crate::flow::{Path, ProbeId};
 use crate::key::Key;
 
-/// Identifiers of one ICMP trace.
+/// Identifiers of one flow.
 pub(crate) struct Icmp {
-    /// Echo identifier and IPv4 identification.
-    identifier: u16,
     tag: u16,
     cookie: [u8; 6],
 }
 
 impl Icmp {
-    /// With this identifier, or a random one if it is 0.
-    pub(crate) fn new(identifier: u16, rng: &mut StdRng) -> Self {
-        let drawn = rng.random_range(1..=u16::MAX);
+    pub(crate) fn new(rng: &mut StdRng) -> Self {
         Icmp {
-            identifier: if identifier == 0 { drawn } else { identifier },
             tag: rng.random_range(0..u16::MAX),
             cookie: rng.random(),
         }
     }
 }
 
+fn of_sequence(sequence: u16) -> ProbeId {
+    let [attempt, ttl] = sequence.to_be_bytes();
+    ProbeId { ttl, attempt }
+}
+
 impl Probing for Icmp {
-    fn strategy(&self) -> Strategy {
-        Strategy::Parallel
-    }
-
-    fn reported_source_port(&self, _: &Flow) -> u16 {
-        self.identifier
-    }
-
-    fn keys(&self, flow: &Flow) -> [Option<Key>; 3] {
+    fn keys(&self, path: &Path) -> [Option<Key>; 3] {
+        let mark = if path.destination.is_ipv4() {
+            u32::from(self.tag)
+        } else {
+            path.flow_label
+        };
         [
-            Some(Key::echo_quote(flow.destination, self.tag)),
-            Some(Key::echo_reply(flow.destination, self.identifier)),
+            Some(Key::local(Key::ICMP, path.destination, 0, path.source_port)),
+            Some(Key::marks(Key::ICMP, path.destination, 0, mark)),
             None,
         ]
     }
 
-    fn outline(&self, _: &Flow, ttl: u8, _: Time) -> Outline {
-        let Icmp {
-            identifier,
-            tag,
-            cookie,
-        } = *self;
-        Outline {
-            identification: identifier,
-            kind: ProbeKind::Echo {
-                identifier,
-                sequence: u16::from(ttl),
-                tag,
-                cookie,
-            },
+    fn kind(&self, path: &Path, id: ProbeId, _: Time) -> ProbeKind {
+        ProbeKind::Echo {
+            identifier: path.source_port,
+            sequence: u16::from_be_bytes([id.attempt, id.ttl]),
+            tag: self.tag,
+            cookie: self.cookie,
         }
     }
 
-    fn quoted(&self, flow: &Flow, quoted: &Quoted) -> Option<QuotedProbe> {
+    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks> {
         let QuotedTransport::Echo {
             identifier, sequence, ..
         } = quoted.transport
         else {
             return None;
         };
-        let translated = identifier != self.identifier || quoted.source != flow.source;
-        // Behind a NAT a second random identifier has to agree, so that guessing the tag is not enough.
-        let ours = if translated {
-            quoted.identification == self.identifier && quoted.source.is_ipv4()
-                || quoted.flow_label == flow.flow_label && quoted.source.is_ipv6()
+        let id = of_sequence(sequence);
+        let local = identifier == path.source_port;
+        let tag = quoted.tag() == Some(self.tag);
+        let network = if quoted.source.is_ipv4() {
+            path.identified(quoted.identification) == Some(id)
         } else {
-            true
+            quoted.flow_label == path.flow_label
         };
-        let ttl = u8::try_from(sequence).ok().filter(|_| ours)?;
-        Some(QuotedProbe { ttl, translated })
+        Some(Marks {
+            of_flow: u32::from(local) + u32::from(tag) + u32::from(network),
+            of_probe: [None; 2],
+            hint: Some((id.ttl, Some(id.attempt))),
+            translated: !local || !tag || quoted.source != path.source,
+        })
     }
 
-    fn direct(&mut self, _: &Flow, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, _: &Path, reply: &Reply, _: Time) -> Verdict {
         match reply.kind {
             ReplyKind::Echo { sequence, cookie, .. } if cookie == Some(self.cookie) => {
-                match u8::try_from(sequence) {
-                    Ok(ttl) => Verdict::Answer { ttl },
-                    Err(_) => Verdict::Reject,
+                let ProbeId { ttl, attempt } = of_sequence(sequence);
+                Verdict::Answer {
+                    ttl,
+                    attempt: Some(attempt),
                 }
             }
             _ => Verdict::Reject,

@@ -1,17 +1,17 @@
-//! TCP SACK: bytes beyond a gap on an established connection, which the target acknowledges selectively (RFC 2018).
+//! TCP SACK: bytes beyond a gap on an established connection, which the target acknowledges
+//! selectively (RFC 2018).
 
-use rand::rngs::StdRng;
-use traceroute_net::Time;
 use traceroute_wire::{ProbeKind, Quoted, Reply, ReplyKind, TcpReply, TcpTimestamps};
 
-use super::syn::{quoted_segment, segment_keys};
-use super::{Flow, Outline, Probing, QuotedProbe, Strategy, Verdict, identification_base, offset_ttl};
+use super::syn::{segment_keys, segment_marks};
+use super::{Marks, Probing, Verdict, offset_ttl};
+use crate::Time;
+use crate::answer::TraceError;
+use crate::flow::{Path, ProbeId};
 use crate::key::Key;
-use crate::result::TraceError;
 
-/// State of one SACK trace.
+/// State of one SACK flow. A second probe with the same TTL repeats its byte (RFC 2883).
 pub(crate) struct Sack {
-    identification: u16,
     /// When the connection attempt began: the moment of the timestamp that the SYN-ACK echoes.
     started: Time,
     /// The kernel has connected.
@@ -47,17 +47,17 @@ impl Connection {
         }
     }
 
-    /// Whether a reset is the peer's: its sequence number is what the probe acknowledged, or the peer's next one (RFC 9293
-    /// §3.10.7). Others are blind guesses, which the kernel does not believe either (RFC 5961 §3.2).
+    /// Whether a reset is the peer's: its sequence number is what the probe acknowledged, or the
+    /// peer's next one (RFC 9293 §3.10.7). Others are blind guesses, which the kernel does not
+    /// believe either (RFC 5961 §3.2).
     fn is_reset_by(&self, tcp: &TcpReply) -> bool {
         tcp.flags.rst && (tcp.sequence == self.peer_next || tcp.sequence == self.peer_sent)
     }
 }
 
 impl Sack {
-    pub(crate) fn new(started: Time, rng: &mut StdRng) -> Self {
+    pub(crate) fn new(started: Time) -> Self {
         Sack {
-            identification: identification_base(rng),
             started,
             connected: false,
             offer: None,
@@ -68,8 +68,9 @@ impl Sack {
         }
     }
 
-    /// The kernel checks a SYN-ACK's acknowledgment, which cannot be seen here, and connects at the first that is right.
-    /// So a forged one does not count when another comes before the kernel has connected.
+    /// The kernel checks a SYN-ACK's acknowledgment, which cannot be seen here, and connects at the
+    /// first that is right. So a forged one does not count when another comes before the kernel has
+    /// connected.
     fn handshake(&mut self, tcp: &TcpReply) -> Verdict {
         if !(tcp.flags.syn && tcp.flags.ack) || tcp.flags.rst {
             // A refusal is reported by the connection itself.
@@ -139,9 +140,10 @@ impl Sack {
 }
 
 impl Sack {
-    /// The probe that an acknowledgment is about, if it is the one with the highest TTL so far: the first block contains it
-    /// (RFC 2018 §4), and probes that arrive in order extend that block to the right. Blocks that lie together are
-    /// one, so the lowest edge says nothing of when that probe was acknowledged first, if that got lost.
+    /// The probe that an acknowledgment is about, if it is the one with the highest TTL so far: the
+    /// first block contains it (RFC 2018 §4), and probes that arrive in order extend that block to
+    /// the right. Blocks that lie together are one, so the lowest edge says nothing of when that
+    /// probe was acknowledged first, if that got lost.
     fn newest(&self, tcp: &TcpReply, next: u32) -> Option<u8> {
         let last = tcp.sack.first_right_edge?.wrapping_sub(1);
         offset_ttl(last, next).filter(|ttl| *ttl > self.highest)
@@ -149,50 +151,43 @@ impl Sack {
 }
 
 impl Probing for Sack {
-    fn strategy(&self) -> Strategy {
-        Strategy::Parallel
-    }
-
     fn needs_handshake(&self) -> bool {
         true
     }
 
-    fn keys(&self, flow: &Flow) -> [Option<Key>; 3] {
-        segment_keys(flow, self.connection.as_ref().map(|connection| connection.next))
+    fn keys(&self, path: &Path) -> [Option<Key>; 3] {
+        segment_keys(path, self.connection.as_ref().map(|connection| connection.next))
     }
 
-    fn outline(&self, flow: &Flow, ttl: u8, now: Time) -> Outline {
+    fn kind(&self, path: &Path, id: ProbeId, now: Time) -> ProbeKind {
         let (next, acknowledgment, timestamps) = match &self.connection {
             Some(connection) => (connection.next, connection.peer_next, connection.timestamps),
             None => (0, 0, None),
         };
-        // The peer drops a segment whose timestamp is older than what our kernel has sent since (RFC 7323 §5.3), for
-        // instance when acknowledging a greeting. Kernels count milliseconds.
+        // The peer drops a segment whose timestamp is older than what our kernel has sent since
+        // (RFC 7323 §5.3), for instance when acknowledging a greeting. Kernels count milliseconds.
         let elapsed = now.since(self.started).as_millis() as u32;
         let timestamps = timestamps.map(|theirs| TcpTimestamps {
             value: theirs
                 .echo
                 .wrapping_add(elapsed)
-                .wrapping_add(50 + u32::from(ttl)),
+                .wrapping_add(50 + u32::from(id.ttl)),
             echo: theirs.value,
         });
-        Outline {
-            identification: self.identification.wrapping_add(u16::from(ttl)),
-            kind: ProbeKind::TcpSack {
-                source_port: flow.source_port,
-                destination_port: flow.destination_port,
-                sequence: next.wrapping_add(u32::from(ttl)),
-                acknowledgment,
-                timestamps,
-            },
+        ProbeKind::TcpSack {
+            source_port: path.source_port,
+            destination_port: path.destination_port,
+            sequence: next.wrapping_add(u32::from(id.ttl)),
+            acknowledgment,
+            timestamps,
         }
     }
 
-    fn quoted(&self, flow: &Flow, quoted: &Quoted) -> Option<QuotedProbe> {
-        quoted_segment(flow, quoted, self.connection.as_ref()?.next)
+    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks> {
+        segment_marks(path, quoted, self.connection.as_ref()?.next, |_| None)
     }
 
-    fn direct(&mut self, _: &Flow, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, _: &Path, reply: &Reply, _: Time) -> Verdict {
         let ReplyKind::Tcp(tcp) = &reply.kind else {
             return Verdict::Reject;
         };

@@ -1,61 +1,74 @@
 //! TCP SYN (RFC 9293).
+//!
+//! The sequence number tells the TTL; a second SYN with the same TTL is to the target a repetition
+//! of the first. The timestamps option (RFC 7323 §3) and the IPv4 identification tell the attempt.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use traceroute_net::Time;
-use traceroute_wire::{ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind};
+use traceroute_wire::{ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, TcpTimestamps};
 
-use super::{Flow, Outline, Probing, QuotedProbe, Strategy, Verdict, identification_base, offset_ttl};
+use super::{Marks, Probing, Verdict, offset_ttl};
+use crate::Time;
+use crate::flow::{Path, ProbeId};
 use crate::key::Key;
 
-/// Identifiers of one TCP SYN trace.
+/// Identifiers of one flow.
 pub(crate) struct Syn {
     /// Sequence number of the probe with TTL 0.
     sequence: u32,
-    identification: u16,
+    /// Timestamp of the probe with number 0.
+    timestamp: u32,
 }
 
 impl Syn {
     pub(crate) fn new(rng: &mut StdRng) -> Self {
         Syn {
             sequence: rng.random(),
-            identification: identification_base(rng),
+            timestamp: rng.random(),
         }
     }
 }
 
 impl Probing for Syn {
-    fn strategy(&self) -> Strategy {
-        Strategy::Serial
+    fn keys(&self, path: &Path) -> [Option<Key>; 3] {
+        segment_keys(path, Some(self.sequence))
     }
 
-    fn keys(&self, flow: &Flow) -> [Option<Key>; 3] {
-        segment_keys(flow, Some(self.sequence))
-    }
-
-    fn outline(&self, flow: &Flow, ttl: u8, _: Time) -> Outline {
-        Outline {
-            identification: self.identification.wrapping_add(u16::from(ttl)),
-            kind: ProbeKind::TcpSyn {
-                source_port: flow.source_port,
-                destination_port: flow.destination_port,
-                sequence: self.sequence.wrapping_add(u32::from(ttl)),
-            },
+    fn kind(&self, path: &Path, id: ProbeId, _: Time) -> ProbeKind {
+        let number = path.numbering.number(id);
+        ProbeKind::TcpSyn {
+            source_port: path.source_port,
+            destination_port: path.destination_port,
+            sequence: self.sequence.wrapping_add(u32::from(id.ttl)),
+            timestamps: Some(TcpTimestamps {
+                value: self.timestamp.wrapping_add(u32::from(number)),
+                echo: 0,
+            }),
         }
     }
 
-    fn quoted(&self, flow: &Flow, quoted: &Quoted) -> Option<QuotedProbe> {
-        quoted_segment(flow, quoted, self.sequence)
+    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks> {
+        segment_marks(path, quoted, self.sequence, |value| {
+            stamped(path, value, self.timestamp)
+        })
     }
 
-    fn direct(&mut self, _: &Flow, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, path: &Path, reply: &Reply, _: Time) -> Verdict {
         let ReplyKind::Tcp(tcp) = &reply.kind else {
             return Verdict::Reject;
         };
         let flags = tcp.flags;
         match (flags.syn || flags.rst, flags.ack) {
             (true, true) => match offset_ttl(tcp.acknowledgment.wrapping_sub(1), self.sequence) {
-                Some(ttl) => Verdict::Answer { ttl },
+                Some(ttl) => {
+                    let echoed = tcp
+                        .timestamps
+                        .and_then(|theirs| stamped(path, theirs.echo, self.timestamp));
+                    Verdict::Answer {
+                        ttl,
+                        attempt: echoed.filter(|id| id.ttl == ttl).map(|id| id.attempt),
+                    }
+                }
                 None => Verdict::Reject,
             },
             (true, false) if flags.rst => Verdict::AnswerIfSole,
@@ -64,37 +77,64 @@ impl Probing for Syn {
     }
 }
 
-/// The keys of segments from the target and, once the sequence numbers are known, of quotes of those from `base` + 1 to
-/// `base` + 255, which share at most two values of their upper 24 bits.
-pub(super) fn segment_keys(flow: &Flow, base: Option<u32>) -> [Option<Key>; 3] {
-    let quote = |sequence| Key::tcp_quote(flow.destination, flow.destination_port, sequence);
+/// The probe whose timestamp this is, when `base` + number was sent.
+fn stamped(path: &Path, value: u32, base: u32) -> Option<ProbeId> {
+    path.numbering.id(u16::try_from(value.wrapping_sub(base)).ok()?)
+}
+
+/// The keys of segments from the target and, once the sequence numbers are known, of quotes of
+/// those from `base` + 1 to `base` + 255, which share at most two values of their upper 24 bits.
+pub(super) fn segment_keys(path: &Path, base: Option<u32>) -> [Option<Key>; 3] {
+    let Path {
+        destination,
+        destination_port,
+        source_port,
+        ..
+    } = *path;
+    let quote = |sequence: u32| Key::marks(Key::TCP, destination, destination_port, sequence >> 8);
     let first = base.map(|base| quote(base.wrapping_add(1)));
     let last = base.map(|base| quote(base.wrapping_add(255)));
     [
-        Some(Key::tcp_reply(
-            flow.destination,
-            flow.destination_port,
-            flow.source_port,
-        )),
+        Some(Key::local(Key::TCP, destination, destination_port, source_port)),
         first,
         last.filter(|_| first != last),
     ]
 }
 
-/// Which probe a quoted segment is, when sequence number `base` + TTL was sent. 24 random bits have agreed already when
-/// the key was found, and 8 more must name a TTL, so a translated source needs no further proof.
-pub(super) fn quoted_segment(flow: &Flow, quoted: &Quoted, base: u32) -> Option<QuotedProbe> {
+/// In what a quoted segment agrees with a flow whose segments have sequence number `base` + TTL.
+/// `stamped`: the probe with this timestamp.
+pub(super) fn segment_marks(
+    path: &Path,
+    quoted: &Quoted,
+    base: u32,
+    stamped: impl Fn(u32) -> Option<ProbeId>,
+) -> Option<Marks> {
     let QuotedTransport::Tcp {
         source_port,
         sequence,
+        timestamp,
         ..
     } = quoted.transport
     else {
         return None;
     };
-    let ttl = offset_ttl(sequence, base)?;
-    Some(QuotedProbe {
-        ttl,
-        translated: !flow.is_source_of(quoted, source_port),
+    let ttl = offset_ttl(sequence, base);
+    let local = source_port == path.source_port;
+    let by_stamp = timestamp.and_then(stamped);
+    let identified = quoted
+        .source
+        .is_ipv4()
+        .then(|| path.identified(quoted.identification))
+        .flatten();
+    let labelled = quoted.source.is_ipv6() && quoted.flow_label == path.flow_label;
+    // The sequence number, if it is right, has the last word on the TTL.
+    let of_ttl = |id: Option<ProbeId>| id.filter(|id| ttl.is_none_or(|ttl| ttl == id.ttl));
+    let attempt = of_ttl(identified).or(of_ttl(by_stamp)).map(|id| id.attempt);
+    let by_sequence = ttl.map(|ttl| (ttl, attempt));
+    Some(Marks {
+        of_flow: u32::from(local) + u32::from(labelled) + if ttl.is_some() { 2 } else { 0 },
+        of_probe: [if ttl.is_some() { None } else { identified }, None],
+        hint: by_sequence.or(by_stamp.map(|id| (id.ttl, Some(id.attempt)))),
+        translated: !local || quoted.source != path.source || ttl.is_none(),
     })
 }

@@ -1,90 +1,145 @@
 //! UDP datagrams (RFC 768).
+//!
+//! The number of a probe is in the IPv4 identification and in the checksum's tag, in IPv6 in the
+//! tag and the length. Load balancers hash the ports, which are the same for all probes of a flow.
+
+use std::net::IpAddr;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use traceroute_net::Time;
-use traceroute_wire::{ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, UDP_IPV6_BASE_LEN};
+use traceroute_wire::{
+    ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE,
+};
 
-use super::{Flow, Outline, Probing, QuotedProbe, Strategy, Verdict, identification_base, offset_ttl};
+use super::{Marks, Probing, Verdict};
+use crate::Time;
+use crate::flow::{Path, ProbeId};
 use crate::key::Key;
 
-/// Identifiers of one UDP trace.
+/// Tags are sums modulo this (RFC 1071).
+const TAGS: u32 = 0xFFFF;
+/// Numbers up to this one are told by the length over IPv6 as well; the packet stays below the MTU
+/// that every link has.
+const LONGEST: u16 = 1100;
+
+/// Identifiers of one flow.
 pub(crate) struct Udp {
-    /// IPv4 identification of the probe with TTL 0; in IPv6 the datagram's length tells the TTL.
-    identification: u16,
+    /// Of the probe with number 0.
     tag: u16,
 }
 
 impl Udp {
     pub(crate) fn new(rng: &mut StdRng) -> Self {
         Udp {
-            identification: identification_base(rng),
             tag: rng.random_range(0..u16::MAX),
         }
     }
+
+    fn tag_of(&self, number: u16) -> u16 {
+        ((u32::from(self.tag) + u32::from(number)) % TAGS) as u16
+    }
+
+    /// Which probe has this tag.
+    fn tagged(&self, path: &Path, tag: u16) -> Option<ProbeId> {
+        let number = (u32::from(tag) + TAGS - u32::from(self.tag)) % TAGS;
+        path.numbering.id(number as u16)
+    }
+}
+
+/// Bytes of payload over IPv6: the base, and the probe's number, or its TTL where that were too
+/// much.
+fn payload_v6(path: &Path, id: ProbeId) -> u16 {
+    let number = path.numbering.number(id);
+    UDP_IPV6_BASE
+        + 1
+        + if number <= LONGEST {
+            number
+        } else {
+            u16::from(id.ttl) - 1
+        }
+}
+
+/// TTL, and attempt if that is clear, that a payload of so many bytes over IPv6 stands for.
+fn of_payload_v6(path: &Path, len: u16) -> Option<(u8, Option<u8>)> {
+    let number = len.checked_sub(UDP_IPV6_BASE + 1)?;
+    let id = path.numbering.id(number)?;
+    let is_clear = path.numbering.count() <= LONGEST || id.attempt > 0;
+    Some((id.ttl, is_clear.then_some(id.attempt)))
 }
 
 impl Probing for Udp {
-    fn strategy(&self) -> Strategy {
-        Strategy::Parallel
-    }
-
-    fn keys(&self, flow: &Flow) -> [Option<Key>; 3] {
+    fn keys(&self, path: &Path) -> [Option<Key>; 3] {
+        let Path {
+            destination,
+            destination_port,
+            source_port,
+            ..
+        } = *path;
+        let mark = if destination.is_ipv4() {
+            difference(self.tag, path.identification)
+        } else {
+            path.flow_label
+        };
         [
-            Some(Key::udp_quote(flow.destination, flow.destination_port, self.tag)),
-            Some(Key::udp_reply(
-                flow.destination,
-                flow.destination_port,
-                flow.source_port,
-            )),
+            Some(Key::local(Key::UDP, destination, destination_port, source_port)),
+            Some(Key::marks(Key::UDP, destination, destination_port, mark)),
             None,
         ]
     }
 
-    fn outline(&self, flow: &Flow, ttl: u8, _: Time) -> Outline {
-        Outline {
-            identification: self.identification.wrapping_add(u16::from(ttl)),
-            kind: ProbeKind::Udp {
-                source_port: flow.source_port,
-                destination_port: flow.destination_port,
-                tag: self.tag,
+    fn kind(&self, path: &Path, id: ProbeId, _: Time) -> ProbeKind {
+        ProbeKind::Udp {
+            source_port: path.source_port,
+            destination_port: path.destination_port,
+            tag: self.tag_of(path.numbering.number(id)),
+            payload_len: match path.destination {
+                IpAddr::V4(_) => UDP_IPV4_PAYLOAD,
+                IpAddr::V6(_) => payload_v6(path, id),
             },
         }
     }
 
-    fn quoted(&self, flow: &Flow, quoted: &Quoted) -> Option<QuotedProbe> {
+    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks> {
         let QuotedTransport::Udp {
             source_port, length, ..
         } = quoted.transport
         else {
             return None;
         };
-        let translated = !flow.is_source_of(quoted, source_port);
-        let ttl = if quoted.source.is_ipv4() {
-            offset_ttl(u32::from(quoted.identification), u32::from(self.identification))?
-        } else {
-            // Behind a NAT a second random identifier has to agree, so that guessing the tag is not enough.
-            if translated && quoted.flow_label != flow.flow_label {
-                return None;
-            }
-            offset_ttl(u32::from(length), UDP_IPV6_BASE_LEN)?
+        let local = source_port == path.source_port;
+        let tagged = quoted.tag().and_then(|tag| self.tagged(path, tag));
+        let mut marks = Marks {
+            of_flow: u32::from(local),
+            of_probe: [tagged, None],
+            hint: None,
+            translated: !local || tagged.is_none() || quoted.source != path.source,
         };
-        Some(QuotedProbe { ttl, translated })
+        if quoted.source.is_ipv4() {
+            marks.of_probe[1] = path.identified(quoted.identification);
+        } else {
+            marks.of_flow += u32::from(quoted.flow_label == path.flow_label);
+            marks.hint = of_payload_v6(path, length.saturating_sub(8));
+        }
+        Some(marks)
     }
 
-    fn direct(&mut self, flow: &Flow, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, path: &Path, reply: &Reply, _: Time) -> Verdict {
         let ReplyKind::Udp(udp) = &reply.kind else {
             return Verdict::Reject;
         };
-        let echoed = udp.echoed_identification.map(u32::from);
-        let base = if flow.destination.is_ipv4() {
-            u32::from(self.identification)
-        } else {
-            0
-        };
-        match echoed.and_then(|value| offset_ttl(value, base)) {
-            Some(ttl) => Verdict::Answer { ttl },
-            None => Verdict::AnswerInOrder,
+        // A service that sends back what it gets.
+        let echoed = udp.echoed.and_then(|value| match path.destination {
+            IpAddr::V4(_) => path.identified(value).map(|id| (id.ttl, Some(id.attempt))),
+            IpAddr::V6(_) => of_payload_v6(path, value),
+        });
+        match echoed {
+            Some((ttl, attempt)) => Verdict::Answer { ttl, attempt },
+            None => Verdict::Unidentified,
         }
     }
+}
+
+/// What tag and identification of each probe of a flow differ by, since both count its number.
+pub(crate) fn difference(tag: u16, identification: u16) -> u32 {
+    (u32::from(tag) + TAGS - u32::from(identification) % TAGS) % TAGS
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::Time;
+use traceroute_engine::Time;
 
 /// No packet waits longer than this to be read; an older stamp is from before a step of the wall clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);

@@ -1,6 +1,6 @@
 //! Filter definitions: which packets the driver copies to a handle.
 
-use crate::Transport;
+use traceroute_engine::Transport;
 
 /// Size of a definition, in bytes.
 pub(crate) const DEFINITION_LEN: usize = 0xA0;

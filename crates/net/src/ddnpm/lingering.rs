@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Time;
+use traceroute_engine::Time;
 
 /// How long. A capture that copies all of a host's traffic is not for keeps, but end-to-end probes, each of which reserves
 /// a port for itself, come seconds apart, and a capture that has just been opened knows less of its clock.

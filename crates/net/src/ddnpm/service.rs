@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use crate::NetError;
+use traceroute_engine::NetError;
+
 use crate::winerror::{ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND};
 
 /// `SERVICE_STATUS.dwCurrentState`, as far as it matters.
@@ -106,8 +107,9 @@ fn is_gone(error: &NetError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use traceroute_engine::Operation;
+
     use super::*;
-    use crate::Operation;
 
     /// A service that goes through `states` and notes what it is told.
     struct Fake {

@@ -30,8 +30,6 @@ pub(crate) struct Facts {
     pub(crate) edition: Option<Edition>,
     pub(crate) driver: Driver,
     pub(crate) firewall: Option<Firewall>,
-    /// The path of this program.
-    pub(crate) program: String,
 }
 
 /// What can be used of one family.
@@ -71,7 +69,7 @@ pub(crate) enum Driver {
 type Way = (Verdict, &'static str);
 
 impl Facts {
-    /// With `--windows-driver`, which starts it.
+    /// Whether it works, or does once this program starts it.
     fn has_driver(&self) -> bool {
         match &self.driver {
             Driver::Running(device) => device.is_ok(),
@@ -89,8 +87,8 @@ impl Facts {
         if v6 { &self.v6 } else { &self.v4 }
     }
 
-    /// The best way to probe with a protocol, if there is one. What the backend takes by itself comes before what a flag
-    /// asks for.
+    /// The best way to probe with a protocol, if there is one. What the backend takes by itself comes before what must
+    /// be asked for.
     fn way(&self, protocol: &str, v6: bool) -> Option<Way> {
         let sockets = self.sockets(v6);
         let raw = (!v6 && self.raw.is_ok()).then_some((Verdict::Good, "raw sockets"));
@@ -151,7 +149,7 @@ fn probing(facts: &Facts, protocol: &'static str, v6: bool) -> Finding {
             BECOME_ADMINISTRATOR.to_owned(),
         ),
         ("tcp syn", _) => (
-            "needs Windows Server with IPv4, Windows 10 version 2004 or later with --tcp-method syn_socket, or the driver",
+            "needs Windows Server with IPv4, Windows 10 version 2004 or later with the method syn_socket, or the driver",
             get_driver(facts),
         ),
         _ => ("needs the driver", get_driver(facts)),
@@ -175,15 +173,15 @@ fn enable_family(v6: bool) -> &'static str {
 fn get_driver(facts: &Facts) -> String {
     match &facts.driver {
         Driver::NotInstalled | Driver::Unknown(_) => {
-            "install the Datadog Agent, which brings the driver, and use --windows-driver".to_owned()
+            "install the Datadog Agent, which brings the driver, and use the Windows driver".to_owned()
         }
-        Driver::Running(Ok(())) => "use --windows-driver".to_owned(),
+        Driver::Running(Ok(())) => "use the Windows driver".to_owned(),
         Driver::TooOld(_) => "update the Datadog Agent, which brings the driver".to_owned(),
         Driver::Stopped | Driver::Running(Err(_)) if facts.is_elevated != Some(true) => {
             BECOME_ADMINISTRATOR.to_owned()
         }
         // `sc` alone is another command in PowerShell.
-        Driver::Stopped => "sc.exe start ddnpm, or use --windows-driver".to_owned(),
+        Driver::Stopped => "sc.exe start ddnpm, or use the Windows driver".to_owned(),
         Driver::Running(Err(_)) => RESTART_AGENT.to_owned(),
     }
 }
@@ -207,7 +205,7 @@ fn edition(facts: &Facts) -> Finding {
     }
     let text = format!("a client edition, build {build}: sends no TCP over raw sockets");
     let remedy = if build >= BUILD_WITH_SYN_SOCKET {
-        format!("{} --proto tcp --tcp-method syn_socket <target>", facts.program)
+        "probe TCP with the method syn_socket".to_owned()
     } else {
         get_driver(facts)
     };
@@ -273,7 +271,7 @@ fn driver(facts: &Facts) -> Finding {
         Driver::NotInstalled => Finding::new(subject, Verdict::Limited, "the service ddnpm is not installed"),
         Driver::Stopped => Finding::new(subject, Verdict::Limited, "installed, not running"),
         Driver::Running(Ok(())) => {
-            return Finding::new(subject, Verdict::Good, "running; use --windows-driver");
+            return Finding::new(subject, Verdict::Good, "running");
         }
         Driver::Running(Err(error)) => {
             let text = format!("running, but its device cannot be opened: {error}");

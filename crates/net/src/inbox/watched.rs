@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::Transport;
+use traceroute_engine::Transport;
 
 /// How many there are of one transport.
 const PORTS: usize = 1 << 16;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::Operation;
+use traceroute_engine::Operation;
 
 /// How to get raw sockets.
 pub(super) const NEEDS_RAW: &str = "needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`";

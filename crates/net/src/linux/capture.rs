@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::SockRef;
@@ -93,6 +94,11 @@ impl Capture {
         Ok(())
     }
 
+    /// The blocks of ports that are watched.
+    pub(super) fn blocks(&self) -> &[u8] {
+        &self.blocks
+    }
+
     /// Lets nothing through until [`Capture::resume`], so that foreign packets do not fill the room for replies while nobody
     /// reads.
     pub(super) fn rest(&mut self) {
@@ -116,11 +122,11 @@ impl Capture {
         }
     }
 
-    /// Decodes the oldest packet and passes it on with its stamp, in nanoseconds of the wall clock.
-    pub(super) fn take(&mut self, deliver: impl FnOnce(i64, Result<Reply, Ignored>)) {
+    /// Shows the oldest packet to `read`.
+    pub(super) fn take(&mut self, read: impl FnOnce(Captured<'_>)) {
         let read = |frame: Frame<'_>| {
             if is_for_us(&frame) {
-                deliver(frame.stamp, decode(&frame));
+                read(Captured(frame));
             }
         };
         match &mut self.inbox {
@@ -152,6 +158,37 @@ impl AsFd for Capture {
     }
 }
 
+/// A packet as it came in.
+pub(super) struct Captured<'a>(Frame<'a>);
+
+impl Captured<'_> {
+    /// When it arrived, in nanoseconds of the wall clock.
+    pub(super) fn stamp(&self) -> i64 {
+        self.0.stamp
+    }
+
+    /// Whether it comes from `source`: cheaper than to decode it.
+    pub(super) fn is_from(&self, source: IpAddr) -> bool {
+        match source {
+            IpAddr::V4(source) => self.0.packet.get(12..16) == Some(&source.octets()),
+            IpAddr::V6(source) => self.0.packet.get(8..24) == Some(&source.octets()),
+        }
+    }
+
+    /// Whether it has these addresses.
+    pub(super) fn is_between(&self, [source, destination]: [IpAddr; 2]) -> bool {
+        let is_to = match destination {
+            IpAddr::V4(destination) => self.0.packet.get(16..20) == Some(&destination.octets()),
+            IpAddr::V6(destination) => self.0.packet.get(24..40) == Some(&destination.octets()),
+        };
+        is_to && self.is_from(source)
+    }
+
+    pub(super) fn decode(&self) -> Result<Reply, Ignored> {
+        decode(&self.0)
+    }
+}
+
 /// Not what leaves, what a promiscuous interface overhears, or what multicast loops back.
 fn is_for_us(frame: &Frame<'_>) -> bool {
     !matches!(
@@ -170,17 +207,21 @@ fn decode(frame: &Frame<'_>) -> Result<Reply, Ignored> {
 }
 
 fn program(family: Family, port_blocks: &[u8]) -> Vec<libc::sock_filter> {
-    let instructions = filter::program(&filter::Parameters {
+    translate(&filter::program(&filter::Parameters {
         family,
         port_blocks,
         link_header_len: 0,
         snap_len: FRAME_SIZE as u32,
-    });
-    let translate = |instruction: filter::Instruction| libc::sock_filter {
+    }))
+}
+
+/// A filter as the kernel takes it.
+pub(super) fn translate(instructions: &[filter::Instruction]) -> Vec<libc::sock_filter> {
+    let translate = |instruction: &filter::Instruction| libc::sock_filter {
         code: instruction.code,
         jt: instruction.jt,
         jf: instruction.jf,
         k: instruction.k,
     };
-    instructions.into_iter().map(translate).collect()
+    instructions.iter().map(translate).collect()
 }

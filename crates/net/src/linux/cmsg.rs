@@ -1,6 +1,6 @@
 //! Control messages of recvmsg(2), see cmsg(3).
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 /// The control messages in a buffer, as (level, type, data); see cmsg(3) for the layout.
 pub(super) struct ControlMessages<'a>(pub(super) &'a [u8]);
@@ -28,6 +28,8 @@ pub(super) struct Notes {
     pub(super) stamp: Option<i64>,
     /// TTL or hop limit on arrival.
     pub(super) hop_limit: Option<u8>,
+    /// Where an IPv6 packet was sent to (`IPV6_RECVPKTINFO`).
+    pub(super) destination: Option<Ipv6Addr>,
     /// Only on the error queue.
     pub(super) error: Option<ExtendedError>,
 }
@@ -59,6 +61,10 @@ impl Notes {
                 }
                 (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
                     notes.hop_limit = word(data, 0).and_then(|value| u8::try_from(value).ok());
+                }
+                // struct in6_pktinfo begins with the address.
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    notes.destination = data.first_chunk::<16>().map(|bytes| (*bytes).into());
                 }
                 _ => {}
             }
@@ -150,8 +156,6 @@ impl Notes {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::net::Ipv6Addr;
-
     use super::*;
 
     /// A control message (cmsg(3)) as the kernel writes it.

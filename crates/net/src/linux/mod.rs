@@ -2,19 +2,24 @@
 //! sockets do what they can: module `plain`.
 
 mod advice;
+mod attention;
 mod capture;
 mod cmsg;
 mod connections;
 mod diagnose;
+mod local_delivery;
 mod local_ports;
+mod netlink;
 mod plain;
 mod privileges;
 mod queue;
 mod ring;
+mod routes;
 mod sender;
 mod senders;
 mod stamps;
 mod sys;
+mod views;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,30 +27,49 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use traceroute_engine::{
+    Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
+    OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
+};
 use traceroute_wire::filter::Family;
-use traceroute_wire::{MAX_PROBE_LEN, Probe};
+use traceroute_wire::{Ignored, MAX_PROBE_LEN, Probe, ProbeKind, Reply, ReplyKind};
 
 use crate::ports::PortPool;
 use crate::unix::clock::{Converter, Sample};
 use crate::unix::families::PerFamily;
-use crate::unix::interfaces::{Scopes, needs_scope};
+use crate::unix::interfaces::needs_scope;
 use crate::unix::reservations::Reservations;
 use crate::unix::{errors, route};
-use crate::{
-    Access, ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time,
-    Token, Transport, Waker,
-};
+use crate::{Access, Options};
 pub(crate) use advice::advice;
-use capture::Capture;
+use attention::{Attention, Verdict};
+use capture::{Capture, Captured};
 pub(crate) use connections::{Readiness, dissolve};
 pub use diagnose::diagnose;
+use local_delivery::{Delivered, LocalDelivery};
 use plain::PlainNetwork;
-pub use privileges::keep_probing_privileges;
+pub use privileges::{keep_marking_privileges, keep_probing_privileges};
+pub(crate) use routes::Routes;
+use routes::{FlowWay, Want};
+use sender::Outgoing;
 use senders::Senders;
+use views::Views;
 
 /// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other family is kept waiting:
 /// some 50 µs of work. As many as a queue reads at once, so that fewer mean that it was emptied.
 const BATCH: usize = sys::PACKET_BATCH;
+
+/// Descriptors to wait for: the waker, the connections, sockets of flows, and of each family a capture and three raw sockets.
+const MOST_DESCRIPTORS: usize = 11;
+
+/// The kernel shows a packet to both views within microseconds; since Linux 6.15 as it came in comes last.
+const BETWEEN_VIEWS: Duration = Duration::from_millis(1);
+
+/// Longer than a packet waits to be read.
+const RECENTLY: Duration = Duration::from_secs(1);
+
+/// Source addresses that are remembered.
+const MOST_SOURCES: usize = 64;
 
 /// Opens the backend that this thread has the privileges for. Its sockets are opened when they are first needed, in the
 /// network namespace of the thread that needs them.
@@ -89,16 +113,37 @@ pub fn access() -> Access {
 /// # Errors
 /// No route, interface down, no address of that family; a link-local target that could be on several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    route::source_address(target)
+    let mut routes = Routes::open().map_err(|error| errors::error(Operation::Route, Some(target), error))?;
+    let want = Want::new(target, Egress::default());
+    let route = routes.ordinary_flow(&want);
+    Ok(route.map_err(|error| no_way(&want, error))?.source)
+}
+
+/// An error of a route look-up, which says what to do.
+fn no_way(want: &Want, source: io::Error) -> NetError {
+    let is_ambiguous = needs_scope(want.target) && want.egress.interface.is_none();
+    let is_unclear = source.raw_os_error() == Some(libc::EINVAL);
+    let error = errors::error(Operation::Route, Some(want.target), source);
+    if is_ambiguous && is_unclear {
+        return error.with_hint(
+            "a link-local address, and there is not exactly one interface that it could be on: \
+             say which, as in fe80::1%eth0",
+        );
+    }
+    error
 }
 
 struct LinuxNetwork {
     options: Options,
     families: PerFamily<FamilySockets>,
     reservations: Reservations,
+    /// Flows whose way depends on their ports, so that raw packets would not take it.
+    own: Option<PlainNetwork>,
     wake: Arc<OwnedFd>,
     clock: Converter,
-    scopes: Scopes,
+    routes: Routes,
+    /// Of flows: replies are for us that were sent there. The latest ones.
+    sources: Vec<IpAddr>,
     sent: u64,
     kernel_send_stamps: u64,
     thread_is_prepared: bool,
@@ -107,6 +152,15 @@ struct LinuxNetwork {
 /// What one address family needs.
 struct FamilySockets {
     capture: Capture,
+    /// `None`: this host lets nobody have them.
+    delivery: Option<LocalDelivery>,
+    attention: Attention,
+    /// When the delivery was opened anew, by the wall clock and by the other one. What came in before was only seen outside.
+    reopened: Option<(i64, Time)>,
+    views: Views,
+    /// Errors, as delivered, that wait to be seen as they came in, which tells who sent them.
+    inside: Vec<(Reply, i64)>,
+    rests: bool,
     senders: Senders,
     ports: PortPool,
 }
@@ -117,9 +171,11 @@ impl LinuxNetwork {
             options,
             families: PerFamily::default(),
             reservations: Reservations::new()?,
+            own: None,
             wake: Arc::new(sys::event()?),
             clock: Converter::new(Sample::take()),
-            scopes: Scopes::default(),
+            routes: Routes::open()?,
+            sources: Vec::new(),
             sent: 0,
             kernel_send_stamps: 0,
             thread_is_prepared: false,
@@ -128,36 +184,42 @@ impl LinuxNetwork {
 
     /// Waits for packets, connections or the waker.
     fn wait(&mut self, deadline: Option<Time>) -> Result<(), NetError> {
-        let timeout = if self.reservations.has_refused() {
+        let mut timeout = if self.reservations.has_refused() {
             Some(Duration::ZERO)
         } else {
             deadline.map(|deadline| deadline.since(sys::monotonic()))
         };
+        if self.families.iter().any(FamilySockets::waits) {
+            timeout = Some(timeout.unwrap_or(BETWEEN_VIEWS).min(BETWEEN_VIEWS));
+        }
         // Not for send reports: they are wanted only when their replies are there.
         let unused = sys::readable(self.wake.as_fd());
-        let mut fds = [unused; 4];
+        let mut fds = [unused; MOST_DESCRIPTORS];
         let mut count = 0;
         let captures = self.families.iter().map(|family| family.capture.as_fd());
+        let deliveries = self.families.iter().flat_map(|family| &family.delivery);
         for (slot, fd) in fds.iter_mut().zip(
             [self.wake.as_fd(), self.reservations.as_fd()]
                 .into_iter()
-                .chain(captures),
+                .chain(self.own.iter().map(|own| own.as_fd()))
+                .chain(captures)
+                .chain(deliveries.flat_map(LocalDelivery::fds)),
         ) {
             *slot = sys::readable(fd);
             count += 1;
         }
         let (fds, _) = fds.split_at_mut(count);
         sys::wait(fds, timeout).map_err(broken)?;
-        let [wake, _, captures @ ..] = fds else {
+        let [wake, others @ ..] = fds else {
             return Ok(());
         };
         if wake.revents != 0 {
             sys::lower(self.wake.as_fd());
         }
-        if captures.iter().any(|fd| fd.revents & libc::POLLNVAL != 0) {
+        if others.iter().any(|fd| fd.revents & libc::POLLNVAL != 0) {
             return Err(broken(io::Error::from_raw_os_error(libc::EBADF)));
         }
-        if captures.iter().any(|fd| fd.revents & libc::POLLERR != 0) {
+        if others.iter().any(|fd| fd.revents & libc::POLLERR != 0) {
             self.check_captures()?;
         }
         Ok(())
@@ -179,10 +241,15 @@ impl LinuxNetwork {
         // What is counted here has arrived, and with it the report of the probe that it answers. So the reports read next
         // include those of all packets counted, though others may arrive meanwhile.
         let mut ready = [0; 2];
+        let mut delivered = 0;
         for (ready, family) in ready.iter_mut().zip(self.families.iter_mut()) {
             *ready = family.capture.ready(BATCH);
+            // After counting: what was captured has mostly been delivered too.
+            delivered += family.delivery.as_mut().map_or(0, LocalDelivery::read);
         }
         if ready == [0; 2]
+            && delivered == 0
+            && !self.families.iter().any(FamilySockets::waits)
             && !self
                 .families
                 .iter_mut()
@@ -200,17 +267,100 @@ impl LinuxNetwork {
             });
         }
         for (ready, family) in ready.iter().zip(self.families.iter_mut()) {
-            for _ in 0..*ready {
-                family.capture.take(|stamp, decoded| match decoded {
-                    Ok(reply) => events(NetworkEvent::Reply {
-                        reply: &reply,
-                        at: clock.received(stamp),
-                    }),
-                    Err(reason) => events(NetworkEvent::Ignored(reason)),
-                });
-            }
+            family.deliver(*ready, &self.sources, &mut |event| match event {
+                Ok((reply, stamp)) => events(NetworkEvent::Reply {
+                    reply: &reply,
+                    at: clock.received(stamp),
+                }),
+                Err(reason) => events(NetworkEvent::Ignored(reason)),
+            });
         }
         self.clock.end(ready.iter().all(|ready| *ready < BATCH));
+    }
+
+    /// Replies to this address are for us.
+    fn remember_source(&mut self, source: IpAddr) {
+        if !self.sources.contains(&source) {
+            if self.sources.len() == MOST_SOURCES {
+                self.sources.remove(0);
+            }
+            self.sources.push(source);
+        }
+    }
+
+    /// Opens the sockets of a target's family, or wakes them.
+    fn ready(&mut self, target: IpAddr) -> Result<(), NetError> {
+        let sockets = self.families.get_or_open(target, self.opener())?;
+        sockets
+            .resume()
+            .map_err(|error| errors::error(Operation::OpenCapture, None, error))
+    }
+
+    /// Reserves a port for a flow, on the address that the flow's packets leave from.
+    fn reserve(
+        &mut self,
+        transport: Transport,
+        target: IpAddr,
+        mut way: impl FnMut(&mut Routes, u16) -> Result<FlowWay, NetError>,
+    ) -> Result<(FlowWay, u16), NetError> {
+        let opener = self.opener();
+        let sockets = self.families.get_or_open(target, opener)?;
+        let FamilySockets { capture, ports, .. } = sockets;
+        let routes = &mut self.routes;
+        let mut found = Err(errors::error(
+            Operation::Route,
+            Some(target),
+            io::ErrorKind::AddrInUse.into(),
+        ));
+        let local = |port| {
+            found = way(routes, port);
+            match &found {
+                Ok(FlowWay { route, .. }) => Ok(route::with_scope(route.source, port, route.interface)),
+                // Unlike a port that is taken, this ends the search.
+                Err(_) => Err(io::ErrorKind::InvalidData.into()),
+            }
+        };
+        let reserved = self
+            .reservations
+            .reserve(ports, transport, local, |blocks| capture.watch(blocks));
+        let way = found.inspect_err(|error| tracing::debug!(%error, "no way"));
+        let local = match (&way, reserved) {
+            (Err(error), Err(reason)) if reason.kind() == io::ErrorKind::InvalidData => {
+                return Err(error.duplicate());
+            }
+            (_, reserved) => reserved.map_err(|error| {
+                let source = way.as_ref().ok().map(|way| way.route.source);
+                errors::error(Operation::ReservePort, source, error)
+            })?,
+        };
+        if let Some(delivery) = &mut sockets.delivery
+            && let Err(error) = delivery.watch(transport, sockets.capture.blocks())
+        {
+            tracing::debug!(%error, "cannot see replies as this host's programs do");
+        }
+        Ok((way?, local.port()))
+    }
+
+    /// Opens a flow with a socket of its own, by whose ports the kernel routes.
+    fn open_own_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
+        let own = match &mut self.own {
+            Some(own) => own,
+            own @ None => own.insert(
+                PlainNetwork::new()
+                    .map_err(|error| errors::error(Operation::ReservePort, Some(request.target), error))?,
+            ),
+        };
+        own.open_flow(request)
+    }
+
+    /// Has connections from a reserved port take the flow's way: what they are routed by, they know but the choice of an interface
+    /// and a mark.
+    fn bind_to_route(&self, transport: Transport, route: &Route, port: u16) -> io::Result<()> {
+        let local = SocketAddr::new(route.source, port);
+        match self.reservations.socket(transport, local) {
+            Some(socket) if transport == Transport::Tcp => sys::bind_to_route(socket.as_fd(), route),
+            _ => Ok(()),
+        }
     }
 
     /// Opens the sockets of a family. Those of the other one, if they are open, keep stamps on arrival switched on.
@@ -224,12 +374,166 @@ impl FamilySockets {
     fn open(family: Family, options: Options, are_stamped: bool) -> Result<Self, NetError> {
         let capture = Capture::open(family, options.heavy_load, are_stamped)
             .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+        let delivery = LocalDelivery::open(family)
+            .inspect_err(|error| tracing::debug!(%error, "cannot see replies as this host's programs do"));
         Ok(FamilySockets {
             capture,
+            delivery: delivery.ok(),
+            attention: Attention::new(),
+            reopened: None,
+            views: Views::new(),
+            inside: Vec::new(),
+            rests: false,
             senders: Senders::open(family)?,
             ports: PortPool::new(local_ports::of_system(), fastrand::Rng::new()),
         })
     }
+
+    /// Ends a rest.
+    fn resume(&mut self) -> io::Result<()> {
+        if self.rests {
+            self.rests = false;
+            self.attention.begin(sys::monotonic(), self.views.tally());
+            self.reopened = None;
+        }
+        self.capture.resume()?;
+        match &mut self.delivery {
+            Some(delivery) if self.attention.is_open() => delivery.resume(),
+            _ => Ok(()),
+        }
+    }
+
+    fn rest(&mut self) {
+        self.rests = true;
+        self.capture.rest();
+        self.delivery.iter_mut().for_each(LocalDelivery::rest);
+        self.views.forget_outside();
+        self.senders.rest();
+    }
+
+    /// What came in before this was not seen in both views. After a step of the clock that is not known for long.
+    fn reopened_at(&self) -> i64 {
+        match self.reopened {
+            Some((stamp, at)) if sys::monotonic().since(at) < RECENTLY => stamp,
+            _ => i64::MIN,
+        }
+    }
+
+    /// Opens the second view when it may matter, and closes it when it does not.
+    fn pay_attention(&mut self) {
+        let Some(delivery) = &mut self.delivery else {
+            return;
+        };
+        let now = sys::monotonic();
+        match self
+            .attention
+            .consider(now, self.views.tally(), attention::host_may_translate)
+        {
+            Verdict::Keep => {}
+            Verdict::Open => {
+                if let Err(error) = delivery.resume() {
+                    tracing::debug!(%error, "cannot see replies as this host's programs do");
+                }
+                self.reopened = Some((sys::realtime(), now));
+            }
+            Verdict::Close => {
+                delivery.rest();
+                self.views.forget_outside();
+            }
+        }
+    }
+
+    /// Whether replies wait for their other view.
+    fn waits(&self) -> bool {
+        !self.inside.is_empty()
+    }
+
+    /// Passes on each reply once: first those that this host's programs get, which are translated, then what else came in.
+    fn deliver(
+        &mut self,
+        ready: usize,
+        sources: &[IpAddr],
+        events: &mut dyn FnMut(Result<(Reply, i64), Ignored>),
+    ) {
+        self.views.settle(sys::realtime());
+        let reopened = self.reopened_at();
+        let FamilySockets {
+            capture,
+            delivery,
+            attention,
+            views,
+            ..
+        } = self;
+        let has_both_views = delivery.is_some() && attention.is_open();
+        let mut inside = std::mem::take(&mut self.inside);
+        if let Some(delivery) = delivery {
+            delivery.take(|Delivered { stamp, reply }| {
+                // What is no reply is counted as it came in.
+                let Ok(mut reply) = reply else { return };
+                if stamp < reopened || !views.is_news_inside(stamp, &mut reply) {
+                } else if views::may_be_replaced(&reply) {
+                    inside.push((reply, stamp));
+                } else {
+                    events(Ok((reply, stamp)));
+                }
+            });
+        }
+        for _ in 0..ready {
+            capture.take(|captured| {
+                let stamp = captured.stamp();
+                if !views.is_news_outside(stamp, |addresses| captured.is_between(addresses)) {
+                    if let Some(index) = inside.iter().position(|(_, of)| *of == stamp) {
+                        let (mut reply, _) = inside.swap_remove(index);
+                        restore_router(&mut reply, &captured);
+                        events(Ok((reply, stamp)));
+                    }
+                    return;
+                }
+                let decoded = captured.decode();
+                if has_both_views
+                    && stamp >= reopened
+                    && let Ok(reply) = &decoded
+                {
+                    let is_for_us = sources.contains(&reply.destination);
+                    views.remember_outside(stamp, reply, is_for_us);
+                }
+                events(decoded.map(|reply| (reply, stamp)));
+            });
+        }
+        // After a step of the clock backwards, nothing waits.
+        let now = sys::realtime();
+        let late = now - BETWEEN_VIEWS.as_nanos() as i64;
+        inside.retain(|&(reply, stamp)| {
+            let may_wait = (late..=now).contains(&stamp);
+            if !may_wait {
+                events(Ok((reply, stamp)));
+            }
+            may_wait
+        });
+        self.inside = inside;
+    }
+}
+
+/// Names the router that an error comes from, which translation has replaced.
+fn restore_router(reply: &mut Reply, captured: &Captured<'_>) {
+    if matches!(reply.kind, ReplyKind::IcmpError { .. })
+        && !captured.is_from(reply.source)
+        && let Ok(outside) = captured.decode()
+        && let Some(router) = views::router(&outside)
+    {
+        reply.source = router;
+    }
+}
+
+/// The transport protocol of a probe.
+fn protocol(probe: &Probe) -> u8 {
+    let protocol = match (probe.kind, probe.destination) {
+        (ProbeKind::Udp { .. }, _) => libc::IPPROTO_UDP,
+        (ProbeKind::TcpSyn { .. } | ProbeKind::TcpSack { .. }, _) => libc::IPPROTO_TCP,
+        (ProbeKind::Echo { .. }, IpAddr::V4(_)) => libc::IPPROTO_ICMP,
+        (ProbeKind::Echo { .. }, IpAddr::V6(_)) => libc::IPPROTO_ICMPV6,
+    };
+    protocol as u8
 }
 
 fn broken(error: io::Error) -> NetError {
@@ -247,26 +551,61 @@ impl Network for LinuxNetwork {
     }
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        let sockets = self.families.get_or_open(target, self.opener())?;
-        sockets
-            .capture
-            .resume()
-            .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
-        if needs_scope(target) {
-            self.scopes.forget();
+        self.ready(target)?;
+        let want = Want::new(target, Egress::default());
+        let route = self.routes.ordinary_flow(&want);
+        Ok(route.map_err(|error| no_way(&want, error))?.source)
+    }
+
+    fn capabilities(&self, target_is_ipv6: bool, _: Option<Transport>) -> Capabilities {
+        let family = self.families.of(target_is_ipv6);
+        Capabilities {
+            sees_after_nat: family.is_some_and(|family| family.delivery.is_some()),
+            ..Capabilities::RAW
         }
-        source_address(target)
     }
 
     fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
-        let scope = self.scopes.of(source, source);
-        let sockets = self.families.get_or_open(source, self.opener())?;
-        let FamilySockets { capture, ports, .. } = sockets;
-        self.reservations
-            .reserve(ports, transport, (source, scope), |blocks| capture.watch(blocks))
+        let way = FlowWay {
+            route: Routes::between(source, source),
+            needs_own_socket: false,
+        };
+        self.reserve(transport, source, |_, _| Ok(way))
+            .map(|(_, port)| port)
+    }
+
+    fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
+        self.ready(request.target)?;
+        let want = |port| Want::of(request, port);
+        let find = |routes: &mut Routes, port| {
+            let want = want(port);
+            routes.raw_flow(&want).map_err(|error| no_way(&want, error))
+        };
+        let (way, number) = match request.transport {
+            None => (find(&mut self.routes, 0)?, None),
+            Some(transport) => {
+                let (way, port) = self.reserve(transport, request.target, find)?;
+                if way.needs_own_socket {
+                    self.release_port(transport, way.route.source, port);
+                    return self.open_own_flow(request);
+                }
+                self.bind_to_route(transport, &way.route, port)
+                    .map_err(|error| errors::error(Operation::Route, Some(request.target), error))?;
+                (way, Some(port))
+            }
+        };
+        self.remember_source(way.route.source);
+        Ok(OpenFlow {
+            route: way.route,
+            number,
+            capabilities: self.capabilities(request.target.is_ipv6(), request.transport),
+        })
     }
 
     fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
+        if let Some(own) = &mut self.own {
+            own.release_port(transport, source, port);
+        }
         if self.reservations.release(transport, source, port)
             && let Ok(family) = self.families.get_or_open(source, self.opener())
         {
@@ -275,26 +614,55 @@ impl Network for LinuxNetwork {
     }
 
     fn send(&mut self, probe: &Probe, token: Token) -> Result<SendStamp, NetError> {
+        let route = Routes::between(probe.source, probe.destination);
+        self.send_on(probe, &route, token)
+    }
+
+    fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {
+        if let Some(own) = self.own.as_mut().filter(|own| own.has_socket_of(probe)) {
+            let stamp = own.send_on(probe, route, token)?;
+            self.sent += 1;
+            return Ok(stamp);
+        }
         let destination = probe.destination;
         let failed = |error| errors::error(Operation::Send, Some(destination), error);
         let mut buffer = [0; MAX_PROBE_LEN];
         let packet = probe
             .encode(&mut buffer)
             .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let scope = self.scopes.of(destination, probe.source);
+        let outgoing = Outgoing {
+            packet,
+            destination,
+            protocol: if self.routes.raw_tells_protocol() {
+                protocol(probe)
+            } else {
+                0
+            },
+            route: *route,
+        };
         let sockets = self.families.get_or_open(destination, self.opener())?;
-        let at = sockets.senders.send(packet, (destination, scope), token)?;
+        let at = sockets.senders.send(&outgoing, token)?;
         self.sent += 1;
         Ok(SendStamp { at })
     }
 
     fn connect(&mut self, id: ConnectionId, local: SocketAddr, remote: SocketAddr) -> Result<(), NetError> {
-        let scope = self.scopes.of(remote.ip(), local.ip());
+        if let Some(own) = self.own.as_mut().filter(|own| own.has_port(local)) {
+            return own.connect(id, local, remote);
+        }
+        let scope = if needs_scope(remote.ip()) {
+            Routes::between(local.ip(), remote.ip()).interface
+        } else {
+            0
+        };
         self.reservations.connect(id, local, route::scoped(remote, scope))
     }
 
     fn disconnect(&mut self, id: ConnectionId) {
         self.reservations.disconnect(id);
+        if let Some(own) = &mut self.own {
+            own.disconnect(id);
+        }
     }
 
     fn poll(
@@ -308,29 +676,34 @@ impl Network for LinuxNetwork {
         }
         self.wait(deadline)?;
         self.deliver(events);
+        self.families.iter_mut().for_each(FamilySockets::pay_attention);
         self.reservations.deliver(events);
-        Ok(())
+        match &mut self.own {
+            Some(own) => own.poll(Some(Time::ZERO), events),
+            None => Ok(()),
+        }
     }
 
     fn rest(&mut self) {
         for family in self.families.iter_mut() {
-            family.capture.rest();
-            family.senders.rest();
+            family.rest();
         }
     }
 
-    fn counters(&self) -> Counters {
-        let mut counters = Counters {
+    fn counters(&self) -> NetworkCounters {
+        let mut counters = NetworkCounters {
             sent: self.sent,
             kernel_send_stamps: self.kernel_send_stamps,
             reserved_ports: self.reservations.len() as u64,
-            ..Counters::default()
+            ..NetworkCounters::default()
         };
         for family in self.families.iter() {
+            counters.dropped_here += family.views.dropped();
             let statistics = family.capture.statistics();
             counters.captured += statistics.passed;
             counters.kernel_drops += statistics.dropped;
-            counters.sockets += 1 + family.senders.len() as u64;
+            let deliveries = family.delivery.as_ref().map_or(0, LocalDelivery::len);
+            counters.sockets += (1 + family.senders.len() + deliveries) as u64;
         }
         counters
     }

@@ -6,13 +6,19 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+use traceroute_wire::filter::Family;
 
 use crate::Privileges;
 use crate::unix::sys;
 
 /// `CAP_NET_RAW` in `linux/capability.h`.
 const CAP_NET_RAW: u32 = 13;
+/// `CAP_NET_ADMIN`.
+const CAP_NET_ADMIN: u32 = 12;
 /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 bits.
 const VERSION: u32 = 0x2008_0522;
 /// The user and the group that own nothing: the kernel's overflow IDs.
@@ -35,6 +41,44 @@ struct Word {
     inheritable: u32,
 }
 
+/// What is left of the user who started this process, where it has become another's: routing rules and firewalls may depend on the
+/// user that a socket was opened as (`uidrange` in ip-rule(8), `skuid` in nft(8)).
+static CALLER: Mutex<Option<Caller>> = Mutex::new(None);
+
+struct Caller {
+    user: libc::uid_t,
+    /// Raw sockets that send, opened as that user.
+    senders: Vec<(Family, OwnedFd)>,
+}
+
+/// A socket closes when what it told can no longer be relied on; then it takes another.
+const SENDERS: usize = 4;
+
+/// The user who started this process, if it has become another's; `None`: it has not.
+pub(super) fn caller() -> Option<u32> {
+    let caller = CALLER.lock().unwrap_or_else(PoisonError::into_inner);
+    caller.as_ref().map(|caller| caller.user)
+}
+
+/// A raw socket of the user who started this process, if it has become another's and some are left.
+pub(super) fn sender(family: Family) -> Option<OwnedFd> {
+    let mut caller = CALLER.lock().unwrap_or_else(PoisonError::into_inner);
+    let senders = &mut caller.as_mut()?.senders;
+    let index = senders.iter().position(|(of, _)| *of == family)?;
+    Some(senders.swap_remove(index).1)
+}
+
+/// Remembers root as the one who started this process. What cannot be opened now cannot be later, and is told then.
+fn remember_root() {
+    let senders = [Family::V4, Family::V6]
+        .into_iter()
+        .flat_map(|family| std::iter::repeat_n(family, SENDERS))
+        .filter_map(|family| Some((family, super::sender::socket(family).ok()?)))
+        .collect();
+    let caller = Caller { user: 0, senders };
+    *CALLER.lock().unwrap_or_else(PoisonError::into_inner) = Some(caller);
+}
+
 /// Drops all capabilities of the calling thread, and of threads that it starts from then on, except `CAP_NET_RAW`;
 /// and lets no program that it may start have more. A process of root becomes that of the user who started it with sudo or
 /// through a set-user-ID file, otherwise of *nobody*: root may change the files that decide what root gets. To be called
@@ -45,17 +89,29 @@ struct Word {
 /// # Errors
 /// What the kernel says; some may be dropped then, others not.
 pub fn keep_probing_privileges() -> io::Result<Privileges> {
+    keep(1 << CAP_NET_RAW)
+}
+
+/// As [`keep_probing_privileges`], and keeps `CAP_NET_ADMIN`, with which packets can be marked on kernels before 5.17 too.
+///
+/// # Errors
+/// As [`keep_probing_privileges`].
+pub fn keep_marking_privileges() -> io::Result<Privileges> {
+    keep(1 << CAP_NET_RAW | 1 << CAP_NET_ADMIN)
+}
+
+fn keep(wanted: u32) -> io::Result<Privileges> {
     if let Err(error) = sys::raise_open_files(libc::RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
     let mut words = read()?;
     let held = words.map(|word| word.permitted);
     let can_probe = held[0] & (1 << CAP_NET_RAW) != 0;
-    let dropped = held[0].count_ones() + held[1].count_ones() - u32::from(can_probe);
-    forbid_more()?;
+    let dropped = (held[0] & !wanted).count_ones() + held[1].count_ones();
+    forbid_more(wanted)?;
     leave_root()?;
     for (index, word) in words.iter_mut().enumerate() {
-        let kept = if index == 0 { 1 << CAP_NET_RAW } else { 0 };
+        let kept = if index == 0 { wanted } else { 0 };
         *word = Word {
             effective: word.permitted & kept,
             permitted: word.permitted & kept,
@@ -84,6 +140,7 @@ fn leave_root() -> io::Result<()> {
         env::var_os("SUDO_UID"),
         env::var_os("SUDO_GID"),
     );
+    remember_root();
     let mut end_with_parent: libc::c_int = 0;
     // SAFETY: the kernel writes one integer.
     sys::check(unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut end_with_parent) })?;
@@ -137,11 +194,11 @@ fn tolerate(result: libc::c_int) -> io::Result<()> {
 }
 
 /// Programs started from now on get nothing, whatever their files or user say.
-fn forbid_more() -> io::Result<()> {
+fn forbid_more(wanted: u32) -> io::Result<()> {
     // SAFETY: no pointers.
     sys::check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
     for capability in 0..64 {
-        if capability != CAP_NET_RAW as libc::c_ulong {
+        if u64::from(wanted) >> capability & 1 == 0 {
             // Needs a privilege, and ends with those that the kernel does not know; without it the set stays, which
             // `PR_SET_NO_NEW_PRIVS` makes harmless.
             // SAFETY: no pointers.

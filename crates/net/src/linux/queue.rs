@@ -38,7 +38,7 @@ impl Queue {
     pub(super) fn ready(&mut self, socket: BorrowedFd<'_>, limit: usize) -> usize {
         if self.next == self.filled {
             // An error is the socket's pending one, which is looked at when the socket is waited for.
-            self.filled = sys::receive_packets(socket, &mut self.batch).unwrap_or(0);
+            self.filled = sys::receive_packets(socket, &mut self.batch, 0).unwrap_or(0);
             self.next = 0;
         }
         (self.filled - self.next).min(limit)
@@ -51,12 +51,12 @@ impl Queue {
         }
         let index = self.next;
         self.next += 1;
-        let (packet, control, packet_type) = self.batch.packet(index)?;
-        let (stamp, checksum_missing) = parse(control)?;
+        let packet = self.batch.packet(index)?;
+        let (stamp, checksum_missing) = parse(packet.control)?;
         Some(read(Frame {
-            packet,
+            packet: packet.bytes,
             stamp,
-            packet_type,
+            packet_type: packet.packet_type(),
             checksum_missing,
         }))
     }

@@ -1,22 +1,66 @@
 //! The raw socket that sends probes, and the kernel's reports of when they left.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
+use traceroute_engine::{Route, Time, Token};
 use traceroute_wire::filter::Family;
 
 use super::cmsg::Notes;
-use super::sys::{self, ERROR_BATCH, ErrorBatch, Setting};
+use super::privileges;
+use super::sys::{self, ERROR_BATCH, ErrorBatch, Settings};
 use crate::unix::clock::Converter;
+use crate::unix::interfaces::needs_scope;
 use crate::unix::route;
-use crate::{Time, Token};
 
 /// Reports come within a few packets' time; a probe this many probes ago has lost its.
 const REMEMBERED: usize = 1024;
 /// Bytes of buffer asked for, in which the reports wait: as many as are remembered, at less than 1 KiB each. The unprivileged are
 /// granted less (`net.core.rmem_max`).
 const REPORT_BUFFER: i32 = 1 << 20;
+
+/// A packet, and what the kernel is told about its route: it does not look into the packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outgoing<'a> {
+    pub(super) packet: &'a [u8],
+    pub(super) destination: IpAddr,
+    /// 0: not told.
+    pub(super) protocol: u8,
+    pub(super) route: Route,
+}
+
+impl Outgoing<'_> {
+    fn settings(&self) -> Settings {
+        let Route {
+            source,
+            interface,
+            mark,
+        } = self.route;
+        let settings = Settings::send_report()
+            .and_route(source, interface)
+            .and_mark(mark);
+        if self.protocol != 0 && source.is_ipv4() {
+            settings.and_protocol(self.protocol)
+        } else {
+            settings
+        }
+    }
+
+    /// Raw sockets have no ports; those of IPv6 take the protocol for one.
+    fn to(&self) -> SocketAddr {
+        let scope = if needs_scope(self.destination) {
+            self.route.interface
+        } else {
+            0
+        };
+        let port = match self.destination {
+            IpAddr::V4(_) => 0,
+            IpAddr::V6(_) => self.protocol.into(),
+        };
+        route::with_scope(self.destination, port, scope)
+    }
+}
 
 /// Sends packets of one address family.
 pub(super) struct Sender {
@@ -28,16 +72,11 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Opens the socket. `IPPROTO_RAW` takes packets with their IP header and receives nothing (raw(7)).
+    /// Opens the socket, or takes one of the user who started this process.
     pub(super) fn open(family: Family) -> io::Result<Self> {
-        let socket = match family {
-            Family::V4 => sys::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW)?,
-            Family::V6 => {
-                let socket = sys::socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
-                // Linux 4.5; the default of IPPROTO_RAW, stated.
-                sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_HDRINCL, 1_i32)?;
-                socket
-            }
+        let socket = match privileges::sender(family) {
+            Some(socket) => socket,
+            None => socket(family)?,
         };
         // Both are improvements only: without the first, some reports may be lost under load; without the second, all.
         let buffer = sys::set_option(
@@ -73,20 +112,12 @@ impl Sender {
     /// Sends a packet; when, by the clock just before. One system call per packet: on loopback and virtual interfaces
     /// the reply arrives during the call, so that packets of a batch would seem to have left too early.
     ///
-    /// `scope`: interface of a link-local destination, otherwise 0. The kernel is asked to report when the packet left,
-    /// always: that costs 0.8 µs in all, a third of the system call.
-    pub(super) fn send(
-        &mut self,
-        packet: &[u8],
-        destination: IpAddr,
-        scope: u32,
-        token: Token,
-    ) -> io::Result<Time> {
-        // Raw sockets have no ports.
-        let to = route::with_scope(destination, 0, scope);
+    /// The kernel is asked to report when the packet left, always: that costs 0.8 µs in all, a third of the system call.
+    pub(super) fn send(&mut self, outgoing: &Outgoing<'_>, token: Token) -> io::Result<Time> {
+        let (to, settings) = (outgoing.to(), outgoing.settings());
         loop {
             let at = sys::monotonic();
-            match sys::send(self.socket.as_fd(), packet, to, &[Setting::SEND_REPORT]) {
+            match sys::send(self.socket.as_fd(), outgoing.packet, to, &settings) {
                 Ok(()) => {
                     self.recent.push(token, at);
                     return Ok(at);
@@ -131,6 +162,19 @@ impl Sender {
             if count < ERROR_BATCH {
                 return;
             }
+        }
+    }
+}
+
+/// A socket that sends packets with their header. `IPPROTO_RAW` receives nothing (raw(7)).
+pub(super) fn socket(family: Family) -> io::Result<OwnedFd> {
+    match family {
+        Family::V4 => sys::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW),
+        Family::V6 => {
+            let socket = sys::socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+            // Linux 4.5; the default of IPPROTO_RAW, stated.
+            sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_HDRINCL, 1_i32)?;
+            Ok(socket)
         }
     }
 }
@@ -196,6 +240,7 @@ impl Recent {
 mod tests {
     use super::super::cmsg::tests::message;
     use super::*;
+    use crate::numbered;
 
     fn parse_report(control: &[u8]) -> Option<(u32, i64)> {
         Notes::parse(control).send_report()
@@ -272,18 +317,18 @@ mod tests {
     fn reports_find_their_probes_and_old_probes_are_forgotten() {
         let mut recent = Recent::new();
         for token in 0..REMEMBERED as u64 + 2 {
-            recent.push(Token(token), Time::from_nanos(token));
+            recent.push(numbered(token), Time::from_nanos(token));
         }
         assert_eq!(recent.waiting, REMEMBERED);
         assert_eq!(recent.take(0), None);
         assert_eq!(recent.take(1), None);
-        assert_eq!(recent.take(2), Some((Token(2), Time::from_nanos(2))));
+        assert_eq!(recent.take(2), Some((numbered(2), Time::from_nanos(2))));
         assert_eq!(recent.take(2), None, "reported twice");
         assert_eq!(recent.waiting, REMEMBERED - 1);
         let last = REMEMBERED as u32 + 1;
         assert_eq!(
             recent.take(last),
-            Some((Token(u64::from(last)), Time::from_nanos(u64::from(last))))
+            Some((numbered(u64::from(last)), Time::from_nanos(u64::from(last))))
         );
     }
 }

@@ -4,14 +4,13 @@
 //! (socket(7), `SO_SNDBUF`). Few such neighbours fill it, and must not keep probes to others from leaving.
 
 use std::io;
-use std::net::IpAddr;
 
+use traceroute_engine::{NetError, Operation, Time, Token};
 use traceroute_wire::filter::Family;
 
-use super::sender::Sender;
+use super::sender::{Outgoing, Sender};
 use crate::unix::clock::Converter;
 use crate::unix::errors;
-use crate::{NetError, Operation, Time, Token};
 
 /// At most. One has room for what the kernel keeps for one such neighbour (`net.core.wmem_default` and
 /// `net.ipv4.neigh.default.unres_qlen_bytes`), some 280 probes.
@@ -52,13 +51,8 @@ impl Senders {
     ///
     /// # Errors
     /// What the kernel says; [`io::ErrorKind::WouldBlock`] when all sockets are full.
-    pub(super) fn send(
-        &mut self,
-        packet: &[u8],
-        (destination, scope): (IpAddr, u32),
-        token: Token,
-    ) -> Result<Time, NetError> {
-        let failed = |error| errors::error(Operation::Send, Some(destination), error);
+    pub(super) fn send(&mut self, outgoing: &Outgoing<'_>, token: Token) -> Result<Time, NetError> {
+        let failed = |error| errors::error(Operation::Send, Some(outgoing.destination), error);
         let existing = self.sockets.len();
         let mut full = io::ErrorKind::WouldBlock.into();
         for attempt in 0..=existing {
@@ -73,7 +67,7 @@ impl Senders {
             let Some(sender) = self.sockets.get_mut(self.current) else {
                 break;
             };
-            match sender.send(packet, destination, scope, token) {
+            match sender.send(outgoing, token) {
                 Ok(at) => return Ok(at),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     full = error;

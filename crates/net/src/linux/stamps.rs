@@ -39,12 +39,12 @@ fn are_active() -> io::Result<bool> {
         socket.send(&[0])?;
         std::thread::sleep(GAP);
         let before_reading = sys::realtime();
-        match sys::receive_packets(socket.as_fd(), &mut batch) {
+        match sys::receive_packets(socket.as_fd(), &mut batch, 0) {
             // On a busy machine even loopback takes its time.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             result => result?,
         };
-        let stamp = batch.packet(0).and_then(|(_, control, _)| queue::parse(control));
+        let stamp = batch.packet(0).and_then(|packet| queue::parse(packet.control));
         if stamp.is_some_and(|(stamp, _)| stamp < before_reading) {
             return Ok(true);
         }

@@ -3,10 +3,12 @@
 
 use std::io;
 use std::mem::zeroed;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
+
+use traceroute_engine::Route;
 
 use crate::unix::sys::{check, check_fd};
 pub(super) use crate::unix::sys::{monotonic, realtime};
@@ -153,34 +155,131 @@ impl Destination {
     }
 }
 
-/// A control message for sendmsg(2): `struct cmsghdr` as the kernel has it (its length is a `size_t` whatever the C
-/// library says) and a 32-bit value. Arrays of it are aligned as the kernel wants them.
-#[repr(C)]
+/// Control messages for sendmsg(2), one behind the other (cmsg(3)): each has its length, level and kind, then its value.
 #[derive(Clone, Copy)]
-pub(super) struct Setting {
-    length: usize,
-    level: libc::c_int,
-    kind: libc::c_int,
-    value: u32,
+pub(super) struct Settings {
+    bytes: Aligned,
+    used: usize,
 }
 
-impl Setting {
-    /// Asks for a report of when the packet left (`Documentation/networking/timestamping.rst` §1.3.4).
-    pub(super) const SEND_REPORT: Setting = Setting::new(
-        libc::SOL_SOCKET,
-        libc::SO_TIMESTAMPING,
-        libc::SOF_TIMESTAMPING_TX_SOFTWARE,
-    );
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Aligned([u8; SETTINGS_SIZE]);
 
-    /// Any other.
-    pub(super) const fn new(level: libc::c_int, kind: libc::c_int, value: u32) -> Self {
-        Setting {
-            length: size_of::<usize>() + 12,
-            level,
-            kind,
-            value,
+const WORD: usize = size_of::<usize>();
+/// Room for a send report, a hop limit, a packet's source and interface, a protocol and a mark.
+const SETTINGS_SIZE: usize = 160;
+
+impl Settings {
+    pub(super) const NONE: Settings = Settings {
+        bytes: Aligned([0; SETTINGS_SIZE]),
+        used: 0,
+    };
+
+    /// Asks for a report of when the packet left (`Documentation/networking/timestamping.rst` §1.3.4).
+    pub(super) fn send_report() -> Self {
+        let kinds = libc::SOF_TIMESTAMPING_TX_SOFTWARE;
+        Settings::NONE.and(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &kinds.to_ne_bytes())
+    }
+
+    /// With one more. What there is no room for is left out, which the tests would show.
+    #[must_use]
+    #[inline]
+    pub(super) fn and(mut self, level: libc::c_int, kind: libc::c_int, value: &[u8]) -> Self {
+        let header = WORD + 2 * size_of::<libc::c_int>();
+        let length = header + value.len();
+        let end = self.used + length.next_multiple_of(WORD);
+        if let Some(message) = self.bytes.0.get_mut(self.used..end) {
+            message[..WORD].copy_from_slice(&length.to_ne_bytes());
+            message[WORD..WORD + 4].copy_from_slice(&level.to_ne_bytes());
+            message[WORD + 4..header].copy_from_slice(&kind.to_ne_bytes());
+            message[header..length].copy_from_slice(value);
+            self.used = end;
+        }
+        self
+    }
+
+    /// The source address and the interface that a packet's route is looked up with; 0: any.
+    #[must_use]
+    #[inline]
+    pub(super) fn and_route(self, source: IpAddr, interface: u32) -> Self {
+        match source {
+            // struct in_pktinfo: interface, source, and a field that only receiving knows.
+            IpAddr::V4(source) => {
+                let mut info = [0; 12];
+                info[..4].copy_from_slice(&interface.to_ne_bytes());
+                info[4..8].copy_from_slice(&source.octets());
+                self.and(libc::IPPROTO_IP, libc::IP_PKTINFO, &info)
+            }
+            // struct in6_pktinfo: source, interface. IPv6 takes the interface for a wish when a source is given.
+            IpAddr::V6(source) => {
+                let mut info = [0; 20];
+                if interface == 0 {
+                    info[..16].copy_from_slice(&source.octets());
+                }
+                info[16..].copy_from_slice(&interface.to_ne_bytes());
+                self.and(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info)
+            }
         }
     }
+
+    /// The mark that a packet's route is looked up with, and that firewalls see. Needs `CAP_NET_RAW` or `CAP_NET_ADMIN`, the
+    /// latter before Linux 5.17.
+    #[must_use]
+    #[inline]
+    pub(super) fn and_mark(self, mark: u32) -> Self {
+        if mark == 0 {
+            return self;
+        }
+        self.and(libc::SOL_SOCKET, libc::SO_MARK, &mark.to_ne_bytes())
+    }
+
+    /// The protocol that a raw IPv4 packet's route is looked up with; see [`raw_tells_protocol`].
+    #[must_use]
+    #[inline]
+    pub(super) fn and_protocol(self, protocol: u8) -> Self {
+        self.and(
+            libc::IPPROTO_IP,
+            IP_PROTOCOL,
+            &libc::c_int::from(protocol).to_ne_bytes(),
+        )
+    }
+}
+
+/// Linux 6.4 (linux/in.h).
+const IP_PROTOCOL: libc::c_int = 52;
+
+/// Whether a raw socket of protocol `IPPROTO_RAW` can tell which protocol a packet's route is to be looked up with: in IPv4 by
+/// [`Settings::and_protocol`], in IPv6 by the port of the destination. The option that reads a socket's protocol came with that.
+pub(super) fn raw_tells_protocol() -> bool {
+    let Ok(socket) = socket(libc::AF_INET, libc::SOCK_DGRAM, 0) else {
+        return false;
+    };
+    let mut protocol: libc::c_int = 0;
+    let mut length = length_of::<libc::c_int>();
+    // SAFETY: the kernel writes at most `length` bytes, and any bytes are valid there.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            IP_PROTOCOL,
+            ptr::from_mut(&mut protocol).cast(),
+            &raw mut length,
+        )
+    };
+    result == 0
+}
+
+/// Has all that an ordinary socket sends leave by a route's interface and with its mark, if it has any.
+pub(super) fn bind_to_route(socket: BorrowedFd<'_>, route: &Route) -> io::Result<()> {
+    if route.interface != 0 {
+        // Linux 5.0; before 5.7 it needs CAP_NET_RAW.
+        set_option(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, route.interface)?;
+    }
+    if route.mark != 0 {
+        set_option(socket, libc::SOL_SOCKET, libc::SO_MARK, route.mark)?;
+    }
+    Ok(())
 }
 
 /// Sends one packet with these settings.
@@ -188,7 +287,7 @@ pub(super) fn send(
     socket: BorrowedFd<'_>,
     packet: &[u8],
     to: SocketAddr,
-    settings: &[Setting],
+    settings: &Settings,
 ) -> io::Result<()> {
     let (mut address, length) = Destination::new(to);
     let mut part = libc::iovec {
@@ -201,8 +300,8 @@ pub(super) fn send(
     message.msg_namelen = length;
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
-    message.msg_control = settings.as_ptr().cast_mut().cast();
-    message.msg_controllen = size_of_val(settings) as _;
+    message.msg_control = settings.bytes.0.as_ptr().cast_mut().cast();
+    message.msg_controllen = settings.used as _;
     // SAFETY: every pointer in `message` is valid for the length beside it during the call; sendmsg only reads.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
     if sent < 0 {
@@ -269,16 +368,39 @@ pub(super) fn receive_errors(socket: BorrowedFd<'_>, batch: &mut ErrorBatch) -> 
 
 /// Packets read from a socket at once.
 pub(super) const PACKET_BATCH: usize = 64;
-/// Room for one packet's control data: a timestamp (32 bytes) and auxiliary data (40), and some.
-const PACKET_CONTROL_WORDS: usize = 12;
+/// Room for one packet's control data: a timestamp (32 bytes) and auxiliary data (40), or a timestamp, a hop limit (24) and
+/// a destination (40); and some.
+const PACKET_CONTROL_WORDS: usize = 16;
+/// The size of the longest of `struct sockaddr_ll`, `sockaddr_in` and `sockaddr_in6`.
+const NAME_SIZE: usize = 28;
+/// Where `struct sockaddr_ll` has its `sll_pkttype`.
+const PACKET_TYPE_AT: usize = 10;
 
 /// Where [`receive_packets`] puts packets of up to `SIZE` bytes.
 pub(super) struct PacketBatch<const SIZE: usize> {
     packets: [[u8; SIZE]; PACKET_BATCH],
     control: [[u64; PACKET_CONTROL_WORDS]; PACKET_BATCH],
-    senders: [libc::sockaddr_ll; PACKET_BATCH],
+    names: [[u8; NAME_SIZE]; PACKET_BATCH],
     /// Of the packet and of its control data.
     lengths: [(usize, usize); PACKET_BATCH],
+}
+
+/// One packet of a [`PacketBatch`].
+pub(super) struct Packet<'a> {
+    /// As much of it as there was room for.
+    pub(super) bytes: &'a [u8],
+    /// Its true length, if that was asked for.
+    pub(super) length: usize,
+    pub(super) control: &'a [u8],
+    /// The socket address that it came from.
+    pub(super) name: &'a [u8],
+}
+
+impl Packet<'_> {
+    /// For whom a packet socket's packet was (`sll_pkttype`).
+    pub(super) fn packet_type(&self) -> u8 {
+        self.name.get(PACKET_TYPE_AT).copied().unwrap_or_default()
+    }
 }
 
 impl<const SIZE: usize> PacketBatch<SIZE> {
@@ -287,22 +409,28 @@ impl<const SIZE: usize> PacketBatch<SIZE> {
         unsafe { Box::new_zeroed().assume_init() }
     }
 
-    /// Packet `index` of the last batch, its control data, and for whom it was (`sll_pkttype`).
-    pub(super) fn packet(&self, index: usize) -> Option<(&[u8], &[u8], u8)> {
+    /// Packet `index` of the last batch.
+    pub(super) fn packet(&self, index: usize) -> Option<Packet<'_>> {
         let (length, control) = *self.lengths.get(index)?;
-        let packet = self.packets.get(index)?.get(..length)?;
+        let bytes = self.packets.get(index)?.get(..length.min(SIZE))?;
         let words = self.control.get(index)?;
         let control = control.min(size_of_val(words));
         // SAFETY: `control` bytes lie within the array, and integers have no invalid or uninitialised bytes.
         let control = unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), control) };
-        Some((packet, control, self.senders.get(index)?.sll_pkttype))
+        Some(Packet {
+            bytes,
+            length,
+            control,
+            name: self.names.get(index)?,
+        })
     }
 }
 
-/// Reads packets that wait; how many it was. `WouldBlock`: none.
+/// Reads packets that wait; how many it was. `WouldBlock`: none. `flags`: `MSG_TRUNC` asks for the true lengths.
 pub(super) fn receive_packets<const SIZE: usize>(
     socket: BorrowedFd<'_>,
     batch: &mut PacketBatch<SIZE>,
+    flags: libc::c_int,
 ) -> io::Result<usize> {
     // SAFETY: all-zero is a valid mmsghdr, and a valid iovec.
     let (mut messages, mut parts): ([libc::mmsghdr; PACKET_BATCH], [libc::iovec; PACKET_BATCH]) =
@@ -311,16 +439,16 @@ pub(super) fn receive_packets<const SIZE: usize>(
         .packets
         .iter_mut()
         .zip(&mut batch.control)
-        .zip(&mut batch.senders);
-    for ((message, part), ((packet, control), sender)) in messages.iter_mut().zip(&mut parts).zip(buffers) {
+        .zip(&mut batch.names);
+    for ((message, part), ((packet, control), name)) in messages.iter_mut().zip(&mut parts).zip(buffers) {
         part.iov_base = packet.as_mut_ptr().cast();
         part.iov_len = SIZE;
         message.msg_hdr.msg_iov = part;
         message.msg_hdr.msg_iovlen = 1;
         message.msg_hdr.msg_control = control.as_mut_ptr().cast();
         message.msg_hdr.msg_controllen = size_of_val(control) as _;
-        message.msg_hdr.msg_name = ptr::from_mut(sender).cast();
-        message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as _;
+        message.msg_hdr.msg_name = name.as_mut_ptr().cast();
+        message.msg_hdr.msg_namelen = NAME_SIZE as _;
     }
     // SAFETY: every pointer in `messages` is valid for the length beside it during the call, and there are as many
     // messages as told.
@@ -329,7 +457,7 @@ pub(super) fn receive_packets<const SIZE: usize>(
             socket.as_raw_fd(),
             messages.as_mut_ptr(),
             PACKET_BATCH as libc::c_uint,
-            libc::MSG_DONTWAIT as _,
+            (libc::MSG_DONTWAIT | flags) as _,
             ptr::null_mut(),
         )
     })? as usize;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::Operation;
+use traceroute_engine::Operation;
 
 /// What to do about an error; `None` when nothing special to macOS is known.
 pub(crate) fn advice(operation: Operation, error: &io::Error) -> Option<&'static str> {

@@ -6,6 +6,7 @@ mod connections;
 mod diagnose;
 mod rules;
 mod sender;
+mod source;
 mod sys;
 
 use std::io;
@@ -14,9 +15,14 @@ use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use traceroute_engine::{
+    ConnectionId, NetError, Network, NetworkCounters, NetworkEvent, Operation, SendStamp, Time, Token,
+    Transport, Waker,
+};
 use traceroute_wire::Probe;
 use traceroute_wire::filter::Family;
 
+use crate::Options;
 use crate::ports::{LocalPorts, PortPool};
 use crate::unix::clock::{Converter, Sample};
 use crate::unix::families::PerFamily;
@@ -24,10 +30,6 @@ use crate::unix::interfaces::{self, Interface, Scopes};
 use crate::unix::reservations::Reservations;
 use crate::unix::sys::monotonic;
 use crate::unix::{errors, route};
-use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
-    Transport, Waker,
-};
 pub(crate) use advice::advice;
 use capture::{Capture, Statistics};
 pub(crate) use connections::{Readiness, dissolve};
@@ -68,7 +70,7 @@ fn most_open_files() -> io::Result<u64> {
 /// # Errors
 /// No route, interface down, no address of that family; a link-local target that could be on several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    route::source_address(target).map(|routed| rules::source(target, routed))
+    source::source_address(target).map(|routed| rules::source(target, routed))
 }
 
 struct MacNetwork {
@@ -282,12 +284,15 @@ impl Network for MacNetwork {
             blocks,
             ..
         } = sockets;
+        let local = |port| Ok(route::with_scope(source, port, scope));
         self.reservations
-            .reserve(ports, transport, (source, scope), |wanted| {
+            .reserve(ports, transport, local, |wanted| {
                 captures.iter().try_for_each(|capture| capture.watch(wanted))?;
                 *blocks = wanted.to_vec();
                 Ok(())
             })
+            .map(|local| local.port())
+            .map_err(|error| errors::error(Operation::ReservePort, Some(source), error))
     }
 
     fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
@@ -330,11 +335,11 @@ impl Network for MacNetwork {
         Ok(())
     }
 
-    fn counters(&self) -> Counters {
-        let mut counters = Counters {
+    fn counters(&self) -> NetworkCounters {
+        let mut counters = NetworkCounters {
             sent: self.sent,
             reserved_ports: self.reservations.len() as u64,
-            ..Counters::default()
+            ..NetworkCounters::default()
         };
         for family in self.families.iter() {
             let statistics = family.statistics();

@@ -164,6 +164,7 @@ mod tests {
                 source_port: 50_000,
                 destination_port: 33_434,
                 tag: 77,
+                payload_len: 10,
             },
         }
     }

@@ -4,11 +4,11 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
+use traceroute_engine::Time;
 use traceroute_wire::filter::Family;
 use traceroute_wire::{MAX_PROBE_LEN, Probe};
 
 use super::rules::{self, V6Packet};
-use crate::Time;
 use crate::unix::{route, sys};
 
 /// The protocols of IPv6 probes; each needs its socket, as the kernel takes the next header from it.

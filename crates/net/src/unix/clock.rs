@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use traceroute_engine::Time;
+
 use super::sys;
-use crate::Time;
 
 /// How far two measurements of a constant difference may be apart, beside their own uncertainty: rounding.
 const TOLERANCE: i64 = 1_000;

@@ -3,12 +3,18 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::{NetError, Operation, imp};
+use traceroute_engine::{NetError, Operation};
+
+use crate::imp;
 
 /// An error with the advice for its cause.
 pub(crate) fn error(operation: Operation, address: Option<IpAddr>, source: io::Error) -> NetError {
     let hint = advice(operation, &source);
-    NetError::new(operation, address, source).with_hint(hint)
+    let is_queue_full = source.raw_os_error() == Some(libc::ENOBUFS);
+    NetError {
+        is_queue_full,
+        ..NetError::new(operation, address, source).with_hint(hint)
+    }
 }
 
 /// What this operating system is asked first about, then what all have in common.

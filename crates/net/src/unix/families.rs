@@ -34,6 +34,12 @@ impl<T> PerFamily<T> {
         }
     }
 
+    /// That of a family, if it was made.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(crate) fn of(&self, is_v6: bool) -> Option<&T> {
+        if is_v6 { self.v6.as_ref() } else { self.v4.as_ref() }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.v4.iter().chain(&self.v6)
     }

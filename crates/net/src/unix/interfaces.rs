@@ -3,6 +3,7 @@
 //! `fe80::1` means a different host on each link, so the kernel wants to be told the link (RFC 4007 §6). Addresses come
 //! here without it; the interface is the one that has the source address, or the only one that it can be.
 
+#[cfg(not(target_os = "linux"))]
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -72,6 +73,13 @@ pub(crate) fn only_interface() -> Option<u32> {
     only(&all().ok()?).map(|interface| interface.index)
 }
 
+/// The index of the interface that has an address.
+pub(crate) fn of(address: IpAddr) -> Option<u32> {
+    let interfaces = all().ok()?;
+    let interface = interfaces.iter().find(|interface| interface.has(address))?;
+    Some(interface.index)
+}
+
 fn only(interfaces: &[Interface]) -> Option<&Interface> {
     let candidates = || {
         let with_link = |interface: &&Interface| interface.addresses.iter().any(|a| needs_scope(*a));
@@ -90,9 +98,11 @@ fn single<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
 }
 
 /// The interfaces of link-local source addresses, as far as they were asked for and found.
+#[cfg(not(target_os = "linux"))]
 #[derive(Default)]
 pub(crate) struct Scopes(HashMap<IpAddr, u32>);
 
+#[cfg(not(target_os = "linux"))]
 impl Scopes {
     /// The interface for packets from `source` to `address`: 0, the kernel's choice, unless `address` is link-local.
     pub(crate) fn of(&mut self, address: IpAddr, source: IpAddr) -> u32 {
@@ -104,8 +114,7 @@ impl Scopes {
     }
 
     fn look_up(&mut self, source: IpAddr) -> Option<u32> {
-        let interfaces = all().ok()?;
-        let index = interfaces.iter().find(|interface| interface.has(source))?.index;
+        let index = of(source)?;
         self.0.insert(source, index);
         Some(index)
     }

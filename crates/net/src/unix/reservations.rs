@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::{Protocol, Socket, Type};
+use traceroute_engine::{ConnectionId, NetError, NetworkEvent, Operation, Transport};
 
 use super::{errors, route};
 use crate::imp::{Readiness, dissolve};
 use crate::ports::{PortPool, Ports};
-use crate::{ConnectionId, NetError, NetworkEvent, Operation, Transport};
 
 /// Outcomes delivered at once.
 const BATCH: usize = 128;
@@ -52,27 +52,31 @@ impl Reservations {
         self.sockets.len()
     }
 
-    /// Reserves a port on `source`, an address on interface `scope` if it is link-local. `watch` makes the capture see these
-    /// blocks of ports.
+    /// Reserves a port, on the address that `address` tells for it. `watch` makes the capture see these blocks of ports.
+    ///
+    /// # Errors
+    /// No port left, too many open files, or what `address` says.
     pub(crate) fn reserve(
         &mut self,
         pool: &mut PortPool,
         transport: Transport,
-        source: (IpAddr, u32),
+        address: impl FnMut(u16) -> io::Result<SocketAddr>,
         watch: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> Result<u16, NetError> {
-        let (address, scope) = source;
+    ) -> io::Result<SocketAddr> {
         let mut system = Binder {
             transport,
             address,
-            scope,
             watch,
         };
-        let (port, socket) = pool
-            .reserve(transport, &mut system)
-            .map_err(|error| errors::error(Operation::ReservePort, Some(address), error))?;
-        self.sockets.insert((transport, address, port), socket);
-        Ok(port)
+        let (_, (local, socket)) = pool.reserve(transport, &mut system)?;
+        self.sockets.insert((transport, local.ip(), local.port()), socket);
+        Ok(local)
+    }
+
+    /// The socket that holds a port.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(crate) fn socket(&self, transport: Transport, local: SocketAddr) -> Option<&Socket> {
+        self.sockets.get(&(transport, local.ip(), local.port()))
     }
 
     /// Gives a port back, and by that resets its connection; whether it was reserved.
@@ -230,24 +234,28 @@ pub(crate) fn new_socket(transport: Transport, address: IpAddr) -> io::Result<So
 }
 
 /// Binds sockets for [`PortPool`].
-struct Binder<W> {
+struct Binder<A, W> {
     transport: Transport,
-    address: IpAddr,
-    scope: u32,
+    address: A,
     watch: W,
 }
 
-impl<W: FnMut(&[u8]) -> io::Result<()>> Ports for Binder<W> {
-    type Socket = Socket;
+impl<A, W> Ports for Binder<A, W>
+where
+    A: FnMut(u16) -> io::Result<SocketAddr>,
+    W: FnMut(&[u8]) -> io::Result<()>,
+{
+    type Socket = (SocketAddr, Socket);
 
-    fn bind(&mut self, port: u16) -> io::Result<Socket> {
-        let socket = new_socket(self.transport, self.address)?;
+    fn bind(&mut self, port: u16) -> io::Result<(SocketAddr, Socket)> {
+        let local = (self.address)(port)?;
+        let socket = new_socket(self.transport, local.ip())?;
         if self.transport == Transport::Udp {
             // Nobody reads what arrives; the kernel makes the least of it. 0 is too little for macOS.
             socket.set_recv_buffer_size(1)?;
         }
-        socket.bind(&route::with_scope(self.address, port, self.scope).into())?;
-        Ok(socket)
+        socket.bind(&local.into())?;
+        Ok((local, socket))
     }
 
     fn watch(&mut self, blocks: &[u8]) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
-use crate::Time;
+use traceroute_engine::Time;
 
 /// Turns the return value of a system call into a result.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {

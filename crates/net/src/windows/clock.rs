@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use crate::Time;
+use traceroute_engine::Time;
 
 /// Now. [`Instant`] is `QueryPerformanceCounter`: it neither steps nor moves in ticks.
 pub(super) fn now() -> Time {

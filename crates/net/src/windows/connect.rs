@@ -11,13 +11,13 @@ use std::thread;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
+use traceroute_engine::{ConnectionId, MatchedReply, NetError, Operation, Time, Token};
 use traceroute_wire::IcmpError;
 use windows_sys::Win32::Networking::WinSock::{POLLIN, POLLOUT, WSAPOLLFD};
 
 use super::{clock, sys};
 use crate::inbox::{Inbox, Item};
 use crate::winerror::{self, WSAECONNREFUSED, WSAEWOULDBLOCK};
-use crate::{Answer, ConnectionId, NetError, Operation, Time, Token};
 
 /// After this many milliseconds without an answer the system gives a probe up: the most that it can be told
 /// (the initial RTO of Set-NetTCPSetting is at most 3000 ms).
@@ -302,15 +302,15 @@ impl Shared {
 }
 
 /// Who answered a SYN. `None`: nobody.
-fn probe_answer(attempt: &Attempt, error: Option<&io::Error>) -> Option<Answer> {
-    let target = Answer::new(attempt.remote.ip(), None);
+fn probe_answer(attempt: &Attempt, error: Option<&io::Error>) -> Option<MatchedReply> {
+    let target = MatchedReply::new(attempt.remote.ip(), None);
     match error.map(io::Error::raw_os_error) {
         // SYN-ACK, or RST: either way the target's own answer.
         None | Some(Some(WSAECONNREFUSED)) => Some(target),
         Some(_) => {
             let reported = sys::icmp_error(&attempt.socket)?;
             let error = IcmpError::from_type_and_code(reported.from.is_ipv4(), reported.kind, reported.code)?;
-            Some(Answer::new(reported.from, Some(error)))
+            Some(MatchedReply::new(reported.from, Some(error)))
         }
     }
 }
@@ -324,6 +324,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::numbered;
 
     fn fixture() -> (Arc<Inbox>, Connector) {
         let inbox = Arc::new(Inbox::new(1000));
@@ -389,10 +390,10 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listener");
         let remote = listener.local_addr().expect("address");
         let source = remote.ip();
-        match connector.probe(source, remote, 5, Token(9), (source, 1)) {
+        match connector.probe(source, remote, 5, numbered(9), (source, 1)) {
             Ok(_) => match next(&inbox)[..] {
                 [Item::Answered { token, answer, .. }] => {
-                    assert_eq!((token, answer.from, answer.error), (Token(9), source, None));
+                    assert_eq!((token, answer.from, answer.error), (numbered(9), source, None));
                 }
                 ref other => panic!("{other:?}"),
             },
@@ -409,7 +410,7 @@ mod tests {
             socket: bound(),
             remote,
             purpose: Purpose::Probe {
-                token: Token(token),
+                token: numbered(token),
                 local: (remote.ip(), 1),
             },
         };
@@ -431,7 +432,7 @@ mod tests {
                     at: when,
                 } => {
                     assert_eq!((answer.from, answer.error, *when), (remote.ip(), None, at));
-                    token.0
+                    token.trace
                 }
                 other => panic!("{other:?}"),
             })
@@ -467,7 +468,7 @@ mod tests {
     fn ended_attempts_are_given_up() {
         let local = ("192.0.2.1".parse().expect("address"), 7);
         let probe = Purpose::Probe {
-            token: Token(1),
+            token: numbered(1),
             local,
         };
         assert!(End::Probes(local).covers(probe));

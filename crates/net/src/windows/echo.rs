@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
+use traceroute_engine::{MatchedReply, Time, Token};
 use windows_sys::Win32::Foundation::{ERROR_IO_PENDING, GetLastError, HANDLE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::NetworkManagement::IpHelper::{
     ICMP_ECHO_REPLY, ICMPV6_ECHO_REPLY_LH, IP_OPTION_INFORMATION, Icmp6CreateFile, Icmp6ParseReplies,
@@ -30,7 +31,6 @@ use windows_sys::Win32::System::Threading::{INFINITE, QueueUserAPC, SleepEx};
 use super::{clock, sys};
 use crate::icmp_api::{self, at};
 use crate::inbox::{Inbox, Item};
-use crate::{Answer, Time, Token};
 
 /// Requests under way at most; the next ones have to wait. Each has a kilobyte.
 const MAX_REQUESTS: usize = 8192;
@@ -356,7 +356,7 @@ unsafe extern "system" fn finish(request: *mut c_void, _: *mut IO_STATUS_BLOCK, 
 
 impl Request {
     /// Reads the reply buffer.
-    fn answer(&mut self) -> Option<Answer> {
+    fn answer(&mut self) -> Option<MatchedReply> {
         let is_ipv6 = self.destination.is_ipv6();
         let buffer: *mut c_void = self.reply.0.as_mut_ptr().cast();
         // SAFETY: the buffer is as long as stated, and the system is done with it.
@@ -377,6 +377,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::numbered;
 
     const CALL_NOT_IMPLEMENTED: i32 = 120;
 
@@ -385,7 +386,7 @@ mod tests {
         let mut api = EchoApi::new(Arc::clone(&inbox));
         let sent = clock::now();
         for token in 0..count {
-            assert!(api.send(source, destination, 64, Token(token))? >= sent);
+            assert!(api.send(source, destination, 64, numbered(token))? >= sent);
         }
         let mut items = Vec::new();
         while (items.len() as u64) < count {
@@ -405,7 +406,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        answers.sort_by_key(|(Token(token), _)| *token);
+        answers.sort_by_key(|(token, _)| token.trace);
         assert_eq!(api.under_way.load(Ordering::Relaxed), 0);
         Ok(answers)
     }
@@ -414,7 +415,7 @@ mod tests {
     fn loopback_answers_many_requests_at_once() {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let answers = ping(loopback, loopback, 200).expect("sent");
-        let expected: Vec<_> = (0..200).map(|token| (Token(token), loopback)).collect();
+        let expected: Vec<_> = (0..200).map(|token| (numbered(token), loopback)).collect();
         assert_eq!(answers, expected);
     }
 
@@ -442,7 +443,7 @@ mod tests {
         let inbox = Arc::new(Inbox::new(10));
         let mut api = EchoApi::new(Arc::clone(&inbox));
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        api.send(loopback, loopback, 64, Token(1)).expect("sent");
+        api.send(loopback, loopback, 64, numbered(1)).expect("sent");
         drop(api);
         let mut items = Vec::new();
         inbox

@@ -21,15 +21,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
+use traceroute_engine::{
+    Capabilities, ConnectionId, NetError, Network, NetworkCounters, NetworkEvent, Operation, SendStamp, Time,
+    Token, Transport, Waker,
+};
 use traceroute_wire::{Ignored, MAX_PROBE_LEN, Probe, ProbeKind};
 
+use crate::Options;
 use crate::ddnpm::TRANSPORT_PATH;
 use crate::inbox::{Inbox, Item};
 use crate::winerror::{self, WSAEACCES};
-use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, Options, SendStamp, Time, Token,
-    Transport, Waker,
-};
 use connect::Connector;
 pub use diagnose::{access, diagnose};
 use driver::Driver;
@@ -227,6 +228,20 @@ impl Network for WindowsNetwork {
         Ok(source)
     }
 
+    fn capabilities(&self, target_is_ipv6: bool, transport: Option<Transport>) -> Capabilities {
+        let system_matches = match &self.backend {
+            // One request of the ICMP API for each probe.
+            Backend::Raw { refused, .. } => transport.is_none() && (target_is_ipv6 || refused.is_some()),
+            Backend::Driver(_) => false,
+            // One socket for each probe, which sends its SYN once.
+            Backend::Connects => true,
+        };
+        Capabilities {
+            sees_after_nat: system_matches,
+            ..Capabilities::RAW
+        }
+    }
+
     fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
         self.check_transport(transport, source)?;
         let port = self
@@ -305,20 +320,21 @@ impl Network for WindowsNetwork {
         Ok(())
     }
 
-    fn counters(&self) -> Counters {
+    fn counters(&self) -> NetworkCounters {
         let (captured, kernel_drops) = self.inbox.counts();
         let backend = match &self.backend {
             Backend::Raw { sockets, .. } => sockets.count(),
             Backend::Driver(driver) => driver.count(),
             Backend::Connects => 0,
         };
-        Counters {
+        NetworkCounters {
             captured,
             kernel_drops,
             sent: self.sent,
             kernel_send_stamps: 0,
             sockets: backend + self.echo.count() + self.connector.count(),
             reserved_ports: self.ports.count(),
+            dropped_here: 0,
         }
     }
 }

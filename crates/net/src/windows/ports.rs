@@ -5,8 +5,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use traceroute_engine::Transport;
 
-use crate::Transport;
 use crate::winerror::{WSAEACCES, WSAENOBUFS};
 
 /// Where Windows takes dynamic ports from, unless told otherwise (RFC 6335 §6).

@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use socket2::{Domain, Protocol, Socket, Type};
+use traceroute_engine::{NetError, Operation, Time};
 
 use super::{clock, sys};
 use crate::inbox::Inbox;
 use crate::winerror::{self, WSAEACCES, WSAEPROTONOSUPPORT};
-use crate::{NetError, Operation, Time};
 
 /// `IPPROTO_IP`: packets of every protocol.
 const ANY_PROTOCOL: i32 = 0;

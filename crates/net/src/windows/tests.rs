@@ -4,7 +4,10 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
+use traceroute_engine::MatchedReply;
+
 use super::*;
+use crate::numbered;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -33,6 +36,7 @@ fn syn(source_port: u16, destination_port: u16) -> ProbeKind {
         source_port,
         destination_port,
         sequence: 0x1234_5678,
+        timestamps: None,
     }
 }
 
@@ -59,7 +63,7 @@ fn wait(network: &mut WindowsNetwork, mut found: impl FnMut(&NetworkEvent<'_>) -
 fn an_echo_request_over_a_raw_socket_is_answered() {
     let mut network = network(false, false);
     assert_eq!(network.prepare(LOOPBACK).expect("route"), LOOPBACK);
-    let sent = network.send(&probe(ECHO), Token(3)).expect("sent").at;
+    let sent = network.send(&probe(ECHO), numbered(3)).expect("sent").at;
     wait(&mut network, |event| match event {
         NetworkEvent::Reply { reply, at } => {
             let expected = traceroute_wire::ReplyKind::Echo {
@@ -84,7 +88,7 @@ fn a_refused_syn_over_a_raw_socket_is_answered() {
     network.prepare(LOOPBACK).expect("route");
     let port = network.reserve_port(Transport::Tcp, LOOPBACK).expect("port");
     network
-        .send(&probe(syn(port, closed_port)), Token(1))
+        .send(&probe(syn(port, closed_port)), numbered(1))
         .expect("sent");
     wait(&mut network, |event| match event {
         NetworkEvent::Reply { reply, .. } => match reply.kind {
@@ -110,10 +114,10 @@ fn without_raw_sockets_icmp_works_and_the_rest_says_what_would() {
         )),
     };
     network.prepare(LOOPBACK).expect("route");
-    network.send(&probe(ECHO), Token(8)).expect("sent");
-    let expected = crate::Answer::new(LOOPBACK, None);
+    network.send(&probe(ECHO), numbered(8)).expect("sent");
+    let expected = MatchedReply::new(LOOPBACK, None);
     wait(&mut network, |event| match event {
-        NetworkEvent::Answered { token, answer, .. } => *token == Token(8) && *answer == expected,
+        NetworkEvent::Answered { token, answer, .. } => *token == numbered(8) && *answer == expected,
         _ => false,
     });
     for transport in [Transport::Udp, Transport::Tcp] {
@@ -122,7 +126,7 @@ fn without_raw_sockets_icmp_works_and_the_rest_says_what_would() {
             .expect_err("no raw sockets")
             .to_string();
         assert!(
-            text.contains("--windows-driver") && text.contains("syn_socket"),
+            text.contains("Windows driver") && text.contains("syn_socket"),
             "{text}"
         );
     }
@@ -164,14 +168,14 @@ fn syn_socket_traces_or_wine_says_which_windows_it_needs() {
     let mut network = network(false, true);
     network.prepare(LOOPBACK).expect("route");
     let port = network.reserve_port(Transport::Tcp, LOOPBACK).expect("port");
-    match network.send(&probe(syn(port, open_port)), Token(1)) {
+    match network.send(&probe(syn(port, open_port)), numbered(1)) {
         Ok(_) => wait(&mut network, |event| {
             matches!(event, NetworkEvent::Answered { .. })
         }),
         Err(error) => assert!(error.to_string().contains("version 2004"), "{error}"),
     }
     network
-        .send(&probe(ECHO), Token(2))
+        .send(&probe(ECHO), numbered(2))
         .expect_err("no echo requests");
     network
         .reserve_port(Transport::Udp, LOOPBACK)

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Duration;
 
-use traceroute_net::{Answer, ConnectionId, Network, NetworkEvent, Options, Time, Token, Transport};
+use traceroute_engine::{ConnectionId, MatchedReply, Network, NetworkEvent, Time, Token, Transport};
+use traceroute_net::Options;
 use traceroute_wire::{Ignored, Probe, ProbeKind, Reply};
 
 /// Set in the process that runs one test by itself.
@@ -20,6 +21,11 @@ pub(crate) const BOTH: [IpAddr; 2] = [LOCALHOST, LOCALHOST_V6];
 thread_local! {
     /// How [`Subject::new`] opens the network.
     static HEAVY_LOAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Names a probe in tests that need no more than a number.
+pub(crate) fn numbered(trace: u64) -> Token {
+    Token { trace, probe: 0 }
 }
 
 /// Whether the network under test is opened for heavy load.
@@ -59,6 +65,24 @@ pub(crate) fn isolated(name: &str, test: fn()) {
 pub(crate) fn alone(name: &str, test: fn()) {
     if std::env::var_os(ALONE).is_some() {
         isolated(name, test);
+    } else if !run_alone(name, &mut Command::new(this_program())) {
+        skip(name, "cannot run itself");
+    }
+}
+
+/// Runs the test `name` once in a process and a network namespace of its own, for what cannot be done twice. Only root can.
+#[allow(dead_code)]
+pub(crate) fn alone_once(name: &str, test: fn()) {
+    if !is_root() {
+        skip(name, "not root");
+    } else if std::env::var_os(ALONE).is_some() {
+        let thread = std::thread::spawn(move || {
+            enter_new_namespace();
+            test();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
     } else if !run_alone(name, &mut Command::new(this_program())) {
         skip(name, "cannot run itself");
     }
@@ -130,7 +154,7 @@ pub(crate) fn run(program: &str, arguments: &str) {
 pub(crate) enum Event {
     Sent(Token, Time),
     Reply(Reply, Time),
-    Answered(Token, Answer, Time),
+    Answered(Token, MatchedReply, Time),
     Ignored(Ignored),
     Connected(ConnectionId),
     ConnectFailed(ConnectionId, String),
@@ -204,7 +228,7 @@ impl Subject {
     }
 
     pub(crate) fn send(&mut self, probe: &Probe, token: u64) -> Time {
-        self.network.send(probe, Token(token)).expect("sent").at
+        self.network.send(probe, numbered(token)).expect("sent").at
     }
 }
 
@@ -234,6 +258,7 @@ pub(crate) fn udp(source_port: u16, destination_port: u16) -> ProbeKind {
         source_port,
         destination_port,
         tag: 0x0ABC,
+        payload_len: 10,
     }
 }
 
@@ -242,5 +267,6 @@ pub(crate) fn syn(source_port: u16, destination_port: u16) -> ProbeKind {
         source_port,
         destination_port,
         sequence: 0x0102_0304,
+        timestamps: None,
     }
 }

@@ -90,7 +90,9 @@ function drawPath() {
 }
 
 function drawHop(ttl, found, longest, last) {
-  const best = found.length ? Math.min(...found.map((h) => h.rtt)) : 0;
+  // 0: somebody answered, but to which probe is not known.
+  const times = found.map((h) => h.rtt).filter((rtt) => rtt > 0);
+  const best = times.length ? Math.min(...times) : 0;
   const state = found.length === 0 ? " silent" : found.some((h) => h.destination) ? " destination" : "";
   const node = draw("svg", { viewBox: "0 0 24 32", height: 32, "aria-hidden": "true" });
   node.append(draw("line", { class: "edge", x1: 12, x2: 12, y1: 0, y2: last ? 16 : 32 }));
@@ -103,8 +105,8 @@ function drawHop(ttl, found, longest, last) {
     if (names.length) who.append(make("div", "names", names.join(", ")));
   }
   const meter = draw("svg", { class: "meter", viewBox: "0 0 100 10", height: 10, preserveAspectRatio: "none" });
-  meter.append(draw("rect", { class: "bar", x: 0, y: 1, height: 8, width: found.length ? Math.max(1, best / longest * 100) : 0 }));
-  const rtt = make("span", "rtt", found.length ? milliseconds(best) : "–");
+  meter.append(draw("rect", { class: "bar", x: 0, y: 1, height: 8, width: times.length ? Math.max(1, best / longest * 100) : 0 }));
+  const rtt = make("span", "rtt", times.length ? milliseconds(best) : "–");
   return make("div", "hop" + state, make("span", "ttl", String(ttl)), node, who, rtt, meter);
 }
 

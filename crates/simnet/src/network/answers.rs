@@ -84,7 +84,7 @@ impl Network {
         if !able || happens(sender.icmp.loss.0, &mut self.rng) {
             return Some(Dropped::Silent);
         }
-        (!sender.within_limit(error, about.source(), now)).then_some(Dropped::RateLimited)
+        (!sender.within_limit(error, about.source(), now, &mut self.rng)).then_some(Dropped::RateLimited)
     }
 
     /// Sends an answer over the link from `node` towards the client.

@@ -22,8 +22,8 @@ impl Network {
             return self.drop(node, Dropped::WrongChecksum);
         }
         if let Some(block) = self.nodes[node].blocked(packet) {
-            let answer = block.answer;
-            return self.refuse(node, answer, flight, now);
+            let block = block.clone();
+            return self.refuse(node, &block, flight.clone(), now);
         }
         match packet.protocol() {
             ICMP | ICMP_V6 => self.echo(node, flight, now),
@@ -65,14 +65,8 @@ impl Network {
             Port::Open => {
                 let fixed = &self.nodes[node].host.udp.reply;
                 let payload = fixed.as_ref().map_or(payload, |reply| reply.as_bytes());
-                let mut reply = Vec::with_capacity(8 + payload.len());
-                reply.extend(to.to_be_bytes());
-                reply.extend(from.to_be_bytes());
-                reply.extend(((8 + payload.len()) as u16).to_be_bytes());
-                reply.extend([0, 0]);
-                reply.extend(payload);
                 let source = flight.packet.destination();
-                packet::fill_checksum(source, flight.packet.source(), UDP, &mut reply);
+                let reply = packet::datagram((source, to), (flight.packet.source(), from), payload);
                 self.answer(node, source, UDP, &reply, flight, now);
             }
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use toml::Spanned;
 
-use super::{Hop, Icmp, Target, Topology};
+use super::{Block, FlowLabel, Hop, Icmp, Target, Topology};
 
 /// A contradiction and its byte position in the file.
 pub(super) struct Problem {
@@ -91,14 +91,25 @@ fn check_hop(hop: &Hop) -> Result<(), Problem> {
     if hop.balance.is_none() && !hop.branches.is_empty() {
         return problem(format!("{name} has branches but no balance"));
     }
-    if hop
-        .nat
-        .as_ref()
-        .is_some_and(|nat| nat.v4.is_none() && nat.v6.is_none())
-    {
-        return problem(format!("{name}'s nat has neither v4 nor v6"));
+    if let Some(nat) = &hop.nat {
+        if nat.v4.is_none() && nat.v6.is_none() {
+            return problem(format!("{name}'s nat has neither v4 nor v6"));
+        }
+        if nat.quotes.is_some() && nat.translate_quotes.is_some() {
+            return problem(format!(
+                "{name}'s nat has both quotes and translate_quotes; keep quotes"
+            ));
+        }
     }
-    check_icmp(&hop.icmp).or_else(|message| problem(format!("{name}: {message}")))
+    if let Some(FlowLabel::Value(0x10_0000..)) = hop.flow_label {
+        return problem(format!("{name}: an IPv6 flow label has 20 bits"));
+    }
+    if hop.forge_udp.contains(&0) {
+        return problem(format!("{name}: forge_udp counts datagrams from 1"));
+    }
+    check_blocks(&hop.blocks)
+        .and_then(|()| check_icmp(&hop.icmp))
+        .or_else(|message| problem(format!("{name}: {message}")))
 }
 
 fn check_target(topology: &Topology, target: &Target, position: usize) -> Result<(), Problem> {
@@ -126,7 +137,30 @@ fn check_target(topology: &Topology, target: &Target, position: usize) -> Result
         let message = "a target sends no time-exceeded errors; what limits the others is unreachable_limit";
         return problem(message.to_owned());
     }
-    check_icmp(&target.icmp).or_else(problem)
+    if target.blocks.iter().any(|block| block.resolve.is_some()) {
+        return problem("resolve is for routers: a target does not look for itself".to_owned());
+    }
+    check_blocks(&target.blocks)
+        .and_then(|()| check_icmp(&target.icmp))
+        .or_else(problem)
+}
+
+fn check_blocks(blocks: &[Block]) -> Result<(), String> {
+    for block in blocks {
+        if block.answer.is_some() && block.code.is_some() {
+            return Err("a block has both answer and code; keep one".to_owned());
+        }
+        if block.delay.is_some() && block.resolve.is_some() {
+            return Err("a block has both delay and resolve; keep one".to_owned());
+        }
+        if block.says().is_none() && (block.delay.is_some() || block.resolve.is_some()) {
+            return Err("a block that answers nothing has a delay; add answer or code".to_owned());
+        }
+        if block.from_ttl == Some(0) {
+            return Err("from_ttl is at least 1".to_owned());
+        }
+    }
+    Ok(())
 }
 
 fn check_icmp(icmp: &Icmp) -> Result<(), String> {
@@ -139,13 +173,17 @@ fn check_icmp(icmp: &Icmp) -> Result<(), String> {
     if icmp.ttl == Some(0) {
         return Err("icmp.ttl is at least 1".to_owned());
     }
-    let limits = [icmp.time_exceeded_limit, icmp.unreachable_limit];
-    if limits
-        .iter()
-        .flatten()
-        .any(|limit| limit.burst == 0 || limit.interval.0.is_zero())
-    {
-        return Err("a rate limit needs a burst of at least 1 and an interval above 0".to_owned());
+    let kinds = [icmp.time_exceeded_limit, icmp.unreachable_limit];
+    if icmp.limit.is_some() && kinds.iter().any(Option::is_some) {
+        return Err(
+            "limit is for all errors; keep it, or time_exceeded_limit and unreachable_limit".to_owned(),
+        );
+    }
+    if let Some(limit) = &icmp.limit {
+        limit.check()?;
+    }
+    for limit in kinds.iter().flatten() {
+        limit.check()?;
     }
     Ok(())
 }

@@ -162,6 +162,98 @@ fn rate_limits_are_token_buckets() {
     assert!(lab.ask_one(&udp(TARGET_V6, 1, 2)).is_time_exceeded());
 }
 
+/// Which of so many probes that end at the second router are answered, at even distances.
+fn answered(lab: &mut Lab, target: &str, probes: u64, gap: f64) -> Vec<u64> {
+    let first = lab.network.injected();
+    let mut heard = Vec::new();
+    for _ in 0..probes {
+        lab.send(&udp(target, 33_434, 2));
+        heard.extend(lab.wait(ms(gap)));
+    }
+    heard.extend(lab.wait(ms(10.0)));
+    heard.iter().map(|heard| heard.cause - first - 1).collect()
+}
+
+#[test]
+fn linuxs_limit_is_that_of_the_kernel() {
+    // Measured with Linux 6.18: docs/simulated-network.md.
+    let mut lab = Lab::new(&three("icmp = { limit = \"linux\" }", ""));
+    assert_eq!(
+        answered(&mut lab, TARGET, 120, 50.0),
+        [0, 1, 2, 3, 4, 5, 20, 40, 60, 80, 100]
+    );
+    let six = (0..=10).chain((12..40).step_by(2)).collect::<Vec<u64>>();
+    assert_eq!(answered(&mut lab, TARGET_V6, 40, 50.0), six);
+    lab.wait(ms(10_000.0));
+    let steps = [0, 1, 2, 3, 4, 5, 50, 100, 150, 200, 250, 300, 350];
+    assert_eq!(answered(&mut lab, TARGET, 400, 20.0), steps);
+    // Echo replies are no errors.
+    assert!((0..99).all(|sequence| lab.ask_one(&echo("10.0.2.1", 1, sequence, 9)).is_echo_reply()));
+}
+
+#[test]
+fn linuxs_limit_counts_all_kinds_of_errors_together() {
+    let mut lab = Lab::new(&three("icmp = { limit = \"linux\" }", ""));
+    for _ in 0..5 {
+        lab.send(&udp(TARGET, 33_434, 2));
+        lab.send(&udp("10.0.2.1", 33_434, 9));
+    }
+    let heard = lab.wait(ms(100.0));
+    assert_eq!(heard.len(), 6);
+    assert_eq!(heard.iter().filter(|heard| heard.is_time_exceeded()).count(), 3);
+}
+
+#[test]
+fn older_linuxes_send_more_to_short_prefixes() {
+    // With 250 ticks a second, which are whole: 1000, 500, 248, 124 and 60 ms.
+    for (prefix, ticks) in [
+        (128, 250),
+        (97, 250),
+        (96, 125),
+        (64, 62),
+        (48, 62),
+        (32, 31),
+        (0, 15),
+    ] {
+        let limit = format!("icmp = {{ limit = {{ kind = \"linux\", prefix_v6 = {prefix}, start = 0 }} }}");
+        let mut lab = Lab::new(&three(&limit, ""));
+        let multiples = |ticks: u64| (ticks..=250).step_by(ticks as usize).collect::<Vec<u64>>();
+        assert_eq!(answered(&mut lab, TARGET_V6, 251, 4.0), multiples(ticks));
+    }
+}
+
+#[test]
+fn linuxs_limit_for_all_destinations_counts_too() {
+    let limit = "icmp = { limit = { kind = \"linux\", ratelimit = 0 } }";
+    let mut lab = Lab::new(&three(limit, ""));
+    for _ in 0..300 {
+        lab.send(&udp(TARGET, 33_434, 2));
+    }
+    // Each takes 0 to 2 of 50.
+    let heard = lab.wait(ms(100.0)).len();
+    assert!((35..75).contains(&heard), "{heard}");
+    let heard = answered(&mut lab, TARGET, 4000, 0.5).len();
+    assert!((1900..2200).contains(&heard), "{heard}");
+}
+
+#[test]
+fn buckets_may_be_for_all_and_may_start_empty() {
+    let limit = "icmp = { limit = { interval = 100, burst = 3, per = \"all\", start = 1 } }";
+    let mut lab = Lab::new(&three(limit, ""));
+    let mut burst = |target: &str| {
+        for _ in 0..9 {
+            lab.send(&udp(target, 33_434, 2));
+        }
+        lab.wait(ms(100.0)).len()
+    };
+    assert_eq!((burst(TARGET), burst(TARGET_V6), burst(TARGET)), (1, 1, 1));
+    lab.wait(ms(1000.0));
+    assert_eq!(answered(&mut lab, TARGET_V6, 9, 0.0), [0, 1, 2]);
+    let limit = "icmp = { time_exceeded_limit = { interval = 500, burst = 1, start = 0 } }";
+    let mut lab = Lab::new(&three(limit, ""));
+    assert_eq!(answered(&mut lab, TARGET, 12, 100.0), [5, 10]);
+}
+
 #[test]
 fn the_default_limit_is_that_of_linux() {
     let mut lab = Lab::new(&three("", "icmp = { unreachable_limit = {} }"));
@@ -222,6 +314,60 @@ fn blocks_choose_ports_and_destinations() {
     assert_eq!(lab.ask(&echo(TARGET, 33_434, 33_434, 9)).len(), 1);
     // A packet whose TTL ends here is answered all the same.
     assert!(lab.ask_one(&udp(TARGET, 33_434, 2)).is_time_exceeded());
+}
+
+#[test]
+fn a_router_may_refuse_all_that_goes_beyond() {
+    let mut lab = Lab::new(&three(
+        "block = [{ answer = \"admin-prohibited\", from_ttl = 3 }]",
+        "",
+    ));
+    assert!(lab.ask_one(&udp(TARGET, 1, 2)).is_time_exceeded());
+    // It arrives at the second router with one less than it was sent with.
+    assert!(lab.ask_one(&udp(TARGET, 1, 3)).is_time_exceeded());
+    assert_eq!(lab.ask_one(&udp(TARGET, 1, 4)).icmp().code, 13);
+    let mut lab = Lab::new(&three("block = [{ code = 12 }]", ""));
+    for (target, kind) in [(TARGET, 3), (TARGET_V6, 1)] {
+        assert!(lab.ask_one(&udp(target, 1, 2)).is_time_exceeded());
+        for probe in [udp(target, 1, 3), echo(target, 1, 1, 64), syn(target, 80, 9)] {
+            let heard = lab.ask_one(&probe);
+            assert_eq!(
+                (heard.icmp().kind, heard.icmp().code, heard.quote().ttl > 1),
+                (kind, 12, true)
+            );
+        }
+    }
+}
+
+#[test]
+fn refusals_may_come_late() {
+    let mut lab = Lab::new(&three("block = [{ answer = \"host\", delay = 500 }]", ""));
+    assert_eq!(lab.ask_one(&udp(TARGET, 1, 3)).after, ms(504.0));
+}
+
+#[test]
+fn packets_to_a_dead_host_wait_and_are_answered_together() {
+    let middle = "block = [{ answer = \"host\", resolve = 3000 }]\nicmp = { unreachable_limit = {} }";
+    for target in [TARGET, TARGET_V6] {
+        let mut lab = Lab::new(&three(middle, ""));
+        let mut heard = Vec::new();
+        for port in 1..=40 {
+            lab.send(&udp(target, port, 9));
+            heard.extend(lab.wait(ms(200.0)));
+        }
+        heard.extend(lab.wait(ms(10_000.0)));
+        // What Linux 6.18 does: docs/simulated-network.md. The limit counts when the errors are sent.
+        let answered: Vec<_> = heard.iter().map(|heard| heard.cause).collect();
+        assert_eq!(answered, [1, 2, 3, 4, 5, 6, 16, 17, 18, 31, 32, 33]);
+        let after = |cause: u64| 3004.0 - 200.0 * (cause - 1) as f64;
+        assert!(
+            heard[..6]
+                .iter()
+                .all(|heard| heard.after == ms(after(heard.cause)))
+        );
+        assert_eq!(heard[6].after, ms(3004.0));
+        assert_eq!(lab.counters("r2").dropped(Dropped::Blocked), 40);
+    }
 }
 
 #[test]

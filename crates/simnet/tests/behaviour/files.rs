@@ -71,6 +71,75 @@ fn mistakes_are_named_where_they_are() {
         ),
         (format!("{hop}nat = {{}}\n"), "2:8: r's nat has neither"),
         (
+            format!("{hop}icmp = {{ limit = \"bsd\" }}\n"),
+            "4:18: unknown variant `bsd`",
+        ),
+        (
+            format!("{hop}icmp = {{ limit = {{ interval = -1 }} }}\n"),
+            "4:31: milliseconds must be",
+        ),
+        (
+            format!("{hop}icmp = {{ limit = {{ rate = 1 }} }}\n"),
+            "4:20: unknown field `rate`",
+        ),
+        (
+            format!("{hop}icmp = {{ limit = {{ hz = 250 }} }}\n"),
+            "4:18: a limit without kind",
+        ),
+        (
+            format!("{hop}icmp = {{ limit = {{ kind = \"linux\", burst = 3 }} }}\n"),
+            "4:18: a limit of kind linux has no",
+        ),
+        (
+            format!("{hop}icmp = {{ limit = {{ kind = \"linux\", start = 7 }} }}\n"),
+            "2:8: r: Linux's bucket holds 6",
+        ),
+        (
+            format!("{hop}icmp = {{ limit = {{ burst = 3, start = 4 }} }}\n"),
+            "2:8: r: a rate limit starts",
+        ),
+        (
+            format!("{hop}icmp = {{ limit = \"linux\", unreachable_limit = {{}} }}\n"),
+            "2:8: r: limit is for all errors",
+        ),
+        (
+            format!("{hop}nat = {{ v4 = \"10.1.1.1\", translate_quotes = true, quotes = \"translated\" }}\n"),
+            "2:8: r's nat has both quotes",
+        ),
+        (
+            format!("{hop}nat = {{ v4 = \"10.1.1.1\", quotes = \"other\" }}\n"),
+            "4:35: unknown variant `other`",
+        ),
+        (
+            format!("{hop}flow_label = 1048576\n"),
+            "2:8: r: an IPv6 flow label",
+        ),
+        (
+            format!("{hop}flow_label = \"x\"\n"),
+            "4:14: a flow label is a number",
+        ),
+        (format!("{hop}forge_udp = [0]\n"), "2:8: r: forge_udp counts"),
+        (
+            format!("{hop}block = [{{ answer = \"net\", code = 3 }}]\n"),
+            "2:8: r: a block has both answer",
+        ),
+        (
+            format!("{hop}block = [{{ code = 3, delay = 1, resolve = 3 }}]\n"),
+            "2:8: r: a block has both delay",
+        ),
+        (
+            format!("{hop}block = [{{ resolve = 3 }}]\n"),
+            "2:8: r: a block that answers nothing",
+        ),
+        (
+            format!("{hop}block = [{{ from_ttl = 0 }}]\n"),
+            "2:8: r: from_ttl is at least 1",
+        ),
+        (
+            format!("{hop}[[target]]\nv4 = \"10.0.0.2\"\nblock = [{{ code = 1, resolve = 3 }}]\n"),
+            "4:1: resolve is for routers",
+        ),
+        (
             format!("{hop}icmp = {{ mpls = [{{ label = 1048576 }}] }}\n"),
             "2:8: r: an MPLS label",
         ),
@@ -139,7 +208,7 @@ fn the_guides_examples_are_right() {
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 5);
     for block in blocks {
         Topology::parse("guide", block).unwrap_or_else(|error| panic!("{error}"));
     }

@@ -86,6 +86,102 @@ fn untranslated_quotes_show_the_outside() {
     }
 }
 
+/// The checksum field of a transport header.
+fn sum_at(probe: &[u8], transport: &[u8]) -> std::ops::Range<usize> {
+    let protocol = if probe[0] >> 4 == 4 { probe[9] } else { probe[6] };
+    let at = match protocol {
+        6 => 16,
+        17 => 6,
+        _ => 2,
+    };
+    assert!(transport.len() >= at + 2);
+    at..at + 2
+}
+
+#[test]
+fn checksums_in_quotes_may_stay_as_they_were_outside_or_become_zero() {
+    let mut outside = nat("quotes = \"untranslated\"");
+    let mut stale = nat("quotes = \"stale-checksum\"");
+    let mut zero = nat("quotes = \"zero-checksum\"");
+    for target in [TARGET, TARGET_V6] {
+        for probe in [udp(target, 33_434, 3), echo(target, 77, 3, 3), syn(target, 80, 3)] {
+            let sent = &probe[if ip(target).is_ipv4() { 20 } else { 40 }..];
+            let sum = sum_at(&probe, sent);
+            let outside = outside.ask_one(&probe).quote().transport;
+            assert_ne!(outside[sum.clone()], sent[sum.clone()]);
+            let heard = stale.ask_one(&probe);
+            assert!(heard.icmp().checksum_ok && heard.quote().header_checksum_ok);
+            assert_eq!(heard.quote().source, heard.to);
+            let mut expected = sent.to_vec();
+            expected[sum.clone()].copy_from_slice(&outside[sum.clone()]);
+            assert_eq!(heard.quote().transport, expected);
+            if sum == (6..8) {
+                expected[sum].fill(0);
+            }
+            let heard = zero.ask_one(&probe);
+            assert!(heard.icmp().checksum_ok);
+            assert_eq!(heard.quote().transport, expected);
+        }
+    }
+}
+
+#[test]
+fn two_nats_in_series_translate_one_after_the_other() {
+    let chain = |home: &str, carrier: &str| {
+        let home = format!("nat = {{ v4 = \"100.64.0.2\", v6 = \"2001:db8:cccc::1\", quotes = \"{home}\" }}");
+        let carrier =
+            format!("nat = {{ v4 = \"{OUTSIDE}\", v6 = \"{OUTSIDE_V6}\", quotes = \"{carrier}\" }}");
+        Lab::new(
+            &three(&carrier, "[target.udp]\nopen = [7]\n[target.tcp]\nopen = [80]").replacen(
+                "delay = 1",
+                &format!("delay = 1\n{home}"),
+                1,
+            ),
+        )
+    };
+    for target in [TARGET, TARGET_V6] {
+        let transport = if ip(target).is_ipv4() { 20 } else { 40 };
+        let mut lab = chain("translated", "translated");
+        assert!(lab.ask_one(&echo(target, 77, 3, 64)).is_echo_reply());
+        assert_eq!(
+            lab.ask(&syn(target, 80, 64))
+                .first()
+                .unwrap()
+                .tcp()
+                .destination_port,
+            50_000
+        );
+        for ttl in [2, 3, 64] {
+            let probe = udp(target, 33_434, ttl);
+            let quote = lab.ask_one(&probe).quote();
+            assert_eq!(quote.transport, probe[transport..]);
+        }
+        // Each does its part: what the carrier's leaves wrong, the one at home keeps.
+        let probe = udp(target, 33_434, 3);
+        let mut lab = chain("translated", "stale-checksum");
+        let quote = lab.ask_one(&probe).quote();
+        assert_eq!(quote.transport[..6], probe[transport..transport + 6]);
+        assert_ne!(quote.transport[6..8], probe[transport + 6..transport + 8]);
+        let mut lab = chain("untranslated", "translated");
+        assert_ne!(
+            lab.ask_one(&probe).quote().transport[..2],
+            probe[transport..transport + 2]
+        );
+        // The one at home does not know what the other has left untranslated, and drops it.
+        let mut lab = chain("translated", "untranslated");
+        assert!(lab.ask(&probe).is_empty());
+        assert_eq!(
+            lab.counters("r1")
+                .dropped(traceroute_simnet::Dropped::NoTranslation),
+            1
+        );
+        assert_eq!(
+            lab.ask_one(&udp(target, 33_434, 2)).quote().transport[..2],
+            probe[transport..transport + 2]
+        );
+    }
+}
+
 #[test]
 fn ports_may_stay() {
     let mut lab = nat("ports = false\ntranslate_quotes = false");

@@ -1,5 +1,7 @@
 //! Routers forward, count hops, and say where packets end.
 
+use std::collections::BTreeSet;
+
 use crate::lab::*;
 use traceroute_simnet::Dropped;
 
@@ -205,6 +207,83 @@ fn the_traffic_class_can_be_rewritten() {
     assert!(heard.quote().header_checksum_ok);
     let heard = lab.ask_one(&udp(TARGET_V6, 1, 3));
     assert_eq!(&heard.icmp().body[..2], [0x6B, 0x80]);
+}
+
+/// The first word and the identification of the quoted header, as the third router saw them.
+fn seen(lab: &mut Lab, probe: &[u8]) -> (u32, u16) {
+    let heard = lab.ask_one(probe);
+    assert!(heard.quote().header_checksum_ok);
+    let body = &heard.icmp().body;
+    let first = u32::from_be_bytes(body[..4].try_into().unwrap());
+    (first, u16::from_be_bytes([body[4], body[5]]))
+}
+
+#[test]
+fn the_identification_of_atomic_packets_can_be_random() {
+    let probe = udp(TARGET, 1, 3);
+    let sent = u16::from_be_bytes([probe[4], probe[5]]);
+    let mut fragmentable = probe.clone();
+    let (mut header, _) = etherparse::Ipv4Header::from_slice(&probe).unwrap();
+    assert!(header.dont_fragment);
+    header.dont_fragment = false;
+    header.header_checksum = header.calc_header_checksum();
+    fragmentable[..20].copy_from_slice(&header.to_bytes());
+    for (which, may_change) in [("atomic", false), ("unfragmented", true)] {
+        let mut lab = Lab::new(&three(&format!("random_identification = \"{which}\""), ""));
+        let mut drawn = |probe: &[u8]| {
+            let all: BTreeSet<u16> = (0..20).map(|_| seen(&mut lab, probe).1).collect();
+            all
+        };
+        assert!(drawn(&probe).len() > 15, "{which}");
+        if may_change {
+            assert!(drawn(&fragmentable).len() > 15);
+        } else {
+            assert_eq!(drawn(&fragmentable), [sent].into());
+        }
+        // The length is there in IPv6; nothing changes.
+        let probe = udp(TARGET_V6, 1, 3);
+        assert_eq!(seen(&mut lab, &probe).1, u16::from_be_bytes([probe[4], probe[5]]));
+    }
+}
+
+#[test]
+fn the_flow_label_can_be_rewritten() {
+    let mut probe = udp(TARGET_V6, 1, 3);
+    probe[..4].copy_from_slice(&0x6B8A_BCDE_u32.to_be_bytes());
+    let mut lab = Lab::new(&three("flow_label = 74565", ""));
+    assert_eq!(seen(&mut lab, &probe).0, 0x6B81_2345);
+    assert_eq!(seen(&mut lab, &udp(TARGET, 1, 3)).0 >> 16, 0x4500);
+    let mut lab = Lab::new(&three("flow_label = \"random\"", ""));
+    let labels: BTreeSet<u32> = (0..20).map(|_| seen(&mut lab, &probe).0).collect();
+    assert!(labels.len() > 15 && labels.iter().all(|word| word >> 20 == 0x6B8));
+}
+
+#[test]
+fn a_forger_answers_chosen_datagrams_in_the_targets_name() {
+    let mut lab = Lab::new(&three("forge_udp = [2]", "udp = { silent = [53] }"));
+    for target in [TARGET, TARGET_V6] {
+        let mut lab = Lab::new(&three("forge_udp = [2]", "udp = { silent = [53] }"));
+        assert!(lab.ask(&udp(target, 53, 9)).is_empty());
+        assert!(lab.ask_one(&udp(target, 53, 1)).is_time_exceeded());
+        // It is there before the error about the same probe.
+        let heard = lab.ask(&udp(target, 53, 3));
+        assert_eq!(heard.len(), 2);
+        assert!(heard[1].is_time_exceeded());
+        assert_eq!((heard[0].from, heard[0].ttl), (ip(target), 63));
+        assert!(
+            matches!(
+                &heard[0].what,
+                What::Udp {
+                    source_port: 53,
+                    destination_port: 50_000,
+                    payload
+                } if payload == b"forged"
+            ),
+            "{heard:?}"
+        );
+        assert!(lab.ask(&udp(target, 53, 9)).is_empty());
+    }
+    assert!(lab.ask_one(&echo(TARGET, 53, 53, 9)).is_echo_reply());
 }
 
 #[test]

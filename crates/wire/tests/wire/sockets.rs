@@ -58,7 +58,7 @@ fn a_datagram_of_a_udp_socket() {
             source_port: 53,
             destination_port: 40000,
             payload_len: 1400,
-            echoed_identification: identification,
+            echoed: identification,
         };
         assert_eq!(
             ReplyKind::from_datagram(v4, 53, 40000, payload, 1400),

@@ -73,6 +73,7 @@ fn udp_probe() -> Probe {
         source_port: 50000,
         destination_port: 33434,
         tag: 0xBEB9,
+        payload_len: 10,
     };
     let (source, destination) = (us(), target());
     Probe {
@@ -116,6 +117,7 @@ fn udp_checksum_of_zero_is_sent_as_all_ones() {
         source_port: 50000,
         destination_port: 33434,
         tag: 0x855B,
+        payload_len: 10,
     };
     let mut buffer = [0; MAX_PROBE_LEN];
     let packet = Probe { kind, ..udp_probe() }.encode(&mut buffer).unwrap();
@@ -124,23 +126,32 @@ fn udp_checksum_of_zero_is_sent_as_all_ones() {
 }
 
 #[test]
-fn udp_over_ipv6_has_the_hop_limit_in_its_length() {
+fn udp_payloads_have_the_length_asked_for() {
     let mut buffer = [0; MAX_PROBE_LEN];
-    for ttl in 0..=255 {
+    for payload_len in 10..=1200 {
+        let kind = ProbeKind::Udp {
+            source_port: 50000,
+            destination_port: 33434,
+            tag: 0xBEB9,
+            payload_len,
+        };
         let (source, destination) = (us6(), target6());
         let probe = Probe {
             source,
             destination,
-            ttl,
+            kind,
             ..udp_probe()
         };
         let packet = probe.encode(&mut buffer).unwrap();
-        assert_eq!(packet.len(), 40 + 8 + 5 + usize::from(ttl));
+        assert_eq!(packet.len(), 40 + 8 + usize::from(payload_len));
         let payload = &packet[48..];
         let balance = (payload.len() / 2 - 1) * 2;
         let signature: Vec<u8> = b"NSMNC".iter().copied().cycle().take(payload.len()).collect();
         assert_eq!(payload[..balance], signature[..balance]);
         assert_eq!(payload[balance + 2..], signature[balance + 2..]);
+        let packet = Probe { kind, ..udp_probe() }.encode(&mut buffer).unwrap();
+        assert_eq!(packet.len(), 20 + 8 + usize::from(payload_len));
+        assert_eq!(quoted(&time_exceeded(packet)).tag(), Some(0xBEB9));
     }
 }
 
@@ -214,6 +225,7 @@ fn tcp_syn_encodes_with_20_bits_of_flow_label() {
         source_port: 50001,
         destination_port: 443,
         sequence: 0xDEAD_BEEF,
+        timestamps: None,
     };
     let (source, destination) = (us6(), target6());
     assert_encodes(
@@ -304,7 +316,8 @@ fn options_in_both_ipv4_headers_are_skipped() {
         QuotedTransport::Tcp {
             source_port: 50001,
             destination_port: 443,
-            sequence: 0xDEAD_BEEF
+            sequence: 0xDEAD_BEEF,
+            timestamp: None,
         }
     );
 }
@@ -560,34 +573,35 @@ fn udp_answers() {
         source_port: 53,
         destination_port: 50000,
         payload_len: 10,
-        echoed_identification: Some(0xA365),
+        echoed: Some(0xA365),
     };
     assert_eq!(kind(&packet), ReplyKind::Udp(expected));
     for other in [&b""[..], b"NSMNC\0\xA3", b"NSMNCN\xA3\x65", b"nsmnc\0\xA3\x65"] {
         let packet = packets::udp(target(), us(), (53, 50000), other);
         let expected = UdpReply {
             payload_len: other.len() as u16,
-            echoed_identification: None,
+            echoed: None,
             ..expected
         };
         assert_eq!(kind(&packet), ReplyKind::Udp(expected));
     }
 }
 
-/// Its length tells the TTL; where it is balanced, it differs from the pattern.
+/// Where it is balanced, it differs from the pattern.
 #[test]
 fn the_payload_of_an_ipv6_probe_is_recognised_when_it_comes_back() {
-    for ttl in 1..=255 {
+    for len in 6..=300 {
         let probe = Probe {
             source: us6(),
             destination: target6(),
-            ttl,
+            ttl: 9,
             identification: 0,
             flow_label: 1,
             kind: ProbeKind::Udp {
                 source_port: 50000,
                 destination_port: 7,
                 tag: 0x4321,
+                payload_len: len,
             },
         };
         let mut buffer = [0; MAX_PROBE_LEN];
@@ -595,15 +609,15 @@ fn the_payload_of_an_ipv6_probe_is_recognised_when_it_comes_back() {
         let identification = |payload: &[u8]| {
             let packet = packets::udp(target6(), us6(), (7, 50000), payload);
             match kind(&packet) {
-                ReplyKind::Udp(udp) => udp.echoed_identification,
+                ReplyKind::Udp(udp) => udp.echoed,
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(identification(payload), Some(ttl.into()));
-        assert_eq!(identification(&payload[1..]), None, "{ttl}");
+        assert_eq!(identification(payload), Some(len));
+        assert_eq!(identification(&payload[1..]), None, "{len}");
         let mut other = payload.to_vec();
         other[0] ^= 1;
-        assert_eq!(identification(&other), None, "{ttl}");
+        assert_eq!(identification(&other), None, "{len}");
     }
 }
 

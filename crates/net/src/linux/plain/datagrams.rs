@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{SockRef, Socket};
+use traceroute_engine::{NetworkEvent, Time, Token};
 use traceroute_wire::{Ignored, Reply, ReplyKind, echo_sequence};
 
-use super::super::sys::{self, Setting};
+use super::super::sys::{self, Settings};
 use super::icmp_errors;
 use super::sys::{Inbox, Message, Queue};
 use crate::unix::clock::{Converter, Sample};
-use crate::{NetworkEvent, Time, Token};
 
 /// Probes that a socket remembers: more than a trace has TTLs.
 const REMEMBERED: usize = 256;
@@ -86,21 +86,22 @@ impl Datagrams {
         hop_limit: u8,
         token: Token,
     ) -> io::Result<Time> {
-        let hop_limit = match to {
-            SocketAddr::V4(_) => Setting::new(libc::IPPROTO_IP, libc::IP_TTL, hop_limit.into()),
-            SocketAddr::V6(_) => Setting::new(libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, hop_limit.into()),
+        let (level, kind) = match to {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT),
         };
-        let settings = [hop_limit, Setting::SEND_REPORT];
+        let hop_limit = u32::from(hop_limit).to_ne_bytes();
         let mut attempt = 0;
         let at = loop {
             let _ = SockRef::from(&self.socket).take_error();
             let settings = if self.reports {
-                &settings[..]
+                Settings::send_report()
             } else {
-                &settings[..1]
+                Settings::NONE
             };
+            let settings = settings.and(level, kind, &hop_limit);
             let at = sys::monotonic();
-            match sys::send(self.socket.as_fd(), message, to, settings) {
+            match sys::send(self.socket.as_fd(), message, to, &settings) {
                 Ok(()) => break at,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -270,10 +271,11 @@ fn quoted_echo(sent: &VecDeque<Sent>, quote: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbered;
 
     fn sent(messages: &[&[u8]]) -> VecDeque<Sent> {
         let remember = |(index, message): (usize, &&[u8])| Sent {
-            token: Token(index as u64),
+            token: numbered(index as u64),
             at: Time::ZERO,
             message: (*message).into(),
             answered: false,

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use socket2::Socket;
+use traceroute_engine::MatchedReply;
 use traceroute_wire::{IcmpError, MplsStack};
 
 use super::super::sys;
 use super::sys::Message;
-use crate::Answer;
 
 /// Linux 5.9 (linux/in.h): report where the extensions of RFC 4884 begin.
 const IP_RECVERR_RFC4884: libc::c_int = 26;
@@ -50,7 +50,7 @@ pub(super) fn request(socket: &Socket, local: IpAddr) -> std::io::Result<()> {
 
 /// What an entry of an error queue tells of a probe. `missing`: [`missing_headers`] of the socket. `None`: it is no ICMP error
 /// that answers a probe.
-pub(super) fn answer(message: &Message<'_>, missing: usize) -> Option<Answer> {
+pub(super) fn answer(message: &Message<'_>, missing: usize) -> Option<MatchedReply> {
     let error = message.notes.error?;
     let v4 = match error.origin {
         libc::SO_EE_ORIGIN_ICMP => true,
@@ -58,7 +58,7 @@ pub(super) fn answer(message: &Message<'_>, missing: usize) -> Option<Answer> {
         _ => return None,
     };
     let kind = IcmpError::from_type_and_code(v4, error.kind, error.code)?;
-    Some(Answer {
+    Some(MatchedReply {
         from: error.offender?,
         error: Some(kind),
         // Of the ICMP message itself: the kernel keeps its IP header with the entry.
@@ -91,6 +91,7 @@ mod tests {
                 stamp: None,
                 hop_limit: Some(61),
                 error: Some(error),
+                ..Notes::default()
             },
         }
     }

@@ -11,25 +11,26 @@ mod sys;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Protocol, Socket, Type};
+use traceroute_engine::{
+    Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
+    OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
+};
 use traceroute_wire::{MAX_PROBE_LEN, Probe, ProbeKind};
 
 use super::advice::NEEDS_RAW;
 use super::connections::Readiness;
-use super::{BATCH, local_ports, source_address, stamps};
+use super::routes::{Routes, Want};
+use super::{BATCH, local_ports, no_way, stamps};
 use crate::ports::{PortPool, Ports};
 use crate::unix::clock::{Converter, Sample};
-use crate::unix::interfaces::{Scopes, needs_scope};
+use crate::unix::interfaces::needs_scope;
 use crate::unix::reservations::new_socket;
 use crate::unix::{errors, route};
-use crate::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
-    Waker,
-};
 use datagrams::{Datagrams, Kind};
 use syn::{Outcome, Syns};
 use sys::Inbox;
@@ -57,7 +58,7 @@ pub(super) struct PlainNetwork {
     readiness: Readiness,
     wake: Arc<OwnedFd>,
     clock: Converter,
-    scopes: Scopes,
+    routes: Routes,
     v4: PortPool,
     v6: PortPool,
     /// By the number that readiness is told with.
@@ -67,7 +68,7 @@ pub(super) struct PlainNetwork {
     inbox: Box<Inbox>,
     /// Connections that cannot be.
     refused: Vec<(ConnectionId, IpAddr)>,
-    counters: Counters,
+    counters: NetworkCounters,
     thread_is_prepared: bool,
     stamps_are_active: bool,
 }
@@ -79,7 +80,7 @@ impl PlainNetwork {
             readiness: Readiness::new()?,
             wake: Arc::new(super::sys::event()?),
             clock: Converter::new(Sample::take()),
-            scopes: Scopes::default(),
+            routes: Routes::open()?,
             v4: pool(),
             v6: pool(),
             endpoints: HashMap::new(),
@@ -87,7 +88,7 @@ impl PlainNetwork {
             next_number: 0,
             inbox: Inbox::new(),
             refused: Vec::new(),
-            counters: Counters::default(),
+            counters: NetworkCounters::default(),
             thread_is_prepared: false,
             stamps_are_active: false,
         })
@@ -140,22 +141,49 @@ impl PlainNetwork {
         }
     }
 
-    fn transmit(&mut self, probe: &Probe, token: Token) -> io::Result<Time> {
-        let (protocol, port, to_port) = match probe.kind {
-            ProbeKind::Udp {
-                source_port,
-                destination_port,
-                ..
-            } => (Protocols::Udp, source_port, destination_port),
-            ProbeKind::Echo { identifier, .. } => (Protocols::Echo, identifier, 0),
-            ProbeKind::TcpSyn {
-                source_port,
-                destination_port,
-                ..
-            } => (Protocols::Tcp, source_port, destination_port),
-            ProbeKind::TcpSack { .. } => return Err(io::ErrorKind::Unsupported.into()),
+    /// Whether a probe's flow has a socket here.
+    pub(super) fn has_socket_of(&self, probe: &Probe) -> bool {
+        socket_of(probe)
+            .is_some_and(|(protocol, port, _)| self.numbers.contains_key(&(protocol, probe.source, port)))
+    }
+
+    /// Whether a TCP port is reserved here.
+    pub(super) fn has_port(&self, local: SocketAddr) -> bool {
+        self.numbers
+            .contains_key(&(Protocols::Tcp, local.ip(), local.port()))
+    }
+
+    /// Reserves a port on the address that the flow's packets leave from.
+    fn open_port(&mut self, transport: Transport, request: &FlowRequest) -> Result<OpenFlow, NetError> {
+        let pool = match request.target {
+            IpAddr::V4(_) => &mut self.v4,
+            IpAddr::V6(_) => &mut self.v6,
         };
-        let scope = self.scopes.of(probe.destination, probe.source);
+        let mut binder = Router {
+            transport,
+            request,
+            routes: &mut self.routes,
+            failure: None,
+        };
+        let reserved = pool.reserve(transport, &mut binder);
+        if let Some(failure) = binder.failure {
+            return Err(failure);
+        }
+        let failed = |error| errors::error(Operation::ReservePort, None, error);
+        let (port, (route, socket)) = reserved.map_err(failed)?;
+        if let Err(error) = self.add((protocol(transport), route.source, port), socket) {
+            self.ports(route.source).release(transport, port);
+            return Err(failed(error));
+        }
+        Ok(OpenFlow {
+            route,
+            number: Some(port),
+            capabilities: self.capabilities(request.target.is_ipv6(), request.transport),
+        })
+    }
+
+    fn transmit(&mut self, probe: &Probe, scope: u32, token: Token) -> io::Result<Time> {
+        let (protocol, port, to_port) = socket_of(probe).ok_or(io::ErrorKind::Unsupported)?;
         let to = route::with_scope(probe.destination, to_port, scope);
         let mut buffer = [0; MAX_PROBE_LEN];
         let message = probe
@@ -232,19 +260,63 @@ impl Network for PlainNetwork {
     }
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        if needs_scope(target) {
-            self.scopes.forget();
+        let want = Want::new(target, Egress::default());
+        let route = self.routes.ordinary_flow(&want);
+        Ok(route.map_err(|error| no_way(&want, error))?.source)
+    }
+
+    fn capabilities(&self, _: bool, transport: Option<Transport>) -> Capabilities {
+        let is_tcp = transport == Some(Transport::Tcp);
+        Capabilities {
+            // An error's probe is found by the quoted message, of which no two are the same.
+            // The kernel checks sequence numbers, so what is about an earlier connection from the port ends no later one.
+            tells_attempts: true,
+            // TCP_SYNCNT. What answers a repeated SYN is not reported.
+            retransmits: is_tcp,
+            sees_after_nat: true,
+            // A socket has one connection at a time.
+            one_at_a_time: is_tcp,
         }
-        source_address(target)
+    }
+
+    fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
+        match request.transport {
+            Some(transport) => self.open_port(transport, request),
+            None => {
+                let want = Want::of(request, 0);
+                let route = self.routes.ordinary_flow(&want);
+                let route = route.map_err(|error| no_way(&want, error))?;
+                let failed = |error| errors::error(Operation::OpenEcho, None, error);
+                let (identifier, socket) = echo_socket(&route).map_err(failed)?;
+                self.add((Protocols::Echo, route.source, identifier), socket)
+                    .map_err(failed)?;
+                Ok(OpenFlow {
+                    route,
+                    number: Some(identifier),
+                    capabilities: self.capabilities(request.target.is_ipv6(), request.transport),
+                })
+            }
+        }
+    }
+
+    fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {
+        let scope = if needs_scope(probe.destination) {
+            route.interface
+        } else {
+            0
+        };
+        let at = self
+            .transmit(probe, scope, token)
+            .map_err(|error| errors::error(Operation::Send, Some(probe.destination), error))?;
+        self.counters.sent += 1;
+        Ok(SendStamp { at })
     }
 
     fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
         let failed = |error| errors::error(Operation::ReservePort, Some(source), error);
-        let scope = self.scopes.of(source, source);
         let mut binder = Binder {
             transport,
-            source,
-            scope,
+            route: Routes::between(source, source),
         };
         let (port, socket) = self
             .ports(source)
@@ -265,8 +337,7 @@ impl Network for PlainNetwork {
 
     fn reserve_identifier(&mut self, source: IpAddr) -> Result<Option<u16>, NetError> {
         let failed = |error| errors::error(Operation::OpenEcho, None, error);
-        let scope = self.scopes.of(source, source);
-        let (identifier, socket) = echo_socket(source, scope).map_err(failed)?;
+        let (identifier, socket) = echo_socket(&Routes::between(source, source)).map_err(failed)?;
         self.add((Protocols::Echo, source, identifier), socket)
             .map_err(failed)?;
         Ok(Some(identifier))
@@ -277,11 +348,8 @@ impl Network for PlainNetwork {
     }
 
     fn send(&mut self, probe: &Probe, token: Token) -> Result<SendStamp, NetError> {
-        let at = self
-            .transmit(probe, token)
-            .map_err(|error| errors::error(Operation::Send, Some(probe.destination), error))?;
-        self.counters.sent += 1;
-        Ok(SendStamp { at })
+        let route = Routes::between(probe.source, probe.destination);
+        self.send_on(probe, &route, token)
     }
 
     /// Fails, as an event: connections are for TCP SACK, and this way another method can be tried instead.
@@ -311,10 +379,10 @@ impl Network for PlainNetwork {
         Ok(())
     }
 
-    fn counters(&self) -> Counters {
+    fn counters(&self) -> NetworkCounters {
         let of = |protocol| self.numbers.keys().filter(|local| local.0 == protocol).count() as u64;
         let echo = of(Protocols::Echo);
-        Counters {
+        NetworkCounters {
             sockets: echo,
             reserved_ports: self.numbers.len() as u64 - echo,
             ..self.counters
@@ -337,22 +405,44 @@ fn no_sack(target: IpAddr) -> NetError {
     NetError::new(Operation::Connect, Some(target), cause).with_hint(NEEDS_RAW)
 }
 
+/// The protocol, the local port or echo identifier, and the remote port of a probe's socket; `None`: no ordinary socket sends it.
+fn socket_of(probe: &Probe) -> Option<(Protocols, u16, u16)> {
+    match probe.kind {
+        ProbeKind::Udp {
+            source_port,
+            destination_port,
+            ..
+        } => Some((Protocols::Udp, source_port, destination_port)),
+        ProbeKind::Echo { identifier, .. } => Some((Protocols::Echo, identifier, 0)),
+        ProbeKind::TcpSyn {
+            source_port,
+            destination_port,
+            ..
+        } => Some((Protocols::Tcp, source_port, destination_port)),
+        ProbeKind::TcpSack { .. } => None,
+    }
+}
+
 /// An ICMP socket (icmp(7)) with a random identifier: its port.
-fn echo_socket(source: IpAddr, scope: u32) -> io::Result<(u16, Socket)> {
+fn echo_socket(route: &Route) -> io::Result<(u16, Socket)> {
+    let Route {
+        source, interface, ..
+    } = *route;
     let protocol = match source {
         IpAddr::V4(_) => Protocol::ICMPV4,
         IpAddr::V6(_) => Protocol::ICMPV6,
     };
     let socket = Socket::new(route::domain(source), Type::DGRAM.nonblocking(), Some(protocol))?;
+    super::sys::bind_to_route(socket.as_fd(), route)?;
     for _ in 0..IDENTIFIER_DRAWS {
         let identifier = fastrand::u16(1..);
-        match socket.bind(&route::with_scope(source, identifier, scope).into()) {
+        match socket.bind(&route::with_scope(source, identifier, interface).into()) {
             Ok(()) => return Ok((identifier, socket)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(error),
         }
     }
-    socket.bind(&route::with_scope(source, 0, scope).into())?;
+    socket.bind(&route::with_scope(source, 0, interface).into())?;
     let local = socket.local_addr()?.as_socket();
     local
         .map(|local| (local.port(), socket))
@@ -362,20 +452,63 @@ fn echo_socket(source: IpAddr, scope: u32) -> io::Result<(u16, Socket)> {
 /// Binds sockets for [`PortPool`]. Nothing is captured, so nothing needs to be watched.
 struct Binder {
     transport: Transport,
-    source: IpAddr,
-    scope: u32,
+    route: Route,
+}
+
+impl Binder {
+    fn bind(&self, port: u16) -> io::Result<Socket> {
+        let socket = new_socket(self.transport, self.route.source)?;
+        super::sys::bind_to_route(socket.as_fd(), &self.route)?;
+        let local = route::with_scope(self.route.source, port, self.route.interface);
+        socket.bind(&local.into())?;
+        Ok(socket)
+    }
 }
 
 impl Ports for Binder {
     type Socket = Socket;
 
     fn bind(&mut self, port: u16) -> io::Result<Socket> {
-        let socket = new_socket(self.transport, self.source)?;
-        socket.bind(&route::with_scope(self.source, port, self.scope).into())?;
-        Ok(socket)
+        Binder::bind(self, port)
     }
 
     fn watch(&mut self, _: &[u8]) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Binds sockets to the address that a flow's packets leave from, which may depend on the port.
+struct Router<'a> {
+    transport: Transport,
+    request: &'a FlowRequest,
+    routes: &'a mut Routes,
+    /// What is not about the port.
+    failure: Option<NetError>,
+}
+
+impl Ports for Router<'_> {
+    type Socket = (Route, Socket);
+
+    fn bind(&mut self, port: u16) -> io::Result<(Route, Socket)> {
+        let want = Want::of(self.request, port);
+        let route = self.routes.ordinary_flow(&want).map_err(|error| {
+            self.failure = Some(no_way(&want, error));
+            // Unlike a port that is taken, this ends the search.
+            io::ErrorKind::InvalidData
+        })?;
+        let transport = self.transport;
+        let socket = Binder { transport, route }.bind(port)?;
+        Ok((route, socket))
+    }
+
+    fn watch(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for PlainNetwork {
+    /// Readable when there may be something to deliver.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readiness.as_fd()
     }
 }

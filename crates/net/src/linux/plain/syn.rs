@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{SockRef, Socket};
+use traceroute_engine::{MatchedReply, Time, Token};
 
 use super::super::connections::{Readiness, dissolve};
 use super::super::sys;
@@ -16,7 +17,6 @@ use super::datagrams::read_clock;
 use super::icmp_errors;
 use super::sys::{Handshake, Inbox, Queue, handshake, segment_hop_limit};
 use crate::unix::clock::Converter;
-use crate::{Answer, Time, Token};
 
 /// A socket and the SYN that is out.
 pub(super) struct Syns {
@@ -38,7 +38,7 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) token: Token,
-    pub(super) answer: Answer,
+    pub(super) answer: MatchedReply,
     pub(super) at: Time,
 }
 
@@ -143,7 +143,7 @@ impl Syns {
             }
         }
         let now = read_clock(clock);
-        let target = Answer::new(pending.target, None);
+        let target = MatchedReply::new(pending.target, None);
         if let Some(at) = pending.refused {
             return State::Answered(target, at);
         }
@@ -155,7 +155,7 @@ impl Syns {
             } else {
                 measured.min(now)
             };
-            let answer = Answer {
+            let answer = MatchedReply {
                 reply_ttl: segment_hop_limit(self.socket.as_fd()).unwrap_or(0),
                 ..target
             };
@@ -185,5 +185,5 @@ impl Syns {
 enum State {
     Pending,
     Lost,
-    Answered(Answer, Time),
+    Answered(MatchedReply, Time),
 }

@@ -14,6 +14,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use traceroute_engine::Operation;
 use traceroute_wire::Ignored;
 use traceroute_wire::ddnpm::{self, HEADER_LEN};
 use windows_sys::Win32::Foundation::{
@@ -28,7 +29,7 @@ use windows_sys::Win32::System::Threading::INFINITE;
 use super::super::{clock, sys};
 use crate::ddnpm::clock::Stamps;
 use crate::inbox::Inbox;
-use crate::{Operation, winerror};
+use crate::winerror;
 
 /// Reads posted at once: packets that arrive before the thread runs again. The driver counts those that find none.
 const READS: usize = 128;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use capture::Capture;
 use device::Sender;
 use service::NamedService;
+use traceroute_engine::{NetError, Operation, Time, Transport};
 
 use super::clock;
 use crate::ddnpm::filter::{self, Definition, ICMP_DEFINITIONS};
@@ -22,7 +23,6 @@ use crate::ddnpm::{self, SERVICE};
 use crate::diagnosis::windows as diagnosis;
 use crate::inbox::Inbox;
 use crate::winerror::{self, ERROR_SERVICE_DOES_NOT_EXIST};
-use crate::{NetError, Operation, Time, Transport};
 
 static STARTS: Starts = Starts::new();
 
@@ -174,7 +174,7 @@ mod tests {
         let inbox = Arc::new(Inbox::new(10));
         let mut driver = Driver::new(ddnpm::TRANSPORT_PATH, inbox);
         let text = driver.open().expect_err("no driver").to_string();
-        assert!(text.contains("--windows-driver"), "{text}");
+        assert!(text.contains("Windows driver"), "{text}");
         assert_eq!(driver.count(), 0);
         assert!(driver.send(&[]).is_err());
     }

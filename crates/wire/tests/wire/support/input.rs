@@ -60,6 +60,13 @@ impl Input<'_> {
         }
     }
 
+    fn timestamps(&mut self) -> Option<TcpTimestamps> {
+        self.flag().then(|| TcpTimestamps {
+            value: self.u32(),
+            echo: self.u32(),
+        })
+    }
+
     fn probe_kind(&mut self) -> ProbeKind {
         let (source_port, destination_port) = (self.u16(), self.u16());
         match self.byte() % 4 {
@@ -73,21 +80,20 @@ impl Input<'_> {
                 source_port,
                 destination_port,
                 tag: self.u16() % 0xFFFF,
+                payload_len: 10 + self.u16() % 1200,
             },
             2 => ProbeKind::TcpSyn {
                 source_port,
                 destination_port,
                 sequence: self.u32(),
+                timestamps: self.timestamps(),
             },
             _ => ProbeKind::TcpSack {
                 source_port,
                 destination_port,
                 sequence: self.u32(),
                 acknowledgment: self.u32(),
-                timestamps: self.flag().then(|| TcpTimestamps {
-                    value: self.u32(),
-                    echo: self.u32(),
-                }),
+                timestamps: self.timestamps(),
             },
         }
     }

@@ -123,13 +123,13 @@ fn check_udp(ours: &UdpReply, theirs: &etherparse::UdpSlice<'_>) {
     assert_eq!(ours.source_port, theirs.source_port());
     assert_eq!(ours.destination_port, theirs.destination_port());
     assert_eq!(ours.payload_len + 8, theirs.length());
-    if let Some(identification) = ours.echoed_identification {
+    if let Some(identification) = ours.echoed {
         let payload = theirs.payload();
         match payload.strip_prefix(b"NSMNC\0") {
             Some(rest) => assert_eq!(rest[..2], identification.to_be_bytes()),
             None => assert_eq!(
                 (&payload[..4], payload.len()),
-                (&b"NSMN"[..], 5 + usize::from(identification))
+                (&b"NSMN"[..], usize::from(identification))
             ),
         }
     }
@@ -173,6 +173,7 @@ pub fn check_quoted(quote: &[u8], ours: &Quoted) {
             source_port,
             destination_port,
             sequence,
+            ..
         } => {
             assert_eq!((source_port, destination_port), (word(0), word(2)));
             assert_eq!(sequence, u32::from(word(4)) << 16 | u32::from(word(6)));

@@ -273,8 +273,8 @@ fn transport(packet: &[u8]) -> Option<(u8, usize, usize, IpAddr, IpAddr)> {
     ))
 }
 
-/// What a quote of `probe` must decode to, `ttl` being what the router saw.
-pub fn expected_quote(probe: &Probe, packet: &[u8]) -> Quoted {
+/// What a quote of `probe` must decode to: of the whole packet, or of its first 8 bytes after the IP header.
+pub fn expected_quote(probe: &Probe, packet: &[u8], is_whole: bool) -> Quoted {
     let transport = &packet[if probe.source.is_ipv4() { 20 } else { 40 }..];
     let checksum_at = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
     Quoted {
@@ -313,16 +313,19 @@ pub fn expected_quote(probe: &Probe, packet: &[u8]) -> Quoted {
                 source_port,
                 destination_port,
                 sequence,
+                timestamps,
             }
             | ProbeKind::TcpSack {
                 source_port,
                 destination_port,
                 sequence,
+                timestamps,
                 ..
             } => QuotedTransport::Tcp {
                 source_port,
                 destination_port,
                 sequence,
+                timestamp: timestamps.filter(|_| is_whole).map(|timestamps| timestamps.value),
             },
         },
     }

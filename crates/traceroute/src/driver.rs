@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -11,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Context, Poll};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
-use traceroute_net::{ConnectionId, NetError, Network, NetworkEvent, Time, Transport, Waker};
-
-use crate::engine::{Action, Engine, Event, TraceId};
-use crate::method;
-use crate::result::{Found, TraceError, TraceResult};
-use crate::run::{Method, TraceSpec};
+use traceroute_engine::{
+    Action, ConnectionId, Counters, Egress, Engine, Event, FlowRequest, Found, NetError, Network,
+    NetworkCounters, NetworkEvent, OpenFlow, Operation, Outcome, Route, Time, Token, TraceError, TraceId,
+    TraceSpec, Waker,
+};
 
 /// Actions carried out between two looks at the capture, so that its buffer cannot overflow while many probes are due.
 const ACTIONS_PER_TURN: usize = 32;
@@ -33,8 +32,22 @@ const LOOKS_AFTER_IDLING: usize = 1024;
 
 /// Opens the network; called on the driver's thread, which alone uses it.
 pub type Open = Box<dyn Fn() -> Result<Box<dyn Network + Send>, NetError> + Send>;
-/// Called on the driver's thread for each hop as it is found. Must not block.
-pub type OnFound = Box<dyn FnMut(Found) + Send>;
+/// What a trace tells while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// A hop answered.
+    Hop(Found),
+    /// An end-to-end probe was answered, or will not be any more.
+    Probe {
+        /// Which probe of those that left, from 0.
+        index: u32,
+        /// Its round-trip time; `None`: no answer.
+        rtt: Option<Duration>,
+    },
+}
+
+/// Called on the driver's thread for what a trace tells while it goes on. Must not block.
+pub type OnNews = Box<dyn FnMut(News) + Send>;
 
 /// Counters of the whole driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,9 +55,9 @@ pub struct Statistics {
     /// Traces in flight.
     pub running: usize,
     /// The engine's counters.
-    pub engine: crate::Counters,
+    pub engine: Counters,
     /// The network's counters; all zero until the first trace opens it.
-    pub network: traceroute_net::Counters,
+    pub network: NetworkCounters,
 }
 
 impl AddAssign for Statistics {
@@ -88,8 +101,9 @@ enum Commands {
 struct Start {
     ticket: u64,
     spec: TraceSpec,
-    on_found: Option<OnFound>,
-    result: oneshot::Sender<Result<TraceResult, TraceError>>,
+    egress: Egress,
+    on_news: Option<OnNews>,
+    result: oneshot::Sender<Result<Outcome, TraceError>>,
 }
 
 impl Driver {
@@ -117,13 +131,19 @@ impl Driver {
     }
 
     /// Starts a trace. Dropping the returned future before it is ready cancels the trace and frees all it holds.
-    pub fn trace(&self, spec: TraceSpec, on_found: Option<OnFound>) -> Trace {
+    pub fn trace(&self, spec: TraceSpec, on_news: Option<OnNews>) -> Trace {
+        self.trace_from(spec, Egress::default(), on_news)
+    }
+
+    /// As [`Driver::trace`], with packets that leave this host as `egress` says.
+    pub fn trace_from(&self, spec: TraceSpec, egress: Egress, on_news: Option<OnNews>) -> Trace {
         let ticket = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
         let (result, receiver) = oneshot::channel();
         self.send(Command::Start(Box::new(Start {
             ticket,
             spec,
-            on_found,
+            egress,
+            on_news,
             result,
         })));
         Trace {
@@ -168,13 +188,13 @@ impl Drop for Shared {
 /// A running trace: a future of its result.
 pub struct Trace {
     ticket: u64,
-    receiver: oneshot::Receiver<Result<TraceResult, TraceError>>,
+    receiver: oneshot::Receiver<Result<Outcome, TraceError>>,
     driver: Driver,
     over: bool,
 }
 
 impl Future for Trace {
-    type Output = Result<TraceResult, TraceError>;
+    type Output = Result<Outcome, TraceError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let result = Pin::new(&mut self.receiver).poll(context);
@@ -193,47 +213,14 @@ impl Drop for Trace {
     }
 }
 
-/// What is reserved for a trace on an address.
-#[derive(Clone, Copy)]
-enum Reserved {
-    Port(Transport, IpAddr, u16),
-    Identifier(IpAddr, u16),
-}
-
-impl Reserved {
-    /// What `method` needs for a trace from `source`, if it needs anything.
-    fn take(network: &mut dyn Network, method: Method, source: IpAddr) -> Result<Option<Self>, NetError> {
-        Ok(match method::transport(method) {
-            Some(transport) => {
-                let port = network.reserve_port(transport, source)?;
-                Some(Reserved::Port(transport, source, port))
-            }
-            None => network
-                .reserve_identifier(source)?
-                .map(|identifier| Reserved::Identifier(source, identifier)),
-        })
-    }
-
-    fn number(self) -> u16 {
-        match self {
-            Reserved::Port(.., number) | Reserved::Identifier(.., number) => number,
-        }
-    }
-
-    fn release(self, network: &mut dyn Network) {
-        match self {
-            Reserved::Port(transport, source, port) => network.release_port(transport, source, port),
-            Reserved::Identifier(source, identifier) => network.release_identifier(source, identifier),
-        }
-    }
-}
-
 /// A trace as the thread knows it.
 struct Job {
     ticket: u64,
-    reserved: Option<Reserved>,
-    on_found: Option<OnFound>,
-    result: oneshot::Sender<Result<TraceResult, TraceError>>,
+    request: FlowRequest,
+    /// By their numbers; `None`: closed, or never opened.
+    flows: Vec<Option<OpenFlow>>,
+    on_news: Option<OnNews>,
+    result: oneshot::Sender<Result<Outcome, TraceError>>,
 }
 
 struct Pump {
@@ -369,21 +356,29 @@ impl Pump {
         let Start {
             ticket,
             spec,
-            on_found,
+            egress,
+            on_news,
             result,
         } = start;
         if result.is_closed() {
             return;
         }
-        match self.begin(spec) {
-            Ok((trace, reserved)) => {
+        let request = FlowRequest {
+            target: spec.target,
+            transport: spec.method.transport(),
+            port: spec.port,
+            egress,
+        };
+        match self.begin(spec, &request) {
+            Ok((trace, flow)) => {
                 self.tickets.insert(ticket, trace);
                 self.jobs.insert(
                     trace,
                     Job {
                         ticket,
-                        reserved,
-                        on_found,
+                        request,
+                        flows: vec![Some(flow)],
+                        on_news,
                         result,
                     },
                 );
@@ -394,18 +389,30 @@ impl Pump {
         }
     }
 
-    fn begin(&mut self, spec: TraceSpec) -> Result<(TraceId, Option<Reserved>), TraceError> {
+    fn begin(&mut self, spec: TraceSpec, request: &FlowRequest) -> Result<(TraceId, OpenFlow), TraceError> {
         let network = open_network(&mut self.network, &self.open, &self.publish)?;
-        let source = network.prepare(spec.target)?;
-        let reserved = Reserved::take(network.as_mut(), spec.method, source)?;
+        let flow = match network.open_flow(request) {
+            Err(error) if error.operation != Operation::Route && self.make_room() => {
+                open_network(&mut self.network, &self.open, &self.publish)?.open_flow(request)?
+            }
+            result => result?,
+        };
+        let network = open_network(&mut self.network, &self.open, &self.publish)?;
+        let spec = TraceSpec {
+            // Where a second attempt would end the first, the system's own repetitions must do.
+            tells_attempts: spec.tells_attempts
+                && flow.capabilities.tells_attempts
+                && !flow.capabilities.one_at_a_time,
+            ..spec
+        };
         let now = network.now();
-        let source_port = reserved.map_or(0, Reserved::number);
-        match self.engine.start(now, spec, source, source_port) {
-            Ok(trace) => Ok((trace, reserved)),
+        match self
+            .engine
+            .start(now, spec, flow.route.source, flow.number.unwrap_or(0))
+        {
+            Ok(trace) => Ok((trace, flow)),
             Err(error) => {
-                if let Some(reserved) = reserved {
-                    reserved.release(network.as_mut());
-                }
+                network.close_flow(request, &flow);
                 Err(error)
             }
         }
@@ -427,27 +434,85 @@ impl Pump {
             if let Some(connection) = connection {
                 network.disconnect(connection);
             }
-            if let Some(reserved) = job.reserved {
-                reserved.release(network);
+            for flow in job.flows.iter().flatten() {
+                network.close_flow(&job.request, flow);
             }
         }
         Some(job)
     }
 
+    /// Ends a run that only waits for answers that a limit holds back, so that others get its port. Whether there was one.
+    fn make_room(&mut self) -> bool {
+        if !self.engine.shed() {
+            return false;
+        }
+        // It has ended when the engine is asked for what is due; actions of others wait for their turn.
+        self.act();
+        self.tell();
+        true
+    }
+
+    /// Opens a further flow of a trace.
+    fn open_flow(&mut self, trace: TraceId) {
+        let (Some(job), Some(network)) = (self.jobs.get_mut(&trace), self.network.as_deref_mut()) else {
+            return;
+        };
+        let opened = network.open_flow(&job.request);
+        let now = network.now();
+        job.flows.push(opened.as_ref().ok().copied());
+        match opened {
+            Ok(flow) => self
+                .engine
+                .opened(now, trace, flow.route.source, flow.number.unwrap_or(0)),
+            Err(error) => self.engine.open_failed(trace, error.into()),
+        }
+    }
+
+    fn close_flow(&mut self, trace: TraceId, flow: u32) {
+        let (Some(job), Some(network)) = (self.jobs.get_mut(&trace), self.network.as_deref_mut()) else {
+            return;
+        };
+        if let Some(flow) = job.flows.get_mut(flow as usize).and_then(Option::take) {
+            network.close_flow(&job.request, &flow);
+        }
+    }
+
+    /// The way of the flow that a probe belongs to.
+    fn route(&self, token: Token) -> Option<Route> {
+        let (trace, flow) = Engine::sender(token);
+        let flow = self.jobs.get(&trace)?.flows.get(flow as usize)?.as_ref()?;
+        Some(flow.route)
+    }
+
     /// Carries out what is due; true when more may be.
     fn act(&mut self) -> bool {
-        let Some(network) = self.network.as_deref_mut() else {
-            return false;
-        };
         for _ in 0..ACTIONS_PER_TURN {
-            let Some(action) = self.engine.poll_action(network.now()) else {
+            let Some(now) = self.network.as_ref().map(|network| network.now()) else {
+                return false;
+            };
+            let Some(action) = self.engine.poll_action(now) else {
+                return false;
+            };
+            let route = match action {
+                Action::Send { token, .. } => self.route(token),
+                _ => None,
+            };
+            let Some(network) = self.network.as_deref_mut() else {
                 return false;
             };
             match action {
-                Action::Send { token, probe } => match network.send(&probe, token) {
-                    Ok(stamp) => self.engine.sent(token, stamp.at),
-                    Err(error) => self.engine.send_failed(network.now(), token, error),
-                },
+                Action::Send { token, probe } => {
+                    let sent = match route {
+                        Some(route) => network.send_on(&probe, &route, token),
+                        None => network.send(&probe, token),
+                    };
+                    match sent {
+                        Ok(stamp) => self.engine.sent(token, stamp.at),
+                        Err(error) => self.engine.send_failed(network.now(), token, error),
+                    }
+                }
+                Action::Open { trace } => self.open_flow(trace),
+                Action::Close { trace, flow } => self.close_flow(trace, flow),
                 Action::Connect {
                     id,
                     trace,
@@ -466,11 +531,8 @@ impl Pump {
     fn tell(&mut self) {
         while let Some(event) = self.engine.poll_event() {
             match event {
-                Event::Found { trace, found } => {
-                    if let Some(on_found) = self.jobs.get_mut(&trace).and_then(|job| job.on_found.as_mut()) {
-                        on_found(found);
-                    }
-                }
+                Event::Found { trace, found } => self.news(trace, News::Hop(found)),
+                Event::Probe { trace, index, rtt } => self.news(trace, News::Probe { index, rtt }),
                 Event::Finished {
                     trace,
                     connection,
@@ -482,6 +544,12 @@ impl Pump {
                     }
                 }
             }
+        }
+    }
+
+    fn news(&mut self, trace: TraceId, news: News) {
+        if let Some(on_news) = self.jobs.get_mut(&trace).and_then(|job| job.on_news.as_mut()) {
+            on_news(news);
         }
     }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../../engine/tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
@@ -12,13 +13,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Waker as TaskWaker};
 use std::time::Duration;
 
+use datadog_traceroute::driver::{Driver, News, Trace};
 use support::*;
 use tokio::runtime::Runtime;
-use traceroute_engine::driver::{Driver, Trace};
-use traceroute_engine::{Method, TraceError, TraceResult, TraceSpec};
-use traceroute_net::{
-    ConnectionId, Counters, NetError, Network, NetworkEvent, Operation, SendStamp, Time, Token, Transport,
-    Waker,
+use traceroute_engine::{
+    ConnectionId, EndToEndResult, Method, NetError, Network, NetworkCounters, NetworkEvent, Operation,
+    Outcome, SendStamp, Time, Token, TraceError, TraceResult, TraceSpec, Transport, Waker,
 };
 use traceroute_wire::{Ignored, Probe, Reply};
 
@@ -212,16 +212,28 @@ impl Network for Fake {
         Ok(())
     }
 
-    fn counters(&self) -> Counters {
-        Counters {
+    fn counters(&self) -> NetworkCounters {
+        NetworkCounters {
             sent: self.state().sent as u64,
-            ..Counters::default()
+            ..NetworkCounters::default()
         }
     }
 }
 
+/// The result of a run.
 fn wait(trace: Trace) -> Result<TraceResult, TraceError> {
-    block_on(trace)
+    block_on(trace).map(|outcome| match outcome {
+        Outcome::Run(result) => result,
+        Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+    })
+}
+
+/// The result of end-to-end probes.
+fn wait_for_series(trace: Trace) -> EndToEndResult {
+    match block_on(trace).unwrap() {
+        Outcome::EndToEnd(result) => result,
+        Outcome::Run(result) => panic!("a run: {result:?}"),
+    }
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -256,10 +268,16 @@ fn hops_are_told_as_they_are_found() {
     let driver = fake.driver(10);
     let found = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&found);
-    let on_found = Box::new(move |hop: traceroute_engine::Found| {
-        sink.lock().unwrap().push((hop.ttl, hop.address, hop.destination));
+    let on_news = Box::new(move |news: News| match news {
+        News::Hop(hop) => {
+            let answer = hop.answer;
+            sink.lock()
+                .unwrap()
+                .push((hop.ttl, answer.address, answer.destination));
+        }
+        News::Probe { .. } => panic!("{news:?} of a run"),
     });
-    wait(driver.trace(spec(Method::Udp), Some(on_found))).unwrap();
+    wait(driver.trace(spec(Method::Udp), Some(on_news))).unwrap();
     let expected = [
         (1, router(1), false),
         (2, router(2), false),
@@ -267,6 +285,25 @@ fn hops_are_told_as_they_are_found() {
         (4, target(), true),
     ];
     assert_eq!(*found.lock().unwrap(), expected);
+}
+
+#[test]
+fn end_to_end_probes_are_told_one_by_one_and_leave_no_port() {
+    let fake = Fake::default();
+    let driver = fake.driver(10);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&told);
+    let on_news = Box::new(move |news: News| match news {
+        News::Probe { index, rtt } => sink.lock().unwrap().push((index, rtt.is_some())),
+        News::Hop(hop) => assert!(hop.answer.destination),
+    });
+    let single = TraceSpec::single(Method::TcpSyn, target(), 443, 30, ms(1000));
+    let spec = TraceSpec::end_to_end(single, 3, ms(100), true);
+    let result = wait_for_series(driver.trace(spec, Some(on_news)));
+    assert_eq!(result.probes.len(), 3);
+    assert!(result.probes.iter().all(Option::is_some), "{result:?}");
+    assert_eq!(*told.lock().unwrap(), [(0, true), (1, true), (2, true)]);
+    assert!(fake.state().ports.is_empty());
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Traces a target through the bare engine: `trace icmp|udp|syn|sack ADDRESS [PORT] [TIMES]`.
+//! Traces a target through the bare driver: `trace icmp|udp|syn|sack ADDRESS [PORT] [TIMES]`.
 
 use std::error::Error;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use traceroute_engine::driver::Driver;
-use traceroute_engine::{Method, TraceSpec};
+use datadog_traceroute::driver::Driver;
+use traceroute_engine::{Method, Outcome, TraceSpec};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for trace in traces {
         let result = runtime.block_on(trace)?;
         if times == 1 {
-            for hop in result.hops {
+            let Outcome::Run(run) = result else { continue };
+            for hop in run.hops {
                 println!(
                     "{:3} {:?}",
                     hop.ttl,

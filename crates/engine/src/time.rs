@@ -3,10 +3,11 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point on the monotonic clock, in nanoseconds since an arbitrary start that is the same for the whole process.
+/// A point on the monotonic clock, in nanoseconds since an arbitrary start that is the same for the
+/// whole process.
 ///
-/// The engine never reads a clock; it is told the time. Only a [`Network`](crate::Network) makes values from the
-/// operating system's clocks; tests make them from numbers.
+/// The engine never reads a clock; it is told the time. Only a [`Network`](crate::Network) makes
+/// values from the operating system's clocks; tests make them from numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 

@@ -1,13 +1,13 @@
 //! The driver over the kernel's own network, in a namespace: what comes in between two traces.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use traceroute_engine::driver::Driver;
-use traceroute_engine::{Method, TraceSpec};
-use traceroute_net::{Options, Token};
+use datadog_traceroute::driver::Driver;
+use traceroute_engine::{Method, Outcome, Token, TraceSpec};
+use traceroute_net::Options;
 use traceroute_testbed::{not_run, require_lab};
 use traceroute_wire::{Probe, ProbeKind};
 
@@ -31,7 +31,11 @@ fn flood(address: IpAddr) {
                 cookie: [0; 6],
             },
         };
-        network.send(&probe, Token(number)).unwrap();
+        let token = Token {
+            trace: number,
+            probe: 0,
+        };
+        network.send(&probe, token).unwrap();
     }
 }
 
@@ -56,7 +60,10 @@ fn foreign_packets_between_two_traces_cost_the_second_no_answer() {
             for address in loopback {
                 let answer = || {
                     let spec = TraceSpec::single(Method::Icmp, address, 0, 30, Duration::from_secs(1));
-                    runtime.block_on(driver.trace(spec, None)).unwrap().hops[0].answer
+                    match runtime.block_on(driver.trace(spec, None)).unwrap() {
+                        Outcome::Run(result) => result.hops[0].answer,
+                        Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+                    }
                 };
                 assert!(answer().is_some(), "{address} {heavy_load}");
                 flood(address);

@@ -4,11 +4,6 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
-#[cfg(unix)]
-const NO_BUFFERS: i32 = libc::ENOBUFS;
-#[cfg(not(unix))]
-const NO_BUFFERS: i32 = 10055;
-
 /// What was attempted when the operating system refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -41,8 +36,11 @@ pub struct NetError {
     pub address: Option<IpAddr>,
     /// What the operating system said.
     pub source: io::Error,
-    /// What the person at the keyboard can do about it; empty when nothing better than the error itself is known.
+    /// What the person at the keyboard can do about it; empty when nothing better than the error
+    /// itself is known.
     pub hint: &'static str,
+    /// The kernel's send queue is full: trying again a little later helps.
+    pub is_queue_full: bool,
 }
 
 impl NetError {
@@ -53,6 +51,7 @@ impl NetError {
             address,
             source,
             hint: "",
+            is_queue_full: false,
         }
     }
 
@@ -61,11 +60,6 @@ impl NetError {
     pub fn with_hint(mut self, hint: &'static str) -> Self {
         self.hint = hint;
         self
-    }
-
-    /// The kernel's send queue is full: trying again a little later helps (`ENOBUFS` on Linux, macOS and Windows).
-    pub fn is_queue_full(&self) -> bool {
-        matches!(self.source.raw_os_error(), Some(code) if code == NO_BUFFERS)
     }
 
     /// A copy; `io::Error` itself cannot be cloned.
@@ -80,6 +74,7 @@ impl NetError {
             address: self.address,
             source,
             hint: self.hint,
+            is_queue_full: self.is_queue_full,
         }
     }
 }

@@ -1,0 +1,222 @@
+//! A flow: what all probes share that a load balancer may hash, and by what each of them is
+//! recognised.
+//!
+//! Devices on the way damage what comes back. A quoted packet is ours when two *marks* agree with a
+//! probe that was sent: our port or echo identifier, the checksum's tag, the IPv4 identification or
+//! IPv6 flow label. One alone is not believed. A TCP sequence number counts as two: it has 32 bits.
+//!
+//! | device | port or identifier | tag | identification or flow label |
+//! |---|---|---|---|
+//! | none, or a NAT that translates quotes | agrees | agrees | agrees |
+//! | NAT that does not translate quotes | – | agrees | agrees |
+//! | NAT that leaves the quoted checksum as it was outside (RFC 3022 §4.3), or sets it to 0 | agrees | – | agrees |
+//! | device that replaces the identification (RFC 6864 §4.1) | agrees | agrees | – |
+//! | two of these | not recognised, counted | | |
+//!
+//! Type of service and TTL are not looked at. A NAT64 that quotes the IPv4 packet (RFC 7915 §4.2
+//! forbids it) is not recognised.
+
+use std::net::IpAddr;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use traceroute_wire::{Probe, Quoted, Reply};
+
+use crate::key::Key;
+use crate::method::{self, Marks, Probing, QuotedProbe, Verdict};
+use crate::{Method, Time};
+
+/// Attempts at one TTL that can be told apart: the first, retries, and those that ask for the
+/// destination's distance.
+pub(crate) const MAX_ATTEMPTS: u8 = 19;
+
+/// A probe of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ProbeId {
+    /// TTL or hop limit, in hops.
+    pub ttl: u8,
+    /// Which probe with this TTL, from 0.
+    pub attempt: u8,
+}
+
+/// How probes are numbered: TTLs 1 to `span` of the first attempt, then those of the second …
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Numbering {
+    pub span: u8,
+}
+
+impl Numbering {
+    /// How many numbers there are.
+    pub(crate) fn count(self) -> u16 {
+        u16::from(self.span) * u16::from(MAX_ATTEMPTS)
+    }
+
+    pub(crate) fn number(self, id: ProbeId) -> u16 {
+        u16::from(id.attempt.min(MAX_ATTEMPTS - 1)) * u16::from(self.span) + u16::from(id.ttl.max(1)) - 1
+    }
+
+    pub(crate) fn id(self, number: u16) -> Option<ProbeId> {
+        let (attempt, ttl) = (
+            number.checked_div(u16::from(self.span))?,
+            number.checked_rem(u16::from(self.span))? + 1,
+        );
+        (number < self.count()).then_some(ProbeId {
+            ttl: ttl as u8,
+            attempt: attempt as u8,
+        })
+    }
+}
+
+/// What all probes of a flow have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub source: IpAddr,
+    /// For ICMP the echo identifier.
+    pub source_port: u16,
+    pub destination: IpAddr,
+    /// 0 for ICMP.
+    pub destination_port: u16,
+    /// IPv6 flow label, random.
+    pub flow_label: u32,
+    /// IPv4 identification of the probe with number 0, random; no number leads to 0, which the
+    /// kernel would replace.
+    pub identification: u16,
+    pub numbering: Numbering,
+}
+
+impl Path {
+    /// The IPv4 identification of a probe.
+    fn identification_of(&self, id: ProbeId) -> u16 {
+        self.identification.wrapping_add(self.numbering.number(id))
+    }
+
+    /// Which probe has this IPv4 identification.
+    pub(crate) fn identified(&self, identification: u16) -> Option<ProbeId> {
+        self.numbering
+            .id(identification.checked_sub(self.identification)?)
+    }
+}
+
+/// A flow of one method.
+pub(crate) struct Flow {
+    pub path: Path,
+    method: Box<dyn Probing>,
+}
+
+impl Flow {
+    /// With fresh random identifiers, except for the port or, if it is not 0, the echo identifier.
+    pub(crate) fn new(
+        method: Method,
+        (source, source_port): (IpAddr, u16),
+        (destination, destination_port): (IpAddr, u16),
+        span: u8,
+        now: Time,
+        rng: &mut StdRng,
+    ) -> Self {
+        let numbering = Numbering { span };
+        let is_icmp = method == Method::Icmp;
+        let drawn = rng.random_range(1..=u16::MAX);
+        let path = Path {
+            source,
+            source_port: if is_icmp && source_port == 0 {
+                drawn
+            } else {
+                source_port
+            },
+            destination,
+            destination_port: if is_icmp { 0 } else { destination_port },
+            flow_label: rng.random_range(1..1 << 20),
+            identification: rng.random_range(1..=u16::MAX - numbering.count()),
+            numbering,
+        };
+        Flow {
+            path,
+            method: method::new(method, now, rng),
+        }
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + use<> {
+        self.method.keys(&self.path).into_iter().flatten()
+    }
+
+    pub(crate) fn needs_handshake(&self) -> bool {
+        self.method.needs_handshake()
+    }
+
+    /// The packet of a probe.
+    pub(crate) fn probe(&self, id: ProbeId, now: Time) -> Probe {
+        Probe {
+            source: self.path.source,
+            destination: self.path.destination,
+            ttl: id.ttl,
+            identification: self.path.identification_of(id),
+            flow_label: self.path.flow_label,
+            kind: self.method.kind(&self.path, id, now),
+        }
+    }
+
+    /// Which probe a quoted packet is, if it is one of those that were sent.
+    pub(crate) fn quoted(&self, quoted: &Quoted, was_sent: impl Fn(ProbeId) -> bool) -> Option<QuotedProbe> {
+        self.method
+            .marks(&self.path, quoted)
+            .and_then(|marks| marks.decide(was_sent))
+    }
+
+    /// What a packet from the target means.
+    pub(crate) fn direct(&mut self, reply: &Reply, at: Time) -> Verdict {
+        self.method.direct(&self.path, reply, at)
+    }
+
+    /// The connection that the method waits for is there: what the handshake seen so far means.
+    pub(crate) fn connected(&mut self) -> Verdict {
+        self.method.connected()
+    }
+
+    pub(crate) fn method(&self) -> &dyn Probing {
+        self.method.as_ref()
+    }
+}
+
+impl Marks {
+    /// The probe that the quote is of, if the marks agree on one that was sent.
+    fn decide(&self, was_sent: impl Fn(ProbeId) -> bool) -> Option<QuotedProbe> {
+        let mut named = self.of_probe.iter().flatten().copied().filter(|id| was_sent(*id));
+        let (first, second) = (named.next(), named.next());
+        let agreeing = match (first, second) {
+            (Some(one), Some(other)) if one == other => 2,
+            // Two probes at once: it cannot be told which one it is.
+            (Some(_), Some(_)) => return None,
+            (Some(_), None) => 1,
+            _ => 0,
+        };
+        let (ttl, attempt) = match (first, self.hint) {
+            (Some(id), _) => (id.ttl, Some(id.attempt)),
+            (None, Some((ttl, Some(attempt)))) if !was_sent(ProbeId { ttl, attempt }) => return None,
+            (None, Some((ttl, attempt))) => (ttl, attempt),
+            (None, None) => return None,
+        };
+        (agreeing + self.of_flow >= 2).then_some(QuotedProbe {
+            ttl,
+            attempt,
+            translated: self.translated,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_probes_map_to_each_other() {
+        for span in [1, 30, 255] {
+            let numbering = Numbering { span };
+            for number in 0..numbering.count() {
+                let id = numbering.id(number).unwrap();
+                assert_eq!(numbering.number(id), number);
+                assert!((1..=span).contains(&id.ttl) && id.attempt < MAX_ATTEMPTS);
+            }
+            assert_eq!(numbering.id(numbering.count()), None);
+        }
+    }
+}

@@ -1,0 +1,572 @@
+//! Who answers where, and the limits that they keep: one memory for all traces of a process.
+//!
+//! A *place* is (target, protocol, TTL). A *responder* is the address that answered there. A
+//! responder's limit is fitted to which probes it answered and which it did not, whichever trace
+//! they belong to ([`fit`]). From it follow when another probe is worthwhile
+//! ([`Responders::ticket`]) and whether the limit explains a silence ([`Responders::explains`]).
+//!
+//! Bounded: the least recently used entries go first, and are counted.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::bucket::{Bucket, Forecast, Limit, Mark, Tally, fit, replay};
+use crate::generations::Generations;
+use crate::{Method, Time};
+
+/// Half of the places and of the responders that are remembered.
+const PLACES: usize = 16 * 1024;
+const RESPONDERS: usize = 2 * 1024;
+/// Probes remembered for each responder; for each place whose responder is not known yet.
+const MARKS: usize = 64;
+/// A limit is recomputed at most so often.
+const FIT_INTERVAL: Duration = Duration::from_millis(100);
+/// A probe counts as unanswered after this time, or twice its responder's round-trip time.
+const SILENT_AFTER: Duration = Duration::from_millis(200);
+/// Odds from which a limit is believed.
+const BELIEVED: f64 = 0.85;
+/// Fewer unanswered probes do not make a limit.
+const LEAST_SILENT: usize = 2;
+/// Two retries of different traces at the same place are at least so far apart.
+const TURN: Duration = Duration::from_millis(10);
+/// The same where several probes in a row went unanswered.
+const SUSPICIOUS_TURN: Duration = Duration::from_millis(100);
+const SUSPICIOUS: usize = 3;
+/// The same where a responder may be out of tokens.
+const SLOW_TURN: Duration = Duration::from_millis(1030);
+/// Up to this TTL a path is looked at for losses.
+const FARTHEST: u8 = 64;
+/// Fewer probes say nothing of a loss.
+const ENOUGH: u32 = 6;
+/// This share of probes lost is hardly any.
+const HARDLY_ANY: f64 = 0.1;
+/// How many hops further on a path is looked at for limits.
+const LOOK_AROUND: u8 = 16;
+
+/// Where a probe is sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub target: IpAddr,
+    pub method: Method,
+    pub ttl: u8,
+}
+
+/// When a silent place may be probed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ticket {
+    /// No limit is known: at this time, so that traces take turns.
+    Turn(Time),
+    /// The responder limits its answers: this token is reserved for the caller.
+    Token(Time),
+    /// The responder limits its answers, and none is left before the caller's time is up.
+    None,
+}
+
+/// What is known of a target's limit on the errors by which it answers UDP probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allowance {
+    /// An answer is likely now.
+    Now,
+    /// Not before this time.
+    At(Time),
+    /// As [`Allowance::At`], but that is an assumption which a probe now would test: it goes
+    /// unanswered if it is right.
+    Assumed(Time),
+}
+
+struct Path {
+    responder: Option<IpAddr>,
+    /// Answers here are limited: they are ICMP errors.
+    is_limited_kind: bool,
+    /// Probes sent while nobody was known to answer, as far as they are unanswered.
+    orphans: Vec<Mark>,
+    next_turn: Time,
+    next_slow_turn: Time,
+    /// Probes sent here, and answered.
+    sent: u32,
+    answered: u32,
+    last_sent: Time,
+}
+
+impl Path {
+    fn new() -> Self {
+        Path {
+            responder: None,
+            is_limited_kind: true,
+            orphans: Vec::new(),
+            next_turn: Time::ZERO,
+            next_slow_turn: Time::ZERO,
+            sent: 0,
+            answered: 0,
+            last_sent: Time::ZERO,
+        }
+    }
+
+    /// What was lost here, as far as that is settled.
+    fn tally(&self, now: Time) -> Tally {
+        // The last one may be on its way.
+        let seen =
+            self.sent - u32::from(self.sent > self.answered && now.since(self.last_sent) < SILENT_AFTER);
+        Tally {
+            lost: seen.saturating_sub(self.answered),
+            seen,
+        }
+    }
+}
+
+struct Responder {
+    marks: Ring<MARKS>,
+    rtt: Duration,
+    next_turn: Time,
+    /// The last token promised.
+    promised: Time,
+    fitted_at: Option<Time>,
+    limit: Option<Limit>,
+    /// A probe was answered that Linux's limit forbids.
+    refuted: bool,
+}
+
+impl Responder {
+    fn new() -> Self {
+        Responder {
+            marks: Ring::new(),
+            rtt: Duration::ZERO,
+            next_turn: Time::ZERO,
+            promised: Time::ZERO,
+            fitted_at: None,
+            limit: None,
+            refuted: false,
+        }
+    }
+
+    fn grace(&self) -> Duration {
+        SILENT_AFTER.max(self.rtt * 2)
+    }
+
+    /// Whether it is time to look again at what the marks show.
+    fn is_due(&self, now: Time) -> bool {
+        self.fitted_at.is_none_or(|at| now.since(at) >= FIT_INTERVAL)
+    }
+
+    /// Takes the limit that the marks show, if any.
+    fn refit(&mut self, now: Time, elsewhere: Option<Tally>) {
+        self.fitted_at = Some(now);
+        let mut buffer = [Mark::NONE; MARKS];
+        let marks = self.marks.settled(now, self.grace(), &mut buffer);
+        let silent = marks.iter().filter(|mark| !mark.answered).count();
+        if silent >= LEAST_SILENT && silent < marks.len() {
+            self.limit = fit(marks, elsewhere)
+                .filter(|(_, odds)| *odds >= BELIEVED)
+                .map(|(limit, _)| limit);
+        } else if silent == 0 {
+            self.limit = None;
+        }
+    }
+
+    /// The bucket after all that was seen.
+    fn bucket(&self, limit: Limit) -> Option<Bucket> {
+        replay(limit, self.marks.known(), |_, _| {})
+    }
+}
+
+/// Probes with their times, in the order of time; those on their way have no answer yet. The oldest
+/// are overwritten.
+struct Ring<const N: usize> {
+    marks: [Mark; N],
+    len: usize,
+}
+
+impl<const N: usize> Ring<N> {
+    fn new() -> Self {
+        Ring {
+            marks: [Mark::NONE; N],
+            len: 0,
+        }
+    }
+
+    fn push(&mut self, mark: Mark) {
+        if self.len == N {
+            let surplus = self.least_telling();
+            self.marks.copy_within(surplus + 1.., surplus);
+            self.len -= 1;
+        }
+        let mut at = self.len;
+        while at > 0 && self.marks[at - 1].at > mark.at {
+            self.marks[at] = self.marks[at - 1];
+            at -= 1;
+        }
+        self.marks[at] = mark;
+        self.len += 1;
+    }
+
+    /// Which mark tells least: one of three unanswered ones in a row, or else the oldest.
+    fn least_telling(&self) -> usize {
+        let all_silent = |marks: &[Mark]| marks.iter().all(|mark| !mark.answered);
+        let row = self.known().windows(3).position(all_silent);
+        row.map_or(0, |first| first + 1)
+    }
+
+    fn known(&self) -> &[Mark] {
+        self.marks.get(..self.len).unwrap_or(&self.marks)
+    }
+
+    /// Takes note of the answer to the probe sent at this time, or the unanswered one nearest to
+    /// it.
+    fn answer(&mut self, at: Time) -> bool {
+        let len = self.len;
+        let unanswered = self.marks.iter_mut().take(len).filter(|mark| !mark.answered);
+        let nearest = unanswered.min_by_key(|mark| apart(mark.at, at));
+        match nearest.filter(|mark| apart(mark.at, at) <= Duration::from_millis(50)) {
+            Some(mark) => {
+                mark.answered = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Without those that may still be answered.
+    fn settled<'b>(&self, now: Time, grace: Duration, buffer: &'b mut [Mark; N]) -> &'b [Mark] {
+        let mut count = 0;
+        for mark in self.known() {
+            if mark.answered || now.since(mark.at) >= grace {
+                buffer[count] = *mark;
+                count += 1;
+            }
+        }
+        buffer.get(..count).unwrap_or(&[])
+    }
+}
+
+fn apart(one: Time, other: Time) -> Duration {
+    one.since(other).max(other.since(one))
+}
+
+/// The memory.
+pub(crate) struct Responders {
+    paths: Generations<Place, Path>,
+    responders: Generations<IpAddr, Responder>,
+}
+
+impl Responders {
+    pub(crate) fn new() -> Self {
+        Responders {
+            paths: Generations::new(PLACES),
+            responders: Generations::new(RESPONDERS),
+        }
+    }
+
+    /// Entries dropped because the memory was full.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.paths.forgotten() + self.responders.forgotten()
+    }
+
+    /// Responders known now.
+    pub(crate) fn len(&self) -> usize {
+        self.responders.len()
+    }
+
+    /// A probe left.
+    pub(crate) fn sent(&mut self, place: Place, at: Time) {
+        let path = self.paths.entry(place, Path::new);
+        path.sent += 1;
+        path.last_sent = at;
+        if !path.is_limited_kind {
+            return;
+        }
+        let mark = Mark { at, answered: false };
+        match path.responder {
+            Some(address) => self.responders.entry(address, Responder::new).marks.push(mark),
+            None => {
+                if path.orphans.len() == MARKS {
+                    path.orphans.remove(0);
+                }
+                path.orphans.push(mark);
+            }
+        }
+    }
+
+    /// The probe sent at `sent` was answered by an ICMP error (`is_error`) or by the target itself.
+    pub(crate) fn answered(
+        &mut self,
+        place: Place,
+        from: IpAddr,
+        is_error: bool,
+        sent: Time,
+        rtt: Option<Duration>,
+    ) {
+        let path = self.paths.entry(place, Path::new);
+        path.answered += 1;
+        path.is_limited_kind = is_error;
+        if !is_error {
+            path.responder = Some(from);
+            path.orphans.clear();
+            return;
+        }
+        let responder = self.responders.entry(from, Responder::new);
+        if path.responder != Some(from) {
+            path.responder = Some(from);
+            for orphan in path.orphans.drain(..) {
+                responder.marks.push(orphan);
+            }
+        }
+        if !responder.marks.answer(sent) {
+            responder.marks.push(Mark {
+                at: sent,
+                answered: true,
+            });
+        }
+        if let Some(rtt) = rtt {
+            responder.rtt = responder.rtt.max(rtt).min(Duration::from_secs(2));
+        }
+    }
+
+    /// Whether anybody was seen to answer at this place.
+    pub(crate) fn is_known(&self, place: Place) -> bool {
+        self.paths
+            .peek(&place)
+            .is_some_and(|path| path.responder.is_some())
+    }
+
+    /// A responder with what its marks show now.
+    fn fitted(&mut self, place: Place, address: IpAddr, now: Time) -> Option<&mut Responder> {
+        let is_due = self.responders.peek(&address)?.is_due(now);
+        let elsewhere = if is_due { self.elsewhere(place, now) } else { None };
+        let responder = self.responders.get_mut(&address)?;
+        if is_due {
+            responder.refit(now, elsewhere);
+        }
+        Some(responder)
+    }
+
+    /// What was lost of probes to the same target that went further. They crossed the same links,
+    /// and more: what is lost on links is lost there, too. Only those count whose answers nobody
+    /// limits, or that lost hardly any.
+    fn elsewhere(&self, place: Place, now: Time) -> Option<Tally> {
+        let (mut direct, mut least) = (Tally::default(), None::<Tally>);
+        for ttl in place.ttl.saturating_add(1)..=FARTHEST {
+            let Some(path) = self
+                .paths
+                .peek(&Place { ttl, ..place })
+                .filter(|path| path.responder.is_some())
+            else {
+                continue;
+            };
+            let tally = path.tally(now);
+            if !path.is_limited_kind {
+                direct.lost += tally.lost;
+                direct.seen += tally.seen;
+            } else if tally.seen >= ENOUGH && least.is_none_or(|least| tally.share() < least.share()) {
+                least = Some(tally);
+            }
+        }
+        if direct.seen >= ENOUGH {
+            return Some(direct);
+        }
+        least.filter(|least| least.share() < HARDLY_ANY)
+    }
+
+    /// Whether routers were seen further on: then it is not the target that is at this place.
+    pub(crate) fn is_before_router(&self, place: Place) -> bool {
+        let mut further = place.ttl..=FARTHEST;
+        further.any(|ttl| self.router_at(Place { ttl, ..place }).is_some())
+    }
+
+    /// The limit that the responder of this place has shown.
+    pub(crate) fn limit(&mut self, place: Place, now: Time) -> Option<Limit> {
+        let path = self.paths.get_mut(&place).filter(|path| path.is_limited_kind)?;
+        let address = path.responder?;
+        self.fitted(place, address, now)?.limit
+    }
+
+    /// When this place may be probed again, up to `latest`. Callers take turns; where a limit is
+    /// known, each gets a token.
+    pub(crate) fn ticket(&mut self, place: Place, now: Time, latest: Time) -> Ticket {
+        let limit = self.limit(place, now);
+        let path = self.paths.entry(place, Path::new);
+        let responder = path
+            .responder
+            .filter(|_| path.is_limited_kind)
+            .and_then(|address| self.responders.get_mut(&address));
+        let Some(responder) = responder else {
+            return Ticket::Turn(turn(&mut path.next_turn, &path.orphans, now));
+        };
+        let Some(limit) = limit else {
+            return Ticket::Turn(turn(&mut responder.next_turn, responder.marks.known(), now));
+        };
+        let free = responder.bucket(limit).map_or(now, |bucket| bucket.surely_at());
+        let at = free.max(responder.promised + limit.interval).max(now);
+        if at > latest {
+            return Ticket::None;
+        }
+        responder.promised = at;
+        Ticket::Token(at)
+    }
+
+    /// Whether a responder between the start of this place's path and its end is known to limit its
+    /// answers.
+    pub(crate) fn is_path_limited(&self, place: Place) -> bool {
+        (1..=u8::MAX)
+            .take_while(|ttl| *ttl < place.ttl.saturating_add(LOOK_AROUND))
+            .any(|ttl| {
+                let path = self.paths.peek(&Place { ttl, ..place });
+                let responder = path.and_then(|path| self.responders.peek(&path.responder?));
+                responder.is_some_and(|responder| responder.limit.is_some())
+            })
+    }
+
+    /// When this place may be probed again that may be out of tokens at any time: traces take
+    /// turns, a token's time apart.
+    pub(crate) fn slow_turn(&mut self, place: Place, now: Time) -> Time {
+        let path = self.paths.entry(place, Path::new);
+        let at = path.next_slow_turn.max(now);
+        path.next_slow_turn = at + SLOW_TURN;
+        at
+    }
+
+    /// The router that was seen at this place, if it was one.
+    pub(crate) fn router_at(&self, place: Place) -> Option<IpAddr> {
+        let path = self.paths.peek(&place).filter(|path| path.is_limited_kind)?;
+        path.responder.filter(|address| *address != place.target)
+    }
+
+    /// Whether the target is known to limit the errors by which it answers.
+    pub(crate) fn is_target_limited(&self, target: IpAddr) -> bool {
+        self.responders
+            .peek(&target)
+            .is_some_and(|responder| responder.limit.is_some())
+    }
+
+    /// Whether the limit of this place's responder explains that the probe sent at `sent` is
+    /// unanswered. `None`: nobody is known to answer there.
+    pub(crate) fn explains(&mut self, place: Place, sent: Time, now: Time) -> Option<bool> {
+        let path = self.paths.get_mut(&place)?;
+        let address = path.responder?;
+        if !path.is_limited_kind {
+            return Some(false);
+        }
+        let responder = self.fitted(place, address, now)?;
+        let Some(limit) = responder.limit else {
+            return Some(false);
+        };
+        let mut buffer = [Mark::NONE; MARKS];
+        let marks = responder.marks.settled(now, responder.grace(), &mut buffer);
+        let mut forecast_then = Forecast::Open;
+        let mut nearest = Duration::MAX;
+        replay(limit, marks, |mark, forecast| {
+            let distance = apart(mark.at, sent);
+            if !mark.answered && distance < nearest {
+                (nearest, forecast_then) = (distance, forecast);
+            }
+        });
+        Some(forecast_then != Forecast::Answered)
+    }
+
+    /// Whether the target would answer an error to one more UDP probe now.
+    pub(crate) fn allowance(&mut self, target: IpAddr, now: Time) -> Allowance {
+        let place = Place {
+            target,
+            method: Method::Udp,
+            ttl: u8::MAX,
+        };
+        let Some(responder) = self.fitted(place, target, now) else {
+            return Allowance::Now;
+        };
+        let learned = responder.limit;
+        if learned.is_none() && responder.refutes_linux() {
+            return Allowance::Now;
+        }
+        let limit = learned.unwrap_or(Limit::LINUX);
+        let Some((mut bucket, was_wrong)) = responder.bucket_if_answered(limit) else {
+            return Allowance::Now;
+        };
+        bucket.advance(now);
+        // Once an answer was missing that might have come, only what is sure counts.
+        let at = if was_wrong {
+            bucket.surely_at()
+        } else {
+            bucket.perhaps_at()
+        };
+        if at <= now {
+            Allowance::Now
+        } else if learned.is_some() || bucket.forecast() != Forecast::Unanswered {
+            Allowance::At(at)
+        } else {
+            Allowance::Assumed(at)
+        }
+    }
+
+    /// Whether the silence of `place` may be the target's limit, if it is the target that is there.
+    pub(crate) fn may_hide_target(&mut self, place: Place, now: Time) -> bool {
+        if self.router_at(place).is_some() {
+            return false;
+        }
+        let Some(responder) = self.fitted(place, place.target, now) else {
+            return false;
+        };
+        let learned = responder.limit;
+        let refuted = responder.refutes_linux();
+        let limit = learned.unwrap_or(Limit::LINUX);
+        let mut marks = Ring::<{ 2 * MARKS }>::new();
+        let mut buffer = [Mark::NONE; MARKS];
+        for mark in responder.marks.settled(now, responder.grace(), &mut buffer) {
+            marks.push(*mark);
+        }
+        if let Some(path) = self.paths.peek(&place) {
+            for mark in &path.orphans {
+                marks.push(*mark);
+            }
+        }
+        let mut contradictions = 0;
+        replay(limit, marks.known(), |mark, forecast| {
+            let contradicts = match forecast {
+                Forecast::Answered => !mark.answered,
+                Forecast::Unanswered => mark.answered,
+                Forecast::Open => false,
+            };
+            contradictions += u32::from(contradicts);
+        });
+        contradictions < 2 && (learned.is_some() || !refuted)
+    }
+}
+
+impl Responder {
+    /// Whether a probe was answered that Linux's limit forbids.
+    fn refutes_linux(&mut self) -> bool {
+        let mut refuted = self.refuted;
+        let _ = replay(Limit::LINUX, self.marks.known(), |mark, forecast| {
+            refuted |= mark.answered && forecast == Forecast::Unanswered;
+        });
+        self.refuted = refuted;
+        refuted
+    }
+
+    /// The bucket, if all probes on their way are answered that it has a token for; and whether an
+    /// answer was missing that might have come.
+    fn bucket_if_answered(&self, limit: Limit) -> Option<(Bucket, bool)> {
+        let marks = self.marks.known();
+        let last = marks.last()?.at;
+        let mut bucket = Bucket::unknown(limit, marks.first()?.at);
+        let mut was_wrong = false;
+        for mark in marks {
+            bucket.advance(mark.at);
+            let is_possible = bucket.forecast() != Forecast::Unanswered;
+            let may_be = last.since(mark.at) < self.grace() && is_possible;
+            was_wrong |= is_possible && !may_be && !mark.answered;
+            bucket.take(mark.answered || may_be);
+        }
+        Some((bucket, was_wrong))
+    }
+}
+
+fn turn(next: &mut Time, marks: &[Mark], now: Time) -> Time {
+    let silent = marks.iter().rev().take_while(|mark| !mark.answered).count();
+    let apart = if silent >= SUSPICIOUS {
+        SUSPICIOUS_TURN
+    } else {
+        TURN
+    };
+    let at = (*next).max(now);
+    *next = at + apart;
+    at
+}

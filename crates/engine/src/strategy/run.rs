@@ -1,0 +1,434 @@
+//! A traceroute run: first attempts at the contract's pace, second ones while it waits, the
+//! destination's distance, the end.
+
+use std::time::Duration;
+
+use super::distance::{Asking, was_sent};
+use super::repeat::{Bounds, Repeats};
+use super::{FIRST, Step, Strategy, View};
+use crate::Method;
+use crate::Time;
+use crate::answer::{Answer, Distance, End, Hop, Outcome, TraceResult};
+use crate::cause::{Cause, Losses};
+use crate::flow::MAX_ATTEMPTS;
+use crate::ledger::{Fate, Ledger};
+use crate::service::Datagrams;
+
+/// When the next TTL is probed for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum First {
+    /// Then, this TTL; the run waits until `window` at least.
+    At { at: Time, ttl: u8, window: Time },
+    /// None is left. The run waits for the last one until then.
+    Over { window: Time },
+}
+
+/// How first attempts follow each other.
+pub(super) trait Pace: Send {
+    fn first(&self, view: &View<'_>, ledger: &Ledger) -> First;
+}
+
+/// See the module.
+pub(crate) struct Run<P> {
+    pace: P,
+    repeats: Repeats,
+    asking: Asking,
+    /// A datagram service is looked for, one TTL after the other.
+    seeking: Option<u8>,
+    /// The TTL that was counted has been tried, and upwards from the last router, too.
+    has_begun: bool,
+    lingers: bool,
+}
+
+/// So much longer a run may take to find out where its destination is.
+pub(super) const EXTRA: Duration = Duration::from_secs(5);
+
+/// A silent place is probed again after this, or after two round trips.
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long an answer is waited for before its probe counts as unanswered.
+pub(crate) fn patience(ledger: &Ledger, timeout: Duration) -> Duration {
+    (ledger.rtt() * 2).max(PATIENCE).min(timeout)
+}
+
+impl<P: Pace> Run<P> {
+    pub(super) fn new(pace: P) -> Self {
+        Run {
+            pace,
+            repeats: Repeats::default(),
+            asking: Asking::default(),
+            seeking: None,
+            has_begun: false,
+            lingers: false,
+        }
+    }
+
+    /// Looks for a service whose datagrams do not say which probe they answer, one probe at a time,
+    /// upwards from the last router: an answer is then to the one that is on its way. `None`: there
+    /// is no more time.
+    fn seek(
+        &mut self,
+        view: &View<'_>,
+        ledger: &Ledger,
+        datagrams: &Datagrams,
+        window: Time,
+    ) -> Option<Step> {
+        let spec = view.spec;
+        let quiet = patience(ledger, spec.timeout);
+        let last_sent = ledger.attempts().last().map_or(view.now, |attempt| attempt.at);
+        let since = if self.seeking.is_some() {
+            last_sent
+        } else {
+            last_sent.max(datagrams.heard_at)
+        };
+        let at = since + quiet;
+        if view.now < at {
+            return Some(Step::Wait {
+                until: at,
+                last: false,
+            });
+        }
+        // It does answer, so more time is well spent.
+        if view.now > (window + spec.timeout.min(EXTRA)).min(view.end()) {
+            return None;
+        }
+        let lowest = ledger
+            .highest_passed(u8::MAX)
+            .map_or(spec.first_ttl, |ttl| ttl.saturating_add(1));
+        let counted = count_datagrams(ledger, datagrams, spec.delay).0;
+        let next = match self.seeking {
+            None => counted.unwrap_or(lowest),
+            Some(ttl) if ttl == lowest || self.has_begun => ttl.saturating_add(1),
+            Some(_) => lowest,
+        };
+        self.has_begun |= self.seeking.is_some();
+        if next > spec.max_ttl || ledger.attempts_at(next) >= MAX_ATTEMPTS {
+            return None;
+        }
+        self.seeking = Some(next);
+        Some(Step::Send {
+            flow: FIRST,
+            ttl: next,
+            alone: true,
+        })
+    }
+}
+
+/// The highest TTL whose answer matters.
+fn horizon(ledger: &Ledger) -> u8 {
+    let highest = ledger.highest().unwrap_or(0);
+    let refused = ledger.refusal().map_or(highest, |(ttl, ..)| ttl);
+    ledger.destination().unwrap_or(highest).min(refused)
+}
+
+fn send(ttl: u8, alone: bool) -> Step {
+    Step::Send {
+        flow: FIRST,
+        ttl,
+        alone,
+    }
+}
+
+impl<P: Pace> Strategy for Run<P> {
+    fn next(&mut self, view: &mut View<'_>) -> Step {
+        let Some(state) = view.state(FIRST) else {
+            return Step::Done;
+        };
+        let (ledger, spec) = (&state.ledger, view.spec);
+        let (first_at, window) = match self.pace.first(view, ledger) {
+            First::At { at, ttl, .. } if at <= view.now => return send(ttl, false),
+            First::At { at, window, .. } => (Some(at), window.min(view.end())),
+            First::Over { window } => (None, window.min(view.end())),
+        };
+        let is_over = first_at.is_none();
+        let is_sought = state
+            .datagrams
+            .as_ref()
+            .filter(|_| ledger.destination().is_none());
+        if let Some(datagrams) = is_sought.filter(|_| is_over) {
+            let step = if spec.may_repeat() {
+                self.seek(view, ledger, datagrams, window)
+            } else {
+                // Each probe from there on is answered: it will not get better.
+                (count_datagrams(ledger, datagrams, spec.delay).1 == 0).then_some(Step::Done)
+            };
+            return match step {
+                Some(step) => step,
+                None if view.now >= window => Step::Done,
+                None => Step::Wait {
+                    until: window,
+                    last: true,
+                },
+            };
+        }
+        // What a service may be answering is not probed again before it is sought.
+        let horizon = if state.datagrams.is_some() {
+            ledger.highest_passed(u8::MAX).unwrap_or(0)
+        } else {
+            horizon(ledger)
+        };
+        let mut next = Next::new(view.now, window);
+        let bounds = Bounds {
+            horizon,
+            window,
+            is_last: is_over,
+        };
+        self.repeats.wishes(view, ledger, &self.asking, bounds, &mut next);
+        confirm_refusal(view, ledger, window, &mut next);
+        // Of a service's answers each must be to the only TTL that is asked.
+        let alone = state.datagrams.is_some();
+        if is_over && let Some(destination) = ledger.destination() {
+            self.asking
+                .wish(view, ledger, destination, (window, alone), &mut next);
+        }
+        if let Some(ttl) = next.due {
+            if next.is_ask {
+                self.asking.ask(ttl);
+            }
+            return send(ttl, next.alone);
+        }
+        self.lingers = is_over && view.now > window;
+        let wake = first_at.into_iter().chain(next.wake).min();
+        match wake {
+            Some(until) => Step::Wait { until, last: false },
+            None if (spec.first_ttl..=self::horizon(ledger)).all(|ttl| ledger.is_settled(ttl)) => Step::Done,
+            None if view.now >= next.until => Step::Done,
+            None => Step::Wait {
+                until: next.until,
+                last: true,
+            },
+        }
+    }
+
+    fn outcome(&mut self, view: &mut View<'_>) -> Outcome {
+        Outcome::Run(self.result(view))
+    }
+
+    fn is_lingering(&self) -> bool {
+        self.lingers
+    }
+}
+
+/// One refusal may be a mistake: it is confirmed by a second probe, unless one further on is
+/// refused meanwhile.
+fn confirm_refusal(view: &View<'_>, ledger: &Ledger, window: Time, next: &mut Next) {
+    let unconfirmed = ledger.unconfirmed_refusal().filter(|ttl| {
+        view.spec.may_repeat()
+            && ledger.destination().is_none()
+            && ledger.attempts_at(*ttl) <= view.spec.hop_retries
+    });
+    if let Some(ttl) = unconfirmed
+        && let Some(last) = ledger.last_sent(ttl)
+    {
+        let at = last + patience(ledger, view.spec.timeout);
+        // A serial run waits for nothing else.
+        let window = if view.spec.method.is_serial() {
+            window.max(last + view.spec.timeout)
+        } else {
+            window
+        };
+        if at + ledger.rtt() <= window {
+            next.probe(ttl, at);
+            next.wait((at + ledger.rtt() * 2).min(window));
+        }
+    }
+}
+
+/// Collects what is due.
+pub(super) struct Next {
+    now: Time,
+    /// The TTL to probe now: the lowest that is due.
+    pub due: Option<u8>,
+    /// It is asked for the destination's distance.
+    is_ask: bool,
+    /// Nothing else is on its way that could be answered without saying what it answers.
+    alone: bool,
+    /// When something is due next.
+    pub wake: Option<Time>,
+    /// Until when answers are waited for.
+    pub until: Time,
+}
+
+impl Next {
+    fn new(now: Time, until: Time) -> Self {
+        Next {
+            now,
+            due: None,
+            is_ask: false,
+            alone: false,
+            wake: None,
+            until,
+        }
+    }
+
+    pub(super) fn probe(&mut self, ttl: u8, at: Time) {
+        if at <= self.now {
+            self.due = Some(self.due.map_or(ttl, |due| due.min(ttl)));
+        } else {
+            self.wake(at);
+        }
+    }
+
+    /// Asks for the destination's distance, if nothing else is due.
+    pub(super) fn ask(&mut self, ttl: u8, at: Time, alone: bool) {
+        if at <= self.now && self.due.is_none() {
+            (self.due, self.is_ask, self.alone) = (Some(ttl), true, alone);
+        } else {
+            self.wake(at.max(self.now));
+        }
+    }
+
+    pub(super) fn wake(&mut self, at: Time) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    pub(super) fn wait(&mut self, until: Time) {
+        self.until = self.until.max(until);
+    }
+}
+
+/// Which probe a service's first datagram answers, by counting: it answers every probe that reaches
+/// it, in order. So with probes up to TTL s sent and n answers, the first is to TTL s − n + 1. And
+/// how many probes that might have reached it did not.
+fn count_datagrams(ledger: &Ledger, datagrams: &Datagrams, delay: Duration) -> (Option<u8>, usize) {
+    let lowest = ledger.highest_passed(u8::MAX).map_or(0, |ttl| ttl + 1);
+    let candidates = || {
+        let attempts = ledger.attempts().iter();
+        attempts.filter(move |sent| sent.id.ttl >= lowest && sent.fate == Fate::Waiting)
+    };
+    let reached = datagrams.answered(candidates().map(|sent| sent.at), delay);
+    let not_reached = candidates().count() - reached;
+    (candidates().nth(not_reached).map(|sent| sent.id.ttl), not_reached)
+}
+
+impl<P: Pace> Run<P> {
+    fn result(&self, view: &mut View<'_>) -> TraceResult {
+        let spec = view.spec;
+        let Some(state) = view.state(FIRST) else {
+            return TraceResult::empty(spec);
+        };
+        let ledger = &state.ledger;
+        let counted = match &state.datagrams {
+            Some(datagrams) if ledger.destination().is_none() && !spec.may_repeat() => {
+                let (ttl, _) = count_datagrams(ledger, datagrams, spec.delay);
+                ttl.map(|ttl| (ttl, datagrams.first))
+            }
+            _ => None,
+        };
+        let destination = ledger.destination().or(counted.map(|(ttl, _)| ttl));
+        let distance = match destination {
+            Some(ttl) if ttl > spec.first_ttl && !ledger.is_passed(ttl - 1) => {
+                self.asking.verdict(view, ledger, ttl)
+            }
+            None if state.datagrams.is_some() => Distance::Unknown,
+            _ => Distance::Known,
+        };
+        // What may be wrong is not shown, unless the caller wants one probe for each TTL, whatever
+        // that means, or it is this machine that did not ask.
+        let was_asked = destination.is_none_or(|ttl| ttl == spec.first_ttl || was_sent(ledger, ttl - 1));
+        let is_shown = distance == Distance::Known || !spec.may_repeat() || !was_asked;
+        let (last, end) = match (destination.filter(|_| is_shown), ledger.refusal()) {
+            (Some(ttl), _) => (ttl, End::Destination),
+            (None, Some((ttl, from, code))) => (ttl, End::Refused { from, code }),
+            (None, None) => (spec.max_ttl, End::MaxTtl),
+        };
+        let highest_answered = (spec.first_ttl..=last).rev().find(|ttl| ledger.is_answered(*ttl));
+        let mut has_nat = false;
+        let mut hops = Vec::with_capacity(usize::from(last - spec.first_ttl) + 1);
+        for ttl in spec.first_ttl..=last {
+            let mut answer = ledger.received(ttl).map(|received| received.answer);
+            if let Some((_, first)) = counted.filter(|(counted, _)| *counted == ttl) {
+                let sent = ledger.first_sent(ttl).unwrap_or(first.at);
+                answer = Some(Answer {
+                    rtt: Some(crate::ledger::rtt(sent, first.at)),
+                    attempt: Some(0),
+                    ..first.answer
+                });
+            }
+            let answer = answer.filter(|answer| is_shown || !answer.destination);
+            let shows_nat = answer.is_some_and(|answer| answer.translated);
+            hops.push(Hop {
+                ttl,
+                answer,
+                attempts: ledger.attempts_at(ttl),
+                lost: losses(view, ledger, ttl, highest_answered, (end, distance)),
+                nat: shows_nat && !has_nat,
+            });
+            has_nat |= shows_nat;
+        }
+        let path = &state.flow.path;
+        TraceResult {
+            source: path.source,
+            source_port: path.source_port,
+            destination: path.destination,
+            destination_port: path.destination_port,
+            hops,
+            probes_sent: ledger.sent(),
+            distance,
+            end,
+            retries_limited: !spec.tells_attempts,
+        }
+    }
+}
+
+/// Why probes with this TTL have no answer.
+fn losses(
+    view: &mut View<'_>,
+    ledger: &Ledger,
+    ttl: u8,
+    highest_answered: Option<u8>,
+    (end, distance): (End, Distance),
+) -> Losses {
+    let place = view.spec.place(ttl);
+    let mut losses = Losses::default();
+    let is_answered = ledger.is_answered(ttl);
+    let is_beyond = ledger.highest_passed(u8::MAX).is_none_or(|passed| passed < ttl);
+    let is_open = distance == Distance::Unknown || end == End::MaxTtl;
+    let may_be_target =
+        place.method == Method::Udp && is_beyond && is_open && !view.responders.is_before_router(place);
+    // One probe that found no neighbour speaks for those that nobody reported on.
+    let dropped_here =
+        highest_answered.is_none() && ledger.attempts().iter().any(|sent| sent.fate == Fate::Dropped);
+    for attempt in ledger.attempts().iter().filter(|attempt| attempt.id.ttl == ttl) {
+        let cause = match attempt.fate {
+            Fate::Answered => continue,
+            Fate::Refused | Fate::Dropped => Cause::Local,
+            Fate::Waiting if dropped_here => Cause::Local,
+            // Somebody is known to answer here: either its limit explains the silence, or the
+            // network lost the probe.
+            Fate::Waiting if is_answered || view.responders.is_known(place) => {
+                match view.responders.explains(place, attempt.at, view.now) {
+                    Some(true) => Cause::RateLimited,
+                    Some(false) => Cause::Network,
+                    None => Cause::Unknown,
+                }
+            }
+            // The target may be there already, and hold its answers back.
+            Fate::Waiting if may_be_target && view.responders.is_target_limited(place.target) => {
+                Cause::RateLimited
+            }
+            Fate::Waiting if may_be_target && distance == Distance::Unknown => Cause::Unknown,
+            Fate::Waiting if highest_answered.is_some_and(|highest| highest > ttl) => Cause::Silent,
+            Fate::Waiting if end == End::MaxTtl => Cause::Filtered,
+            Fate::Waiting => Cause::Unknown,
+        };
+        losses.add(cause, 1);
+    }
+    losses
+}
+
+impl TraceResult {
+    fn empty(spec: &crate::trace::TraceSpec) -> Self {
+        TraceResult {
+            source: spec.target,
+            source_port: 0,
+            destination: spec.target,
+            destination_port: spec.port,
+            hops: Vec::new(),
+            probes_sent: 0,
+            distance: Distance::Known,
+            end: End::MaxTtl,
+            retries_limited: false,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Names and addresses, as this system knows them: its hosts file, its name servers, and where these are not all, its C
+//! library.
+//!
+//! Files are read for each question, so a change counts from the next one on. Name servers are asked here, not by the C
+//! library: a question can be stopped then, waits for nobody's thread, and has the same answer whatever the program is
+//! linked with.
+
+mod c_library;
+pub(crate) mod configuration;
+pub(crate) mod dns;
+mod hosts;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use hickory_resolver::proto::op::ResponseCode;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use configuration::{Configuration, needs_c_library};
+
+/// How many names are looked up at once, for the whole process: each takes a few descriptors.
+const LOOKUPS: usize = 512;
+/// How long the IPv4 addresses may take when the IPv6 addresses are there: time to ask again.
+const V4_PATIENCE: Duration = Duration::from_secs(2);
+/// Longest host name in text form, without a final dot (RFC 1035 §2.3.4 counts 255 bytes on the wire).
+pub(crate) const MAX_NAME_LEN: usize = 253;
+/// Longest part of a host name between dots (RFC 1035 §2.3.4).
+pub(crate) const MAX_LABEL_LEN: usize = 63;
+
+/// Which addresses of a name are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// IPv4 addresses only.
+    V4,
+    /// IPv6 addresses only.
+    V6,
+    /// IPv4 addresses, and where there are none, IPv6 addresses.
+    V4OrElseV6,
+}
+
+/// Addresses, at least one, or why there are none.
+pub(crate) type Answer = Result<Vec<IpAddr>, Failure>;
+
+/// Why a name has no address, or an address no name.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Nobody knows the name.
+    #[error("no such host")]
+    Unknown,
+    /// The name is known, but has no such address.
+    #[error("the name exists, but has no such address")]
+    NoAddress,
+    /// A name server said something else than an answer.
+    #[error("name server {server} answered {code}")]
+    Refused {
+        /// The server.
+        server: SocketAddr,
+        /// What it said.
+        code: ResponseCode,
+    },
+    /// A name server that asks no others, and does not know itself.
+    #[error("name server {server} knows its own names only")]
+    NotServed {
+        /// The server.
+        server: SocketAddr,
+    },
+    /// A name server could not be asked, or its answer not be read.
+    #[error("cannot ask name server {server}: {error}")]
+    Unreachable {
+        /// The server.
+        server: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// No name server answered.
+    #[error("no answer from {} within {:.1} s", list(servers), waited.as_secs_f64())]
+    Silence {
+        /// The servers.
+        servers: Vec<SocketAddr>,
+        /// How long they had.
+        waited: Duration,
+    },
+    /// What the C library said.
+    #[error("{0}")]
+    CLibrary(io::Error),
+}
+
+fn list(servers: &[SocketAddr]) -> String {
+    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    format!(
+        "name server{} {}",
+        if servers.len() == 1 { "" } else { "s" },
+        servers.join(", ")
+    )
+}
+
+impl Failure {
+    /// Whether another server may do better.
+    fn may_be_the_servers(&self) -> bool {
+        matches!(
+            self,
+            Failure::Refused { .. } | Failure::NotServed { .. } | Failure::Unreachable { .. }
+        )
+    }
+
+    /// What is worth saying of two failures: trouble rather than "no address", and that rather than "no such host".
+    fn or(self, other: Failure) -> Failure {
+        match (&self, &other) {
+            (Failure::NoAddress, Failure::Unknown) => self,
+            (Failure::Unknown | Failure::NoAddress, _) => other,
+            _ => self,
+        }
+    }
+}
+
+/// Both questions at once. IPv6 addresses count only when there are no IPv4 addresses, and those are not waited for long
+/// when the IPv6 addresses are there.
+async fn prefer_v4(v4: impl Future<Output = Answer>, v6: impl Future<Output = Answer>) -> Answer {
+    let (v4, v6) = (std::pin::pin!(v4), std::pin::pin!(v6));
+    match select(v4, v6).await {
+        Either::Left((Ok(found), _)) => Ok(found),
+        Either::Left((Err(failure), v6)) => v6.await.map_err(|other| failure.or(other)),
+        Either::Right((Ok(found), v4)) => match timeout(V4_PATIENCE, v4).await {
+            Ok(Ok(better)) => Ok(better),
+            Ok(Err(failure)) => {
+                tracing::debug!(%failure, "no IPv4 address, but IPv6");
+                Ok(found)
+            }
+            Err(_) => {
+                tracing::debug!("no IPv4 address in time, but IPv6");
+                Ok(found)
+            }
+        },
+        Either::Right((Err(failure), v4)) => v4.await.map_err(|other| other.or(failure)),
+    }
+}
+
+/// Where a system says how names are looked up. There is one for the process, [`System::shared`]; tests make others.
+pub(crate) struct System {
+    hosts: PathBuf,
+    resolv_conf: PathBuf,
+    nsswitch: PathBuf,
+    /// Where the name servers of `resolv.conf` listen.
+    port: u16,
+    kind: Kind,
+    /// What the last `resolv.conf` said, and its text.
+    last: Mutex<Option<(Vec<u8>, Arc<Configuration>)>>,
+    turns: Semaphore,
+}
+
+/// Who looks up names besides the hosts file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Name servers only, as the C library itself knows no other source (musl).
+    NameServers,
+    /// What `nsswitch.conf` says (glibc).
+    Nsswitch,
+    /// Always the C library: the system has more sources than files can tell (macOS, Windows).
+    CLibrary,
+}
+
+impl Kind {
+    const OWN: Kind = if cfg!(not(target_os = "linux")) {
+        Kind::CLibrary
+    } else if cfg!(target_env = "gnu") {
+        Kind::Nsswitch
+    } else {
+        Kind::NameServers
+    };
+}
+
+impl System {
+    /// This system.
+    pub(crate) fn shared() -> &'static System {
+        static SHARED: LazyLock<System> = LazyLock::new(|| System::new(folder(), Kind::OWN));
+        &SHARED
+    }
+
+    fn new(folder: impl Into<PathBuf>, kind: Kind) -> System {
+        let folder = folder.into();
+        System {
+            hosts: folder.join("hosts"),
+            resolv_conf: folder.join("resolv.conf"),
+            nsswitch: folder.join("nsswitch.conf"),
+            port: configuration::PORT,
+            kind,
+            last: Mutex::new(None),
+            turns: Semaphore::new(LOOKUPS),
+        }
+    }
+
+    /// The addresses of a name, at least one, in the order in which they are listed. The name is in ASCII.
+    ///
+    /// A name in the hosts file has the addresses that stand there, and no others. Dropping the future stops the questions,
+    /// except those of the C library.
+    pub(crate) async fn addresses(&self, name: &str, wanted: Wanted) -> Answer {
+        if ends_in_number(name) {
+            // C libraries take 0x7f000001 for an address.
+            return Err(Failure::Unknown);
+        }
+        let listed = hosts::addresses(&read(&self.hosts), name);
+        if is_localhost(name) {
+            let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            return of_family([listed, loopback.to_vec()].concat(), wanted);
+        }
+        if !listed.is_empty() {
+            return of_family(listed, wanted);
+        }
+        // Never closed; and without a turn a look-up would be no less correct.
+        let _turn = self.turns.acquire().await.ok();
+        let found = if self.needs_c_library(name) {
+            c_library::addresses(name, wanted).await?
+        } else {
+            dns::addresses(&self.configuration(), name, wanted).await?
+        };
+        of_family(found, wanted)
+    }
+
+    /// The names that the hosts file has for these addresses, in its order. Those that it does not list are left out.
+    pub(crate) fn listed_names(&self, addresses: &HashSet<IpAddr>) -> HashMap<IpAddr, Vec<String>> {
+        hosts::names(&read(&self.hosts), addresses)
+    }
+
+    /// Which name servers to ask now.
+    pub(crate) fn configuration(&self) -> Arc<Configuration> {
+        if self.kind == Kind::CLibrary {
+            return Arc::new(Configuration::of_system());
+        }
+        let text = fs::read(&self.resolv_conf).unwrap_or_default();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((known, configuration)) if *known == text => Arc::clone(configuration),
+            _ => {
+                let configuration = Arc::new(Configuration::parse(&text, &hostname(), self.port));
+                tracing::debug!(?configuration, "read {}", self.resolv_conf.display());
+                *last = Some((text, Arc::clone(&configuration)));
+                configuration
+            }
+        }
+    }
+
+    fn needs_c_library(&self, name: &str) -> bool {
+        match self.kind {
+            Kind::NameServers => false,
+            Kind::Nsswitch => needs_c_library(&read(&self.nsswitch), name, &hostname()),
+            Kind::CLibrary => true,
+        }
+    }
+}
+
+/// Where this system keeps its hosts file, and the others if it has them.
+fn folder() -> PathBuf {
+    match std::env::var_os("SystemRoot") {
+        Some(windows) if cfg!(windows) => PathBuf::from(windows).join(r"System32\drivers\etc"),
+        _ => PathBuf::from("/etc"),
+    }
+}
+
+/// What a small file says; nothing when it cannot be read.
+fn read(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// This machine's name, where a file tells it (Linux).
+fn hostname() -> String {
+    read(Path::new("/proc/sys/kernel/hostname")).trim().to_owned()
+}
+
+fn of_family(found: Vec<IpAddr>, wanted: Wanted) -> Answer {
+    let found: Vec<IpAddr> = found.into_iter().map(|address| address.to_canonical()).collect();
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = found.into_iter().partition(IpAddr::is_ipv4);
+    let found = match wanted {
+        Wanted::V4 => v4,
+        Wanted::V4OrElseV6 if !v4.is_empty() => v4,
+        Wanted::V6 | Wanted::V4OrElseV6 => v6,
+    };
+    if found.is_empty() {
+        return Err(Failure::NoAddress);
+    }
+    Ok(found)
+}
+
+/// RFC 6761 §6.3: these names are this machine, and nobody else is asked.
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    last.eq_ignore_ascii_case("localhost")
+}
+
+/// Whether the last part of a name is a number, decimal or hexadecimal: no name ends so, but some forms of addresses do.
+/// <https://url.spec.whatwg.org/#ends-in-a-number-checker>
+fn ends_in_number(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    match hexadecimal {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => last.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
+/// Whether a name that somebody claims is one that a host may have: letters, digits, hyphens and underscores between dots,
+/// no hyphen at either end of a part, and not digits alone.
+pub(crate) fn is_host_name(name: &[u8]) -> bool {
+    let is_label = |label: &[u8]| {
+        (1..=MAX_LABEL_LEN).contains(&label.len())
+            && label
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && !label.starts_with(b"-")
+            && !label.ends_with(b"-")
+    };
+    name.len() <= MAX_NAME_LEN
+        && name.split(|byte| *byte == b'.').all(is_label)
+        && name.iter().any(|byte| !byte.is_ascii_digit() && *byte != b'.')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! However little answers, a request ends in time: the Datadog Agent gives up at max TTL × timeout + 10 s.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use datadog_traceroute::{Options, Parameters, PublicIp, Request, ReverseDns, Tracer};
+use futures_util::future::join_all;
+use traceroute_testbed::{Chain, Lab, require_lab};
+
+const MAX_TTL: u8 = 5;
+const TIMEOUT_MS: u32 = 200;
+/// Beyond max TTL × timeout.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// One request for each way of probing, in both families, with everything else that takes time.
+fn requests(chain: &Chain) -> Vec<Request> {
+    let methods = [
+        ("udp", "syn"),
+        ("icmp", "syn"),
+        ("tcp", "syn"),
+        ("tcp", "sack"),
+        ("tcp", "prefer_sack"),
+    ];
+    let targets = [chain.target_v4().to_string(), chain.target_v6().to_string()];
+    let request = |target: &String, (protocol, method): (&str, &str)| {
+        Parameters {
+            target: target.clone(),
+            protocol: protocol.to_owned(),
+            tcp_method: method.to_owned(),
+            max_ttl: MAX_TTL.into(),
+            timeout_ms: TIMEOUT_MS.into(),
+            hop_retries: 10,
+            reverse_dns: true,
+            source_public_ip: true,
+            ..Parameters::default()
+        }
+        .validate()
+        .unwrap()
+    };
+    targets
+        .iter()
+        .flat_map(|target| methods.map(|method| request(target, method)))
+        .collect()
+}
+
+/// A tracer whose name server and services say nothing at all.
+fn tracer(chain: &Chain) -> Tracer {
+    let silent = SocketAddr::from((chain.hop_addresses_v4()[0], 53));
+    let service = format!("http://{silent}");
+    Tracer::with_options(Options {
+        reverse_dns: ReverseDns::with_name_servers(vec![silent]),
+        public_ip: PublicIp::with_services(vec![service; 5]),
+        ..Options::default()
+    })
+}
+
+/// How long the slowest of `times` requests of each kind at once takes.
+fn longest(chain: &Chain, times: usize) -> Duration {
+    let traced = chain.client.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let tracer = tracer(chain);
+        let requests: Vec<Request> = (0..times).flat_map(|_| requests(chain)).collect();
+        let trace = async |request: &Request| {
+            let start = Instant::now();
+            // An error is an end, too.
+            let _ = tracer.trace(request).await;
+            start.elapsed()
+        };
+        let elapsed = runtime.block_on(join_all(requests.iter().map(trace)));
+        // A lookup that still waits cannot be stopped, only left behind.
+        runtime.shutdown_background();
+        elapsed
+    });
+    traced.unwrap().into_iter().max().unwrap()
+}
+
+fn chain(lab: &Lab) -> Chain {
+    let chain = lab.chain(4).unwrap();
+    // Nobody answers for names or addresses, not even that nobody listens.
+    chain.routers[0].drop_packets("udp dport 53").unwrap();
+    chain.routers[0].drop_packets("tcp dport 53").unwrap();
+    chain
+}
+
+#[test]
+fn no_request_takes_longer_than_it_may() {
+    let Some(lab) = require_lab() else { return };
+    let allowed = Duration::from_millis(u64::from(MAX_TTL) * u64::from(TIMEOUT_MS)) + GRACE;
+
+    let answering = chain(&lab);
+    let took = longest(&answering, 1);
+    assert!(took <= allowed, "all answer: {took:?}");
+    // The name server has been waited for, so there was something to bound.
+    assert!(took > Duration::from_secs(2), "all answer: {took:?}");
+
+    let silent = chain(&lab);
+    for router in &silent.routers {
+        router.silence().unwrap();
+    }
+    silent.target.drop_packets("ip ttl < 255").unwrap();
+    silent.target.drop_packets("ip6 hoplimit < 255").unwrap();
+    let took = longest(&silent, 1);
+    assert!(took <= allowed, "nobody answers: {took:?}");
+
+    let limited = chain(&lab);
+    for router in &limited.routers {
+        router.icmp_rate_limits(true).unwrap();
+    }
+    limited.target.icmp_rate_limits(true).unwrap();
+    let took = longest(&limited, 4);
+    assert!(took <= allowed, "everybody limits answers: {took:?}");
+}
