@@ -430,7 +430,7 @@ impl Trace {
         let since = *self.queue_full_since.get_or_insert(now);
         let is_patient = now.since(since) < self.queue_patience;
         if is_patient {
-            self.wake_at = again;
+            self.wake_at = again.min(self.started + self.spec.longest);
         } else {
             self.queue_patience = Duration::ZERO;
             self.queue_full_since = None;
@@ -650,9 +650,11 @@ impl Trace {
                 };
                 self.credit(flow, ttl, received, responders)
             }
-            // Known already; what is heard of it from now on is about other probes, and has their
-            // times.
-            Verdict::Covers { ttl, .. } if state.ledger.destination() == Some(ttl) => Credit::Duplicate,
+            // Known already, there or nearer; what is heard from now on is about other probes, and
+            // has their times.
+            Verdict::Covers { ttl, .. } if state.ledger.destination().is_some_and(|known| known <= ttl) => {
+                Credit::Duplicate
+            }
             Verdict::Covers { ttl, newest } => {
                 // A repeated byte fills a hole, and then the blocks do not say which segment was
                 // acknowledged.
