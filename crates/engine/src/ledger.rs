@@ -27,9 +27,28 @@ pub(crate) enum Fate {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attempt {
     pub at: Time,
+    /// From then to its mark, in nanoseconds.
+    to_mark: i32,
     pub id: ProbeId,
     pub fate: Fate,
     pub by_kernel: bool,
+}
+
+impl Attempt {
+    /// Its mark in the memory of responders ([`crate::responders::Responders::sent`]).
+    pub(crate) fn mark(&self) -> Time {
+        let apart = Duration::from_nanos(u64::from(self.to_mark.unsigned_abs()));
+        if self.to_mark < 0 {
+            self.at - apart
+        } else {
+            self.at + apart
+        }
+    }
+
+    fn set_mark(&mut self, mark: Time) {
+        let nanos = |apart: Duration| i32::try_from(apart.as_nanos()).unwrap_or(i32::MAX);
+        self.to_mark = nanos(mark.since(self.at)) - nanos(self.at.since(mark));
+    }
 }
 
 /// An answer and when it arrived.
@@ -72,9 +91,12 @@ struct Refusals {
 /// What an answer did to the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// It is the answer that counts at its TTL, with its RTT filled in.
-    New(Answer),
-    /// Another one counts already, or the probe had one.
+    /// It is the answer that counts at its TTL, with its RTT filled in; whether its probe had none
+    /// before.
+    New { answer: Answer, is_first: bool },
+    /// The first to its probe, but another one counts at its TTL.
+    Another(Answer),
+    /// The probe had one.
     Duplicate,
     /// No such probe was sent.
     NeverSent,
@@ -172,6 +194,18 @@ impl Ledger {
             .iter()
             .rfind(|attempt| attempt.id.ttl == ttl)
             .map(|attempt| attempt.at)
+    }
+
+    /// A probe's mark in the memory of responders.
+    pub(crate) fn mark(&self, id: ProbeId) -> Option<Time> {
+        let attempt = self.attempts.iter().find(|attempt| attempt.id == id)?;
+        Some(attempt.mark())
+    }
+
+    pub(crate) fn set_mark(&mut self, id: ProbeId, mark: Time) {
+        if let Some(attempt) = self.attempt_mut(id) {
+            attempt.set_mark(mark);
+        }
     }
 
     pub(crate) fn received(&self, ttl: u8) -> Option<&Received> {
@@ -274,6 +308,7 @@ impl Ledger {
         make_room(&mut self.attempts, count);
         self.attempts.push(Attempt {
             at,
+            to_mark: 0,
             id,
             fate,
             by_kernel: false,
@@ -286,7 +321,9 @@ impl Ledger {
             .attempt_mut(id)
             .filter(|attempt| attempt.fate == Fate::Waiting)
         {
+            let mark = attempt.mark();
             attempt.at = at;
+            attempt.set_mark(mark);
             attempt.by_kernel = true;
         }
     }
@@ -365,7 +402,11 @@ impl Ledger {
             return Entry::NeverSent;
         };
         if place.received.is_some_and(|known| !replaces(&received, &known)) {
-            return Entry::Duplicate;
+            return if is_first {
+                Entry::Another(received.answer)
+            } else {
+                Entry::Duplicate
+            };
         }
         place.received = Some(received);
         // Of an answer that may be to several, at most: what is too long only makes patient.
@@ -382,7 +423,10 @@ impl Ledger {
         if received.answer.destination {
             self.destination = Some(self.destination.map_or(ttl, |lowest| lowest.min(ttl)));
         }
-        Entry::New(received.answer)
+        Entry::New {
+            answer: received.answer,
+            is_first,
+        }
     }
 
     fn note_refusal(&mut self, ttl: u8, answer: &Answer) {

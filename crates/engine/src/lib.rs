@@ -16,6 +16,7 @@ mod counters;
 mod egress;
 mod engine;
 mod error;
+mod evidence;
 mod flow;
 mod generations;
 mod key;

@@ -2,7 +2,7 @@
 //!
 //! A *place* is (target, protocol, TTL). A *responder* is the address that answered there. A
 //! responder's limit is fitted to which probes it answered and which it did not, whichever trace
-//! they belong to ([`fit`]). From it follow when another probe is worthwhile
+//! they belong to ([`Evidence`]). From it follow when another probe is worthwhile
 //! ([`Responders::ticket`]) and whether the limit explains a silence ([`Responders::explains`]).
 //!
 //! Bounded: the least recently used entries go first, and are counted.
@@ -10,7 +10,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::bucket::{Bucket, Forecast, Limit, Mark, Tally, fit, replay};
+use crate::bucket::{Bucket, Forecast, Limit, Mark, replay};
+use crate::evidence::{Candidates, Evidence, odds};
 use crate::generations::Generations;
 use crate::{Method, Time};
 
@@ -23,10 +24,12 @@ const MARKS: usize = 64;
 const FIT_INTERVAL: Duration = Duration::from_millis(100);
 /// A probe counts as unanswered after this time, or twice its responder's round-trip time.
 const SILENT_AFTER: Duration = Duration::from_millis(200);
-/// Odds from which a limit is believed.
+/// Odds from which a limit is believed, so that probes wait for it.
 const BELIEVED: f64 = 0.85;
+/// Odds from which a limit is the more likely explanation of a silence.
+const LIKELIER: f64 = 0.7;
 /// Fewer unanswered probes do not make a limit.
-const LEAST_SILENT: usize = 2;
+const LEAST_LOST: u32 = 2;
 /// Two retries of different traces at the same place are at least so far apart.
 const TURN: Duration = Duration::from_millis(10);
 /// The same where several probes in a row went unanswered.
@@ -36,10 +39,6 @@ const SUSPICIOUS: usize = 3;
 const SLOW_TURN: Duration = Duration::from_millis(1030);
 /// Up to this TTL a path is looked at for losses.
 const FARTHEST: u8 = 64;
-/// Fewer probes say nothing of a loss.
-const ENOUGH: u32 = 6;
-/// This share of probes lost is hardly any.
-const HARDLY_ANY: f64 = 0.1;
 /// How many hops further on a path is looked at for limits.
 const LOOK_AROUND: u8 = 16;
 
@@ -103,14 +102,10 @@ impl Path {
     }
 
     /// What was lost here, as far as that is settled.
-    fn tally(&self, now: Time) -> Tally {
+    fn lost(&self, now: Time) -> u32 {
         // The last one may be on its way.
-        let seen =
-            self.sent - u32::from(self.sent > self.answered && now.since(self.last_sent) < SILENT_AFTER);
-        Tally {
-            lost: seen.saturating_sub(self.answered),
-            seen,
-        }
+        let waits = self.sent > self.answered && now.since(self.last_sent) < SILENT_AFTER;
+        self.sent.saturating_sub(self.answered + u32::from(waits))
     }
 }
 
@@ -121,7 +116,12 @@ struct Responder {
     /// The last token promised.
     promised: Time,
     fitted_at: Option<Time>,
-    limit: Option<Limit>,
+    /// What the marks showed then.
+    evidence: Evidence,
+    candidates: Candidates,
+    /// How likely it is one, from 0 to 1, and when that was weighed.
+    odds: f64,
+    weighed_at: Option<Time>,
     /// A probe was answered that Linux's limit forbids.
     refuted: bool,
 }
@@ -134,7 +134,10 @@ impl Responder {
             next_turn: Time::ZERO,
             promised: Time::ZERO,
             fitted_at: None,
-            limit: None,
+            evidence: Evidence::unlimited(0, 0),
+            candidates: Candidates::default(),
+            odds: 0.0,
+            weighed_at: None,
             refuted: false,
         }
     }
@@ -143,24 +146,25 @@ impl Responder {
         SILENT_AFTER.max(self.rtt * 2)
     }
 
-    /// Whether it is time to look again at what the marks show.
-    fn is_due(&self, now: Time) -> bool {
-        self.fitted_at.is_none_or(|at| now.since(at) >= FIT_INTERVAL)
-    }
-
-    /// Takes the limit that the marks show, if any.
-    fn refit(&mut self, now: Time, elsewhere: Option<Tally>) {
+    /// Looks again at what the marks show, if it is time to.
+    fn refit(&mut self, now: Time) {
+        if is_recent(self.fitted_at, now) {
+            return;
+        }
         self.fitted_at = Some(now);
         let mut buffer = [Mark::NONE; MARKS];
         let marks = self.marks.settled(now, self.grace(), &mut buffer);
-        let silent = marks.iter().filter(|mark| !mark.answered).count();
-        if silent >= LEAST_SILENT && silent < marks.len() {
-            self.limit = fit(marks, elsewhere)
-                .filter(|(_, odds)| *odds >= BELIEVED)
-                .map(|(limit, _)| limit);
-        } else if silent == 0 {
-            self.limit = None;
-        }
+        (self.evidence, self.candidates) = Evidence::of(marks);
+    }
+
+    /// The limit that its probes wait for.
+    fn limit(&self) -> Option<Limit> {
+        (self.odds >= BELIEVED && self.evidence.lost() >= LEAST_LOST).then_some(self.candidates.best)
+    }
+
+    /// The limit that explains best what it did not answer.
+    fn likely_limit(&self) -> Option<Limit> {
+        (self.odds >= LIKELIER).then_some(self.candidates.closest)
     }
 
     /// The bucket after all that was seen.
@@ -238,6 +242,11 @@ impl<const N: usize> Ring<N> {
     }
 }
 
+/// A limit is looked at anew after some time only.
+fn is_recent(at: Option<Time>, now: Time) -> bool {
+    at.is_some_and(|at| now.since(at) < FIT_INTERVAL)
+}
+
 fn apart(one: Time, other: Time) -> Duration {
     one.since(other).max(other.since(one))
 }
@@ -246,6 +255,7 @@ fn apart(one: Time, other: Time) -> Duration {
 pub(crate) struct Responders {
     paths: Generations<Place, Path>,
     responders: Generations<IpAddr, Responder>,
+    last_mark: Time,
 }
 
 impl Responders {
@@ -253,6 +263,7 @@ impl Responders {
         Responders {
             paths: Generations::new(PLACES),
             responders: Generations::new(RESPONDERS),
+            last_mark: Time::ZERO,
         }
     }
 
@@ -266,13 +277,16 @@ impl Responders {
         self.responders.len()
     }
 
-    /// A probe left.
-    pub(crate) fn sent(&mut self, place: Place, at: Time) {
+    /// A probe left. Its mark: a time that no other probe has, so that answers are known to be to
+    /// this one.
+    pub(crate) fn sent(&mut self, place: Place, at: Time) -> Time {
+        let at = at.max(self.last_mark + Duration::from_nanos(1));
+        self.last_mark = at;
         let path = self.paths.entry(place, Path::new);
         path.sent += 1;
         path.last_sent = at;
         if !path.is_limited_kind {
-            return;
+            return at;
         }
         let mark = Mark { at, answered: false };
         match path.responder {
@@ -284,9 +298,10 @@ impl Responders {
                 path.orphans.push(mark);
             }
         }
+        at
     }
 
-    /// The probe sent at `sent` was answered by an ICMP error (`is_error`) or by the target itself.
+    /// The probe with the mark `sent` was answered by an ICMP error (`is_error`) or by the target itself.
     pub(crate) fn answered(
         &mut self,
         place: Place,
@@ -328,42 +343,52 @@ impl Responders {
             .is_some_and(|path| path.responder.is_some())
     }
 
-    /// A responder with what its marks show now.
+    /// A responder with what its marks show now, beside those of the others on the path.
     fn fitted(&mut self, place: Place, address: IpAddr, now: Time) -> Option<&mut Responder> {
-        let is_due = self.responders.peek(&address)?.is_due(now);
-        let elsewhere = if is_due { self.elsewhere(place, now) } else { None };
         let responder = self.responders.get_mut(&address)?;
-        if is_due {
-            responder.refit(now, elsewhere);
+        if !is_recent(responder.weighed_at, now) {
+            responder.weighed_at = Some(now);
+            responder.refit(now);
+            let is_suspect = responder.evidence.lost() > 0;
+            let odds = if is_suspect {
+                let (path, own) = self.path(place, address, now);
+                odds(&path, own)
+            } else {
+                0.0
+            };
+            self.responders.get_mut(&address)?.odds = odds;
         }
-        Some(responder)
+        self.responders.get_mut(&address)
     }
 
-    /// What was lost of probes to the same target that went further. They crossed the same links,
-    /// and more: what is lost on links is lost there, too. Only those count whose answers nobody
-    /// limits, or that lost hardly any.
-    fn elsewhere(&self, place: Place, now: Time) -> Option<Tally> {
-        let (mut direct, mut least) = (Tally::default(), None::<Tally>);
-        for ttl in place.ttl.saturating_add(1)..=FARTHEST {
-            let Some(path) = self
-                .paths
-                .peek(&Place { ttl, ..place })
-                .filter(|path| path.responder.is_some())
-            else {
+    /// What the nodes on the way to `place`'s target have shown, and which of them is the one with
+    /// this address.
+    fn path(&mut self, place: Place, address: IpAddr, now: Time) -> (Vec<Evidence>, usize) {
+        let (mut path, mut own, mut last) = (Vec::new(), 0, None);
+        let (mut answered, mut lost) = (0, 0);
+        for ttl in 1..=FARTHEST {
+            let Some(known) = self.paths.peek(&Place { ttl, ..place }) else {
                 continue;
             };
-            let tally = path.tally(now);
-            if !path.is_limited_kind {
-                direct.lost += tally.lost;
-                direct.seen += tally.seen;
-            } else if tally.seen >= ENOUGH && least.is_none_or(|least| tally.share() < least.share()) {
-                least = Some(tally);
+            let Some(from) = known.responder.filter(|from| Some(*from) != last) else {
+                continue;
+            };
+            if !known.is_limited_kind {
+                answered += known.answered;
+                lost += known.lost(now);
+                continue;
+            }
+            last = Some(from);
+            if from == address {
+                own = path.len();
+            }
+            if let Some(responder) = self.responders.get_mut(&from) {
+                responder.refit(now);
+                path.push(responder.evidence);
             }
         }
-        if direct.seen >= ENOUGH {
-            return Some(direct);
-        }
-        least.filter(|least| least.share() < HARDLY_ANY)
+        path.push(Evidence::unlimited(answered, lost));
+        (path, own)
     }
 
     /// Whether routers were seen further on: then it is not the target that is at this place.
@@ -376,7 +401,7 @@ impl Responders {
     pub(crate) fn limit(&mut self, place: Place, now: Time) -> Option<Limit> {
         let path = self.paths.get_mut(&place).filter(|path| path.is_limited_kind)?;
         let address = path.responder?;
-        self.fitted(place, address, now)?.limit
+        self.fitted(place, address, now)?.limit()
     }
 
     /// When this place may be probed again, up to `latest`. Callers take turns; where a limit is
@@ -411,7 +436,7 @@ impl Responders {
             .any(|ttl| {
                 let path = self.paths.peek(&Place { ttl, ..place });
                 let responder = path.and_then(|path| self.responders.peek(&path.responder?));
-                responder.is_some_and(|responder| responder.limit.is_some())
+                responder.is_some_and(|responder| responder.limit().is_some())
             })
     }
 
@@ -434,7 +459,7 @@ impl Responders {
     pub(crate) fn is_target_limited(&self, target: IpAddr) -> bool {
         self.responders
             .peek(&target)
-            .is_some_and(|responder| responder.limit.is_some())
+            .is_some_and(|responder| responder.limit().is_some())
     }
 
     /// Whether the limit of this place's responder explains that the probe sent at `sent` is
@@ -446,7 +471,7 @@ impl Responders {
             return Some(false);
         }
         let responder = self.fitted(place, address, now)?;
-        let Some(limit) = responder.limit else {
+        let Some(limit) = responder.likely_limit() else {
             return Some(false);
         };
         let mut buffer = [Mark::NONE; MARKS];
@@ -472,7 +497,7 @@ impl Responders {
         let Some(responder) = self.fitted(place, target, now) else {
             return Allowance::Now;
         };
-        let learned = responder.limit;
+        let learned = responder.limit();
         if learned.is_none() && responder.refutes_linux() {
             return Allowance::Now;
         }
@@ -504,7 +529,7 @@ impl Responders {
         let Some(responder) = self.fitted(place, place.target, now) else {
             return false;
         };
-        let learned = responder.limit;
+        let learned = responder.limit();
         let refuted = responder.refutes_linux();
         let limit = learned.unwrap_or(Limit::LINUX);
         let mut marks = Ring::<{ 2 * MARKS }>::new();

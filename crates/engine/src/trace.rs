@@ -406,7 +406,7 @@ impl Trace {
             if alone || !ends_before {
                 state.alone = alone.then_some(id);
             }
-            responders.sent(place, at);
+            state.ledger.set_mark(id, responders.sent(place, at));
         }
         self.probes_sent += 1;
         self.wake_at = Time::ZERO;
@@ -781,21 +781,27 @@ impl Trace {
         let Some(state) = self.flow_mut(flow) else {
             return Credit::Rejected;
         };
-        match state.ledger.answered(ttl, received) {
-            Entry::NeverSent => Credit::Rejected,
-            Entry::Duplicate => Credit::Duplicate,
-            Entry::New(answer) => {
-                let is_error = answer.error.is_some();
-                let sent = match (answer.rtt, answer.attempt) {
-                    (Some(rtt), _) => received.at - rtt,
-                    (None, _) => state.ledger.last_sent(ttl).unwrap_or(received.at),
-                };
-                responders.answered(place, answer.address, is_error, sent, answer.rtt);
-                self.wake_at = Time::ZERO;
-                Credit::Matched {
-                    found: Found { ttl, answer },
-                }
+        let (answer, is_first, is_new) = match state.ledger.answered(ttl, received) {
+            Entry::NeverSent => return Credit::Rejected,
+            Entry::Duplicate => return Credit::Duplicate,
+            Entry::Another(answer) => (answer, true, false),
+            Entry::New { answer, is_first } => (answer, is_first, true),
+        };
+        if is_first {
+            let attempt = answer.attempt.map(|attempt| ProbeId { ttl, attempt });
+            let sent = attempt
+                .and_then(|id| state.ledger.mark(id))
+                .or_else(|| state.ledger.last_sent(ttl))
+                .unwrap_or(received.at);
+            responders.answered(place, answer.address, answer.error.is_some(), sent, answer.rtt);
+        }
+        self.wake_at = Time::ZERO;
+        if is_new {
+            Credit::Matched {
+                found: Found { ttl, answer },
             }
+        } else {
+            Credit::Duplicate
         }
     }
 

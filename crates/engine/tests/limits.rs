@@ -178,8 +178,9 @@ fn a_lost_answer_of_a_hop_that_answers_is_the_networks() {
                 all += hop.lost.total();
             }
         }
+        // Several lost in a row at one hop of a lone run look like a limit.
         assert!(
-            all > 0 && network * 100 >= all * 95,
+            all > 0 && network * 100 >= all * 90,
             "{method:?}: {network} of {all}"
         );
     }

@@ -164,7 +164,10 @@ fn fortune(ledger: &Ledger, ttl: u8, (now, timeout): (Time, Duration)) -> Fortun
     let Some(sent) = ledger.attempts().last() else {
         return Fortune::Waiting;
     };
-    let lost = |why| Fortune::Lost { sent: sent.at, why };
+    let lost = |why| Fortune::Lost {
+        sent: sent.mark(),
+        why,
+    };
     match answer {
         // It is the only probe of its flow, so its answer has a time.
         Some(answer) if answer.destination => {

@@ -397,7 +397,7 @@ fn losses(
             // Somebody is known to answer here: either its limit explains the silence, or the
             // network lost the probe.
             Fate::Waiting if is_answered || view.responders.is_known(place) => {
-                match view.responders.explains(place, attempt.at, view.now) {
+                match view.responders.explains(place, attempt.mark(), view.now) {
                     Some(true) => Cause::RateLimited,
                     Some(false) => Cause::Network,
                     None => Cause::Unknown,

@@ -1,0 +1,279 @@
+//! Limit or loss: which of both explains who was answered when.
+//!
+//! Few probes of one node seldom decide that. But a link that loses takes its share of the probes
+//! to all nodes beyond it, and none of those to nodes before it, while each limit is a node's own.
+//! So all nodes of a path are weighed together: wherever the first link that loses may be, whatever
+//! share it takes and however many nodes may be limited, each of these pictures counts as much as
+//! it is likely to give what was seen.
+
+use std::time::Duration;
+
+use crate::bucket::{Bucket, Limit, Mark};
+
+/// Shares that a link may lose, and how likely each is, before anything was seen.
+const SHARES: [(f64, f64); 9] = [
+    (0.03, 0.2),
+    (0.06, 0.2),
+    (0.1, 0.15),
+    (0.15, 0.13),
+    (0.22, 0.1),
+    (0.3, 0.08),
+    (0.45, 0.06),
+    (0.65, 0.04),
+    (0.85, 0.04),
+];
+/// What links lose that are said to lose nothing.
+const HARDLY_ANY: f64 = 0.02;
+/// How likely no link loses.
+const LOSSLESS: f64 = 0.5;
+/// The share of a path's nodes that are limited, and how likely it is so.
+const LIMITED: [(f64, f64); 3] = [(0.03, 0.6), (0.5, 0.2), (0.97, 0.2)];
+/// How likely a limit is Linux's.
+const LIMITED_AS_LINUX: f64 = 0.4;
+/// Chance that an answer which a limit allows is lost nevertheless.
+const LOST_ANYWAY: f64 = 0.03;
+/// How likely a limit had all its tokens before our first probe.
+const UNUSED: f64 = 0.9;
+/// Chance of an answer that a limit forbids: clocks differ.
+const ANSWERED_ANYWAY: f64 = 0.01;
+
+const INTERVALS_MS: [u64; 11] = [20, 50, 62, 100, 125, 200, 250, 500, 1000, 2000, 4000];
+const BURSTS: [u32; 7] = [1, 2, 3, 6, 10, 20, 50];
+
+/// Limits that explain a node's answers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidates {
+    /// The most likely one: Linux's, as long as not much speaks against it.
+    pub best: Limit,
+    /// The one that fits most closely.
+    pub closest: Limit,
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        Candidates {
+            best: Limit::LINUX,
+            closest: Limit::LINUX,
+        }
+    }
+}
+
+/// How likely a node's answers are under each explanation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Evidence {
+    /// The logarithm of how likely a limit is to give just this. Of a node that has no limit or did
+    /// not reach it, minus infinity.
+    limited: f64,
+    answered: f64,
+    lost: f64,
+}
+
+impl Evidence {
+    /// Of a node whose answers nobody limits, or that answered all.
+    pub(crate) fn unlimited(answered: u32, lost: u32) -> Self {
+        Evidence {
+            limited: f64::NEG_INFINITY,
+            answered: f64::from(answered),
+            lost: f64::from(lost),
+        }
+    }
+
+    /// What these probes show (in the order of time), and which limits explain it.
+    pub(crate) fn of(marks: &[Mark]) -> (Self, Candidates) {
+        let lost = marks.iter().filter(|mark| !mark.answered).count();
+        let mut evidence = Evidence::unlimited((marks.len() - lost) as u32, lost as u32);
+        let mut candidates = Candidates::default();
+        if lost == 0 {
+            return (evidence, candidates);
+        }
+        let (mut best, mut closest) = (0.0, 0.0);
+        let others = (INTERVALS_MS.len() * BURSTS.len() - 1) as f64;
+        for interval in INTERVALS_MS {
+            for burst in BURSTS {
+                let limit = Limit {
+                    interval: Duration::from_millis(interval),
+                    burst,
+                };
+                let prior = if limit == Limit::LINUX {
+                    LIMITED_AS_LINUX
+                } else {
+                    (1.0 - LIMITED_AS_LINUX) / others
+                };
+                let likelihood = likelihood(limit, marks);
+                if likelihood > closest {
+                    (candidates.closest, closest) = (limit, likelihood);
+                }
+                let weight = likelihood * prior;
+                if weight > best {
+                    (candidates.best, best) = (limit, weight);
+                }
+                evidence.limited = log_sum(evidence.limited, weight.ln());
+            }
+        }
+        (evidence, candidates)
+    }
+
+    /// How many probes went unanswered.
+    pub(crate) fn lost(&self) -> u32 {
+        self.lost as u32
+    }
+
+    /// The logarithm of how likely this is if each probe is lost with this chance.
+    fn random(&self, share: f64) -> f64 {
+        self.lost * share.ln() + self.answered * (1.0 - share).ln()
+    }
+
+    /// The same if it is limited with the chance `limited`, and otherwise loses so. A limit that was
+    /// not reached explains nothing.
+    fn mixed(&self, share: f64, limited: f64) -> f64 {
+        if self.limited == f64::NEG_INFINITY {
+            return self.random(share);
+        }
+        let random = self.random(share) + (1.0 - limited).ln();
+        log_sum(random, self.limited + limited.ln())
+    }
+}
+
+/// How likely the node at the index `of` is limited, from 0 to 1. `path`: nodes in their order.
+pub(crate) fn odds(path: &[Evidence], of: usize) -> f64 {
+    let Some(node) = path.get(of) else { return 0.0 };
+    let mut sums = [f64::NEG_INFINITY; 2];
+    let links = path.len() as f64;
+    for (limited, prior) in LIMITED {
+        // This node is left out, and comes in with what it is said to be.
+        let clean = |index: usize| {
+            if index == of {
+                0.0
+            } else {
+                path[index].mixed(HARDLY_ANY, limited)
+            }
+        };
+        let as_limited = node.limited + limited.ln();
+        let mut weigh = |weight: f64, share: f64| {
+            let as_random = node.random(share) + (1.0 - limited).ln();
+            sums[0] = log_sum(sums[0], weight + as_random);
+            sums[1] = log_sum(sums[1], weight + as_limited);
+        };
+        let all_clean: f64 = (0..path.len()).map(clean).sum();
+        weigh(all_clean + (prior * LOSSLESS).ln(), HARDLY_ANY);
+        for (share, likely) in SHARES {
+            let mut weight = all_clean + (prior * (1.0 - LOSSLESS) * likely / links).ln();
+            // The first link that loses leads to this one.
+            for first in (0..path.len()).rev() {
+                if first != of {
+                    weight += path[first].mixed(share, limited) - clean(first);
+                }
+                weigh(weight, if first <= of { share } else { HARDLY_ANY });
+            }
+        }
+    }
+    let [random, limited] = sums;
+    1.0 / (1.0 + (random - limited).exp())
+}
+
+/// The logarithm of the sum of what has these logarithms.
+fn log_sum(one: f64, other: f64) -> f64 {
+    let (larger, smaller) = (one.max(other), one.min(other));
+    if smaller == f64::NEG_INFINITY {
+        larger
+    } else {
+        larger + (smaller - larger).exp().ln_1p()
+    }
+}
+
+/// How likely a limit is to give just this: mostly nobody else has used it before.
+fn likelihood(limit: Limit, marks: &[Mark]) -> f64 {
+    let Some(first) = marks.first() else { return 1.0 };
+    let from = |mut bucket: Bucket| {
+        let mut product = 1.0;
+        for mark in marks {
+            bucket.advance(mark.at);
+            let odds = bucket.odds();
+            let answered = odds * (1.0 - LOST_ANYWAY) + (1.0 - odds) * ANSWERED_ANYWAY;
+            product *= if mark.answered { answered } else { 1.0 - answered };
+            bucket.take(mark.answered);
+        }
+        product
+    };
+    from(Bucket::full(limit, first.at)) * UNUSED + from(Bucket::unknown(limit, first.at)) * (1.0 - UNUSED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bucket::tests::{at, limited};
+
+    /// The limit that fits best and how likely it is one, of a node of which alone is known.
+    fn fit(marks: &[Mark]) -> (Limit, f64) {
+        let (evidence, candidates) = Evidence::of(marks);
+        (candidates.best, odds(&[evidence], 0))
+    }
+
+    fn random(loss: u64, seed: u64, times: impl IntoIterator<Item = u64>) -> Vec<Mark> {
+        let mut state = seed;
+        let mark = |millis| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            Mark {
+                at: at(millis),
+                answered: (state >> 33) % 100 >= loss,
+            }
+        };
+        times.into_iter().map(mark).collect()
+    }
+
+    #[test]
+    fn linuxs_limit_is_recognised_however_full_it_was() {
+        for used in [0.0, 1.0, 3.35, 5.9] {
+            for spacing in [1, 50, 200, 600, 750] {
+                let marks = limited(Limit::LINUX, used, (0..40).map(|index| index * spacing));
+                if marks.iter().all(|mark| !mark.answered) {
+                    continue;
+                }
+                let (limit, odds) = fit(&marks);
+                assert!(odds > 0.9, "{used} {spacing}: {odds}");
+                // Of probes that are all sent at once, only the burst shows.
+                assert!(
+                    spacing == 1 || limit.interval == Limit::LINUX.interval,
+                    "{used} {spacing}: {limit:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn other_limits_are_recognised() {
+        for (interval, burst) in [(500, 1), (100, 10), (2000, 1), (250, 6)] {
+            let limit = Limit {
+                interval: Duration::from_millis(interval),
+                burst,
+            };
+            let marks = limited(limit, 0.0, (0..60).map(|index| index * interval / 3));
+            let (found, odds) = fit(&marks);
+            assert!(odds > 0.95, "{limit:?}: {odds}");
+            assert_eq!(found.interval, limit.interval);
+        }
+    }
+
+    #[test]
+    fn random_loss_is_no_limit() {
+        for spacing in [1, 50, 300, 1000] {
+            for loss in [2, 5, 10, 20, 40, 60, 80] {
+                let mistaken = (0..200)
+                    .filter(|seed| {
+                        let marks = random(loss, *seed, (0..40).map(|index| index * spacing));
+                        fit(&marks).1 > 0.9
+                    })
+                    .count();
+                assert!(mistaken <= 8, "{spacing} ms, {loss} %: {mistaken} of 200");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clean_path_is_no_limit() {
+        let marks = random(0, 1, (0..60).map(|index| index * 20));
+        assert!(fit(&marks).1 < 0.5);
+    }
+}
