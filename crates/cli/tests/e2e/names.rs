@@ -34,8 +34,9 @@ fn a_silent_name_server_does_not_delay_the_end() -> Result<()> {
     let configuration = "nameserver 127.0.0.53\noptions timeout:30 attempts:3\n";
     std::fs::write(folder.join("resolv.conf"), configuration).unwrap();
     let outcome = finish(command.args(["-m", "2", "--timeout", "200", "nowhere.test"]));
+    // The program's own start, on a busy machine, included.
     assert!(
-        outcome.elapsed <= Duration::from_millis(2 * 200 + 5000),
+        outcome.elapsed <= Duration::from_millis(2 * 200 + 5000 + 2000),
         "{outcome:?}"
     );
     assert!(

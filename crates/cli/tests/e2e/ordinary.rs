@@ -363,7 +363,9 @@ fn detailed_hops(outcome: &Outcome) -> Vec<Value> {
     let document: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let details = &document["details"];
     let hops = details["runs"][0]["hops"].as_array().unwrap().clone();
-    assert_eq!(details["counters"]["replies"]["matched"], hops.len());
+    // On a busy machine a hop is asked once more, and may answer both times.
+    let matched = details["counters"]["replies"]["matched"].as_u64().unwrap();
+    assert!(matched >= hops.len() as u64, "{document}");
     hops
 }
 
