@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use traceroute_wire::IcmpError;
+use traceroute_wire::{IcmpError, MplsStack};
 
 use crate::Time;
 use crate::answer::Answer;
@@ -72,10 +72,48 @@ impl Received {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
-    received: Option<Received>,
+    kept: Option<Kept>,
     /// Probes made, refused ones included.
     attempts: u8,
     refused: u8,
+}
+
+/// An answer without what the ledger knows besides: there may be ten thousand ledgers at once.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    at: Time,
+    address: IpAddr,
+    error: Option<IcmpError>,
+    reply_ttl: u8,
+    quoted_ttl: Option<u8>,
+    attempt: Option<u8>,
+    destination: bool,
+    kernel_stamped: bool,
+    translated: bool,
+    /// Its labels are among the ledger's stacks.
+    has_labels: bool,
+}
+
+impl Kept {
+    fn new(received: &Received) -> Self {
+        let Received { answer, at, .. } = received;
+        Kept {
+            at: *at,
+            address: answer.address,
+            error: answer.error,
+            reply_ttl: answer.reply_ttl,
+            quoted_ttl: answer.quoted_ttl,
+            attempt: answer.attempt,
+            destination: answer.destination,
+            kernel_stamped: answer.kernel_stamped,
+            translated: answer.translated,
+            has_labels: answer.mpls != MplsStack::default(),
+        }
+    }
+
+    fn is_refusal(&self) -> bool {
+        !self.destination && matches!(self.error, Some(IcmpError::Unreachable { .. }))
+    }
 }
 
 /// Answers by which a node refuses to forward.
@@ -107,6 +145,8 @@ pub(crate) struct Ledger {
     first_ttl: u8,
     attempts: Vec<Attempt>,
     places: Vec<Place>,
+    /// Labels of routers, by TTL: few have any.
+    stacks: Vec<(u8, MplsStack)>,
     destination: Option<u8>,
     /// The longest round trip seen.
     rtt: Duration,
@@ -120,6 +160,7 @@ impl Ledger {
             first_ttl,
             attempts: Vec::new(),
             places: Vec::new(),
+            stacks: Vec::new(),
             destination: None,
             rtt: Duration::ZERO,
             refusals: None,
@@ -208,26 +249,49 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn received(&self, ttl: u8) -> Option<&Received> {
-        self.place(ttl)?.received.as_ref()
+    /// The answer that counts at `ttl`.
+    pub(crate) fn answer(&self, ttl: u8) -> Option<Answer> {
+        let kept = self.kept(ttl)?;
+        let sent = |attempt| {
+            self.attempts
+                .iter()
+                .find(|sent| sent.id == ProbeId { ttl, attempt })
+        };
+        let stack = || self.stacks.iter().find(|(of, _)| *of == ttl);
+        let stack = kept.has_labels.then(stack).flatten();
+        Some(Answer {
+            address: kept.address,
+            rtt: kept.attempt.and_then(sent).map(|sent| rtt(sent.at, kept.at)),
+            destination: kept.destination,
+            error: kept.error,
+            reply_ttl: kept.reply_ttl,
+            quoted_ttl: kept.quoted_ttl,
+            mpls: stack.map_or_else(MplsStack::default, |(_, stack)| *stack),
+            kernel_stamped: kept.kernel_stamped,
+            attempt: kept.attempt,
+            translated: kept.translated,
+        })
+    }
+
+    fn kept(&self, ttl: u8) -> Option<&Kept> {
+        self.place(ttl)?.kept.as_ref()
     }
 
     pub(crate) fn is_answered(&self, ttl: u8) -> bool {
-        self.received(ttl).is_some()
+        self.kept(ttl).is_some()
     }
 
     /// Whether nothing can come back from `ttl` any more: it was answered, or this machine did not
     /// send anything.
     pub(crate) fn is_settled(&self, ttl: u8) -> bool {
         self.place(ttl).is_some_and(|place| {
-            place.received.is_some() || place.attempts > 0 && place.attempts == place.refused
+            place.kept.is_some() || place.attempts > 0 && place.attempts == place.refused
         })
     }
 
     /// Whether somebody else than the destination answered at `ttl`.
     pub(crate) fn is_passed(&self, ttl: u8) -> bool {
-        self.received(ttl)
-            .is_some_and(|received| !received.answer.destination)
+        self.kept(ttl).is_some_and(|kept| !kept.destination)
     }
 
     /// The lowest TTL at which the destination answered.
@@ -250,7 +314,7 @@ impl Ledger {
 
     /// The highest TTL that anybody answered.
     pub(crate) fn highest_answered(&self) -> Option<u8> {
-        let index = self.places.iter().rposition(|place| place.received.is_some())?;
+        let index = self.places.iter().rposition(|place| place.kept.is_some())?;
         Some(self.first_ttl + index as u8)
     }
 
@@ -271,11 +335,7 @@ impl Ledger {
     pub(crate) fn refusal(&self) -> Option<(u8, IpAddr, u8)> {
         let Refusals { from, code, ttl, .. } = self.refusals.filter(|refusals| refusals.count >= 2)?;
         let beyond = self.places.iter().skip(self.index(ttl)? + 1);
-        let passes = |place: &Place| {
-            place
-                .received
-                .is_some_and(|received| !received.answer.is_refusal())
-        };
+        let passes = |place: &Place| place.kept.is_some_and(|kept| !kept.is_refusal());
         (!beyond.into_iter().any(passes)).then_some((ttl, from, code))
     }
 
@@ -401,14 +461,19 @@ impl Ledger {
         let Some(place) = self.place_mut(ttl) else {
             return Entry::NeverSent;
         };
-        if place.received.is_some_and(|known| !replaces(&received, &known)) {
+        if place.kept.is_some_and(|known| !replaces(&received, &known)) {
             return if is_first {
                 Entry::Another(received.answer)
             } else {
                 Entry::Duplicate
             };
         }
-        place.received = Some(received);
+        let kept = Kept::new(&received);
+        place.kept = Some(kept);
+        if kept.has_labels {
+            self.stacks.retain(|(of, _)| *of != ttl);
+            self.stacks.push((ttl, received.answer.mpls));
+        }
         // Of an answer that may be to several, at most: what is too long only makes patient.
         let repeated = |sent: &&Attempt| sent.id.ttl == ttl && sent.id.attempt > 0 && sent.at <= received.at;
         let longest = || {
@@ -463,9 +528,9 @@ fn make_room<T>(entries: &mut Vec<T>, len: usize) {
     }
 }
 
-fn replaces(new: &Received, known: &Received) -> bool {
-    let rank = |received: &Received| (received.answer.destination, std::cmp::Reverse(received.at));
-    rank(new) > rank(known)
+fn replaces(new: &Received, known: &Kept) -> bool {
+    let rank = |destination, at| (destination, std::cmp::Reverse(at));
+    rank(new.answer.destination, new.at) > rank(known.destination, known.at)
 }
 
 /// Round-trip time; at least a nanosecond, because zero stands for "no answer" in results.

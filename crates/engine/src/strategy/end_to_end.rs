@@ -160,7 +160,7 @@ impl EndToEnd {
 
 /// What became of a flow's only probe.
 fn fortune(ledger: &Ledger, ttl: u8, (now, timeout): (Time, Duration)) -> Fortune {
-    let answer = ledger.received(ttl).map(|received| received.answer);
+    let answer = ledger.answer(ttl);
     let Some(sent) = ledger.attempts().last() else {
         return Fortune::Waiting;
     };

@@ -336,7 +336,7 @@ impl<P: Pace> Run<P> {
         let mut has_nat = false;
         let mut hops = Vec::with_capacity(usize::from(last - spec.first_ttl) + 1);
         for ttl in spec.first_ttl..=last {
-            let mut answer = ledger.received(ttl).map(|received| received.answer);
+            let mut answer = ledger.answer(ttl);
             if let Some((_, first)) = counted.filter(|(counted, _)| *counted == ttl) {
                 let sent = ledger.first_sent(ttl).unwrap_or(first.at);
                 answer = Some(Answer {
