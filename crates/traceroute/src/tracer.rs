@@ -276,27 +276,41 @@ impl<'r> Job<'r> {
             deadline: longest + EXTRA_FOR_PROBES,
         };
         let options = &self.tracer.shared.options;
+        // What is rarely asked for, or comes after the probing, is boxed: there may be ten thousand
+        // requests at once that wait for answers.
         let public_ip = async {
-            let wanted = request.source_public_ip.then_some(&options.public_ip)?;
-            // Boxed, like the look-up of names below: rarely asked for, and large beside the rest of a request.
-            let asked = timeout_at(deadline, Box::pin(wanted.address())).await;
-            asked.ok().flatten().map(IpAddr::V4)
+            if !request.source_public_ip {
+                return Ok(None);
+            }
+            let asked = Box::pin(timeout_at(deadline, options.public_ip.address())).await;
+            Ok(asked.ok().flatten().map(IpAddr::V4))
         };
-        let probe = probing.probe();
-        let (findings, public_ip) = tokio::try_join!(probe, async { Ok(public_ip.await) })?;
+        let (findings, public_ip) = tokio::try_join!(probing.probe(), public_ip)?;
+        Ok(Box::pin(self.report(address, findings, public_ip, deadline)).await)
+    }
+
+    async fn report(
+        &self,
+        address: IpAddr,
+        findings: Findings,
+        public_ip: Option<IpAddr>,
+        deadline: Instant,
+    ) -> Report {
+        let request = self.request;
         let Findings { runs, e2e, warnings } = findings;
         for warning in &warnings {
             tracing::warn!(%address, code = ?warning.code, "{}", warning.text);
         }
         let mut described: Vec<Run> = runs.iter().map(|found| describe_run(&found.result)).collect();
         let details = if request.details {
-            Some(Box::pin(self.details(&described, &runs, &e2e, &warnings)).await)
+            Some(self.details(&described, &runs, &e2e, &warnings).await)
         } else {
             None
         };
         if request.reverse_dns {
             // Those found in time are used.
-            Box::pin(options.reverse_dns.annotate(&mut described, Some(deadline))).await;
+            let names = &self.tracer.shared.options.reverse_dns;
+            names.annotate(&mut described, Some(deadline)).await;
         }
         let hop_count = HopCount::of(&described);
         if request.skip_private_hops {
@@ -307,7 +321,7 @@ impl<'r> Job<'r> {
             .iter()
             .map(|rtt| rtt.map_or(0.0, milliseconds))
             .collect();
-        Ok(Report {
+        Report {
             protocol: request.protocol,
             source: Source { public_ip },
             destination: Destination {
@@ -321,7 +335,7 @@ impl<'r> Job<'r> {
             e2e_probe: E2eProbe::from_rtts(rtts),
             details,
             warnings,
-        })
+        }
     }
 
     /// What these runs learned, and the counters now that they have ended.
@@ -378,8 +392,13 @@ const FAR: Duration = Duration::from_hours(10 * 365 * 24);
 impl Probing<'_> {
     /// All runs and end-to-end probes, started together. Fails as soon as every run has failed.
     async fn probe(&self) -> Result<Findings, Error> {
-        let ((runs, mut warnings), e2e) =
-            tokio::try_join!(self.runs(), async { Ok(self.e2e_probes().await) })?;
+        let e2e = async {
+            if self.job.request.e2e_queries == 0 {
+                return Ok(Ok(EndToEndResult::default()));
+            }
+            Ok(Box::pin(self.e2e_probes()).await)
+        };
+        let ((runs, mut warnings), e2e) = tokio::try_join!(self.runs(), e2e)?;
         let e2e = match e2e {
             Ok(e2e) => e2e,
             Err(error) if self.job.request.traceroute_queries == 0 => {
@@ -478,9 +497,6 @@ impl Probing<'_> {
 
     async fn e2e_probes(&self) -> Result<EndToEndResult, TraceError> {
         let request = self.job.request;
-        if request.e2e_queries == 0 {
-            return Ok(EndToEndResult::default());
-        }
         let method = match request.protocol {
             Protocol::Udp => Method::Udp,
             Protocol::Icmp => Method::Icmp,
