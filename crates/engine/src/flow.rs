@@ -24,6 +24,7 @@ use traceroute_wire::{Probe, Quoted, Reply};
 
 use crate::key::Key;
 use crate::method::{self, Marks, Probing, QuotedProbe, Verdict};
+use crate::packet::PacketOptions;
 use crate::{Method, Time};
 
 /// Attempts at one TTL that can be told apart: the first, retries, and those that ask for the
@@ -82,12 +83,18 @@ pub(crate) struct Path {
     /// kernel would replace.
     pub identification: u16,
     pub numbering: Numbering,
+    pub packet: PacketOptions,
 }
 
 impl Path {
     /// The IPv4 identification of a probe.
     fn identification_of(&self, id: ProbeId) -> u16 {
         self.identification.wrapping_add(self.numbering.number(id))
+    }
+
+    /// Bytes of payload that each ICMP or UDP probe has, if the caller chose the packets' size.
+    pub(crate) fn fixed_payload(&self) -> Option<u16> {
+        self.packet.payload(self.destination)
     }
 
     /// Which probe has this IPv4 identification.
@@ -109,7 +116,7 @@ impl Flow {
         method: Method,
         (source, source_port): (IpAddr, u16),
         (destination, destination_port): (IpAddr, u16),
-        span: u8,
+        (span, packet): (u8, PacketOptions),
         now: Time,
         rng: &mut StdRng,
     ) -> Self {
@@ -128,6 +135,7 @@ impl Flow {
             flow_label: rng.random_range(1..1 << 20),
             identification: rng.random_range(1..=u16::MAX - numbering.count()),
             numbering,
+            packet,
         };
         Flow {
             path,
@@ -151,6 +159,8 @@ impl Flow {
             ttl: id.ttl,
             identification: self.path.identification_of(id),
             flow_label: self.path.flow_label,
+            tos: self.path.packet.tos,
+            dont_fragment: self.path.packet.dont_fragment,
             kind: self.method.kind(&self.path, id, now),
         }
     }

@@ -23,6 +23,7 @@ mod key;
 mod ledger;
 mod method;
 mod network;
+mod packet;
 mod responders;
 mod service;
 mod strategy;
@@ -40,5 +41,6 @@ pub use network::{
     Capabilities, ConnectionId, MatchedReply, Network, NetworkCounters, NetworkEvent, SendStamp, Token,
     Transport, Waker,
 };
+pub use packet::PacketOptions;
 pub use time::Time;
 pub use trace::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Plan, TraceSpec};

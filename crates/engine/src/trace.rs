@@ -12,6 +12,7 @@ use crate::key::Key;
 use crate::ledger::{Attempt, Entry, Fate, Ledger, Received};
 use crate::method::{Method, Verdict, sack};
 use crate::network::MatchedReply;
+use crate::packet::PacketOptions;
 use crate::responders::{Place, Responders};
 use crate::service::Datagrams;
 use crate::strategy::{Step, Strategy, View, patience};
@@ -50,8 +51,10 @@ pub struct TraceSpec {
     pub max_ttl: u8,
     /// How long an answer may take.
     pub timeout: Duration,
-    /// Time between probes.
+    /// Time between probes. Zero: a run has up to sixteen on their way at once, SYN segments too.
     pub delay: Duration,
+    /// What its packets look like.
+    pub packet: PacketOptions,
     /// How often a silent TTL is probed again, at most 10 times.
     pub hop_retries: u8,
     /// Attempts at the same TTL can be told apart by what comes back. Where they cannot, there is
@@ -81,6 +84,7 @@ impl TraceSpec {
             max_ttl,
             timeout,
             delay: method.default_delay(),
+            packet: PacketOptions::default(),
             hop_retries: DEFAULT_HOP_RETRIES,
             tells_attempts: true,
             linger: Duration::ZERO,
@@ -109,6 +113,20 @@ impl TraceSpec {
         }
     }
 
+    /// The same where a probe's successor ends it: one attempt at each TTL, one TTL after the other.
+    pub fn one_at_a_time(self) -> Self {
+        TraceSpec {
+            tells_attempts: false,
+            delay: self.delay.max(LEAST_DELAY),
+            ..self
+        }
+    }
+
+    /// Whether runs probe one TTL after the other.
+    pub(crate) fn is_serial(&self) -> bool {
+        self.method.is_serial() && !self.delay.is_zero()
+    }
+
     /// Whether probes may be repeated at all.
     pub(crate) fn may_repeat(&self) -> bool {
         self.hop_retries > 0 && self.tells_attempts
@@ -122,6 +140,9 @@ impl TraceSpec {
         }
     }
 }
+
+/// Between probes that cannot be on their way at once.
+const LEAST_DELAY: Duration = Duration::from_millis(1);
 
 /// Probes at the same TTL that are less than this apart may be answered in any order.
 const SOON: Duration = Duration::from_millis(200);
@@ -244,9 +265,10 @@ impl Trace {
             target,
             port,
             max_ttl,
+            packet,
             ..
         } = self.spec;
-        Flow::new(method, source, (target, port), max_ttl, now, rng)
+        Flow::new(method, source, (target, port), (max_ttl, packet), now, rng)
     }
 
     /// Adds a flow; its number.

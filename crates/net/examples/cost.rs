@@ -22,7 +22,7 @@ mod linux {
 
     use socket2::{Domain, Protocol, Socket, Type};
     use traceroute_engine::{Network, NetworkEvent, Token};
-    use traceroute_wire::{MAX_PROBE_LEN, Probe, ProbeKind};
+    use traceroute_wire::{ECHO_PAYLOAD, MAX_PROBE_LEN, Probe, ProbeKind};
 
     /// Fewer than the capture holds.
     const BURST: u64 = 200;
@@ -125,11 +125,14 @@ mod linux {
             ttl: 64,
             identification: 1,
             flow_label: 1,
+            tos: 0,
+            dont_fragment: false,
             kind: ProbeKind::Echo {
                 identifier: 1,
                 sequence,
                 tag: 1,
                 cookie: [0; 6],
+                payload_len: ECHO_PAYLOAD,
             },
         }
     }

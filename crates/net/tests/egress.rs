@@ -187,6 +187,7 @@ impl Traced {
                         sequence,
                         tag,
                         cookie,
+                        payload_len,
                         ..
                     },
                     Some(identifier),
@@ -195,6 +196,7 @@ impl Traced {
                     sequence,
                     tag,
                     cookie,
+                    payload_len,
                 },
                 (other, _) => other,
             },

@@ -20,7 +20,9 @@ use support::{
 };
 use traceroute_engine::{Capabilities, ConnectionId, Token, Transport};
 use traceroute_net::Access;
-use traceroute_wire::{IcmpError, MAX_PROBE_LEN, Probe, ProbeKind, Quoted, QuotedTransport, ReplyKind};
+use traceroute_wire::{
+    ECHO_PAYLOAD, IcmpError, MAX_PROBE_LEN, Probe, ProbeKind, Quoted, QuotedTransport, ReplyKind,
+};
 
 /// Nothing listens here in a fresh namespace.
 const CLOSED: u16 = 9;
@@ -1030,6 +1032,7 @@ fn without_permission_ordinary_sockets_probe() {
                 sequence: 7,
                 tag: 0x0ABC,
                 cookie: *b"cookie",
+                payload_len: ECHO_PAYLOAD,
             };
             subject.send(&probe(address, kind), 2);
             let (reply, _) = subject.reply();

@@ -399,11 +399,14 @@ impl Pump {
         };
         let network = open_network(&mut self.network, &self.open, &self.publish)?;
         let spec = TraceSpec {
-            // Where a second attempt would end the first, the system's own repetitions must do.
-            tells_attempts: spec.tells_attempts
-                && flow.capabilities.tells_attempts
-                && !flow.capabilities.one_at_a_time,
+            tells_attempts: spec.tells_attempts && flow.capabilities.tells_attempts,
             ..spec
+        };
+        // Where a second attempt would end the first, the system's own repetitions must do.
+        let spec = if flow.capabilities.one_at_a_time {
+            spec.one_at_a_time()
+        } else {
+            spec
         };
         let now = network.now();
         match self

@@ -9,7 +9,7 @@ use datadog_traceroute::driver::Driver;
 use traceroute_engine::{Method, Outcome, Token, TraceSpec};
 use traceroute_net::Options;
 use traceroute_testbed::{not_run, require_lab};
-use traceroute_wire::{Probe, ProbeKind};
+use traceroute_wire::{ECHO_PAYLOAD, Probe, ProbeKind};
 
 /// More than any capture has room for.
 const FLOOD: u64 = 20_000;
@@ -24,11 +24,14 @@ fn flood(address: IpAddr) {
             ttl: 64,
             identification: 1,
             flow_label: 1,
+            tos: 0,
+            dont_fragment: false,
             kind: ProbeKind::Echo {
                 identifier: 7,
                 sequence: 1,
                 tag: 1,
                 cookie: [0; 6],
+                payload_len: ECHO_PAYLOAD,
             },
         };
         let token = Token {

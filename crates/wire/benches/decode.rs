@@ -29,6 +29,8 @@ fn replies() -> Vec<(&'static str, Vec<u8>)> {
         ttl: 7,
         identification: 1,
         flow_label: 9,
+        tos: 0,
+        dont_fragment: false,
         kind,
     };
     let probe6 = Probe {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::checksum::{Sum, balance};
 use crate::layout::{QUOTED_TRANSPORT_LEN, bytes_at, icmp, protocol, u8_at, u16_at};
 use crate::writer::Writer;
-use crate::{Probe, QuotedTransport, ReplyKind};
+use crate::{ECHO_PAYLOAD, Probe, QuotedTransport, ReplyKind};
 
 /// Length of [`ProbeKind::Echo`](crate::ProbeKind::Echo)'s cookie, in bytes.
 const COOKIE_LEN: usize = 6;
@@ -42,17 +42,19 @@ pub(crate) fn rewritable(source: IpAddr, identifier: u16) -> Sum {
 pub(crate) fn write(
     out: &mut Writer<'_>,
     probe: &Probe,
-    identifier: u16,
-    sequence: u16,
+    (identifier, sequence): (u16, u16),
     tag: u16,
     cookie: [u8; COOKIE_LEN],
+    payload_len: u16,
 ) -> Option<()> {
+    let padding = payload_len.checked_sub(ECHO_PAYLOAD)?;
     out.put(&[request_type(probe.destination), 0, 0, 0])?;
     out.put_u16(identifier)?;
     out.put_u16(sequence)?;
     out.put(&cookie)?;
     let balance_at = out.written().len();
     out.put_u16(0)?;
+    std::iter::repeat_n([0], padding.into()).try_for_each(|byte| out.put(&byte))?;
 
     let sum = sum(probe, out.written());
     out.set_u16(

@@ -213,10 +213,10 @@ pub(crate) fn write_header(out: &mut [u8], probe: &Probe, protocol: u8, payload_
     let mut out = Writer::new(out);
     match (probe.source, probe.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            out.put(&[0x45, 0])?;
+            out.put(&[0x45, probe.tos])?;
             out.put_u16(payload_len.checked_add(ipv4::HEADER_LEN as u16)?)?;
             out.put_u16(probe.identification)?;
-            out.put_u16(if probe.kind.dont_fragment() {
+            out.put_u16(if probe.has_dont_fragment() {
                 ipv4::DONT_FRAGMENT
             } else {
                 0
@@ -228,7 +228,7 @@ pub(crate) fn write_header(out: &mut [u8], probe: &Probe, protocol: u8, payload_
             out.set_u16(ipv4::CHECKSUM, checksum)
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            out.put_u32(6 << 28 | (probe.flow_label & ipv6::FLOW_LABEL_MASK))?;
+            out.put_u32(6 << 28 | u32::from(probe.tos) << 20 | (probe.flow_label & ipv6::FLOW_LABEL_MASK))?;
             out.put_u16(payload_len)?;
             out.put(&[protocol, probe.ttl])?;
             out.put(&source.octets())?;

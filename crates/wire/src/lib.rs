@@ -29,7 +29,9 @@ mod udp;
 mod writer;
 
 pub use decode::{decode, is_checksum_missing};
-pub use probe::{MAX_PROBE_LEN, Probe, ProbeKind, TcpTimestamps, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE};
+pub use probe::{
+    ECHO_PAYLOAD, MAX_PROBE_LEN, Probe, ProbeKind, TcpTimestamps, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE,
+};
 pub use reply::{
     Checksums, IcmpError, Ignored, MplsLabel, MplsStack, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo,
     TcpFlags, TcpReply, UdpReply, echo_sequence,

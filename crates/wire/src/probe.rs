@@ -2,13 +2,16 @@
 
 use std::net::IpAddr;
 
-use crate::layout::{protocol, udp as udp_layout};
+use crate::layout::{icmp as icmp_layout, protocol, udp as udp_layout};
 use crate::tcp::ProbeSegment;
 use crate::writer::Writer;
 use crate::{echo, ip, tcp, udp};
 
-/// Size of the buffer for [`Probe::encode`], in bytes: the smallest MTU of an IPv6 link (RFC 8200 §5).
-pub const MAX_PROBE_LEN: usize = 1280;
+/// Bytes of the longest probe: the longest IPv4 packet (RFC 791 §3.1).
+pub const MAX_PROBE_LEN: usize = 65_535;
+
+/// Payload of an echo request, in bytes, unless a longer one is wanted.
+pub const ECHO_PAYLOAD: u16 = 8;
 
 /// Payload of a UDP probe over IPv4, in bytes.
 pub const UDP_IPV4_PAYLOAD: u16 = 10;
@@ -32,6 +35,10 @@ pub struct Probe {
     pub identification: u16,
     /// IPv6 flow label (RFC 8200 §3), 20 bits, the same for all probes of a run. Unused in IPv4.
     pub flow_label: u32,
+    /// IPv4 type of service or IPv6 traffic class: DSCP (RFC 2474) and, in the two low bits, ECN.
+    pub tos: u8,
+    /// Sets IPv4's DF bit. UDP datagrams always have it. IPv6 packets are never fragmented on the way.
+    pub dont_fragment: bool,
     /// The transport part.
     pub kind: ProbeKind,
 }
@@ -43,6 +50,7 @@ pub enum ProbeKind {
     ///
     /// Payload: the 6 bytes of `cookie`, then 2 bytes chosen so that the ones' complement sum of the checksum and
     /// the identifier (and so the checksum, as the identifier is constant) equals `tag` for every sequence number.
+    /// Zeros follow, up to the wanted length.
     Echo {
         /// Echo identifier, random per run.
         identifier: u16,
@@ -52,12 +60,16 @@ pub enum ProbeKind {
         tag: u16,
         /// Random bytes that the target's reply must return.
         cookie: [u8; 6],
+        /// Bytes of payload: at least [`ECHO_PAYLOAD`].
+        payload_len: u16,
     },
     /// UDP datagram (RFC 768). DF is set in IPv4.
     ///
     /// IPv4 payload: `NSMNC`, a zero byte, `identification` big-endian, zeros, and 2 balancing bytes.
-    /// IPv6 payload: `NSMNC` repeated, with the last two bytes at an even offset replaced by the balancing bytes. The
-    /// balancing bytes make the tag ([`Quoted::tag`](crate::Quoted::tag)) equal to `tag`.
+    /// IPv6 payload: `NSMNC` repeated, with two bytes replaced by the balancing bytes: the last ones at an even offset,
+    /// or the first ones where a quote may end before the last.
+    ///
+    /// The balancing bytes make the tag ([`Quoted::tag`](crate::Quoted::tag)) equal to `tag`.
     Udp {
         /// Source port, reserved for the run.
         source_port: u16,
@@ -108,23 +120,25 @@ pub struct TcpTimestamps {
 impl Probe {
     /// Writes the complete packet, IP header included, in network byte order with all checksums, and returns it.
     ///
-    /// `None` when `source` and `destination` are of different families.
-    pub fn encode<'b>(&self, buffer: &'b mut [u8; MAX_PROBE_LEN]) -> Option<&'b [u8]> {
+    /// `None` when `source` and `destination` are of different families, or `buffer` is too short: one of
+    /// [`MAX_PROBE_LEN`] bytes never is.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         let header_len = ip::header_len(self.destination);
         let (header, body) = buffer.split_at_mut_checked(header_len)?;
         let mut out = Writer::new(body);
         self.kind.write(&mut out, self)?;
         let len = out.written().len();
-        ip::write_header(header, self, self.kind.protocol(self.destination), len as u16)?;
+        let payload_len = u16::try_from(len).ok()?;
+        ip::write_header(header, self, self.kind.protocol(self.destination), payload_len)?;
         buffer.get(..header_len + len)
     }
 
     /// Writes what an ordinary socket wants of the packet and returns it: the complete message for ICMP (the kernel computes
     /// its checksum anew), the payload for UDP, nothing for TCP. Sent with the probe's TTL, addresses and ports, such a
-    /// message becomes the packet that [`Probe::encode`] writes, but for the IPv4 identification and the IPv6 flow label.
+    /// message becomes the packet that [`Probe::encode`] writes, except the IPv4 identification and the IPv6 flow label.
     ///
-    /// `None` when `source` and `destination` are of different families.
-    pub fn encode_message<'b>(&self, buffer: &'b mut [u8; MAX_PROBE_LEN]) -> Option<&'b [u8]> {
+    /// `None` as for [`Probe::encode`].
+    pub fn encode_message<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         let packet = self.encode(buffer)?;
         let transport_len = match self.kind {
             ProbeKind::Echo { .. } => 0,
@@ -133,12 +147,27 @@ impl Probe {
         };
         packet.get(ip::header_len(self.destination) + transport_len..)
     }
+
+    /// Bytes of the packet that [`Probe::encode`] writes.
+    pub fn packet_len(&self) -> usize {
+        ip::header_len(self.destination) + self.kind.len()
+    }
+
+    /// Whether IPv4's DF bit is set.
+    pub(crate) fn has_dont_fragment(&self) -> bool {
+        self.dont_fragment || matches!(self.kind, ProbeKind::Udp { .. })
+    }
 }
 
 impl ProbeKind {
-    /// Whether IPv4's DF bit is set.
-    pub(crate) fn dont_fragment(&self) -> bool {
-        matches!(self, ProbeKind::Udp { .. })
+    /// Bytes of the transport header and what follows it.
+    fn len(&self) -> usize {
+        match *self {
+            ProbeKind::Echo { payload_len, .. } => icmp_layout::HEADER_LEN + usize::from(payload_len),
+            ProbeKind::Udp { payload_len, .. } => udp_layout::HEADER_LEN + usize::from(payload_len),
+            ProbeKind::TcpSyn { timestamps, .. } => tcp::header_len(timestamps),
+            ProbeKind::TcpSack { timestamps, .. } => tcp::header_len(timestamps) + 1,
+        }
     }
 
     fn protocol(&self, destination: IpAddr) -> u8 {
@@ -156,7 +185,8 @@ impl ProbeKind {
                 sequence,
                 tag,
                 cookie,
-            } => echo::write(out, probe, identifier, sequence, tag, cookie),
+                payload_len,
+            } => echo::write(out, probe, (identifier, sequence), tag, cookie, payload_len),
             ProbeKind::Udp {
                 source_port,
                 destination_port,
@@ -222,6 +252,7 @@ mod tests {
             sequence: 9,
             tag: 7,
             cookie: *b"cookie",
+            payload_len: ECHO_PAYLOAD,
         };
         let syn = ProbeKind::TcpSyn {
             source_port: 40_000,
@@ -239,6 +270,8 @@ mod tests {
                     ttl: 9,
                     identification: 41,
                     flow_label: 1,
+                    tos: 0,
+                    dont_fragment: false,
                     kind,
                 };
                 let (mut packet, mut message) = ([0; MAX_PROBE_LEN], [0; MAX_PROBE_LEN]);

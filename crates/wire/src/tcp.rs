@@ -30,6 +30,12 @@ pub(crate) struct ProbeSegment {
     pub(crate) timestamps: Option<TcpTimestamps>,
 }
 
+/// Bytes of a probe's header with its options.
+pub(crate) fn header_len(timestamps: Option<TcpTimestamps>) -> usize {
+    let options = if timestamps.is_some() { 12 } else { 0 };
+    tcp::HEADER_LEN + options
+}
+
 /// Writes a TCP probe.
 pub(crate) fn write(out: &mut Writer<'_>, probe: &Probe, segment: &ProbeSegment) -> Option<()> {
     let flags = if segment.acknowledgment.is_some() {
@@ -38,7 +44,7 @@ pub(crate) fn write(out: &mut Writer<'_>, probe: &Probe, segment: &ProbeSegment)
         tcp::SYN
     };
     // Data offset in 32-bit words, in the high half of its byte.
-    let header_words: u8 = if segment.timestamps.is_some() { 8 } else { 5 };
+    let header_words = (header_len(segment.timestamps) / 4) as u8;
     out.put_u16(segment.source_port)?;
     out.put_u16(segment.destination_port)?;
     out.put_u32(segment.sequence)?;

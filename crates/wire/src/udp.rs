@@ -11,6 +11,10 @@ use crate::{Checksums, Ignored, Probe, QuotedTransport, UDP_IPV6_BASE, UdpReply}
 /// What probe payloads start with.
 const SIGNATURE: [u8; 5] = *b"NSMNC";
 
+/// Bytes of payload that come back with an ICMPv6 error at least (RFC 4443 §3 asks for some more), and that an ordinary
+/// socket hands over.
+const LONGEST_QUOTED: usize = 1000;
+
 /// The sum of those checksummed fields that a NAT may rewrite.
 pub(crate) fn rewritable(source: IpAddr, source_port: u16) -> Sum {
     Sum::default().address(source).word(source_port)
@@ -35,7 +39,7 @@ pub(crate) fn write(
     }
 
     let pseudo = Sum::default().pseudo_header(probe.source, probe.destination, protocol::UDP, len);
-    let balance_at = udp::HEADER_LEN + balance_offset(payload_len);
+    let balance_at = udp::HEADER_LEN + balance_offset(probe.destination.is_ipv4(), payload_len);
     out.set_u16(balance_at, 0)?;
     let sum = pseudo.bytes(out.written());
     out.set_u16(
@@ -131,7 +135,7 @@ fn v4_identification(payload: &[u8]) -> Option<u16> {
 fn v6_length(payload: &[u8], len: usize) -> Option<u16> {
     let length = u16::try_from(len).ok().filter(|length| *length > UDP_IPV6_BASE)?;
     let pattern = SIGNATURE.iter().cycle();
-    let balance = balance_offset(len);
+    let balance = balance_offset(false, len);
     let is_ours =
         |(at, (byte, wanted)): (usize, (&u8, &u8))| byte == wanted || (balance..balance + 2).contains(&at);
     let is_echo = payload.len() > SIGNATURE.len() && payload.iter().zip(pattern).enumerate().all(is_ours);
@@ -139,7 +143,12 @@ fn v6_length(payload: &[u8], len: usize) -> Option<u16> {
 }
 
 /// Where in a payload of `len` bytes the two balancing ones are. The checksum works on words, so it must be an even offset;
-/// the header's length is even.
-fn balance_offset(len: usize) -> usize {
-    (len / 2 - 1) * 2
+/// the header's length is even. In IPv6, where nothing else in a payload tells the probe, they come first when a quote may
+/// end before the last ones.
+fn balance_offset(is_v4: bool, len: usize) -> usize {
+    if is_v4 || len <= LONGEST_QUOTED {
+        (len / 2 - 1) * 2
+    } else {
+        0
+    }
 }

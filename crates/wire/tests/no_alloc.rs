@@ -44,6 +44,8 @@ fn decoding_and_encoding_allocate_nothing() {
         ttl: 7,
         identification: 1,
         flow_label: 0,
+        tos: 0,
+        dont_fragment: false,
         kind: ProbeKind::Udp {
             source_port: 50000,
             destination_port: 33434,

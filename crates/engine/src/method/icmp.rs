@@ -5,7 +5,7 @@
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use traceroute_wire::{ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind};
+use traceroute_wire::{ECHO_PAYLOAD, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind};
 
 use super::{Marks, Probing, Verdict};
 use crate::Time;
@@ -52,6 +52,7 @@ impl Probing for Icmp {
             sequence: u16::from_be_bytes([id.attempt, id.ttl]),
             tag: self.tag,
             cookie: self.cookie,
+            payload_len: path.fixed_payload().unwrap_or(ECHO_PAYLOAD),
         }
     }
 

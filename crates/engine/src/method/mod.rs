@@ -23,7 +23,7 @@ pub enum Method {
     Icmp,
     /// UDP datagrams, in parallel.
     Udp,
-    /// TCP SYN segments, one after the other.
+    /// TCP SYN segments, one after the other unless there is no delay between them.
     TcpSyn,
     /// TCP bytes answered by selective acknowledgments, in parallel.
     TcpSack,
@@ -47,7 +47,7 @@ impl Method {
         }
     }
 
-    /// Whether runs probe one TTL after the other.
+    /// Whether runs probe one TTL after the other, as long as there is a delay between probes.
     pub(crate) fn is_serial(self) -> bool {
         self == Method::TcpSyn
     }

@@ -1,7 +1,7 @@
 //! UDP datagrams (RFC 768).
 //!
 //! The number of a probe is in the IPv4 identification and in the checksum's tag, in IPv6 in the
-//! tag and the length. Load balancers hash the ports, which are the same for all probes of a flow.
+//! tag and, unless the caller chose it, the length. Load balancers hash the ports, which are the same for all probes of a flow.
 
 use std::net::IpAddr;
 
@@ -61,6 +61,9 @@ fn payload_v6(path: &Path, id: ProbeId) -> u16 {
 
 /// TTL, and attempt if that is clear, that a payload of so many bytes over IPv6 stands for.
 fn of_payload_v6(path: &Path, len: u16) -> Option<(u8, Option<u8>)> {
+    if path.fixed_payload().is_some() {
+        return None;
+    }
     let number = len.checked_sub(UDP_IPV6_BASE + 1)?;
     let id = path.numbering.id(number)?;
     let is_clear = path.numbering.count() <= LONGEST || id.attempt > 0;
@@ -92,9 +95,10 @@ impl Probing for Udp {
             source_port: path.source_port,
             destination_port: path.destination_port,
             tag: self.tag_of(path.numbering.number(id)),
-            payload_len: match path.destination {
-                IpAddr::V4(_) => UDP_IPV4_PAYLOAD,
-                IpAddr::V6(_) => payload_v6(path, id),
+            payload_len: match (path.fixed_payload(), path.destination) {
+                (Some(len), _) => len,
+                (None, IpAddr::V4(_)) => UDP_IPV4_PAYLOAD,
+                (None, IpAddr::V6(_)) => payload_v6(path, id),
             },
         }
     }

@@ -103,7 +103,7 @@ impl Asking {
         {
             return;
         }
-        let is_serial = spec.method.is_serial();
+        let is_serial = spec.is_serial();
         let began = *self.began.get_or_insert(view.now);
         let window = if is_serial {
             window.max(began + spec.timeout.min(EXTRA))

@@ -17,11 +17,11 @@ mod tests;
 
 use std::time::Duration;
 
+use crate::Time;
 use crate::answer::Outcome;
 use crate::ledger::Ledger;
 use crate::responders::Responders;
 use crate::trace::{FlowIndex, FlowState, Plan, TraceSpec};
-use crate::{Method, Time};
 pub(crate) use run::patience;
 
 /// The flow that every trace begins with.
@@ -96,9 +96,9 @@ pub(crate) trait Strategy: Send {
 
 /// The strategy for a plan.
 pub(crate) fn of(spec: &TraceSpec) -> Box<dyn Strategy> {
-    match (spec.plan, spec.method) {
-        (Plan::EndToEnd { .. }, _) => Box::new(end_to_end::EndToEnd::new()),
-        (Plan::Run, Method::TcpSyn) => Box::new(run::Run::new(steps::Steps)),
-        (Plan::Run, Method::Icmp | Method::Udp | Method::TcpSack) => Box::new(run::Run::new(sweep::Sweep)),
+    match spec.plan {
+        Plan::EndToEnd { .. } => Box::new(end_to_end::EndToEnd::new()),
+        Plan::Run if spec.is_serial() => Box::new(run::Run::new(steps::Steps)),
+        Plan::Run => Box::new(run::Run::new(sweep::Sweep)),
     }
 }

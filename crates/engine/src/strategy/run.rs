@@ -222,7 +222,7 @@ fn confirm_refusal(view: &View<'_>, ledger: &Ledger, window: Time, next: &mut Ne
     {
         let at = last + patience(ledger, view.spec.timeout);
         // A serial run waits for nothing else.
-        let window = if view.spec.method.is_serial() {
+        let window = if view.spec.is_serial() {
             window.max(last + view.spec.timeout)
         } else {
             window

@@ -194,7 +194,8 @@ impl Run {
 pub(crate) fn run() -> impl Strategy<Value = Run> {
     let linger = prop_oneof![2 => Just(0), 1 => 0_u64..20_000];
     let longest = prop_oneof![2 => Just(60_000), 1 => 1_u64..5000];
-    let times = (50_u64..1500, 1_u64..80, linger, longest);
+    let delay = prop_oneof![1 => Just(0), 4 => 1_u64..80];
+    let times = (50_u64..1500, delay, linger, longest);
     let retries = prop_oneof![1 => Just(0), 3 => Just(2), 1 => 1_u8..=10];
     let method = prop::sample::select(METHODS.to_vec());
     (method, any::<bool>(), retries, prop::bool::weighted(0.9), times).prop_map(

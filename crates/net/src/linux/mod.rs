@@ -32,7 +32,7 @@ use traceroute_engine::{
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
 use traceroute_wire::filter::Family;
-use traceroute_wire::{Ignored, MAX_PROBE_LEN, Probe, ProbeKind, Reply, ReplyKind};
+use traceroute_wire::{Ignored, Probe, ProbeKind, Reply, ReplyKind};
 
 use crate::ports::PortPool;
 use crate::unix::clock::{Converter, Sample};
@@ -626,7 +626,7 @@ impl Network for LinuxNetwork {
         }
         let destination = probe.destination;
         let failed = |error| errors::error(Operation::Send, Some(destination), error);
-        let mut buffer = [0; MAX_PROBE_LEN];
+        let mut buffer = vec![0; probe.packet_len()];
         let packet = probe
             .encode(&mut buffer)
             .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;

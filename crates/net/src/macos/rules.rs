@@ -47,6 +47,7 @@ pub(super) struct V6Packet<'a> {
     /// Next header: the protocol of the socket to use.
     pub(super) protocol: u8,
     pub(super) hop_limit: u8,
+    pub(super) traffic_class: u8,
     pub(super) payload: &'a [u8],
 }
 
@@ -57,6 +58,8 @@ impl<'a> V6Packet<'a> {
         Some(V6Packet {
             protocol: header[6],
             hop_limit: header[7],
+            // RFC 8200 §3: 8 bits after the 4 of the version.
+            traffic_class: header[0] << 4 | header[1] >> 4,
             payload,
         })
     }
@@ -67,18 +70,28 @@ pub(super) const IPPROTO_IPV6: i32 = 41;
 pub(super) const IPV6_PKTINFO: i32 = 46;
 /// As above. Accepted with a packet only, not by setsockopt(2).
 pub(super) const IPV6_HOPLIMIT: i32 = 47;
+/// Likewise; RFC 3542 §6.5.
+pub(super) const IPV6_TCLASS: i32 = 36;
+/// Likewise; RFC 3542 §11.2.
+pub(super) const IPV6_DONTFRAG: i32 = 62;
 /// Bytes of `struct cmsghdr`: length, level, type (4 each).
 pub(super) const CONTROL_HEADER_LEN: usize = 12;
 /// Bytes of `struct in6_pktinfo`: address, interface.
 pub(super) const PACKET_INFO_LEN: usize = 20;
-/// Control messages are aligned to 4 bytes, and both are multiples of that.
-pub(super) const CONTROL_LEN: usize = CONTROL_HEADER_LEN + 4 + CONTROL_HEADER_LEN + PACKET_INFO_LEN;
+/// Control messages are aligned to 4 bytes, and all are multiples of that.
+pub(super) const CONTROL_LEN: usize = 3 * (CONTROL_HEADER_LEN + 4) + CONTROL_HEADER_LEN + PACKET_INFO_LEN;
 
-/// The control messages of an IPv6 packet: its hop limit, its source address and, unless 0, its interface.
+/// The control messages of an IPv6 packet: its hop limit, its traffic class, whether this host must not fragment it, its
+/// source address and, unless 0, its interface.
 ///
 /// The source must be the one that the checksums were computed with. That of `ICMPv6` the kernel computes again, from the
 /// same bytes and addresses, and so gets the same.
-pub(super) fn v6_control(hop_limit: u8, source: Ipv6Addr, scope: u32) -> [u8; CONTROL_LEN] {
+pub(super) fn v6_control(
+    packet: &V6Packet<'_>,
+    source: Ipv6Addr,
+    scope: u32,
+    dont_fragment: bool,
+) -> [u8; CONTROL_LEN] {
     let header = |len: usize, kind: i32| -> [[u8; 4]; 3] {
         [
             ((CONTROL_HEADER_LEN + len) as u32).to_ne_bytes(),
@@ -89,7 +102,11 @@ pub(super) fn v6_control(hop_limit: u8, source: Ipv6Addr, scope: u32) -> [u8; CO
     let mut control = [0; CONTROL_LEN];
     let parts = [
         header(4, IPV6_HOPLIMIT).as_flattened(),
-        &i32::from(hop_limit).to_ne_bytes(),
+        &i32::from(packet.hop_limit).to_ne_bytes(),
+        header(4, IPV6_TCLASS).as_flattened(),
+        &i32::from(packet.traffic_class).to_ne_bytes(),
+        header(4, IPV6_DONTFRAG).as_flattened(),
+        &i32::from(dont_fragment).to_ne_bytes(),
         header(PACKET_INFO_LEN, IPV6_PKTINFO).as_flattened(),
         &source.octets(),
         &scope.to_ne_bytes(),
@@ -160,6 +177,8 @@ mod tests {
             ttl: 7,
             identification: 0x1234,
             flow_label: 0xABCDE,
+            tos: 0xB9,
+            dont_fragment: false,
             kind: ProbeKind::Udp {
                 source_port: 50_000,
                 destination_port: 33_434,
@@ -192,24 +211,35 @@ mod tests {
             .encode(&mut buffer)
             .expect("a packet");
         let parts = V6Packet::parse(packet).expect("an IPv6 packet");
-        assert_eq!((parts.protocol, parts.hop_limit), (17, 7));
+        assert_eq!(
+            (parts.protocol, parts.hop_limit, parts.traffic_class),
+            (17, 7, 0xB9)
+        );
         assert_eq!(parts.payload, &packet[40..]);
         assert_eq!(V6Packet::parse(&packet[..39]), None);
     }
 
     #[test]
-    fn control_messages_say_hop_limit_source_and_interface() {
-        let control = v6_control(7, "2001:db8::10".parse().expect("address"), 4);
+    fn control_messages_say_what_the_header_is_to_be() {
+        let packet = V6Packet {
+            protocol: 17,
+            hop_limit: 7,
+            traffic_class: 0xB9,
+            payload: &[],
+        };
+        let control = v6_control(&packet, "2001:db8::10".parse().expect("address"), 4, true);
         let words: Vec<u32> = control
             .chunks_exact(4)
             .map(|word| u32::from_ne_bytes(word.try_into().expect("4 bytes")))
             .collect();
         assert_eq!(words[..4], [16, 41, 47, 7]);
-        assert_eq!(words[4..7], [32, 41, 46]);
+        assert_eq!(words[4..8], [16, 41, 36, 0xB9]);
+        assert_eq!(words[8..12], [16, 41, 62, 1]);
+        assert_eq!(words[12..15], [32, 41, 46]);
         assert_eq!(
-            IpAddr::from(<[u8; 16]>::try_from(&control[28..44]).expect("16 bytes")),
+            IpAddr::from(<[u8; 16]>::try_from(&control[60..76]).expect("16 bytes")),
             ip("2001:db8::10")
         );
-        assert_eq!(words[11..], [4]);
+        assert_eq!(words[19..], [4]);
     }
 }

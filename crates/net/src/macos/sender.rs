@@ -1,12 +1,12 @@
 //! The raw sockets that send probes.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 use traceroute_engine::Time;
+use traceroute_wire::Probe;
 use traceroute_wire::filter::Family;
-use traceroute_wire::{MAX_PROBE_LEN, Probe};
 
 use super::rules::{self, V6Packet};
 use crate::unix::{route, sys};
@@ -45,20 +45,20 @@ impl Sender {
 
     /// Sends a probe; when, by the clock just before. `scope`: interface of a link-local destination, otherwise 0.
     pub(super) fn send(&self, probe: &Probe, scope: u32) -> io::Result<Time> {
-        let mut buffer = [0; MAX_PROBE_LEN];
-        let len = probe
-            .encode(&mut buffer)
-            .ok_or(io::ErrorKind::InvalidInput)?
-            .len();
-        let packet = buffer.get_mut(..len).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut packet = vec![0; probe.packet_len()];
+        probe.encode(&mut packet).ok_or(io::ErrorKind::InvalidInput)?;
         // Raw sockets have no ports.
         let to = route::with_scope(probe.destination, 0, scope).into();
         match (self, probe.source) {
             (Sender::V4(socket), IpAddr::V4(_)) => {
-                rules::to_host_order(packet);
-                at_once(|| socket.send_to(packet, &to))
+                rules::to_host_order(&mut packet);
+                at_once(|| socket.send_to(&packet, &to))
             }
-            (Sender::V6(sockets), IpAddr::V6(source)) => send_v6(sockets, packet, &to, source, scope),
+            (Sender::V6(sockets), IpAddr::V6(source)) => {
+                let parts = V6Packet::parse(&packet).ok_or(io::ErrorKind::InvalidInput)?;
+                let control = rules::v6_control(&parts, source, scope, probe.dont_fragment);
+                send_v6(sockets, &parts, &to, &control)
+            }
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
@@ -74,22 +74,19 @@ fn raw(domain: Domain, protocol: i32) -> io::Result<Socket> {
 
 fn send_v6(
     sockets: &[Socket; V6_PROTOCOLS.len()],
-    packet: &[u8],
+    parts: &V6Packet<'_>,
     to: &SockAddr,
-    source: Ipv6Addr,
-    scope: u32,
+    control: &[u8],
 ) -> io::Result<Time> {
-    let parts = V6Packet::parse(packet).ok_or(io::ErrorKind::InvalidInput)?;
     let mut by_protocol = V6_PROTOCOLS.iter().zip(sockets);
     let (_, socket) = by_protocol
         .find(|(protocol, _)| **protocol == i32::from(parts.protocol))
         .ok_or(io::ErrorKind::InvalidInput)?;
-    let control = rules::v6_control(parts.hop_limit, source, scope);
     let payload = [io::IoSlice::new(parts.payload)];
     let message = MsgHdr::new()
         .with_addr(to)
         .with_buffers(&payload)
-        .with_control(&control);
+        .with_control(control);
     at_once(|| socket.sendmsg(&message, 0))
 }
 

@@ -43,6 +43,9 @@ fn common(operation: Operation, error: &io::Error) -> Option<&'static str> {
             "the next hop does not answer, or a router on the way refuses"
         }
         (_, libc::ENETUNREACH | libc::EHOSTUNREACH) => "this host has no route to it",
+        (Operation::Send, libc::EMSGSIZE) => {
+            "the packet is longer than the interface's MTU: choose a smaller packet size"
+        }
         (_, libc::ENETDOWN) => "the network interface is down",
         (Operation::Route | Operation::Send, libc::EADDRNOTAVAIL) => {
             "this host has no address of that family to send from"

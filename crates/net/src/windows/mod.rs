@@ -25,7 +25,7 @@ use traceroute_engine::{
     Capabilities, ConnectionId, NetError, Network, NetworkCounters, NetworkEvent, Operation, SendStamp, Time,
     Token, Transport, Waker,
 };
-use traceroute_wire::{Ignored, MAX_PROBE_LEN, Probe, ProbeKind};
+use traceroute_wire::{ECHO_PAYLOAD, Ignored, Probe, ProbeKind};
 
 use crate::Options;
 use crate::ddnpm::TRANSPORT_PATH;
@@ -138,8 +138,10 @@ impl WindowsNetwork {
         let destination = probe.destination;
         let failed = |error| winerror::error(Operation::Send, Some(destination), error);
         let is_echo = matches!(probe.kind, ProbeKind::Echo { .. });
+        let is_special = has_packet_options(probe);
         let pair = raw::v4_pair(probe.source, destination);
         match (&mut self.backend, pair) {
+            (Backend::Connects, _) if is_special => Err(no_packet_options(destination)),
             (Backend::Connects, _) => self.send_connect(probe, token),
             (Backend::Driver(driver), _) => encoded(probe, |packet| driver.send(packet)).map_err(failed),
             (
@@ -158,6 +160,7 @@ impl WindowsNetwork {
                     _ => result.map_err(failed),
                 }
             }
+            (Backend::Raw { .. }, _) if is_echo && is_special => Err(no_packet_options(destination)),
             (Backend::Raw { .. }, _) if is_echo => self
                 .echo
                 .send(probe.source, destination, probe.ttl, token)
@@ -187,8 +190,22 @@ impl WindowsNetwork {
 }
 
 fn encoded<T>(probe: &Probe, send: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
-    let mut buffer = [0; MAX_PROBE_LEN];
+    let mut buffer = vec![0; probe.packet_len()];
     send(probe.encode(&mut buffer).ok_or(io::ErrorKind::InvalidInput)?)
+}
+
+/// Whether a probe is to look other than the system's own APIs make it.
+fn has_packet_options(probe: &Probe) -> bool {
+    let is_padded = matches!(probe.kind, ProbeKind::Echo { payload_len, .. } if payload_len != ECHO_PAYLOAD);
+    probe.tos != 0 || probe.dont_fragment || is_padded
+}
+
+fn no_packet_options(address: IpAddr) -> NetError {
+    winerror::needs_driver(
+        Operation::Send,
+        Some(address),
+        "packet size, type of service and DF of probes that the system itself makes are",
+    )
 }
 
 fn only_connects(address: Option<IpAddr>) -> NetError {

@@ -27,6 +27,8 @@ fn probe(kind: ProbeKind) -> Probe {
         ttl: 64,
         identification: 1,
         flow_label: 0,
+        tos: 0,
+        dont_fragment: false,
         kind,
     }
 }
@@ -45,6 +47,7 @@ const ECHO: ProbeKind = ProbeKind::Echo {
     sequence: 5,
     tag: 9,
     cookie: *b"cookie",
+    payload_len: ECHO_PAYLOAD,
 };
 
 /// Polls until `found` says that an event is the one, at most 10 seconds.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use traceroute_engine::{ConnectionId, MatchedReply, Network, NetworkEvent, Time, Token, Transport};
 use traceroute_net::Options;
-use traceroute_wire::{Ignored, Probe, ProbeKind, Reply};
+use traceroute_wire::{ECHO_PAYLOAD, Ignored, Probe, ProbeKind, Reply};
 
 /// Set in the process that runs one test by itself.
 const ALONE: &str = "TRACEROUTE_TEST_ALONE";
@@ -240,6 +240,8 @@ pub(crate) fn probe(address: IpAddr, kind: ProbeKind) -> Probe {
         ttl: 7,
         identification: 0x1234,
         flow_label: 0x54321,
+        tos: 0,
+        dont_fragment: false,
         kind,
     }
 }
@@ -250,6 +252,7 @@ pub(crate) fn echo(sequence: u16) -> ProbeKind {
         sequence,
         tag: 0x0ABC,
         cookie: *b"cookie",
+        payload_len: ECHO_PAYLOAD,
     }
 }
 

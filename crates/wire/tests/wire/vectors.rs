@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use traceroute_wire::filter::{Family, Parameters, program};
 use traceroute_wire::{
-    Checksums, IcmpError, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, ProbeKind, Quoted,
-    QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps, UdpReply, decode,
+    Checksums, ECHO_PAYLOAD, IcmpError, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, ProbeKind,
+    Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps, UdpReply, decode,
 };
 
 use crate::support::bpf;
@@ -82,6 +82,8 @@ fn udp_probe() -> Probe {
         ttl: 1,
         identification: 0xA365,
         flow_label: 0x12345,
+        tos: 0,
+        dont_fragment: false,
         kind,
     }
 }
@@ -93,6 +95,7 @@ fn echo6_probe() -> Probe {
         sequence: 9,
         tag: 0x169C,
         cookie: *b"abcdef",
+        payload_len: ECHO_PAYLOAD,
     };
     let (source, destination) = (us6(), target6());
     Probe {
@@ -101,6 +104,8 @@ fn echo6_probe() -> Probe {
         ttl: 1,
         identification: 0,
         flow_label: 0x12345,
+        tos: 0,
+        dont_fragment: false,
         kind,
     }
 }
@@ -145,7 +150,11 @@ fn udp_payloads_have_the_length_asked_for() {
         let packet = probe.encode(&mut buffer).unwrap();
         assert_eq!(packet.len(), 40 + 8 + usize::from(payload_len));
         let payload = &packet[48..];
-        let balance = (payload.len() / 2 - 1) * 2;
+        let balance = if payload.len() > 1000 {
+            0
+        } else {
+            (payload.len() / 2 - 1) * 2
+        };
         let signature: Vec<u8> = b"NSMNC".iter().copied().cycle().take(payload.len()).collect();
         assert_eq!(payload[..balance], signature[..balance]);
         assert_eq!(payload[balance + 2..], signature[balance + 2..]);
@@ -176,6 +185,7 @@ fn first_transport_words_are_the_same_for_each_ttl() {
             sequence,
             tag: 0x169C,
             cookie: *b"abcdef",
+            payload_len: ECHO_PAYLOAD,
         };
         let packet = Probe {
             ttl,
@@ -213,6 +223,8 @@ fn tcp_sack_encodes() {
             ttl: 9,
             identification: 77,
             flow_label: 0,
+            tos: 0,
+            dont_fragment: false,
             kind,
         },
         SACK_PROBE,
@@ -235,10 +247,94 @@ fn tcp_syn_encodes_with_20_bits_of_flow_label() {
             ttl: 3,
             identification: 0,
             flow_label: 0xABC5_4321,
+            tos: 0,
+            dont_fragment: false,
             kind,
         },
         SYN6_PROBE,
     );
+}
+
+#[test]
+fn type_of_service_and_dont_fragment_are_in_the_header() {
+    let mut buffer = [0; MAX_PROBE_LEN];
+    let echo = echo6_probe().kind;
+    let mut header = |probe: Probe| probe.encode(&mut buffer).unwrap()[..8].to_vec();
+    for (kind, by_itself) in [(udp_probe().kind, true), (echo, false)] {
+        for (tos, dont_fragment) in [(0, false), (0xB8, true), (0xFF, false)] {
+            let options = Probe {
+                tos,
+                dont_fragment,
+                kind,
+                ..udp_probe()
+            };
+            let v4 = header(options);
+            let is_set = if by_itself || dont_fragment { 0x40 } else { 0 };
+            assert_eq!((v4[1], v4[6], v4[7]), (tos, is_set, 0));
+            let v6 = header(Probe {
+                tos,
+                dont_fragment,
+                kind,
+                ..echo6_probe()
+            });
+            let first = u32::from_be_bytes([v6[0], v6[1], v6[2], v6[3]]);
+            assert_eq!(first, 6 << 28 | u32::from(tos) << 20 | 0x12345);
+        }
+    }
+}
+
+#[test]
+fn padding_leaves_the_tag_as_it_is() {
+    let mut buffer = [0; MAX_PROBE_LEN];
+    for payload_len in [10, 11, 12, 100, 1472, 9001, 65_487] {
+        let udp = ProbeKind::Udp {
+            source_port: 50000,
+            destination_port: 33434,
+            tag: 0xBEB9,
+            payload_len,
+        };
+        let echo = ProbeKind::Echo {
+            identifier: 0x1234,
+            sequence: 9,
+            tag: 0x169C,
+            cookie: *b"abcdef",
+            payload_len,
+        };
+        for (kind, tag) in [(udp, 0xBEB9), (echo, 0x169C)] {
+            let v4 = Probe { kind, ..udp_probe() };
+            let packet = v4.encode(&mut buffer).unwrap();
+            assert_eq!(packet.len(), 28 + usize::from(payload_len));
+            assert_eq!(quoted(&time_exceeded(&packet[..28])).tag(), Some(tag));
+            let v6 = Probe {
+                kind,
+                ..echo6_probe()
+            };
+            let packet = v6.encode(&mut buffer).unwrap().to_vec();
+            assert_eq!(packet.len(), 48 + usize::from(payload_len));
+            let router = packets::time_exceeded(target6(), us6(), 0, &packet[..48]);
+            assert_eq!(quoted(&router).tag(), Some(tag));
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_not_encoded() {
+    let mut buffer = [0; MAX_PROBE_LEN];
+    let kind = |payload_len| ProbeKind::Udp {
+        source_port: 50000,
+        destination_port: 33434,
+        tag: 0xBEB9,
+        payload_len,
+    };
+    let probe = |payload_len| Probe {
+        kind: kind(payload_len),
+        ..udp_probe()
+    };
+    assert_eq!(probe(9).encode(&mut buffer), None, "no room for the marks");
+    assert!(probe(65_507).encode(&mut buffer).is_some());
+    assert_eq!(probe(65_508).encode(&mut buffer), None, "longer than any packet");
+    assert_eq!(probe(100).encode(&mut buffer[..127]), None, "a short buffer");
+    assert!(probe(100).encode(&mut buffer[..128]).is_some());
 }
 
 #[test]
@@ -597,6 +693,8 @@ fn the_payload_of_an_ipv6_probe_is_recognised_when_it_comes_back() {
             ttl: 9,
             identification: 0,
             flow_label: 1,
+            tos: 0,
+            dont_fragment: false,
             kind: ProbeKind::Udp {
                 source_port: 50000,
                 destination_port: 7,

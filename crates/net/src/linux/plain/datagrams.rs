@@ -12,12 +12,15 @@ use traceroute_engine::{NetworkEvent, Time, Token};
 use traceroute_wire::{Ignored, Reply, ReplyKind, echo_sequence};
 
 use super::super::sys::{self, Settings};
+use super::header::Header;
 use super::icmp_errors;
 use super::sys::{Inbox, Message, Queue};
 use crate::unix::clock::{Converter, Sample};
 
 /// Probes that a socket remembers: more than a trace has TTLs.
 const REMEMBERED: usize = 256;
+/// Bytes of a message that are remembered: as many as can tell it from others in a quote.
+const REMEMBERED_BYTES: usize = 1000;
 /// Messages of one socket taken at once, so that the others are not kept waiting.
 const BATCH: usize = 32;
 /// A pending error from an earlier probe fails the next system call, whatever that is. It is asked for before sending,
@@ -37,6 +40,8 @@ pub(super) struct Datagrams {
     socket: Socket,
     /// Its address and port, or echo identifier.
     local: SocketAddr,
+    /// What the socket writes into the IP header.
+    header: Header,
     sent: VecDeque<Sent>,
     /// How many were forgotten of those in front.
     forgotten: u32,
@@ -47,6 +52,7 @@ pub(super) struct Datagrams {
 struct Sent {
     token: Token,
     at: Time,
+    /// Its beginning.
     message: Box<[u8]>,
     answered: bool,
 }
@@ -72,6 +78,7 @@ impl Datagrams {
             kind,
             socket,
             local,
+            header: Header::default(),
             sent: VecDeque::new(),
             forgotten: 0,
             reports: reports.is_ok(),
@@ -83,9 +90,13 @@ impl Datagrams {
         &mut self,
         message: &[u8],
         to: SocketAddr,
-        hop_limit: u8,
+        (hop_limit, header): (u8, Header),
         token: Token,
     ) -> io::Result<Time> {
+        if header != self.header {
+            header.apply_to_datagrams(self.socket.as_fd(), self.local.ip())?;
+            self.header = header;
+        }
         let (level, kind) = match to {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT),
@@ -120,7 +131,7 @@ impl Datagrams {
         self.sent.push_back(Sent {
             token,
             at,
-            message: message.into(),
+            message: message[..message.len().min(REMEMBERED_BYTES)].into(),
             answered: false,
         });
         Ok(at)

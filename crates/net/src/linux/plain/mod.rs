@@ -4,6 +4,7 @@
 //! ordinary socket sends.
 
 mod datagrams;
+mod header;
 mod icmp_errors;
 mod syn;
 mod sys;
@@ -20,7 +21,7 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
-use traceroute_wire::{MAX_PROBE_LEN, Probe, ProbeKind};
+use traceroute_wire::{Probe, ProbeKind};
 
 use super::advice::NEEDS_RAW;
 use super::connections::Readiness;
@@ -32,6 +33,7 @@ use crate::unix::interfaces::needs_scope;
 use crate::unix::reservations::new_socket;
 use crate::unix::{errors, route};
 use datagrams::{Datagrams, Kind};
+use header::Header;
 use syn::{Outcome, Syns};
 use sys::Inbox;
 
@@ -185,16 +187,21 @@ impl PlainNetwork {
     fn transmit(&mut self, probe: &Probe, scope: u32, token: Token) -> io::Result<Time> {
         let (protocol, port, to_port) = socket_of(probe).ok_or(io::ErrorKind::Unsupported)?;
         let to = route::with_scope(probe.destination, to_port, scope);
-        let mut buffer = [0; MAX_PROBE_LEN];
+        let mut buffer = vec![0; probe.packet_len()];
         let message = probe
             .encode_message(&mut buffer)
             .ok_or(io::ErrorKind::InvalidInput)?;
         let number = self.numbers.get(&(protocol, probe.source, port)).copied();
         match number.and_then(|number| Some((number, self.endpoints.get_mut(&number)?))) {
-            Some((_, Endpoint::Datagrams(datagrams))) => datagrams.send(message, to, probe.ttl, token),
-            Some((number, Endpoint::Syns(syns))) => {
-                syns.send(to, probe.ttl, token, (&self.readiness, number))
+            Some((_, Endpoint::Datagrams(datagrams))) => {
+                datagrams.send(message, to, (probe.ttl, Header::of(probe)), token)
             }
+            Some((number, Endpoint::Syns(syns))) => syns.send(
+                to,
+                (probe.ttl, Header::of(probe)),
+                token,
+                (&self.readiness, number),
+            ),
             None => Err(io::ErrorKind::AddrNotAvailable.into()),
         }
     }

@@ -14,6 +14,7 @@ use traceroute_engine::{MatchedReply, Time, Token};
 use super::super::connections::{Readiness, dissolve};
 use super::super::sys;
 use super::datagrams::read_clock;
+use super::header::Header;
 use super::icmp_errors;
 use super::sys::{Handshake, Inbox, Queue, handshake, segment_hop_limit};
 use crate::unix::clock::Converter;
@@ -65,7 +66,7 @@ impl Syns {
     pub(super) fn send(
         &mut self,
         to: SocketAddr,
-        hop_limit: u8,
+        (hop_limit, header): (u8, Header),
         token: Token,
         (readiness, id): (&Readiness, u64),
     ) -> io::Result<Time> {
@@ -75,6 +76,7 @@ impl Syns {
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
         };
         sys::set_option(self.socket.as_fd(), level, name, i32::from(hop_limit))?;
+        header.apply_to_stream(self.socket.as_fd(), self.local.ip())?;
         let at = sys::monotonic();
         let mut refused = None;
         match self.socket.connect(&to.into()) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use traceroute_wire::{Probe, ProbeKind, TcpTimestamps};
+use traceroute_wire::{ECHO_PAYLOAD, Probe, ProbeKind, TcpTimestamps};
 
 pub struct Input<'a>(pub &'a [u8]);
 
@@ -57,6 +57,8 @@ impl Input<'_> {
             identification: self.u16(),
             flow_label: self.u32(),
             kind: self.probe_kind(),
+            tos: self.byte(),
+            dont_fragment: self.flag(),
         }
     }
 
@@ -75,6 +77,7 @@ impl Input<'_> {
                 sequence: destination_port,
                 tag: self.u16() % 0xFFFF,
                 cookie: self.array(),
+                payload_len: ECHO_PAYLOAD + self.u16() % 1200,
             },
             1 => ProbeKind::Udp {
                 source_port,

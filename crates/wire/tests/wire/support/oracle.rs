@@ -128,8 +128,8 @@ fn check_udp(ours: &UdpReply, theirs: &etherparse::UdpSlice<'_>) {
         match payload.strip_prefix(b"NSMNC\0") {
             Some(rest) => assert_eq!(rest[..2], identification.to_be_bytes()),
             None => assert_eq!(
-                (&payload[..4], payload.len()),
-                (&b"NSMN"[..], usize::from(identification))
+                (&payload[2..4], payload.len()),
+                (&b"MN"[..], usize::from(identification))
             ),
         }
     }

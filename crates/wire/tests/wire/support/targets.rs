@@ -173,6 +173,7 @@ pub fn encode(data: &[u8]) {
 pub fn check_probe(probe: &Probe, nat_source: std::net::IpAddr, nat_id: u16) {
     let mut buffer = [0xEE; MAX_PROBE_LEN];
     let packet = probe.encode(&mut buffer).expect("one family").to_vec();
+    assert_eq!(probe.packet_len(), packet.len());
     oracle::check_complete(&packet);
 
     let (router, us) = addresses(probe.source.is_ipv4());
