@@ -203,6 +203,31 @@ struct Flags {
     #[arg(default_value_t = Parameters::default().e2e_interval_ms)]
     e2e_interval: i64,
 
+    /// Lowest TTL to probe, 1 to max-ttl hops
+    #[arg(long, value_name = "hops", value_parser = parse_int)]
+    #[arg(default_value_t = Parameters::default().first_ttl)]
+    first_ttl: i64,
+
+    /// Milliseconds between a run's probes, 0 to timeout; 0 means up to 16 at once, TCP SYN too [default: 50, for TCP SACK 10]
+    #[arg(long, value_name = "ms", value_parser = parse_int)]
+    delay: Option<i64>,
+
+    /// Bytes of each probe's IP packet, at most 65535; not for TCP [default: as short as can be]
+    #[arg(long, value_name = "bytes", value_parser = parse_int)]
+    packet_size: Option<i64>,
+
+    /// Type of service (IPv4) or traffic class (IPv6) of the probes, 0 to 255 [default: 0]
+    #[arg(long, value_name = "number", value_parser = parse_int)]
+    tos: Option<i64>,
+
+    /// The same by its DSCP alone, 0 to 63; not together with --tos
+    #[arg(long, value_name = "number", value_parser = parse_int)]
+    dscp: Option<i64>,
+
+    /// Set IPv4's DF bit in probes; UDP always has it
+    #[arg(long)]
+    dont_fragment: bool,
+
     /// How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz)
     #[arg(long, value_name = "name", value_parser = Suggest(&Format::NAMES))]
     #[arg(hide_possible_values = true, default_value = Format::DEFAULT)]
@@ -261,6 +286,12 @@ impl Flags {
             details: self.details,
             hop_retries: self.hop_retries,
             e2e_interval_ms: self.e2e_interval,
+            first_ttl: self.first_ttl,
+            delay_ms: self.delay,
+            packet_size: self.packet_size,
+            tos: self.tos,
+            dscp: self.dscp,
+            dont_fragment: self.dont_fragment,
         })
     }
 }
@@ -309,9 +340,15 @@ mod tests {
         (None, "skip-private-hops", "false"),
     ];
     /// Flags beyond the contract.
-    const OWN: [(Option<char>, &str, &str); 4] = [
+    const OWN: [(Option<char>, &str, &str); 10] = [
         (None, "hop-retries", "2"),
         (None, "e2e-interval", "0"),
+        (None, "first-ttl", "1"),
+        (None, "delay", ""),
+        (None, "packet-size", ""),
+        (None, "tos", ""),
+        (None, "dscp", ""),
+        (None, "dont-fragment", "false"),
         (None, "format", "json"),
         (None, "details", "false"),
     ];
@@ -354,7 +391,8 @@ mod tests {
             .get_arguments()
             .filter(|flag| !flag.is_positional() && flag.get_id() != "help")
             .map(|flag| {
-                let default = flag.get_default_values()[0].to_str().unwrap();
+                let default = flag.get_default_values().first();
+                let default = default.map_or("", |default| default.to_str().unwrap());
                 (flag.get_short(), flag.get_long().unwrap(), default)
             })
             .collect();
@@ -386,15 +424,23 @@ mod tests {
             details: true,
             hop_retries: 8,
             e2e_interval_ms: 9,
+            first_ttl: 2,
+            delay_ms: Some(0),
+            packet_size: Some(100),
+            tos: Some(184),
+            dscp: Some(46),
+            dont_fragment: true,
         };
         let long = "--proto TCP --tcp-method prefer_sack --port 443 --traceroute-queries 4 --e2e-queries 5 \
                     --max-ttl 6 --timeout 7 --ipv6 --reverse-dns --source-public-ip --windows-driver \
-                    --skip-private-hops --details --hop-retries 8 --e2e-interval 9 --verbose host";
+                    --skip-private-hops --details --hop-retries 8 --e2e-interval 9 --first-ttl 2 --delay 0 \
+                    --packet-size 100 --tos 184 --dscp 46 --dont-fragment --verbose host";
         assert_eq!(parameters(long), expected);
         assert!(Flags::read(arguments(long)).unwrap().verbose);
         let short = "-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tcp-method=prefer_sack --timeout=7 --ipv6=1 \
                      --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE --details \
-                     --hop-retries=8 --e2e-interval=9";
+                     --hop-retries=8 --e2e-interval=9 --first-ttl=2 --delay=0 --packet-size=100 --tos=0xB8 --dscp=46 \
+                     --dont-fragment=1";
         assert_eq!(parameters(short), expected);
         assert!(Flags::read(arguments(short)).unwrap().verbose);
     }
@@ -578,6 +624,32 @@ mod tests {
             ),
             ("-Q -1 host", "--e2e-queries must be between 0 and 65535, got -1"),
             (
+                "--first-ttl 0 host",
+                "--first-ttl must be between 1 and 30, got 0",
+            ),
+            (
+                "--first-ttl 9 -m 8 host",
+                "--first-ttl must be between 1 and 8, got 9",
+            ),
+            (
+                "--delay 3001 host",
+                "--delay must be between 0 and 3000 ms, got 3001",
+            ),
+            (
+                "--packet-size 53 host",
+                "--packet-size must be between 54 and 65535 bytes, got 53",
+            ),
+            (
+                "--packet-size 100 -P tcp host",
+                "--packet-size cannot be chosen for tcp: its probes carry no data, got 100",
+            ),
+            ("--tos 256 host", "--tos must be between 0 and 255, got 256"),
+            ("--dscp 64 host", "--dscp must be between 0 and 63, got 64"),
+            (
+                "--tos 1 --dscp 1 host",
+                "--dscp sets part of what tos sets: only one of the two may be given",
+            ),
+            (
                 "--hop-retries 11 host",
                 "--hop-retries must be between 0 and 10, got 11",
             ),
@@ -617,7 +689,9 @@ mod tests {
             let flag = short.map_or(long.clone(), |short| format!("\\fB\\-{short}\\fR, {long}"));
             let line = page.lines().find(|line| line.starts_with(&flag));
             let line = line.unwrap_or_else(|| panic!("no {flag} in {page}"));
-            assert!(line.ends_with(&format!("[default: {default}]")), "{line}");
+            // Those without a value of their own for it say so in words.
+            let told = default.is_empty() || line.ends_with(&format!("[default: {default}]"));
+            assert!(told, "{line}");
         }
         assert!(page.contains("\n.TH DATADOG-TRACEROUTE 1 "), "{page}");
     }

@@ -269,10 +269,10 @@ impl Run {
         })
     }
 
-    /// The position of the last hop that answered, or the number of hops when none did.
+    /// The TTL of the last hop that answered, or of the last hop when none did.
     fn hop_count(&self) -> u64 {
         let last = self.hops.iter().rfind(|hop| hop.answer.is_some());
-        last.map_or(self.hops.len() as u64, |hop| hop.ttl)
+        last.or(self.hops.last()).map_or(0, |hop| hop.ttl)
     }
 }
 

@@ -4,7 +4,7 @@
 //! `UPDATE=1 cargo test -p datadog-traceroute-server openapi`.
 
 use datadog_traceroute::{
-    Cause, DEFAULT_TIMEOUT_MS, MAX_HOP_RETRIES, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters,
+    Cause, DEFAULT_TIMEOUT_MS, MAX_HOP_RETRIES, MAX_PACKET_SIZE, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters,
 };
 use serde_json::{Map, Value, json};
 
@@ -162,6 +162,7 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
 fn parameters() -> Value {
     let default = Parameters::default();
     let integer = |least: i64, most: u64, default: i64| json!({ "type": "integer", "minimum": least, "maximum": most, "default": default });
+    let optional = |least: i64, most: u64| json!({ "type": "integer", "minimum": least, "maximum": most });
     let boolean = |default: bool| json!({ "type": "boolean", "default": default });
     // An empty value counts as absent.
     let name = |names: &[&str], default: &str| {
@@ -244,6 +245,38 @@ fn parameters() -> Value {
             integer(0, MAX_TIMEOUT_MS, default.e2e_interval_ms),
             "Milliseconds between end-to-end probes; 0 means min(1000, max-ttl × timeout / e2e-queries), and over UDP no faster \
              than the target answers. All probes must fit into max-ttl × timeout.",
+        ),
+        (
+            "first-ttl",
+            integer(1, 255, default.first_ttl),
+            "Lowest TTL to probe, in hops; at most max-ttl.",
+        ),
+        (
+            "delay",
+            optional(0, MAX_TIMEOUT_MS),
+            "Milliseconds between a run's probes, at most the timeout; 0 means that up to sixteen are on their way at once, TCP \
+             SYN too. By default 50, for TCP SACK 10.",
+        ),
+        (
+            "packet-size",
+            optional(36, u64::from(MAX_PACKET_SIZE)),
+            "Bytes of each probe's IP packet, not for TCP. At least 36 (ICMP over IPv4), 38 (UDP over IPv4), 54 (UDP otherwise), \
+             56 (ICMP otherwise); by default as short as can be.",
+        ),
+        (
+            "tos",
+            optional(0, 255),
+            "Type of service (IPv4) or traffic class (IPv6) of the probes.",
+        ),
+        (
+            "dscp",
+            optional(0, 63),
+            "The same by its DSCP alone; not together with tos.",
+        ),
+        (
+            "dont-fragment",
+            boolean(default.dont_fragment),
+            "Set IPv4's DF bit in probes; UDP always has it.",
         ),
         (
             "details",
@@ -582,7 +615,7 @@ mod tests {
             let read = crate::parameters::from_query(&format!("{name}={written}"));
             assert_eq!(read, default, "{name}: the default");
         }
-        assert_eq!(list.len(), 16);
+        assert_eq!(list.len(), 22);
     }
 
     /// Whether `value` has exactly the properties that `schema` describes, of the right types.

@@ -26,6 +26,12 @@ pub(crate) fn from_query(query: &str) -> Parameters {
         details: query.value("details", default.details, parse_bool),
         hop_retries: query.value("hop-retries", default.hop_retries, str::parse),
         e2e_interval_ms: query.value("e2e-interval", default.e2e_interval_ms, str::parse),
+        first_ttl: query.value("first-ttl", default.first_ttl, str::parse),
+        delay_ms: query.optional("delay"),
+        packet_size: query.optional("packet-size"),
+        tos: query.optional("tos"),
+        dscp: query.optional("dscp"),
+        dont_fragment: query.value("dont-fragment", default.dont_fragment, parse_bool),
     }
 }
 
@@ -69,6 +75,15 @@ impl Query {
             tracing::warn!(parameter = name, %error, %default, "a value does not parse; the default is used");
             default
         })
+    }
+
+    /// An integer whose default is not a value of its own.
+    fn optional(&self, name: &str) -> Option<i64> {
+        let parsed = self.first(name)?.parse();
+        if let Err(error) = &parsed {
+            tracing::warn!(parameter = name, %error, "a value does not parse; the default is used");
+        }
+        parsed.ok()
     }
 }
 
@@ -130,6 +145,12 @@ mod tests {
             details: false,
             hop_retries: 2,
             e2e_interval_ms: 0,
+            first_ttl: 1,
+            delay_ms: None,
+            packet_size: None,
+            tos: None,
+            dscp: None,
+            dont_fragment: false,
         };
         assert_eq!(parameters, expected);
     }
@@ -138,7 +159,8 @@ mod tests {
     fn every_parameter_has_its_effect() {
         let query = "target=h&protocol=TCP&port=443&traceroute-queries=4&max-ttl=6&timeout=7&tcp-method=sack\
                      &e2e-queries=5&ipv6=1&reverse-dns=t&source-public-ip=T&windows-driver=true&skip-private-hops=TRUE\
-                     &details=true&hop-retries=8&e2e-interval=9";
+                     &details=true&hop-retries=8&e2e-interval=9&first-ttl=2&delay=0\
+                     &packet-size=100&tos=184&dscp=46&dont-fragment=1";
         let expected = Parameters {
             target: "h".to_owned(),
             protocol: "TCP".to_owned(),
@@ -156,6 +178,12 @@ mod tests {
             details: true,
             hop_retries: 8,
             e2e_interval_ms: 9,
+            first_ttl: 2,
+            delay_ms: Some(0),
+            packet_size: Some(100),
+            tos: Some(184),
+            dscp: Some(46),
+            dont_fragment: true,
         };
         assert_eq!(from_query(query), expected);
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
-use datadog_traceroute::{Error, Host, Progress, Report, ResolveError, RunError, Statistics, json};
+use datadog_traceroute::{
+    Error, Host, PacketOptions, Progress, Report, ResolveError, RunError, Statistics, json,
+};
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use tokio::sync::watch;
@@ -231,7 +233,8 @@ async fn parameters_reach_the_tracer() {
     let bench = bench(Outcome::Succeed);
     let query = "target=example.com:443&protocol=TCP&port=80&traceroute-queries=4&max-ttl=6&timeout=7\
                  &tcp-method=prefer_sack&e2e-queries=5&ipv6=1&reverse-dns=1&source-public-ip=1\
-                 &windows-driver=1&skip-private-hops=1&details=1&hop-retries=8&e2e-interval=9";
+                 &windows-driver=1&skip-private-hops=1&details=1&hop-retries=8&e2e-interval=9\
+                 &first-ttl=2&delay=0&dscp=46&dont-fragment=1";
     assert_eq!(bench.get(&format!("/traceroute?{query}")).await.status, 200);
     let request = bench.fake.requests.lock().unwrap()[0].clone();
     // The name was resolved once, and the document still shows it.
@@ -249,6 +252,13 @@ async fn parameters_reach_the_tracer() {
         (request.hop_retries, request.e2e_interval),
         (8, Some(Duration::from_millis(9)))
     );
+    assert_eq!((request.first_ttl, request.delay), (2, Some(Duration::ZERO)));
+    let packet = PacketOptions {
+        size: None,
+        tos: 46 << 2,
+        dont_fragment: true,
+    };
+    assert_eq!(request.packet, packet);
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,6 +321,27 @@ async fn wrong_parameters() {
         (
             "?target=h&e2e-queries=65536",
             "e2e-queries must be between 0 and 65535, got 65536",
+        ),
+        (
+            "?target=h&max-ttl=8&first-ttl=9",
+            "first-ttl must be between 1 and 8, got 9",
+        ),
+        (
+            "?target=h&timeout=100&delay=101",
+            "delay must be between 0 and 100 ms, got 101",
+        ),
+        (
+            "?target=h&protocol=tcp&packet-size=100",
+            "packet-size cannot be chosen for tcp: its probes carry no data, got 100",
+        ),
+        (
+            "?target=192.0.2.1&packet-size=37",
+            "packet-size must be between 38 and 65535 bytes, got 37",
+        ),
+        ("?target=h&tos=256", "tos must be between 0 and 255, got 256"),
+        (
+            "?target=h&tos=0&dscp=0",
+            "dscp sets part of what tos sets: only one of the two may be given",
         ),
         (
             "?target=h&hop-retries=11",

@@ -56,14 +56,16 @@ pub use model::{
 };
 pub use parameters::{
     DEFAULT_E2E_QUERIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS, DEFAULT_TRACEROUTE_QUERIES, Host,
-    InvalidParameter, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters, Protocol, Request, TcpMethod,
+    InvalidParameter, MAX_PACKET_SIZE, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters, Protocol, Request, TcpMethod,
 };
 pub use public_ip::PublicIp;
 pub use reverse_dns::ReverseDns;
 pub use statistics::is_private;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve, resolve_by};
 pub use tracer::{Options, Progress, RunError, Tracer};
-pub use traceroute_engine::{Answer, Cause, DEFAULT_HOP_RETRIES, Distance, End, Losses, MAX_HOP_RETRIES};
+pub use traceroute_engine::{
+    Answer, Cause, DEFAULT_HOP_RETRIES, Distance, End, Losses, MAX_HOP_RETRIES, PacketOptions,
+};
 pub use traceroute_net::start_windows_driver;
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use traceroute_engine::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES};
+use traceroute_engine::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Method, PacketOptions};
 
 use crate::target::Target;
 
@@ -46,6 +46,19 @@ pub struct Parameters {
     /// Time between end-to-end probes in milliseconds, 0–[`MAX_TIMEOUT_MS`]; 0 means spread over the time that runs may take, and
     /// over UDP no faster than the target answers.
     pub e2e_interval_ms: i64,
+    /// Lowest TTL to probe in runs, 1–`max_ttl` hops.
+    pub first_ttl: i64,
+    /// Time between a run's probes in milliseconds, from 0 to the timeout; 0 means that up to sixteen are on their way at
+    /// once. `None`: 50, for TCP SACK 10.
+    pub delay_ms: Option<i64>,
+    /// Bytes of each probe's IP packet, up to [`MAX_PACKET_SIZE`]; not for TCP. `None`: as short as can be.
+    pub packet_size: Option<i64>,
+    /// IPv4 type of service or IPv6 traffic class, 0–255. `None`: 0, or what `dscp` says.
+    pub tos: Option<i64>,
+    /// The upper six bits of the same, 0–63; not together with `tos`.
+    pub dscp: Option<i64>,
+    /// Set IPv4's DF bit; IPv6 packets are not fragmented by this host.
+    pub dont_fragment: bool,
 }
 
 /// Port probed unless told otherwise.
@@ -61,6 +74,8 @@ pub const DEFAULT_MAX_TTL: u8 = 30;
 /// Most runs, and most end-to-end probes, that one request may ask for: a request must not be able to take all of a
 /// server's memory and ports.
 pub const MAX_QUERIES: u32 = 65_535;
+/// Most bytes of a probe's IP packet: what IPv4 can describe.
+pub const MAX_PACKET_SIZE: u16 = u16::MAX;
 /// Longest that an answer may take, in milliseconds: a day.
 pub const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -83,6 +98,12 @@ impl Default for Parameters {
             details: false,
             hop_retries: i64::from(DEFAULT_HOP_RETRIES),
             e2e_interval_ms: 0,
+            first_ttl: 1,
+            delay_ms: None,
+            packet_size: None,
+            tos: None,
+            dscp: None,
+            dont_fragment: false,
         }
     }
 }
@@ -106,6 +127,12 @@ impl Parameters {
         let e2e_queries = in_range("e2e-queries", "", self.e2e_queries, 0..=MAX_QUERIES)?;
         let longest_ms = u64::from(max_ttl) * default_if_zero(timeout_ms);
         let e2e_interval = self.checked_e2e_interval(e2e_queries, longest_ms)?;
+        let timeout_ms = default_if_zero(timeout_ms);
+        let packet = PacketOptions {
+            size: self.checked_packet_size(protocol, &target.host)?,
+            tos: self.checked_tos()?,
+            dont_fragment: self.dont_fragment,
+        };
         Ok(Request {
             hostname: self.target.clone(),
             host: target.host,
@@ -116,7 +143,7 @@ impl Parameters {
             traceroute_queries: in_range("traceroute-queries", "", self.traceroute_queries, 0..=MAX_QUERIES)?,
             e2e_queries,
             max_ttl,
-            timeout: Duration::from_millis(default_if_zero(timeout_ms)),
+            timeout: Duration::from_millis(timeout_ms),
             ipv6: self.ipv6,
             reverse_dns: self.reverse_dns,
             source_public_ip: self.source_public_ip,
@@ -125,7 +152,47 @@ impl Parameters {
             details: self.details,
             hop_retries: in_range("hop-retries", "", self.hop_retries, 0..=MAX_HOP_RETRIES)?,
             e2e_interval,
+            first_ttl: in_range("first-ttl", "", self.first_ttl, 1..=max_ttl)?,
+            delay: self.checked_delay(timeout_ms)?,
+            packet,
         })
+    }
+
+    /// At most the timeout, so that all TTLs are probed within the longest time that runs may take.
+    fn checked_delay(&self, timeout_ms: u64) -> Result<Option<Duration>, InvalidParameter> {
+        let checked = |delay| in_range("delay", " ms", delay, 0..=timeout_ms);
+        Ok(self.delay_ms.map(checked).transpose()?.map(Duration::from_millis))
+    }
+
+    /// A name's family is not known yet: what fits IPv6 fits both.
+    fn checked_packet_size(&self, protocol: Protocol, host: &Host) -> Result<Option<u16>, InvalidParameter> {
+        let Some(size) = self.packet_size else {
+            return Ok(None);
+        };
+        let method = match protocol {
+            Protocol::Udp => Method::Udp,
+            Protocol::Tcp => Method::TcpSyn,
+            Protocol::Icmp => Method::Icmp,
+        };
+        let is_ipv6 = !matches!(host, Host::Address(address) if address.is_ipv4());
+        let Some(least) = PacketOptions::least_size(method, is_ipv6) else {
+            let problem = format!("cannot be chosen for {protocol}: its probes carry no data, got {size}");
+            return Err(InvalidParameter::new("packet-size", problem));
+        };
+        in_range("packet-size", " bytes", size, least..=MAX_PACKET_SIZE).map(Some)
+    }
+
+    fn checked_tos(&self) -> Result<u8, InvalidParameter> {
+        const MAX_DSCP: u8 = 63;
+        match (self.tos, self.dscp) {
+            (Some(_), Some(_)) => Err(InvalidParameter::new(
+                "dscp",
+                "sets part of what tos sets: only one of the two may be given".to_owned(),
+            )),
+            (Some(tos), None) => in_range("tos", "", tos, 0..=u8::MAX),
+            (None, Some(dscp)) => Ok(in_range("dscp", "", dscp, 0..=MAX_DSCP)? << 2),
+            (None, None) => Ok(0),
+        }
     }
 
     /// All end-to-end probes must have been sent when runs have had the longest time they may take: a request never ends much later.
@@ -341,6 +408,12 @@ pub struct Request {
     pub hop_retries: u8,
     /// Fixed time between end-to-end probes; `None`: as the target and the longest time of runs allow.
     pub e2e_interval: Option<Duration>,
+    /// Lowest TTL to probe in runs, in hops, at least 1 and at most `max_ttl`.
+    pub first_ttl: u8,
+    /// Time between a run's probes; `None`: the method's own.
+    pub delay: Option<Duration>,
+    /// What the packets look like.
+    pub packet: PacketOptions,
 }
 
 /// The host part of a target.
@@ -398,14 +471,89 @@ mod tests {
                 details: false,
                 hop_retries: 2,
                 e2e_interval: None,
+                first_ttl: 1,
+                delay: None,
+                packet: PacketOptions::default(),
             }
+        );
+    }
+
+    #[test]
+    fn the_lowest_packet_size_is_the_methods() {
+        for (protocol, target, least) in [
+            ("icmp", "192.0.2.1", 36),
+            ("icmp", "2001:db8::1", 56),
+            ("icmp", "example.com", 56),
+            ("udp", "192.0.2.1", 38),
+            ("udp", "[2001:db8::1]:53", 54),
+            ("udp", "example.com:53", 54),
+        ] {
+            let of = |size| Parameters {
+                target: target.to_owned(),
+                protocol: protocol.to_owned(),
+                packet_size: Some(size),
+                ..Parameters::default()
+            };
+            let size = of(i64::from(least)).validate().unwrap().packet.size;
+            assert_eq!(size, Some(least), "{protocol} {target}");
+            assert!(
+                of(i64::from(least) - 1).validate().is_err(),
+                "{protocol} {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn tcp_probes_have_no_size_to_choose() {
+        for tcp_method in ["syn", "sack", "prefer_sack"] {
+            let tcp = Parameters {
+                protocol: "tcp".to_owned(),
+                tcp_method: tcp_method.to_owned(),
+                packet_size: Some(52),
+                ..parameters()
+            };
+            let expected = "packet-size cannot be chosen for tcp: its probes carry no data, got 52";
+            assert_eq!(message(&tcp), expected);
+        }
+    }
+
+    #[test]
+    fn type_of_service_is_given_whole_or_by_its_dscp() {
+        let tos = |tos, dscp| Parameters {
+            tos,
+            dscp,
+            ..parameters()
+        };
+        let of = |parameters: Parameters| parameters.validate().unwrap().packet.tos;
+        assert_eq!(of(tos(Some(0xB9), None)), 0xB9);
+        assert_eq!(of(tos(None, Some(46))), 0xB8);
+        assert_eq!(
+            message(&tos(Some(0), Some(0))),
+            "dscp sets part of what tos sets: only one of the two may be given"
+        );
+    }
+
+    #[test]
+    fn delays_are_at_most_the_timeout_and_0_is_literal() {
+        let delay = |delay_ms, timeout_ms| Parameters {
+            delay_ms,
+            timeout_ms,
+            ..parameters()
+        };
+        let of = |parameters: Parameters| parameters.validate().unwrap().delay;
+        assert_eq!(of(delay(None, 20)), None);
+        assert_eq!(of(delay(Some(0), 20)), Some(Duration::ZERO));
+        assert_eq!(of(delay(Some(20), 20)), Some(Duration::from_millis(20)));
+        assert_eq!(
+            message(&delay(Some(21), 20)),
+            "delay must be between 0 and 20 ms, got 21"
         );
     }
 
     #[test]
     fn numbers_out_of_range_are_refused_by_name_and_range() {
         type Set = fn(&mut Parameters, i64);
-        let cases: [(Set, i64, i64, &str); 7] = [
+        let cases: [(Set, i64, i64, &str); 12] = [
             (
                 |p, v| p.port = v,
                 0,
@@ -435,6 +583,36 @@ mod tests {
                 0,
                 86_400_000,
                 "timeout must be between 0 and 86400000 ms, got ",
+            ),
+            (
+                |p, v| p.first_ttl = v,
+                1,
+                30,
+                "first-ttl must be between 1 and 30, got ",
+            ),
+            (
+                |p, v| p.delay_ms = Some(v),
+                0,
+                3000,
+                "delay must be between 0 and 3000 ms, got ",
+            ),
+            (
+                |p, v| p.packet_size = Some(v),
+                54,
+                65535,
+                "packet-size must be between 54 and 65535 bytes, got ",
+            ),
+            (
+                |p, v| p.tos = Some(v),
+                0,
+                255,
+                "tos must be between 0 and 255, got ",
+            ),
+            (
+                |p, v| p.dscp = Some(v),
+                0,
+                63,
+                "dscp must be between 0 and 63, got ",
             ),
             (
                 |p, v| p.hop_retries = v,

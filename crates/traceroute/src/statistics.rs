@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use crate::model::{E2eProbe, Hop, HopCount, RttStatistics, Run};
 
 impl Run {
-    /// Length of the path in hops: the position of the last hop that answered, or the number of hops when none did.
+    /// Length of the path in hops: the TTL of the last hop that answered, or of the last hop when none did.
     pub fn hop_count(&self) -> u32 {
-        let last_answer = self.hops.iter().rposition(|hop| hop.reachable);
-        last_answer.map_or(self.hops.len(), |index| index + 1) as u32
+        let last_answer = self.hops.iter().rfind(|hop| hop.reachable);
+        last_answer.or(self.hops.last()).map_or(0, |hop| hop.ttl.into())
     }
 
     /// Turns hops in private networks (RFC 1918, RFC 4193) into silent ones, keeping their TTL.
@@ -103,6 +103,12 @@ mod tests {
         assert_eq!(run("10.0.0.1 192.0.2.9 * *").hop_count(), 2);
         assert_eq!(run("* * * *").hop_count(), 4);
         assert_eq!(run("").hop_count(), 0);
+        // With a first TTL of 2 the list is shorter than the path.
+        for (hops, count) in [("10.0.0.1 * 192.0.2.9", 3), ("* * *", 3)] {
+            let mut run = run(hops);
+            run.hops.remove(0);
+            assert_eq!(run.hop_count(), count);
+        }
     }
 
     #[test]

@@ -480,6 +480,9 @@ impl Probing<'_> {
         let request = self.job.request;
         let port = request.probed_port();
         let spec = TraceSpec {
+            first_ttl: request.first_ttl,
+            delay: request.delay.unwrap_or(method.default_delay()),
+            packet: request.packet,
             hop_retries: request.hop_retries,
             linger: request.e2e_time(),
             longest: self.time_left(),
@@ -503,6 +506,7 @@ impl Probing<'_> {
             Protocol::Tcp => Method::TcpSyn,
         };
         let single = TraceSpec {
+            packet: request.packet,
             longest: self.time_left(),
             ..TraceSpec::single(
                 method,

@@ -11,6 +11,7 @@ mod filters;
 mod formats;
 mod names;
 mod neighbours;
+mod options;
 mod ordinary;
 mod paths;
 mod program;
