@@ -39,7 +39,7 @@ impl PacketOptions {
     }
 
     /// Bytes of payload behind an ICMP or UDP header, if the size is chosen.
-    pub(crate) fn payload(&self, destination: IpAddr) -> Option<u16> {
+    pub(crate) fn payload(self, destination: IpAddr) -> Option<u16> {
         Some(self.size?.saturating_sub(headers(destination.is_ipv6())))
     }
 }

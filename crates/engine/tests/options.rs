@@ -6,7 +6,7 @@ mod support;
 
 use support::*;
 use traceroute_engine::{End, Method, PacketOptions, Time, TraceId, TraceSpec};
-use traceroute_wire::{MAX_PROBE_LEN, Probe, Reply};
+use traceroute_wire::{Probe, Reply};
 
 const METHODS: [Method; 4] = [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack];
 const LENGTH: u8 = 11;
@@ -181,7 +181,7 @@ fn packets_look_as_asked_for_and_are_recognised() {
                 assert_eq!((hops.len(), answered), (5, 5), "{method:?} {v6} {size:?}");
                 for (_, probe) in &simulation.sent {
                     assert_eq!((probe.tos, probe.dont_fragment), (0xB8, true));
-                    let len = probe.encode(&mut [0; MAX_PROBE_LEN]).unwrap().len();
+                    let len = probe.packet_len();
                     assert!(least.is_none() || Some(len as u16) == size, "{method:?}: {len}");
                 }
             }

@@ -536,8 +536,8 @@ mod tests {
     #[test]
     fn delays_are_at_most_the_timeout_and_0_is_literal() {
         let delay = |delay_ms, timeout_ms| Parameters {
-            delay_ms,
             timeout_ms,
+            delay_ms,
             ..parameters()
         };
         let of = |parameters: Parameters| parameters.validate().unwrap().delay;

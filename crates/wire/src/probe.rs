@@ -7,8 +7,9 @@ use crate::tcp::ProbeSegment;
 use crate::writer::Writer;
 use crate::{echo, ip, tcp, udp};
 
-/// Bytes of the longest probe: the longest IPv4 packet (RFC 791 §3.1).
-pub const MAX_PROBE_LEN: usize = 65_535;
+/// Bytes of buffer that suffice for each probe whose size nobody chose: the smallest MTU of an IPv6 link (RFC 8200 §5).
+/// [`Probe::packet_len`] tells how many others need.
+pub const MAX_PROBE_LEN: usize = 1280;
 
 /// Payload of an echo request, in bytes, unless a longer one is wanted.
 pub const ECHO_PAYLOAD: u16 = 8;
@@ -120,8 +121,8 @@ pub struct TcpTimestamps {
 impl Probe {
     /// Writes the complete packet, IP header included, in network byte order with all checksums, and returns it.
     ///
-    /// `None` when `source` and `destination` are of different families, or `buffer` is too short: one of
-    /// [`MAX_PROBE_LEN`] bytes never is.
+    /// `None` when `source` and `destination` are of different families, or `buffer` is shorter than
+    /// [`Probe::packet_len`].
     pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         let header_len = ip::header_len(self.destination);
         let (header, body) = buffer.split_at_mut_checked(header_len)?;

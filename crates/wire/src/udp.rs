@@ -11,7 +11,7 @@ use crate::{Checksums, Ignored, Probe, QuotedTransport, UDP_IPV6_BASE, UdpReply}
 /// What probe payloads start with.
 const SIGNATURE: [u8; 5] = *b"NSMNC";
 
-/// Bytes of payload that come back with an ICMPv6 error at least (RFC 4443 §3 asks for some more), and that an ordinary
+/// Bytes of payload that come back with an `ICMPv6` error at least (RFC 4443 §3 asks for some more), and that an ordinary
 /// socket hands over.
 const LONGEST_QUOTED: usize = 1000;
 

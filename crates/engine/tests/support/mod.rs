@@ -19,8 +19,8 @@ use traceroute_engine::{
     Operation, Outcome, Time, Token, TraceError, TraceId, TraceResult, TraceSpec,
 };
 use traceroute_wire::{
-    IcmpError, MAX_PROBE_LEN, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind,
-    SackInfo, TcpFlags, TcpReply, TcpTimestamps, UdpReply,
+    IcmpError, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags,
+    TcpReply, TcpTimestamps, UdpReply,
 };
 
 pub mod world;
@@ -306,7 +306,7 @@ impl<'p> Simulation<'p> {
                         self.engine.send_failed(self.now, token, error);
                         continue;
                     }
-                    assert!(probe.encode(&mut [0; MAX_PROBE_LEN]).is_some());
+                    assert!(probe.encode(&mut vec![0; probe.packet_len()]).is_some());
                     self.send(token, &probe);
                 }
                 Action::Open { trace } => {
@@ -497,7 +497,7 @@ fn is_genuine(probe: &Probe, reply: &Reply) -> bool {
 
 /// An ICMP error about `probe` from `source`.
 pub fn error(source: IpAddr, probe: &Probe, error: IcmpError) -> Reply {
-    let mut buffer = [0; MAX_PROBE_LEN];
+    let mut buffer = vec![0; probe.packet_len()];
     let packet = probe.encode(&mut buffer).unwrap().to_vec();
     let v6 = probe.destination.is_ipv6();
     let header = if v6 { 40 } else { 20 };

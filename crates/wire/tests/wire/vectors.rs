@@ -285,7 +285,7 @@ fn type_of_service_and_dont_fragment_are_in_the_header() {
 
 #[test]
 fn padding_leaves_the_tag_as_it_is() {
-    let mut buffer = [0; MAX_PROBE_LEN];
+    let mut buffer = vec![0; 65_535];
     for payload_len in [10, 11, 12, 100, 1472, 9001, 65_487] {
         let udp = ProbeKind::Udp {
             source_port: 50000,
@@ -319,7 +319,7 @@ fn padding_leaves_the_tag_as_it_is() {
 
 #[test]
 fn what_does_not_fit_is_not_encoded() {
-    let mut buffer = [0; MAX_PROBE_LEN];
+    let mut buffer = vec![0; 65_535];
     let kind = |payload_len| ProbeKind::Udp {
         source_port: 50000,
         destination_port: 33434,
