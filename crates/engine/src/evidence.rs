@@ -34,6 +34,11 @@ const LIMITED_AS_LINUX: f64 = 0.4;
 const LOST_ANYWAY: f64 = 0.03;
 /// How likely a limit had all its tokens before our first probe.
 const UNUSED: f64 = 0.9;
+/// How likely a limit serves others, too, of whom nothing is known here: then it may answer any
+/// share, at any time.
+const SHARED: f64 = 0.02;
+/// Fewer losses do not show that.
+const MANY_LOST: usize = 5;
 /// Chance of an answer that a limit forbids: clocks differ.
 const ANSWERED_ANYWAY: f64 = 0.01;
 
@@ -47,6 +52,8 @@ pub(crate) struct Candidates {
     pub best: Limit,
     /// The one that fits most closely.
     pub closest: Limit,
+    /// More likely than any is that others use the limit, too.
+    pub is_shared: bool,
 }
 
 impl Default for Candidates {
@@ -54,6 +61,7 @@ impl Default for Candidates {
         Candidates {
             best: Limit::LINUX,
             closest: Limit::LINUX,
+            is_shared: false,
         }
     }
 }
@@ -110,7 +118,23 @@ impl Evidence {
                 evidence.limited = log_sum(evidence.limited, weight.ln());
             }
         }
+        if lost < MANY_LOST {
+            return (evidence, candidates);
+        }
+        let own = evidence.limited + (1.0 - SHARED).ln();
+        let shared = evidence.any_share() + SHARED.ln();
+        candidates.is_shared = shared > own;
+        evidence.limited = log_sum(own, shared);
         (evidence, candidates)
+    }
+
+    /// The logarithm of how likely this is if any share is as likely as any other.
+    fn any_share(&self) -> f64 {
+        let (lost, answered) = (self.lost as u32, self.answered as u32);
+        let all_lost = -f64::from(lost + 1).ln();
+        (1..=answered).fold(all_lost, |sum, count| {
+            sum + (f64::from(count) / f64::from(lost + count + 1)).ln()
+        })
     }
 
     /// How many probes went unanswered.

@@ -474,6 +474,9 @@ impl Responders {
         let Some(limit) = responder.likely_limit() else {
             return Some(false);
         };
+        if responder.candidates.is_shared {
+            return Some(true);
+        }
         let mut buffer = [Mark::NONE; MARKS];
         let marks = responder.marks.settled(now, responder.grace(), &mut buffer);
         let mut forecast_then = Forecast::Open;
