@@ -137,6 +137,11 @@ impl Evidence {
         })
     }
 
+    /// How many probes were answered.
+    pub(crate) fn answered(&self) -> u32 {
+        self.answered as u32
+    }
+
     /// How many probes went unanswered.
     pub(crate) fn lost(&self) -> u32 {
         self.lost as u32

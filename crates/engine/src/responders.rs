@@ -28,6 +28,8 @@ const SILENT_AFTER: Duration = Duration::from_millis(200);
 const BELIEVED: f64 = 0.85;
 /// Odds from which a limit is the more likely explanation of a silence.
 const LIKELIER: f64 = 0.7;
+/// How likely a router never answers, before anything was seen.
+const SILENT: f64 = 0.1;
 /// Fewer unanswered probes do not make a limit.
 const LEAST_LOST: u32 = 2;
 /// Two retries of different traces at the same place are at least so far apart.
@@ -438,6 +440,37 @@ impl Responders {
                 let responder = path.and_then(|path| self.responders.peek(&path.responder?));
                 responder.is_some_and(|responder| responder.limit().is_some())
             })
+    }
+
+    /// Whether limits explain that nobody answered any probe at this place, where a router forwards:
+    /// as many limit their answers on this path, and answered as few.
+    pub(crate) fn explain_silence(&self, place: Place) -> bool {
+        let probes = self.paths.peek(&place).map_or(0, |path| path.sent);
+        let (mut nodes, mut limited, mut answered, mut lost) = (0, 0, 0, 0);
+        let mut last = None;
+        for ttl in 1..=FARTHEST {
+            let path = self.paths.peek(&Place { ttl, ..place });
+            let known = path.filter(|path| path.is_limited_kind && path.responder != last);
+            let Some(address) = known.and_then(|path| path.responder) else {
+                continue;
+            };
+            last = Some(address);
+            let Some(responder) = self.responders.peek(&address) else {
+                continue;
+            };
+            nodes += 1;
+            if responder.limit().is_some() {
+                limited += 1;
+                answered += responder.evidence.answered();
+                lost += responder.evidence.lost();
+            }
+        }
+        if limited == 0 {
+            return false;
+        }
+        let share = f64::from(lost) / f64::from(lost + answered);
+        let is_limited = f64::from(limited) / f64::from(nodes + 1);
+        is_limited * share.powf(f64::from(probes)) > SILENT
     }
 
     /// When this place may be probed again that may be out of tokens at any time: traces take
