@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::bucket::{Bucket, Forecast, Limit, Mark, replay};
-use crate::evidence::{Candidates, Evidence, odds};
+use crate::evidence::{Candidates, Evidence, Odds, odds};
 use crate::generations::Generations;
 use crate::{Method, Time};
 
@@ -121,8 +121,8 @@ struct Responder {
     /// What the marks showed then.
     evidence: Evidence,
     candidates: Candidates,
-    /// How likely it is one, from 0 to 1, and when that was weighed.
-    odds: f64,
+    /// How likely it is one, and when that was weighed.
+    odds: Odds,
     weighed_at: Option<Time>,
     /// A probe was answered that Linux's limit forbids.
     refuted: bool,
@@ -138,7 +138,7 @@ impl Responder {
             fitted_at: None,
             evidence: Evidence::unlimited(0, 0),
             candidates: Candidates::default(),
-            odds: 0.0,
+            odds: Odds::default(),
             weighed_at: None,
             refuted: false,
         }
@@ -161,12 +161,12 @@ impl Responder {
 
     /// The limit that its probes wait for.
     fn limit(&self) -> Option<Limit> {
-        (self.odds >= BELIEVED && self.evidence.lost() >= LEAST_LOST).then_some(self.candidates.best)
+        (self.odds.limited >= BELIEVED && self.evidence.lost() >= LEAST_LOST).then_some(self.candidates.best)
     }
 
     /// The limit that explains best what it did not answer.
     fn likely_limit(&self) -> Option<Limit> {
-        (self.odds >= LIKELIER).then_some(self.candidates.closest)
+        (self.odds.limited >= LIKELIER).then_some(self.candidates.closest)
     }
 
     /// The bucket after all that was seen.
@@ -356,7 +356,7 @@ impl Responders {
                 let (path, own) = self.path(place, address, now);
                 odds(&path, own)
             } else {
-                0.0
+                Odds::default()
             };
             self.responders.get_mut(&address)?.odds = odds;
         }
@@ -507,7 +507,7 @@ impl Responders {
         let Some(limit) = responder.likely_limit() else {
             return Some(false);
         };
-        if responder.candidates.is_shared {
+        if responder.odds.shared > responder.odds.limited / 2.0 {
             return Some(true);
         }
         let mut buffer = [Mark::NONE; MARKS];

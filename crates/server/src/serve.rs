@@ -63,6 +63,11 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     }
     let cannot_start = |error| StartError(format!("cannot start: {error}"));
     check_open_files().map_err(cannot_start)?;
+    check_threads().map_err(|error| {
+        StartError(format!(
+            "cannot start a thread for each processor: {error}; raise `ulimit -u` or the pids limit of the container"
+        ))
+    })?;
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -88,6 +93,20 @@ fn drop_privileges() {
         Access::Raw => {}
         access => tracing::warn!("{access}"),
     }
+}
+
+/// The runtime's threads can be started: it panics where they cannot.
+fn check_threads() -> io::Result<()> {
+    let count = thread::available_parallelism().map_or(1, NonZero::get);
+    let gate = Mutex::new(());
+    thread::scope(|scope| {
+        // All are there at once, until this is given back.
+        let _closed = gate.lock();
+        (0..count).try_for_each(|_| {
+            let started = thread::Builder::new().spawn_scoped(scope, || drop(gate.lock()));
+            started.map(drop)
+        })
+    })
 }
 
 /// Open listening sockets.

@@ -112,6 +112,11 @@ impl fmt::Display for Error {
             }
             Error::TooLate => f.write_str("the target's name was not resolved within the request's time"),
             Error::Traces(errors) => f.write_str(&distinct_messages(errors).join("\n")),
+            Error::Start(error) if error.kind() == io::ErrorKind::WouldBlock => write!(
+                f,
+                "cannot start the probing engine: no further thread is allowed ({error}); \
+                 raise `ulimit -u` or the pids limit of the container"
+            ),
             Error::Start(error) => write!(f, "cannot start the probing engine: {error}"),
         }
     }
