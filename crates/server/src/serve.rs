@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use axum::Router;
