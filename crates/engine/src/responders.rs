@@ -1,6 +1,6 @@
 //! Who answers where, and the limits that they keep: one memory for all traces of a process.
 //!
-//! A *place* is (target, protocol, TTL). A *responder* is the address that answered there. A
+//! A *place* is (target, way out of this host, protocol, TTL). A *responder* is the address that answered there. A
 //! responder's limit is fitted to which probes it answered and which it did not, whichever trace
 //! they belong to ([`Evidence`]). From it follow when another probe is worthwhile
 //! ([`Responders::ticket`]) and whether the limit explains a silence ([`Responders::explains`]).
@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::bucket::{Bucket, Forecast, Limit, Mark, replay};
 use crate::evidence::{Candidates, Evidence, odds};
 use crate::generations::Generations;
-use crate::{Method, Time};
+use crate::{Egress, Method, Time};
 
 /// Half of the places and of the responders that are remembered.
 const PLACES: usize = 16 * 1024;
@@ -46,6 +46,8 @@ const LOOK_AROUND: u8 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub target: IpAddr,
+    /// Another way out of this host is another path.
+    pub egress: Egress,
     pub method: Method,
     pub ttl: u8,
 }
@@ -487,14 +489,13 @@ impl Responders {
         Some(forecast_then != Forecast::Answered)
     }
 
-    /// Whether the target would answer an error to one more UDP probe now.
-    pub(crate) fn allowance(&mut self, target: IpAddr, now: Time) -> Allowance {
+    /// Whether the target would answer an error to one more UDP probe now, sent as those of `place`.
+    pub(crate) fn allowance(&mut self, place: Place, now: Time) -> Allowance {
         let place = Place {
-            target,
             method: Method::Udp,
-            ttl: u8::MAX,
+            ..place
         };
-        let Some(responder) = self.fitted(place, target, now) else {
+        let Some(responder) = self.fitted(place, place.target, now) else {
             return Allowance::Now;
         };
         let learned = responder.limit();
