@@ -860,7 +860,6 @@ fn egress_is_chosen_by_clients_where_the_operator_allows_it() {
     let uri = |target: &str, choice: &str| {
         format!("/traceroute?target={target}&traceroute-queries=1&e2e-queries=0&timeout=500&{choice}")
     };
-    let target = target.to_string();
 
     let refusing = Server::start(
         &chain.client,

@@ -69,10 +69,10 @@ impl Error {
     pub fn code(&self) -> ErrorCode {
         match self {
             Error::Resolve(_) | Error::TooLate => ErrorCode::Dns,
-            Error::NotAHost(_) => ErrorCode::InvalidRequest,
-            Error::Egress(EgressError::Mark(error) | EgressError::Unknown(error)) => io_code(error),
-            Error::Egress(_) => ErrorCode::InvalidRequest,
-            Error::Start(error) => io_code(error),
+            Error::Egress(EgressError::Mark(error) | EgressError::Unknown(error)) | Error::Start(error) => {
+                io_code(error)
+            }
+            Error::NotAHost(_) | Error::Egress(_) => ErrorCode::InvalidRequest,
             Error::Traces(errors) => errors.first().map_or(ErrorCode::Unknown, run_code),
         }
     }

@@ -26,8 +26,7 @@ const METHODS: [&str; 4] = [
 struct Uplinks {
     client: Node,
     near: Node,
-    /// A node lives as long as it is held.
-    _far: Node,
+    far: Node,
     server: Node,
 }
 
@@ -53,13 +52,13 @@ impl Uplinks {
         let uplinks = Uplinks {
             client: lab.node("client")?,
             near: lab.router("near")?,
-            _far: lab.router("far")?,
+            far: lab.router("far")?,
             server: lab.router("server")?,
         };
         let Uplinks {
             client,
             near,
-            _far: far,
+            far,
             server,
         } = &uplinks;
         link(lab, client, near, 1)?;
@@ -202,10 +201,9 @@ fn a_link_local_router_is_traced_in_its_zone() -> Result<()> {
     let client = &uplinks.client;
     client.ip("addr add fe80::1/64 dev eth0 nodad\naddr add fe80::1/64 dev eth1 nodad\n")?;
     uplinks.near.ip("addr add fe80::99/64 dev eth0 nodad\n")?;
-    uplinks._far.ip("addr add fe80::99/64 dev eth0 nodad\n")?;
-    let _near = uplinks.near.listen_tcp(PORT)?;
-    let _far = uplinks._far.listen_tcp(PORT)?;
-    uplinks._far.ip("addr add fe80::77/64 dev eth0 nodad\n")?;
+    uplinks.far.ip("addr add fe80::99/64 dev eth0 nodad\n")?;
+    let _services = [uplinks.near.listen_tcp(PORT)?, uplinks.far.listen_tcp(PORT)?];
+    uplinks.far.ip("addr add fe80::77/64 dev eth0 nodad\n")?;
     let index = client
         .command("ip")
         .args(["-o", "link", "show", "eth1"])
