@@ -596,3 +596,30 @@ fn turn(next: &mut Time, marks: &[Mark], now: Time) -> Time {
     *next = at + apart;
     at
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn who_answers_by_one_uplink_says_nothing_of_another() {
+        let mut responders = Responders::new();
+        let by = |interface| Place {
+            target: IpAddr::from([192, 0, 2, 1]),
+            egress: Egress {
+                interface: NonZeroU32::new(interface),
+                ..Egress::default()
+            },
+            method: Method::Icmp,
+            ttl: 2,
+        };
+        let router = IpAddr::from([10, 0, 0, 1]);
+        responders.sent(by(1), Time::ZERO);
+        responders.answered(by(1), router, true, Time::ZERO, None);
+        assert_eq!(responders.router_at(by(1)), Some(router));
+        assert_eq!(responders.router_at(by(2)), None);
+        assert_eq!(responders.router_at(by(0)), None);
+    }
+}
