@@ -126,7 +126,7 @@ pub(crate) fn man() -> io::Result<Vec<u8>> {
 )]
 #[expect(clippy::doc_markdown, reason = "what stands here is shown to users, as help")]
 struct Flags {
-    /// Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443
+    /// Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443, fe80::1%eth0
     #[arg(value_name = "target", value_hint = ValueHint::Hostname)]
     target: Option<String>,
 
@@ -203,6 +203,18 @@ struct Flags {
     #[arg(default_value_t = Parameters::default().e2e_interval_ms)]
     e2e_interval: i64,
 
+    /// Source address of probes, one of this host's; without it, the routing tables decide
+    #[arg(long, value_name = "address")]
+    source: Option<String>,
+
+    /// Interface by which probes leave, by name or index; without it, the routing tables decide
+    #[arg(long, value_name = "name")]
+    interface: Option<String>,
+
+    /// Mark of probes that routing rules and firewalls see (Linux, CAP_NET_ADMIN), 0 to 4294967295; 0 means none
+    #[arg(long, value_name = "number")]
+    fwmark: Option<String>,
+
     /// How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz)
     #[arg(long, value_name = "name", value_parser = Suggest(&Format::NAMES))]
     #[arg(hide_possible_values = true, default_value = Format::DEFAULT)]
@@ -261,6 +273,9 @@ impl Flags {
             details: self.details,
             hop_retries: self.hop_retries,
             e2e_interval_ms: self.e2e_interval,
+            source: self.source,
+            interface: self.interface,
+            fwmark: self.fwmark,
         })
     }
 }
@@ -309,9 +324,12 @@ mod tests {
         (None, "skip-private-hops", "false"),
     ];
     /// Flags beyond the contract.
-    const OWN: [(Option<char>, &str, &str); 4] = [
+    const OWN: [(Option<char>, &str, &str); 7] = [
         (None, "hop-retries", "2"),
         (None, "e2e-interval", "0"),
+        (None, "source", ""),
+        (None, "interface", ""),
+        (None, "fwmark", ""),
         (None, "format", "json"),
         (None, "details", "false"),
     ];
@@ -354,7 +372,8 @@ mod tests {
             .get_arguments()
             .filter(|flag| !flag.is_positional() && flag.get_id() != "help")
             .map(|flag| {
-                let default = flag.get_default_values()[0].to_str().unwrap();
+                let default = flag.get_default_values().first();
+                let default = default.map_or("", |default| default.to_str().unwrap());
                 (flag.get_short(), flag.get_long().unwrap(), default)
             })
             .collect();
@@ -386,15 +405,19 @@ mod tests {
             details: true,
             hop_retries: 8,
             e2e_interval_ms: 9,
+            source: Some("10.0.0.1".to_owned()),
+            interface: Some("eth1".to_owned()),
+            fwmark: Some("0x10".to_owned()),
         };
         let long = "--proto TCP --tcp-method prefer_sack --port 443 --traceroute-queries 4 --e2e-queries 5 \
                     --max-ttl 6 --timeout 7 --ipv6 --reverse-dns --source-public-ip --windows-driver \
-                    --skip-private-hops --details --hop-retries 8 --e2e-interval 9 --verbose host";
+                    --skip-private-hops --details --hop-retries 8 --e2e-interval 9 --source 10.0.0.1 --interface eth1 \
+                    --fwmark 0x10 --verbose host";
         assert_eq!(parameters(long), expected);
         assert!(Flags::read(arguments(long)).unwrap().verbose);
         let short = "-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tcp-method=prefer_sack --timeout=7 --ipv6=1 \
                      --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE --details \
-                     --hop-retries=8 --e2e-interval=9";
+                     --hop-retries=8 --e2e-interval=9 --source=10.0.0.1 --interface=eth1 --fwmark=0x10";
         assert_eq!(parameters(short), expected);
         assert!(Flags::read(arguments(short)).unwrap().verbose);
     }
@@ -597,6 +620,14 @@ mod tests {
                 "--timeout -1 host",
                 "--timeout must be between 0 and 86400000 ms, got -1",
             ),
+            (
+                "--source eth0 host",
+                "--source must be an IPv4 or IPv6 address, got \"eth0\"",
+            ),
+            (
+                "--fwmark 4294967296 host",
+                "--fwmark must be a number between 0 and 4294967295, got \"4294967296\"",
+            ),
             ("-P sctp host", "--proto must be udp, tcp or icmp, got \"sctp\""),
             (
                 "--format xml host",
@@ -617,7 +648,11 @@ mod tests {
             let flag = short.map_or(long.clone(), |short| format!("\\fB\\-{short}\\fR, {long}"));
             let line = page.lines().find(|line| line.starts_with(&flag));
             let line = line.unwrap_or_else(|| panic!("no {flag} in {page}"));
-            assert!(line.ends_with(&format!("[default: {default}]")), "{line}");
+            if default.is_empty() {
+                assert!(!line.contains("[default"), "{line}");
+            } else {
+                assert!(line.ends_with(&format!("[default: {default}]")), "{line}");
+            }
         }
         assert!(page.contains("\n.TH DATADOG-TRACEROUTE 1 "), "{page}");
     }

@@ -1,6 +1,6 @@
 //! Who answers where, and the limits that they keep: one memory for all traces of a process.
 //!
-//! A *place* is (target, protocol, TTL). A *responder* is the address that answered there. A
+//! A *place* is (target, way out of this host, protocol, TTL). A *responder* is the address that answered there. A
 //! responder's limit is fitted to which probes it answered and which it did not, whichever trace
 //! they belong to ([`Evidence`]). From it follow when another probe is worthwhile
 //! ([`Responders::ticket`]) and whether the limit explains a silence ([`Responders::explains`]).
@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::bucket::{Bucket, Forecast, Limit, Mark, replay};
 use crate::evidence::{Candidates, Evidence, Odds, odds};
 use crate::generations::Generations;
-use crate::{Method, Time};
+use crate::{Egress, Method, Time};
 
 /// Half of the places and of the responders that are remembered.
 const PLACES: usize = 16 * 1024;
@@ -48,6 +48,8 @@ const LOOK_AROUND: u8 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub target: IpAddr,
+    /// Another way out of this host is another path.
+    pub egress: Egress,
     pub method: Method,
     pub ttl: u8,
 }
@@ -523,14 +525,13 @@ impl Responders {
         Some(forecast_then != Forecast::Answered)
     }
 
-    /// Whether the target would answer an error to one more UDP probe now.
-    pub(crate) fn allowance(&mut self, target: IpAddr, now: Time) -> Allowance {
+    /// Whether the target would answer an error to one more UDP probe now, sent as those of `place`.
+    pub(crate) fn allowance(&mut self, place: Place, now: Time) -> Allowance {
         let place = Place {
-            target,
             method: Method::Udp,
-            ttl: u8::MAX,
+            ..place
         };
-        let Some(responder) = self.fitted(place, target, now) else {
+        let Some(responder) = self.fitted(place, place.target, now) else {
             return Allowance::Now;
         };
         let learned = responder.limit();
@@ -630,4 +631,31 @@ fn turn(next: &mut Time, marks: &[Mark], now: Time) -> Time {
     let at = (*next).max(now);
     *next = at + apart;
     at
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn who_answers_by_one_uplink_says_nothing_of_another() {
+        let mut responders = Responders::new();
+        let by = |interface| Place {
+            target: IpAddr::from([192, 0, 2, 1]),
+            egress: Egress {
+                interface: NonZeroU32::new(interface),
+                ..Egress::default()
+            },
+            method: Method::Icmp,
+            ttl: 2,
+        };
+        let router = IpAddr::from([10, 0, 0, 1]);
+        responders.sent(by(1), Time::ZERO);
+        responders.answered(by(1), router, true, Time::ZERO, None);
+        assert_eq!(responders.router_at(by(1)), Some(router));
+        assert_eq!(responders.router_at(by(2)), None);
+        assert_eq!(responders.router_at(by(0)), None);
+    }
 }

@@ -26,6 +26,10 @@ pub(crate) fn from_query(query: &str) -> Parameters {
         details: query.value("details", default.details, parse_bool),
         hop_retries: query.value("hop-retries", default.hop_retries, str::parse),
         e2e_interval_ms: query.value("e2e-interval", default.e2e_interval_ms, str::parse),
+        // Text: a mark that does not parse must be refused. Without one the probes would take another way than was asked for.
+        source: query.first("source").map(str::to_owned),
+        interface: query.first("interface").map(str::to_owned),
+        fwmark: query.first("fwmark").map(str::to_owned),
     }
 }
 
@@ -130,6 +134,9 @@ mod tests {
             details: false,
             hop_retries: 2,
             e2e_interval_ms: 0,
+            source: None,
+            interface: None,
+            fwmark: None,
         };
         assert_eq!(parameters, expected);
     }
@@ -138,7 +145,7 @@ mod tests {
     fn every_parameter_has_its_effect() {
         let query = "target=h&protocol=TCP&port=443&traceroute-queries=4&max-ttl=6&timeout=7&tcp-method=sack\
                      &e2e-queries=5&ipv6=1&reverse-dns=t&source-public-ip=T&windows-driver=true&skip-private-hops=TRUE\
-                     &details=true&hop-retries=8&e2e-interval=9";
+                     &details=true&hop-retries=8&e2e-interval=9&source=10.0.0.1&interface=eth1&fwmark=16";
         let expected = Parameters {
             target: "h".to_owned(),
             protocol: "TCP".to_owned(),
@@ -156,6 +163,9 @@ mod tests {
             details: true,
             hop_retries: 8,
             e2e_interval_ms: 9,
+            source: Some("10.0.0.1".to_owned()),
+            interface: Some("eth1".to_owned()),
+            fwmark: Some("16".to_owned()),
         };
         assert_eq!(from_query(query), expected);
     }
@@ -207,6 +217,8 @@ mod tests {
             ("target=a+b", target("a b")),
             ("t%61rget=x%3Dy%26z", target("x=y&z")),
             ("target=b%C3%BCcher", target("bücher")),
+            ("target=fe80::1%25eth0", target("fe80::1%eth0")),
+            ("target=host&source=&interface=&fwmark=", defaults()),
             ("target=%ff", target("\u{fffd}")),
             ("target=a=b", target("a=b")),
             ("target=%zz&target=host", defaults()),

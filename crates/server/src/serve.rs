@@ -23,6 +23,7 @@ use crate::args::Config;
 use crate::auth::Token;
 use crate::backend;
 use crate::logging;
+use crate::policy::Choices;
 use crate::router::{Service, Settings, router};
 use crate::shared::{Socket, share};
 use crate::stall::StallGuard;
@@ -58,7 +59,7 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     let token = Token::load(config.token_file.as_deref()).map_err(StartError)?;
     let sockets = Sockets::open(&config)?;
     // While there is one thread only: privileges belong to threads.
-    drop_privileges();
+    drop_privileges(config.policy.egress);
     config.policy.prepare();
     if config.windows_driver {
         datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;
@@ -80,9 +81,14 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     result
 }
 
-/// Keeps nothing but the right to send probes, and says what that is enough for.
-fn drop_privileges() {
-    match traceroute_net::keep_probing_privileges() {
+/// Keeps nothing but the right to send probes, and to mark them if clients may choose marks, and says what that is enough for.
+fn drop_privileges(choices: Choices) {
+    let kept = if choices.fwmark {
+        traceroute_net::keep_marking_privileges()
+    } else {
+        traceroute_net::keep_probing_privileges()
+    };
+    match kept {
         Ok(privileges) => {
             let root = privileges.is_root;
             tracing::info!(kept = %privileges, dropped = privileges.dropped, root, "privileges");
