@@ -126,7 +126,7 @@ pub(crate) fn man() -> io::Result<Vec<u8>> {
 )]
 #[expect(clippy::doc_markdown, reason = "what stands here is shown to users, as help")]
 struct Flags {
-    /// Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443
+    /// Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443, fe80::1%eth0
     #[arg(value_name = "target", value_hint = ValueHint::Hostname)]
     target: Option<String>,
 
@@ -227,6 +227,17 @@ struct Flags {
     /// Set IPv4's DF bit in probes; UDP always has it
     #[arg(long)]
     dont_fragment: bool,
+    /// Source address of probes, one of this host's; without it, the routing tables decide
+    #[arg(long, value_name = "address")]
+    source: Option<String>,
+
+    /// Interface by which probes leave, by name or index; without it, the routing tables decide
+    #[arg(long, value_name = "name")]
+    interface: Option<String>,
+
+    /// Mark of probes that routing rules and firewalls see (Linux, CAP_NET_ADMIN), 0 to 4294967295; 0 means none
+    #[arg(long, value_name = "number")]
+    fwmark: Option<String>,
 
     /// How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz)
     #[arg(long, value_name = "name", value_parser = Suggest(&Format::NAMES))]
@@ -292,6 +303,9 @@ impl Flags {
             tos: self.tos,
             dscp: self.dscp,
             dont_fragment: self.dont_fragment,
+            source: self.source,
+            interface: self.interface,
+            fwmark: self.fwmark,
         })
     }
 }
@@ -340,7 +354,7 @@ mod tests {
         (None, "skip-private-hops", "false"),
     ];
     /// Flags beyond the contract.
-    const OWN: [(Option<char>, &str, &str); 10] = [
+    const OWN: [(Option<char>, &str, &str); 13] = [
         (None, "hop-retries", "2"),
         (None, "e2e-interval", "0"),
         (None, "first-ttl", "1"),
@@ -349,6 +363,9 @@ mod tests {
         (None, "tos", ""),
         (None, "dscp", ""),
         (None, "dont-fragment", "false"),
+        (None, "source", ""),
+        (None, "interface", ""),
+        (None, "fwmark", ""),
         (None, "format", "json"),
         (None, "details", "false"),
     ];
@@ -430,17 +447,21 @@ mod tests {
             tos: Some(184),
             dscp: Some(46),
             dont_fragment: true,
+            source: Some("10.0.0.1".to_owned()),
+            interface: Some("eth1".to_owned()),
+            fwmark: Some("0x10".to_owned()),
         };
         let long = "--proto TCP --tcp-method prefer_sack --port 443 --traceroute-queries 4 --e2e-queries 5 \
                     --max-ttl 6 --timeout 7 --ipv6 --reverse-dns --source-public-ip --windows-driver \
                     --skip-private-hops --details --hop-retries 8 --e2e-interval 9 --first-ttl 2 --delay 0 \
-                    --packet-size 100 --tos 184 --dscp 46 --dont-fragment --verbose host";
+                    --packet-size 100 --tos 184 --dscp 46 --dont-fragment --source 10.0.0.1 --interface eth1 \
+                    --fwmark 0x10 --verbose host";
         assert_eq!(parameters(long), expected);
         assert!(Flags::read(arguments(long)).unwrap().verbose);
         let short = "-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tcp-method=prefer_sack --timeout=7 --ipv6=1 \
                      --reverse-dns=t --source-public-ip=T --windows-driver=true --skip-private-hops=TRUE --details \
                      --hop-retries=8 --e2e-interval=9 --first-ttl=2 --delay=0 --packet-size=100 --tos=0xB8 --dscp=46 \
-                     --dont-fragment=1";
+                     --dont-fragment=1 --source=10.0.0.1 --interface=eth1 --fwmark=0x10";
         assert_eq!(parameters(short), expected);
         assert!(Flags::read(arguments(short)).unwrap().verbose);
     }
@@ -668,6 +689,14 @@ mod tests {
             (
                 "--timeout -1 host",
                 "--timeout must be between 0 and 86400000 ms, got -1",
+            ),
+            (
+                "--source eth0 host",
+                "--source must be an IPv4 or IPv6 address, got \"eth0\"",
+            ),
+            (
+                "--fwmark 4294967296 host",
+                "--fwmark must be a number between 0 and 4294967295, got \"4294967296\"",
             ),
             ("-P sctp host", "--proto must be udp, tcp or icmp, got \"sctp\""),
             (

@@ -1,6 +1,6 @@
 //! Where the program meets the library that traces.
 
-use datadog_traceroute::system::{Access, access, keep_probing_privileges};
+use datadog_traceroute::system::{Access, access, keep_marking_privileges, keep_probing_privileges};
 pub(crate) use datadog_traceroute::{Error, Progress, start_windows_driver};
 use datadog_traceroute::{Options, Protocol, Report, Request, TcpMethod, Tracer};
 
@@ -19,9 +19,14 @@ pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress))
         .await
 }
 
-/// Gives up the privileges that probing does not need: from here on, packets from anywhere are read.
-pub(crate) fn drop_privileges() {
-    match keep_probing_privileges() {
+/// Gives up the privileges that this request's probes do not need: from here on, packets from anywhere are read.
+pub(crate) fn drop_privileges(request: &Request) {
+    let kept = if request.fwmark.is_some() {
+        keep_marking_privileges()
+    } else {
+        keep_probing_privileges()
+    };
+    match kept {
         Ok(privileges) => {
             let root = privileges.is_root;
             tracing::debug!(kept = %privileges, dropped = privileges.dropped, root, "privileges");

@@ -73,7 +73,7 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
         let _ = writeln!(io::stderr(), "{notice}; see `{} doctor`", args::NAME);
     }
     // While there is one thread only: privileges belong to threads.
-    backend::drop_privileges();
+    backend::drop_privileges(&trace.request);
     check_open_files().map_err(Failure::Start)?;
     let stop = signals::watch();
     let line = if trace.verbose { None } else { Line::on_stderr() };

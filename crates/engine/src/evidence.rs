@@ -34,6 +34,11 @@ const LIMITED_AS_LINUX: f64 = 0.4;
 const LOST_ANYWAY: f64 = 0.03;
 /// How likely a limit had all its tokens before our first probe.
 const UNUSED: f64 = 0.9;
+/// The share of a path's limits that others use, too, of whom nothing is known here, and how likely
+/// it is so: such a limit may answer any share of our probes, at any time.
+const SHARED: [(f64, f64); 2] = [(0.01, 0.95), (0.9, 0.05)];
+/// Fewer losses do not show that.
+const MANY_LOST: usize = 5;
 /// Chance of an answer that a limit forbids: clocks differ.
 const ANSWERED_ANYWAY: f64 = 0.01;
 
@@ -64,6 +69,8 @@ pub(crate) struct Evidence {
     /// The logarithm of how likely a limit is to give just this. Of a node that has no limit or did
     /// not reach it, minus infinity.
     limited: f64,
+    /// The same of a limit that others use, too.
+    shared: f64,
     answered: f64,
     lost: f64,
 }
@@ -73,6 +80,7 @@ impl Evidence {
     pub(crate) fn unlimited(answered: u32, lost: u32) -> Self {
         Evidence {
             limited: f64::NEG_INFINITY,
+            shared: f64::NEG_INFINITY,
             answered: f64::from(answered),
             lost: f64::from(lost),
         }
@@ -110,7 +118,24 @@ impl Evidence {
                 evidence.limited = log_sum(evidence.limited, weight.ln());
             }
         }
+        if lost >= MANY_LOST {
+            evidence.shared = evidence.any_share();
+        }
         (evidence, candidates)
+    }
+
+    /// The logarithm of how likely this is if any share is as likely as any other.
+    fn any_share(&self) -> f64 {
+        let (lost, answered) = (self.lost as u32, self.answered as u32);
+        let all_lost = -f64::from(lost + 1).ln();
+        (1..=answered).fold(all_lost, |sum, count| {
+            sum + (f64::from(count) / f64::from(lost + count + 1)).ln()
+        })
+    }
+
+    /// How many probes were answered.
+    pub(crate) fn answered(&self) -> u32 {
+        self.answered as u32
     }
 
     /// How many probes went unanswered.
@@ -123,36 +148,58 @@ impl Evidence {
         self.lost * share.ln() + self.answered * (1.0 - share).ln()
     }
 
+    /// The same if it is limited, with the chance `shared` by a limit that others use, too.
+    fn limited(&self, shared: f64) -> f64 {
+        log_sum(self.limited + (1.0 - shared).ln(), self.shared + shared.ln())
+    }
+
     /// The same if it is limited with the chance `limited`, and otherwise loses so. A limit that was
     /// not reached explains nothing.
-    fn mixed(&self, share: f64, limited: f64) -> f64 {
+    fn mixed(&self, share: f64, (limited, shared): (f64, f64)) -> f64 {
         if self.limited == f64::NEG_INFINITY {
             return self.random(share);
         }
         let random = self.random(share) + (1.0 - limited).ln();
-        log_sum(random, self.limited + limited.ln())
+        log_sum(random, self.limited(shared) + limited.ln())
     }
 }
 
-/// How likely the node at the index `of` is limited, from 0 to 1. `path`: nodes in their order.
-pub(crate) fn odds(path: &[Evidence], of: usize) -> f64 {
-    let Some(node) = path.get(of) else { return 0.0 };
-    let mut sums = [f64::NEG_INFINITY; 2];
+/// How likely a node is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Odds {
+    /// From 0 to 1.
+    pub limited: f64,
+    /// The same of a limit that others use, too; never more than that.
+    pub shared: f64,
+}
+
+/// How likely the node at the index `of` is limited. `path`: nodes in their order.
+pub(crate) fn odds(path: &[Evidence], of: usize) -> Odds {
+    let Some(node) = path.get(of) else {
+        return Odds::default();
+    };
+    let mut sums = [f64::NEG_INFINITY; 3];
     let links = path.len() as f64;
-    for (limited, prior) in LIMITED {
+    let pictures = LIMITED
+        .into_iter()
+        .flat_map(|limits| SHARED.map(|uses| (limits, uses)));
+    for ((limited, limits), (shared, uses)) in pictures {
+        let prior = limits * uses;
         // This node is left out, and comes in with what it is said to be.
         let clean = |index: usize| {
             if index == of {
                 0.0
             } else {
-                path[index].mixed(HARDLY_ANY, limited)
+                path[index].mixed(HARDLY_ANY, (limited, shared))
             }
         };
-        let as_limited = node.limited + limited.ln();
+        let as_own = node.limited + (limited * (1.0 - shared)).ln();
+        let as_shared = node.shared + (limited * shared).ln();
         let mut weigh = |weight: f64, share: f64| {
             let as_random = node.random(share) + (1.0 - limited).ln();
-            sums[0] = log_sum(sums[0], weight + as_random);
-            sums[1] = log_sum(sums[1], weight + as_limited);
+            for (sum, explained) in sums.iter_mut().zip([as_random, as_own, as_shared]) {
+                *sum = log_sum(*sum, weight + explained);
+            }
         };
         let all_clean: f64 = (0..path.len()).map(clean).sum();
         weigh(all_clean + (prior * LOSSLESS).ln(), HARDLY_ANY);
@@ -161,14 +208,19 @@ pub(crate) fn odds(path: &[Evidence], of: usize) -> f64 {
             // The first link that loses leads to this one.
             for first in (0..path.len()).rev() {
                 if first != of {
-                    weight += path[first].mixed(share, limited) - clean(first);
+                    weight += path[first].mixed(share, (limited, shared)) - clean(first);
                 }
                 weigh(weight, if first <= of { share } else { HARDLY_ANY });
             }
         }
     }
-    let [random, limited] = sums;
-    1.0 / (1.0 + (random - limited).exp())
+    let most = sums.into_iter().fold(f64::NEG_INFINITY, f64::max);
+    let [random, own, shared] = sums.map(|sum| (sum - most).exp());
+    let all = random + own + shared;
+    Odds {
+        limited: (own + shared) / all,
+        shared: shared / all,
+    }
 }
 
 /// The logarithm of the sum of what has these logarithms.
@@ -206,7 +258,7 @@ mod tests {
     /// The limit that fits best and how likely it is one, of a node of which alone is known.
     fn fit(marks: &[Mark]) -> (Limit, f64) {
         let (evidence, candidates) = Evidence::of(marks);
-        (candidates.best, odds(&[evidence], 0))
+        (candidates.best, odds(&[evidence], 0).limited)
     }
 
     fn random(loss: u64, seed: u64, times: impl IntoIterator<Item = u64>) -> Vec<Mark> {

@@ -161,6 +161,13 @@ impl AddAssign for NetworkCounters {
     }
 }
 
+/// A choice of [`Egress`] that nothing comes of.
+fn unsupported(target: IpAddr) -> NetError {
+    let unsupported = std::io::ErrorKind::Unsupported.into();
+    NetError::new(Operation::Route, Some(target), unsupported)
+        .with_hint("this choice of source, interface or mark is not supported on this system")
+}
+
 /// Wakes a thread that waits in [`Network::poll`]. Callable from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
@@ -182,6 +189,15 @@ pub trait Network {
     /// No permission (with a hint that says how to get it), no route, interface down, too many open
     /// files.
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError>;
+
+    /// As [`Network::prepare`], for probes from `source`, an address of this host that was chosen.
+    ///
+    /// # Errors
+    /// As [`Network::prepare`]; this system cannot make that choice.
+    fn prepare_from(&mut self, target: IpAddr, source: IpAddr) -> Result<IpAddr, NetError> {
+        let _ = source;
+        Err(unsupported(target))
+    }
 
     /// What this backend can do with probes over `transport`, or with ICMP echo requests (`None`).
     /// Asked after [`Network::prepare`] for a target of that family.
@@ -240,12 +256,18 @@ pub trait Network {
     /// As [`Network::prepare`] and [`Network::reserve_port`]; a choice of [`Egress`] that this
     /// system cannot make.
     fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
-        if request.egress != Egress::default() {
-            let unsupported = std::io::ErrorKind::Unsupported.into();
-            return Err(NetError::new(Operation::Route, Some(request.target), unsupported)
-                .with_hint("source, interface and mark cannot be chosen here"));
+        let Egress {
+            source,
+            interface,
+            mark,
+        } = request.egress;
+        if interface.is_some() || mark.is_some() {
+            return Err(unsupported(request.target));
         }
-        let source = self.prepare(request.target)?;
+        let source = match source {
+            Some(source) => self.prepare_from(request.target, source)?,
+            None => self.prepare(request.target)?,
+        };
         let number = match request.transport {
             Some(transport) => Some(self.reserve_port(transport, source)?),
             None => self.reserve_identifier(source)?,

@@ -1,6 +1,6 @@
 //! Who answers where, and the limits that they keep: one memory for all traces of a process.
 //!
-//! A *place* is (target, protocol, TTL). A *responder* is the address that answered there. A
+//! A *place* is (target, way out of this host, protocol, TTL). A *responder* is the address that answered there. A
 //! responder's limit is fitted to which probes it answered and which it did not, whichever trace
 //! they belong to ([`Evidence`]). From it follow when another probe is worthwhile
 //! ([`Responders::ticket`]) and whether the limit explains a silence ([`Responders::explains`]).
@@ -11,9 +11,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::bucket::{Bucket, Forecast, Limit, Mark, replay};
-use crate::evidence::{Candidates, Evidence, odds};
+use crate::evidence::{Candidates, Evidence, Odds, odds};
 use crate::generations::Generations;
-use crate::{Method, Time};
+use crate::{Egress, Method, Time};
 
 /// Half of the places and of the responders that are remembered.
 const PLACES: usize = 16 * 1024;
@@ -28,6 +28,8 @@ const SILENT_AFTER: Duration = Duration::from_millis(200);
 const BELIEVED: f64 = 0.85;
 /// Odds from which a limit is the more likely explanation of a silence.
 const LIKELIER: f64 = 0.7;
+/// How likely a router never answers, before anything was seen.
+const SILENT: f64 = 0.1;
 /// Fewer unanswered probes do not make a limit.
 const LEAST_LOST: u32 = 2;
 /// Two retries of different traces at the same place are at least so far apart.
@@ -46,6 +48,8 @@ const LOOK_AROUND: u8 = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub target: IpAddr,
+    /// Another way out of this host is another path.
+    pub egress: Egress,
     pub method: Method,
     pub ttl: u8,
 }
@@ -119,8 +123,8 @@ struct Responder {
     /// What the marks showed then.
     evidence: Evidence,
     candidates: Candidates,
-    /// How likely it is one, from 0 to 1, and when that was weighed.
-    odds: f64,
+    /// How likely it is one, and when that was weighed.
+    odds: Odds,
     weighed_at: Option<Time>,
     /// A probe was answered that Linux's limit forbids.
     refuted: bool,
@@ -136,7 +140,7 @@ impl Responder {
             fitted_at: None,
             evidence: Evidence::unlimited(0, 0),
             candidates: Candidates::default(),
-            odds: 0.0,
+            odds: Odds::default(),
             weighed_at: None,
             refuted: false,
         }
@@ -159,12 +163,12 @@ impl Responder {
 
     /// The limit that its probes wait for.
     fn limit(&self) -> Option<Limit> {
-        (self.odds >= BELIEVED && self.evidence.lost() >= LEAST_LOST).then_some(self.candidates.best)
+        (self.odds.limited >= BELIEVED && self.evidence.lost() >= LEAST_LOST).then_some(self.candidates.best)
     }
 
     /// The limit that explains best what it did not answer.
     fn likely_limit(&self) -> Option<Limit> {
-        (self.odds >= LIKELIER).then_some(self.candidates.closest)
+        (self.odds.limited >= LIKELIER).then_some(self.candidates.closest)
     }
 
     /// The bucket after all that was seen.
@@ -354,7 +358,7 @@ impl Responders {
                 let (path, own) = self.path(place, address, now);
                 odds(&path, own)
             } else {
-                0.0
+                Odds::default()
             };
             self.responders.get_mut(&address)?.odds = odds;
         }
@@ -440,6 +444,37 @@ impl Responders {
             })
     }
 
+    /// Whether limits explain that nobody answered any probe at this place, where a router forwards:
+    /// as many limit their answers on this path, and answered as few.
+    pub(crate) fn explain_silence(&self, place: Place) -> bool {
+        let probes = self.paths.peek(&place).map_or(0, |path| path.sent);
+        let (mut nodes, mut limited, mut answered, mut lost) = (0, 0, 0, 0);
+        let mut last = None;
+        for ttl in 1..=FARTHEST {
+            let path = self.paths.peek(&Place { ttl, ..place });
+            let known = path.filter(|path| path.is_limited_kind && path.responder != last);
+            let Some(address) = known.and_then(|path| path.responder) else {
+                continue;
+            };
+            last = Some(address);
+            let Some(responder) = self.responders.peek(&address) else {
+                continue;
+            };
+            nodes += 1;
+            if responder.limit().is_some() {
+                limited += 1;
+                answered += responder.evidence.answered();
+                lost += responder.evidence.lost();
+            }
+        }
+        if limited == 0 {
+            return false;
+        }
+        let share = f64::from(lost) / f64::from(lost + answered);
+        let is_limited = f64::from(limited) / f64::from(nodes + 1);
+        is_limited * share.powf(f64::from(probes)) > SILENT
+    }
+
     /// When this place may be probed again that may be out of tokens at any time: traces take
     /// turns, a token's time apart.
     pub(crate) fn slow_turn(&mut self, place: Place, now: Time) -> Time {
@@ -474,6 +509,9 @@ impl Responders {
         let Some(limit) = responder.likely_limit() else {
             return Some(false);
         };
+        if responder.odds.shared > responder.odds.limited / 2.0 {
+            return Some(true);
+        }
         let mut buffer = [Mark::NONE; MARKS];
         let marks = responder.marks.settled(now, responder.grace(), &mut buffer);
         let mut forecast_then = Forecast::Open;
@@ -487,14 +525,13 @@ impl Responders {
         Some(forecast_then != Forecast::Answered)
     }
 
-    /// Whether the target would answer an error to one more UDP probe now.
-    pub(crate) fn allowance(&mut self, target: IpAddr, now: Time) -> Allowance {
+    /// Whether the target would answer an error to one more UDP probe now, sent as those of `place`.
+    pub(crate) fn allowance(&mut self, place: Place, now: Time) -> Allowance {
         let place = Place {
-            target,
             method: Method::Udp,
-            ttl: u8::MAX,
+            ..place
         };
-        let Some(responder) = self.fitted(place, target, now) else {
+        let Some(responder) = self.fitted(place, place.target, now) else {
             return Allowance::Now;
         };
         let learned = responder.limit();
@@ -594,4 +631,31 @@ fn turn(next: &mut Time, marks: &[Mark], now: Time) -> Time {
     let at = (*next).max(now);
     *next = at + apart;
     at
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn who_answers_by_one_uplink_says_nothing_of_another() {
+        let mut responders = Responders::new();
+        let by = |interface| Place {
+            target: IpAddr::from([192, 0, 2, 1]),
+            egress: Egress {
+                interface: NonZeroU32::new(interface),
+                ..Egress::default()
+            },
+            method: Method::Icmp,
+            ttl: 2,
+        };
+        let router = IpAddr::from([10, 0, 0, 1]);
+        responders.sent(by(1), Time::ZERO);
+        responders.answered(by(1), router, true, Time::ZERO, None);
+        assert_eq!(responders.router_at(by(1)), Some(router));
+        assert_eq!(responders.router_at(by(2)), None);
+        assert_eq!(responders.router_at(by(0)), None);
+    }
 }

@@ -16,7 +16,7 @@ use crate::packet::PacketOptions;
 use crate::responders::{Place, Responders};
 use crate::service::Datagrams;
 use crate::strategy::{Step, Strategy, View, patience};
-use crate::{NetError, Operation, Time};
+use crate::{Egress, NetError, Operation, Time};
 
 /// What a trace does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct TraceSpec {
     pub target: IpAddr,
     /// Probed port; unused for ICMP.
     pub port: u16,
+    /// How its packets leave this host.
+    pub egress: Egress,
     /// First TTL probed, in hops, at least 1.
     pub first_ttl: u8,
     /// Last TTL probed, in hops, at least `first_ttl`.
@@ -80,6 +82,7 @@ impl TraceSpec {
             method,
             target,
             port,
+            egress: Egress::default(),
             first_ttl: 1,
             max_ttl,
             timeout,
@@ -136,6 +139,7 @@ impl TraceSpec {
     pub(crate) fn place(&self, ttl: u8) -> Place {
         Place {
             target: self.target,
+            egress: self.egress,
             method: self.method,
             ttl,
         }

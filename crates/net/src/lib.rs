@@ -7,6 +7,7 @@
 
 mod access;
 mod diagnosis;
+mod egress;
 mod options;
 mod own;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
@@ -60,6 +61,7 @@ use unsupported as imp;
 
 pub use access::Access;
 pub use diagnosis::{Finding, PROTOCOLS, Subject, Verdict};
+pub use egress::{EgressError, check_egress, interface_index, only_zone};
 #[cfg(windows)]
 pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
@@ -81,6 +83,15 @@ fn numbered(trace: u64) -> traceroute_engine::Token {
 /// Always: not supported here.
 #[cfg(not(target_os = "linux"))]
 pub fn keep_probing_privileges() -> std::io::Result<Privileges> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// As [`keep_probing_privileges`], and keeps what marking packets needs.
+///
+/// # Errors
+/// Always: not supported here.
+#[cfg(not(target_os = "linux"))]
+pub fn keep_marking_privileges() -> std::io::Result<Privileges> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 

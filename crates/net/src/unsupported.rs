@@ -5,6 +5,12 @@ use std::net::IpAddr;
 
 use traceroute_engine::{NetError, Network, Operation};
 
+#[path = "windows/egress.rs"]
+mod egress;
+pub(crate) use egress::{
+    CHOOSES_INTERFACES, check_marking, has_interface, interface_of_name, is_own_source, only_zone,
+};
+
 use crate::{Access, Finding, Options, diagnosis};
 
 fn unsupported(operation: Operation) -> NetError {

@@ -45,8 +45,7 @@ fn loss_on_a_lossless_path_is_what_the_documentation_says() {
     let figures = [
         (3000, 3, 1, (50, 0), (50, 0)),
         (3000, 3, 50, (50, 0), (50, 0)),
-        // A defect: the last one is not sent, though there is time for it.
-        (3000, 3, 200, (50, 0), (49, 0)),
+        (3000, 3, 200, (50, 0), (50, 0)),
         (2000, 3, 1, (50, 0), (50, 0)),
         (1000, 3, 1, (50, 18), (32, 0)),
         (1000, 0, 1, (50, 15), (35, 0)),

@@ -11,7 +11,6 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, parse_int};
-use ipnet::IpNet;
 use traceroute_flags::{Program, Shell, UsageError, go_style};
 
 use crate::duration;
@@ -19,7 +18,7 @@ use crate::limits::Ceilings;
 use crate::listen::ListenAddress;
 use crate::logging::{LogFormat, LogLevel};
 use crate::observe::BodyLimit;
-use crate::policy::{Policy, parse_network};
+use crate::policy::{Choices, EgressParameter, Network, Policy, parse_network};
 
 /// Name of the program, also where it was renamed.
 const NAME: &str = "datadog-traceroute-server";
@@ -122,7 +121,7 @@ pub(crate) fn man() -> io::Result<Vec<u8>> {
     override_usage = PROGRAM.usage,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
-    after_help = "When an option is repeated, the last counts; --allow and --deny add up.\n\
+    after_help = "When an option is repeated, the last counts; --allow, --deny and --allow-egress add up.\n\
                   The environment variable DATADOG_TRACEROUTE_TOKEN may hold the bearer token.\n\
                   Durations are written 1h30m, 10s or 500ms.",
 )]
@@ -209,16 +208,26 @@ struct Flags {
     /// Networks that may be traced, separated by commas; none: all
     #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_network)]
     #[arg(action = clap::ArgAction::Append)]
-    allow: Vec<IpNet>,
+    allow: Vec<Network>,
 
     /// Networks that may not be traced, separated by commas
     #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_network)]
     #[arg(action = clap::ArgAction::Append)]
-    deny: Vec<IpNet>,
+    deny: Vec<Network>,
 
     /// Refuse to trace this machine, loopback, link-local and multicast addresses, and the metadata services of clouds
     #[arg(long)]
     deny_local: bool,
+
+    /// What requests may choose of how probes leave: source, interface, fwmark, separated by commas; none: nothing
+    #[arg(
+        long,
+        value_name = "parameters",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
+    #[arg(action = clap::ArgAction::Append)]
+    allow_egress: Vec<EgressParameter>,
 
     #[command(subcommand)]
     command: Option<Command>,
@@ -268,6 +277,7 @@ impl Flags {
                 allow: self.allow,
                 deny: self.deny,
                 deny_local: self.deny_local,
+                egress: Choices::of(&self.allow_egress),
             },
         })
     }
@@ -391,6 +401,26 @@ mod tests {
         assert_eq!(policy.allow.len(), 1);
     }
 
+    #[test]
+    fn choices_of_egress_add_up() {
+        let choices = |source, interface, fwmark| Choices {
+            source,
+            interface,
+            fwmark,
+        };
+        for (line, expected) in [
+            ("", choices(false, false, false)),
+            ("--allow-egress source", choices(true, false, false)),
+            ("--allow-egress interface,fwmark", choices(false, true, true)),
+            (
+                "--allow-egress=source --allow-egress fwmark",
+                choices(true, false, true),
+            ),
+        ] {
+            assert_eq!(config(line).policy.egress, expected, "{line}");
+        }
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_unix_socket_replaces_the_default_address_only() {
@@ -445,6 +475,10 @@ mod tests {
             (
                 "--deny x",
                 "invalid value for --deny: \"x\" is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address",
+            ),
+            (
+                "--allow-egress mark",
+                "invalid value for --allow-egress: \"mark\" is none of source, interface, fwmark",
             ),
             (
                 "--unix-socket-mode 8",

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use datadog_traceroute::{Error, ErrorCode, Host, InvalidParameter};
+use datadog_traceroute::{EgressError, Error, ErrorCode, Host, InvalidParameter};
 use serde::Serialize;
 
 /// A request that has no result. How it is written depends on the request's headers, so it travels in the response's
@@ -62,6 +62,24 @@ impl Failure {
         };
         let message = format!("Target not allowed: {host}");
         Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message)
+    }
+
+    /// A choice of egress that the operator does not leave to clients.
+    pub(crate) fn egress_not_allowed(parameter: &str) -> Self {
+        let message =
+            format!("Parameter not allowed: {parameter}; this server's --allow-egress does not name it");
+        Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message)
+    }
+
+    /// A choice of egress that cannot be made, or not by this server.
+    pub(crate) fn egress(error: EgressError) -> Self {
+        let error = Error::Egress(error);
+        if error.code() == ErrorCode::InvalidRequest {
+            let message = format!("Invalid parameters: {error}");
+            Failure::new(StatusCode::BAD_REQUEST, error.code(), &message)
+        } else {
+            Failure::trace(&error)
+        }
     }
 
     /// The task that carried out a request has panicked.

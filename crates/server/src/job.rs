@@ -3,7 +3,9 @@
 use std::future::{Future, pending};
 use std::sync::Arc;
 
-use datadog_traceroute::{Error, ErrorCode, Host, Parameters, Report, Request};
+use datadog_traceroute::{
+    Egress, EgressError, Error, ErrorCode, Host, Parameters, Report, Request, only_zone,
+};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
@@ -28,7 +30,11 @@ impl Job {
     pub(crate) async fn admit(service: Arc<Service>, parameters: Parameters) -> Result<Job, Failure> {
         let invalid = |error| Failure::invalid_parameters(&error);
         let request = parameters.validate().map_err(invalid)?;
+        if let Some(parameter) = service.settings.policy.egress.refused(&request) {
+            return Err(Failure::egress_not_allowed(parameter));
+        }
         service.settings.ceilings.check(&request).map_err(invalid)?;
+        let egress = request.egress();
         let room = service
             .admission
             .admit(&request)
@@ -42,7 +48,7 @@ impl Job {
             request,
             _room: room,
         };
-        job.resolve().await?;
+        job.resolve(egress).await?;
         if job.request.windows_driver {
             let starting = job.service.backend.start_windows_driver();
             job.in_time(starting)
@@ -53,7 +59,7 @@ impl Job {
     }
 
     /// Puts the address in the place of the name, so that what was checked is what will be probed.
-    async fn resolve(&mut self) -> Result<(), Failure> {
+    async fn resolve(&mut self, egress: Result<Egress, EgressError>) -> Result<(), Failure> {
         let resolution = self
             .service
             .backend
@@ -67,9 +73,16 @@ impl Job {
             }
         });
         let address = address.await?.map_err(|error| Failure::trace(&error))?;
-        if !self.service.settings.policy.allows(address) {
+        let interface = egress.and_then(|egress| match egress.interface {
+            None => only_zone(address),
+            chosen => Ok(chosen),
+        });
+        // First of all: what interfaces there are is nothing to tell those who may not know.
+        let known = interface.as_ref().ok().copied().flatten();
+        if !self.service.settings.policy.allows(address, known) {
             return Err(Failure::target_not_allowed(&self.request.host));
         }
+        interface.map_err(Failure::egress)?;
         self.request.host = Host::Address(address);
         Ok(())
     }

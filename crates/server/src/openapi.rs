@@ -141,7 +141,7 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
     let describe = |status: &str| match status {
         "400" => "A parameter is missing, unknown or out of range: `Invalid parameters: …`.",
         "401" => "The server wants a bearer token.",
-        "403" => "This target may not be traced.",
+        "403" => "This target may not be traced, or this parameter may not be given.",
         "405" => "Method not allowed.",
         "408" => "The request's body did not arrive in time.",
         "413" => "The request's body is too large.",
@@ -173,7 +173,7 @@ fn parameters() -> Value {
         (
             "target",
             json!({ "type": "string", "minLength": 1 }),
-            "Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443.",
+            "Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443, fe80::1%eth0.",
         ),
         (
             "protocol",
@@ -277,6 +277,22 @@ fn parameters() -> Value {
             "dont-fragment",
             boolean(default.dont_fragment),
             "Set IPv4's DF bit in probes; UDP always has it.",
+        ),
+        (
+            "source",
+            json!({ "type": "string" }),
+            "Source address of probes, one of the server's; without it, its routing tables decide. Only with --allow-egress.",
+        ),
+        (
+            "interface",
+            json!({ "type": "string" }),
+            "Interface by which probes leave, by name or index; without it, the routing tables decide. Only with --allow-egress.",
+        ),
+        (
+            "fwmark",
+            json!({ "type": "string" }),
+            "Mark of probes that routing rules and firewalls of the server see, 0 to 4294967295; 0 means none. Only with \
+             --allow-egress.",
         ),
         (
             "details",
@@ -615,7 +631,7 @@ mod tests {
             let read = crate::parameters::from_query(&format!("{name}={written}"));
             assert_eq!(read, default, "{name}: the default");
         }
-        assert_eq!(list.len(), 22);
+        assert_eq!(list.len(), 25);
     }
 
     /// Whether `value` has exactly the properties that `schema` describes, of the right types.

@@ -32,6 +32,10 @@ pub(crate) fn from_query(query: &str) -> Parameters {
         tos: query.optional("tos"),
         dscp: query.optional("dscp"),
         dont_fragment: query.value("dont-fragment", default.dont_fragment, parse_bool),
+        // Text: a mark that does not parse must be refused. Without one the probes would take another way than was asked for.
+        source: query.first("source").map(str::to_owned),
+        interface: query.first("interface").map(str::to_owned),
+        fwmark: query.first("fwmark").map(str::to_owned),
     }
 }
 
@@ -151,6 +155,9 @@ mod tests {
             tos: None,
             dscp: None,
             dont_fragment: false,
+            source: None,
+            interface: None,
+            fwmark: None,
         };
         assert_eq!(parameters, expected);
     }
@@ -160,7 +167,7 @@ mod tests {
         let query = "target=h&protocol=TCP&port=443&traceroute-queries=4&max-ttl=6&timeout=7&tcp-method=sack\
                      &e2e-queries=5&ipv6=1&reverse-dns=t&source-public-ip=T&windows-driver=true&skip-private-hops=TRUE\
                      &details=true&hop-retries=8&e2e-interval=9&first-ttl=2&delay=0\
-                     &packet-size=100&tos=184&dscp=46&dont-fragment=1";
+                     &packet-size=100&tos=184&dscp=46&dont-fragment=1&source=10.0.0.1&interface=eth1&fwmark=16";
         let expected = Parameters {
             target: "h".to_owned(),
             protocol: "TCP".to_owned(),
@@ -184,6 +191,9 @@ mod tests {
             tos: Some(184),
             dscp: Some(46),
             dont_fragment: true,
+            source: Some("10.0.0.1".to_owned()),
+            interface: Some("eth1".to_owned()),
+            fwmark: Some("16".to_owned()),
         };
         assert_eq!(from_query(query), expected);
     }
@@ -235,6 +245,8 @@ mod tests {
             ("target=a+b", target("a b")),
             ("t%61rget=x%3Dy%26z", target("x=y&z")),
             ("target=b%C3%BCcher", target("bücher")),
+            ("target=fe80::1%25eth0", target("fe80::1%eth0")),
+            ("target=host&source=&interface=&fwmark=", defaults()),
             ("target=%ff", target("\u{fffd}")),
             ("target=a=b", target("a=b")),
             ("target=%zz&target=host", defaults()),

@@ -1,9 +1,13 @@
 //! Which targets may be traced.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::num::NonZeroU32;
 use std::sync::LazyLock;
 
+use clap::ValueEnum;
+use datadog_traceroute::{Request, interface_index};
 use ipnet::IpNet;
 use traceroute_net::OwnAddresses;
 
@@ -13,11 +17,90 @@ use traceroute_net::OwnAddresses;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// Nothing else may be traced, unless empty.
-    pub(crate) allow: Vec<IpNet>,
+    pub(crate) allow: Vec<Network>,
     /// Wins over `allow`.
-    pub(crate) deny: Vec<IpNet>,
+    pub(crate) deny: Vec<Network>,
     /// Deny [`LOCAL`], and the addresses of this machine.
     pub(crate) deny_local: bool,
+    /// What clients may choose of how probes leave.
+    pub(crate) egress: Choices,
+}
+
+/// Some addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Network {
+    addresses: IpNet,
+    /// On this interface only, by name or index. Interfaces come and go, so it is looked up each time.
+    zone: Option<String>,
+}
+
+impl Network {
+    fn contains(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Whether it is about this interface; `None`: nobody knows on which interface the address is.
+    fn is_on(&self, interface: Option<NonZeroU32>) -> Option<bool> {
+        match &self.zone {
+            None => Some(true),
+            Some(zone) => {
+                let interface = interface?;
+                Some(interface_index(zone).is_ok_and(|index| index == interface))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addresses.fmt(f)?;
+        match &self.zone {
+            None => Ok(()),
+            Some(zone) => write!(f, "%{zone}"),
+        }
+    }
+}
+
+/// What may be chosen of how probes leave this host. The default is nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Choices {
+    pub(crate) source: bool,
+    pub(crate) interface: bool,
+    pub(crate) fwmark: bool,
+}
+
+impl Choices {
+    /// What names of parameters allow.
+    pub(crate) fn of(parameters: &[EgressParameter]) -> Self {
+        let has = |parameter| parameters.contains(&parameter);
+        Choices {
+            source: has(EgressParameter::Source),
+            interface: has(EgressParameter::Interface),
+            fwmark: has(EgressParameter::Fwmark),
+        }
+    }
+
+    /// The first parameter that a request has and may not have. The zone of a link-local target is part of its address.
+    pub(crate) fn refused(self, request: &Request) -> Option<&'static str> {
+        [
+            ("source", self.source, request.source.is_some()),
+            ("interface", self.interface, request.interface.is_some()),
+            ("fwmark", self.fwmark, request.fwmark.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(name, is_allowed, is_given)| (is_given && !is_allowed).then_some(name))
+    }
+}
+
+/// A parameter that chooses how probes leave this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EgressParameter {
+    /// The source address.
+    Source,
+    /// The interface.
+    Interface,
+    /// The mark.
+    Fwmark,
 }
 
 /// What `--deny-local` denies besides this machine's own addresses: loopback, link-local, "this network", multicast and
@@ -50,11 +133,16 @@ impl Policy {
         }
     }
 
-    /// Whether the address may be traced.
-    pub(crate) fn allows(&self, address: IpAddr) -> bool {
-        let within = |networks: &[IpNet], address| networks.iter().any(|network| network.contains(&address));
-        let denied = |address| within(&self.deny, address) || self.deny_local && is_local(address);
-        let allowed = self.allow.is_empty() || meanings(address).any(|meant| within(&self.allow, meant));
+    /// Whether the address may be traced, by this interface; `None`: the routing tables decide. Where that cannot be told, what
+    /// is said of an interface denies, and allows nothing.
+    pub(crate) fn allows(&self, address: IpAddr, interface: Option<NonZeroU32>) -> bool {
+        let within = |networks: &[Network], address, unknown| {
+            let mut networks = networks.iter();
+            networks.any(|network| network.contains(address) && network.is_on(interface).unwrap_or(unknown))
+        };
+        let denied = |address| within(&self.deny, address, true) || self.deny_local && is_local(address);
+        let allowed =
+            self.allow.is_empty() || meanings(address).any(|meant| within(&self.allow, meant, false));
         allowed && !meanings(address).chain(guesses(address)).any(denied)
     }
 }
@@ -161,27 +249,43 @@ fn only_own_can_be_bound(address: IpAddr) -> bool {
     binds(address) && !binds(nobody)
 }
 
-/// Reads `192.0.2.0/24`, `2001:db8::/32` or a single address.
+/// Reads `192.0.2.0/24`, `2001:db8::/32` or a single address; a link-local one perhaps with a zone, as in `fe80::1%eth0`.
 ///
 /// # Errors
 /// For any other text.
-pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map(|network| network.trunc())
-        .map_err(|_| format!("{text:?} is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address"))
+pub(crate) fn parse_network(text: &str) -> Result<Network, String> {
+    let (network, zone) = match text.split_once('%') {
+        Some((network, zone)) => (network, Some(zone)),
+        None => (text, None),
+    };
+    let addresses = network
+        .parse::<IpNet>()
+        .or_else(|_| network.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("{text:?} is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address"))?
+        .trunc();
+    let is_link_local = matches!(addresses.network(), IpAddr::V6(v6) if v6.is_unicast_link_local() && addresses.prefix_len() >= 10);
+    match zone {
+        Some("") => Err(format!("{text:?} has an empty zone after %")),
+        Some(_) if !is_link_local => Err(format!(
+            "{text:?} has a zone, which only link-local addresses have"
+        )),
+        zone => Ok(Network {
+            addresses,
+            zone: zone.map(str::to_owned),
+        }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn networks(texts: &[&str]) -> Vec<IpNet> {
+    fn networks(texts: &[&str]) -> Vec<Network> {
         texts.iter().map(|text| parse_network(text).unwrap()).collect()
     }
 
     fn allows(policy: &Policy, address: &str) -> bool {
-        policy.allows(address.parse().unwrap())
+        policy.allows(address.parse().unwrap(), None)
     }
 
     #[test]
@@ -298,6 +402,33 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_zone_is_one_interface() {
+        let loopback = (1..=u16::MAX.into())
+            .filter_map(NonZeroU32::new)
+            .find(|index| interface_index(&index.to_string()).is_ok())
+            .unwrap();
+        let other = NonZeroU32::new(u32::MAX);
+        let link: IpAddr = "fe80::1".parse().unwrap();
+        let zone = format!("fe80::1%{loopback}");
+        let denying = Policy {
+            deny: networks(&[&zone]),
+            ..Policy::default()
+        };
+        let allowing = Policy {
+            allow: networks(&[&zone]),
+            ..Policy::default()
+        };
+        for (interface, is_there) in [(Some(loopback), true), (other, false)] {
+            assert_eq!(denying.allows(link, interface), !is_there);
+            assert_eq!(allowing.allows(link, interface), is_there);
+        }
+        // Whoever cannot tell is careful.
+        assert!(!denying.allows(link, None) && !allowing.allows(link, None));
+        assert!(denying.allows("fe80::2".parse().unwrap(), None));
+    }
+
     #[test]
     fn networks_as_written() {
         assert_eq!(parse_network("192.0.2.9/24").unwrap().to_string(), "192.0.2.0/24");
@@ -306,6 +437,19 @@ mod tests {
             parse_network("2001:db8::1").unwrap().to_string(),
             "2001:db8::1/128"
         );
+        assert_eq!(
+            parse_network("fe80::9%eth0").unwrap().to_string(),
+            "fe80::9/128%eth0"
+        );
+        for text in [
+            "fe80::1%",
+            "2001:db8::1%eth0",
+            "192.0.2.1%eth0",
+            "::/0%eth0",
+            "%eth0",
+        ] {
+            assert!(parse_network(text).is_err(), "{text:?}");
+        }
         for text in ["", "example.com", "192.0.2.0/33", "192.0.2/24", "/8"] {
             assert!(parse_network(text).is_err(), "{text:?}");
         }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,6 +23,7 @@ use crate::args::Config;
 use crate::auth::Token;
 use crate::backend;
 use crate::logging;
+use crate::policy::Choices;
 use crate::router::{Service, Settings, router};
 use crate::shared::{Socket, share};
 use crate::stall::StallGuard;
@@ -56,13 +59,18 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     let token = Token::load(config.token_file.as_deref()).map_err(StartError)?;
     let sockets = Sockets::open(&config)?;
     // While there is one thread only: privileges belong to threads.
-    drop_privileges();
+    drop_privileges(config.policy.egress);
     config.policy.prepare();
     if config.windows_driver {
         datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;
     }
     let cannot_start = |error| StartError(format!("cannot start: {error}"));
     check_open_files().map_err(cannot_start)?;
+    check_threads().map_err(|error| {
+        StartError(format!(
+            "cannot start a thread for each processor: {error}; raise `ulimit -u` or the pids limit of the container"
+        ))
+    })?;
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -73,9 +81,14 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     result
 }
 
-/// Keeps nothing but the right to send probes, and says what that is enough for.
-fn drop_privileges() {
-    match traceroute_net::keep_probing_privileges() {
+/// Keeps nothing but the right to send probes, and to mark them if clients may choose marks, and says what that is enough for.
+fn drop_privileges(choices: Choices) {
+    let kept = if choices.fwmark {
+        traceroute_net::keep_marking_privileges()
+    } else {
+        traceroute_net::keep_probing_privileges()
+    };
+    match kept {
         Ok(privileges) => {
             let root = privileges.is_root;
             tracing::info!(kept = %privileges, dropped = privileges.dropped, root, "privileges");
@@ -88,6 +101,20 @@ fn drop_privileges() {
         Access::Raw => {}
         access => tracing::warn!("{access}"),
     }
+}
+
+/// The runtime's threads can be started: it panics where they cannot.
+fn check_threads() -> io::Result<()> {
+    let count = thread::available_parallelism().map_or(1, NonZero::get);
+    let gate = Mutex::new(());
+    thread::scope(|scope| {
+        // All are there at once, until this is given back.
+        let _closed = gate.lock();
+        (0..count).try_for_each(|_| {
+            let started = thread::Builder::new().spawn_scoped(scope, || drop(gate.lock()));
+            started.map(drop)
+        })
+    })
 }
 
 /// Open listening sockets.

@@ -22,7 +22,7 @@ use crate::auth::Token;
 use crate::backend::{Backend, OnProgress};
 use crate::limits::Ceilings;
 use crate::observe::BodyLimit;
-use crate::policy::{Policy, parse_network};
+use crate::policy::{Choices, Policy, parse_network};
 use crate::router::{Service, Settings, router};
 
 const GOLDEN: &str = include_str!("../../traceroute/tests/golden/report.json");
@@ -259,6 +259,74 @@ async fn parameters_reach_the_tracer() {
         dont_fragment: true,
     };
     assert_eq!(request.packet, packet);
+}
+
+#[tokio::test]
+async fn egress_is_the_clients_choice_only_where_it_is_allowed() {
+    let queries = [
+        ("source", "source=127.0.0.1"),
+        ("interface", "interface=no-such-if"),
+        ("fwmark", "fwmark=5"),
+    ];
+    let refusing = bench(Outcome::Succeed);
+    for path in ["/traceroute", "/traceroute/stream"] {
+        for (name, query) in queries {
+            let answer = refusing.get(&format!("{path}?target=h&{query}")).await;
+            assert_eq!(answer.status, 403, "{query}");
+            assert_eq!(
+                answer.body,
+                format!("Parameter not allowed: {name}; this server's --allow-egress does not name it\n")
+            );
+        }
+    }
+    // Neither of these chooses anything.
+    for query in ["source=&interface=&fwmark=", "fwmark=0"] {
+        let answer = refusing.get(&format!("/traceroute?target=h&{query}")).await;
+        assert_eq!(answer.status, 200, "{query}");
+    }
+
+    let egress = Choices {
+        source: true,
+        interface: true,
+        fwmark: false,
+    };
+    let policy = Policy {
+        egress,
+        ..Policy::default()
+    };
+    let permitting = bench_with(Outcome::Succeed, Settings { policy, ..settings() });
+    let status = |query: &str| {
+        let uri = format!("/traceroute?target=h&{query}");
+        let permitting = &permitting;
+        async move { permitting.get(&uri).await }
+    };
+    assert_eq!(status("source=127.0.0.1").await.status, 200);
+    let request = permitting.fake.requests.lock().unwrap()[0].clone();
+    assert_eq!(request.source, Some(Ipv4Addr::LOCALHOST.into()));
+    assert_eq!(status("fwmark=5").await.status, 403);
+    for (query, message) in [
+        (
+            "source=eth0",
+            "source must be an IPv4 or IPv6 address, got \"eth0\"",
+        ),
+        (
+            "fwmark=x",
+            "fwmark must be a number between 0 and 4294967295, got \"x\"",
+        ),
+        (
+            "interface=no-such-if",
+            "this host has no interface \"no-such-if\"; ",
+        ),
+        (
+            "source=192.0.2.77",
+            "the source 192.0.2.77 is not an address of this host; ",
+        ),
+    ] {
+        let answer = status(query).await;
+        assert_eq!(answer.status, 400, "{query}");
+        let expected = format!("Invalid parameters: {message}");
+        assert!(answer.body.starts_with(&expected), "{query}: {}", answer.body);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -829,6 +829,72 @@ fn further_addresses_of_an_interface_are_local_too() {
     assert!(status == 500 && body.contains("route"), "{status} {body}");
 }
 
+/// What the process may do, from proc(5).
+fn effective_capabilities(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+#[test]
+fn egress_is_chosen_by_clients_where_the_operator_allows_it() {
+    const CAP_NET_RAW: u64 = 1 << 13;
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    // Marked packets may not leave.
+    chain
+        .client
+        .command("ip")
+        .args(["rule", "add", "pref", "10", "fwmark", "5", "prohibit"])
+        .status()
+        .unwrap();
+    chain.routers[0]
+        .ip("addr add fe80::99/64 dev eth0 nodad")
+        .unwrap();
+    let [(target, expected), _] = addresses(&chain);
+    let own = chain.client_v4();
+    let uri = |target: &str, choice: &str| {
+        format!("/traceroute?target={target}&traceroute-queries=1&e2e-queries=0&timeout=500&{choice}")
+    };
+
+    let refusing = Server::start(
+        &chain.client,
+        &["--allow-egress", "interface", "--deny", "fe80::99%eth0"],
+    );
+    assert_eq!(effective_capabilities(&refusing), CAP_NET_RAW);
+    for (name, value) in [("source", own.to_string()), ("fwmark", "5".to_owned())] {
+        let (status, body) = refusing.get(&uri(&target, &format!("{name}={value}")));
+        let message =
+            format!("Parameter not allowed: {name}; this server's --allow-egress does not name it\n");
+        assert_eq!((status, body), (403, message));
+    }
+    let report = refusing.report(&uri(&target, "interface=eth0"));
+    assert_eq!(path(&report, 0), expected);
+    let (status, _) = refusing.get(&uri("fe80::99%25eth0", ""));
+    assert_eq!(status, 403);
+
+    let permitting = Server::start(&chain.client, &["--allow-egress", "source,fwmark"]);
+    assert_eq!(effective_capabilities(&permitting), CAP_NET_RAW | CAP_NET_ADMIN);
+    let report = permitting.report(&uri(&target, &format!("source={own}")));
+    assert_eq!(path(&report, 0), expected);
+    let (status, body) = permitting.get(&uri(&target, "source=192.0.2.7"));
+    assert!(
+        status == 400 && body.contains("not an address of this host"),
+        "{status} {body}"
+    );
+    let report = permitting.report(&uri(&target, "fwmark=6"));
+    assert_eq!(path(&report, 0), expected);
+    let (status, body) = permitting.get(&uri(&target, "fwmark=5"));
+    assert!(status == 500 && body.contains("prohibits"), "{status} {body}");
+    let report = permitting.report(&uri("fe80::99%25eth0", ""));
+    assert_eq!(report.hostname, "fe80::99%eth0");
+    assert_eq!(path(&report, 0), [Some("fe80::99".parse().unwrap())]);
+}
+
 #[test]
 fn many_requests_at_once_are_all_complete() {
     let Some(lab) = require_lab() else { return };

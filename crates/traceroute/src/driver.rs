@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use traceroute_engine::{
-    Action, ConnectionId, Counters, Egress, Engine, Event, FlowRequest, Found, NetError, Network,
-    NetworkCounters, NetworkEvent, OpenFlow, Operation, Outcome, Route, Time, Token, TraceError, TraceId,
-    TraceSpec, Waker,
+    Action, ConnectionId, Counters, Engine, Event, FlowRequest, Found, NetError, Network, NetworkCounters,
+    NetworkEvent, OpenFlow, Operation, Outcome, Route, Time, Token, TraceError, TraceId, TraceSpec, Waker,
 };
 
 /// Actions carried out between two looks at the capture, so that its buffer cannot overflow while many probes are due.
@@ -101,7 +100,6 @@ enum Commands {
 struct Start {
     ticket: u64,
     spec: TraceSpec,
-    egress: Egress,
     on_news: Option<OnNews>,
     result: oneshot::Sender<Result<Outcome, TraceError>>,
 }
@@ -132,17 +130,11 @@ impl Driver {
 
     /// Starts a trace. Dropping the returned future before it is ready cancels the trace and frees all it holds.
     pub fn trace(&self, spec: TraceSpec, on_news: Option<OnNews>) -> Trace {
-        self.trace_from(spec, Egress::default(), on_news)
-    }
-
-    /// As [`Driver::trace`], with packets that leave this host as `egress` says.
-    pub fn trace_from(&self, spec: TraceSpec, egress: Egress, on_news: Option<OnNews>) -> Trace {
         let ticket = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
         let (result, receiver) = oneshot::channel();
         self.send(Command::Start(Box::new(Start {
             ticket,
             spec,
-            egress,
             on_news,
             result,
         })));
@@ -356,7 +348,6 @@ impl Pump {
         let Start {
             ticket,
             spec,
-            egress,
             on_news,
             result,
         } = start;
@@ -367,7 +358,7 @@ impl Pump {
             target: spec.target,
             transport: spec.method.transport(),
             port: spec.port,
-            egress,
+            egress: spec.egress,
         };
         match self.begin(spec, &request) {
             Ok((trace, flow)) => {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use traceroute_engine::{NetError, TraceError};
+use traceroute_net::EgressError;
 
 use crate::target::ResolveError;
 use crate::tracer::{RunError, distinct_messages};
@@ -18,6 +19,8 @@ pub enum Error {
     NotAHost(IpAddr),
     /// Every run failed; these are their errors.
     Traces(Vec<RunError>),
+    /// Probes cannot leave this host as chosen.
+    Egress(EgressError),
     /// The target's name was not resolved in time.
     TooLate,
     /// The probing engine could not be started.
@@ -66,8 +69,10 @@ impl Error {
     pub fn code(&self) -> ErrorCode {
         match self {
             Error::Resolve(_) | Error::TooLate => ErrorCode::Dns,
-            Error::NotAHost(_) => ErrorCode::InvalidRequest,
-            Error::Start(error) => io_code(error),
+            Error::Egress(EgressError::Mark(error) | EgressError::Unknown(error)) | Error::Start(error) => {
+                io_code(error)
+            }
+            Error::NotAHost(_) | Error::Egress(_) => ErrorCode::InvalidRequest,
             Error::Traces(errors) => errors.first().map_or(ErrorCode::Unknown, run_code),
         }
     }
@@ -110,8 +115,14 @@ impl fmt::Display for Error {
                     "{address} is not the address of one host: unspecified, multicast and broadcast addresses have no path"
                 )
             }
+            Error::Egress(error) => error.fmt(f),
             Error::TooLate => f.write_str("the target's name was not resolved within the request's time"),
             Error::Traces(errors) => f.write_str(&distinct_messages(errors).join("\n")),
+            Error::Start(error) if error.kind() == io::ErrorKind::WouldBlock => write!(
+                f,
+                "cannot start the probing engine: no further thread is allowed ({error}); \
+                 raise `ulimit -u` or the pids limit of the container"
+            ),
             Error::Start(error) => write!(f, "cannot start the probing engine: {error}"),
         }
     }
@@ -121,10 +132,17 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Resolve(error) => Some(error),
+            Error::Egress(error) => Some(error),
             Error::NotAHost(_) | Error::TooLate => None,
             Error::Traces(errors) => errors.first().map(|error| error as _),
             Error::Start(error) => Some(error),
         }
+    }
+}
+
+impl From<EgressError> for Error {
+    fn from(error: EgressError) -> Self {
+        Error::Egress(error)
     }
 }
 

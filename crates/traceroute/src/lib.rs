@@ -25,6 +25,7 @@ struct Readme;
 
 pub mod details;
 pub mod driver;
+mod egress;
 mod error;
 pub mod json;
 mod model;
@@ -44,7 +45,8 @@ mod warning;
 /// [`keep_probing_privileges`](system::keep_probing_privileges) gives up what probing does not need.
 pub mod system {
     pub use traceroute_net::{
-        Access, Finding, PROTOCOLS, Privileges, Subject, Verdict, access, diagnose, keep_probing_privileges,
+        Access, Finding, PROTOCOLS, Privileges, Subject, Verdict, access, diagnose, keep_marking_privileges,
+        keep_probing_privileges,
     };
 }
 
@@ -64,9 +66,9 @@ pub use statistics::is_private;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve, resolve_by};
 pub use tracer::{Options, Progress, RunError, Tracer};
 pub use traceroute_engine::{
-    Answer, Cause, DEFAULT_HOP_RETRIES, Distance, End, Losses, MAX_HOP_RETRIES, PacketOptions,
+    Answer, Cause, DEFAULT_HOP_RETRIES, Distance, Egress, End, Losses, MAX_HOP_RETRIES, PacketOptions,
 };
-pub use traceroute_net::start_windows_driver;
+pub use traceroute_net::{EgressError, interface_index, only_zone, start_windows_driver};
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};
 pub use warning::{Warning, WarningCode};

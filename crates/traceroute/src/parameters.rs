@@ -1,6 +1,8 @@
 //! What a user asks for, before and after validation.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use traceroute_engine::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Method, PacketOptions};
 
 use crate::target::Target;
+use crate::values::parse_int;
 
 /// What a user asks for, as given: not yet checked. [`Parameters::default`] has the contract's defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +62,12 @@ pub struct Parameters {
     pub dscp: Option<i64>,
     /// Set IPv4's DF bit; IPv6 packets are not fragmented by this host.
     pub dont_fragment: bool,
+    /// The source address of probes: one of this host's. `None`: the routing tables decide.
+    pub source: Option<String>,
+    /// The interface by which probes leave, by name or index. `None`: the routing tables decide.
+    pub interface: Option<String>,
+    /// The mark of probes that routing rules and firewalls see (Linux), 0–4294967295, decimal or hexadecimal (`0x…`); 0 means none.
+    pub fwmark: Option<String>,
 }
 
 /// Port probed unless told otherwise.
@@ -104,6 +113,9 @@ impl Default for Parameters {
             tos: None,
             dscp: None,
             dont_fragment: false,
+            source: None,
+            interface: None,
+            fwmark: None,
         }
     }
 }
@@ -133,9 +145,11 @@ impl Parameters {
             tos: self.checked_tos()?,
             dont_fragment: self.dont_fragment,
         };
+        let source = self.checked_source(&target.host)?;
         Ok(Request {
             hostname: self.target.clone(),
             host: target.host,
+            zone: target.zone,
             target_port: target.port,
             port: if port == 0 { DEFAULT_PORT } else { port },
             protocol,
@@ -144,7 +158,8 @@ impl Parameters {
             e2e_queries,
             max_ttl,
             timeout: Duration::from_millis(timeout_ms),
-            ipv6: self.ipv6,
+            // A name has addresses of both families; the source's is the one to take.
+            ipv6: self.ipv6 || source.is_some_and(|source| source.is_ipv6()),
             reverse_dns: self.reverse_dns,
             source_public_ip: self.source_public_ip,
             windows_driver: self.windows_driver,
@@ -155,6 +170,50 @@ impl Parameters {
             first_ttl: in_range("first-ttl", "", self.first_ttl, 1..=max_ttl)?,
             delay: self.checked_delay(timeout_ms)?,
             packet,
+            source,
+            interface: self.checked_interface()?,
+            fwmark: self.checked_fwmark()?,
+        })
+    }
+
+    /// Of the target's family, as far as that is known.
+    fn checked_source(&self, host: &Host) -> Result<Option<IpAddr>, InvalidParameter> {
+        let Some(text) = &self.source else {
+            return Ok(None);
+        };
+        let source = text.parse::<IpAddr>().map_err(|_| {
+            InvalidParameter::new("source", format!("must be an IPv4 or IPv6 address, got {text:?}"))
+        })?;
+        let source = source.to_canonical();
+        let wants_ipv4 = match host {
+            Host::Address(address) => Some(address.is_ipv4()),
+            Host::Name(_) => self.ipv6.then_some(false),
+        };
+        if wants_ipv4.is_some_and(|wants_ipv4| wants_ipv4 != source.is_ipv4()) {
+            let problem = format!("must be of the target's address family, got {text:?}");
+            return Err(InvalidParameter::new("source", problem));
+        }
+        Ok(Some(source))
+    }
+
+    fn checked_interface(&self) -> Result<Option<String>, InvalidParameter> {
+        match self.interface.as_deref() {
+            Some("") => Err(InvalidParameter::new(
+                "interface",
+                "must be the name or the index of an interface, got \"\"".to_owned(),
+            )),
+            interface => Ok(interface.map(str::to_owned)),
+        }
+    }
+
+    fn checked_fwmark(&self) -> Result<Option<NonZeroU32>, InvalidParameter> {
+        let Some(text) = &self.fwmark else {
+            return Ok(None);
+        };
+        let value = parse_int(text).ok().and_then(|value| u32::try_from(value).ok());
+        value.map(NonZeroU32::new).ok_or_else(|| {
+            let problem = format!("must be a number between 0 and {}, got {text:?}", u32::MAX);
+            InvalidParameter::new("fwmark", problem)
         })
     }
 
@@ -376,6 +435,8 @@ pub struct Request {
     pub hostname: String,
     /// What to resolve.
     pub host: Host,
+    /// The interface that a link-local target is on, by name or index, as given.
+    pub zone: Option<String>,
     /// Port from inside the target; wins over `port` for the probes.
     pub target_port: Option<u16>,
     /// The port asked for, reported as `destination.port`; never 0.
@@ -414,13 +475,19 @@ pub struct Request {
     pub delay: Option<Duration>,
     /// What the packets look like.
     pub packet: PacketOptions,
+    /// The source address of probes; `None`: the routing tables decide.
+    pub source: Option<IpAddr>,
+    /// The interface by which probes leave, by name or index; `None`: the routing tables decide.
+    pub interface: Option<String>,
+    /// The mark of probes that routing rules and firewalls see; `None`: none.
+    pub fwmark: Option<NonZeroU32>,
 }
 
 /// The host part of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
     /// An address; decides the family by itself.
-    Address(std::net::IpAddr),
+    Address(IpAddr),
     /// A name to resolve.
     Name(String),
 }
@@ -455,6 +522,7 @@ mod tests {
             Request {
                 hostname: "example.com".to_owned(),
                 host: Host::Name("example.com".to_owned()),
+                zone: None,
                 target_port: None,
                 port: 33434,
                 protocol: Protocol::Udp,
@@ -474,6 +542,9 @@ mod tests {
                 first_ttl: 1,
                 delay: None,
                 packet: PacketOptions::default(),
+                source: None,
+                interface: None,
+                fwmark: None,
             }
         );
     }
@@ -499,6 +570,41 @@ mod tests {
             assert!(
                 of(i64::from(least) - 1).validate().is_err(),
                 "{protocol} {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_choice_of_egress_that_cannot_be_one() {
+        let mut chosen = parameters();
+        chosen.source = Some("eth0".to_owned());
+        assert_eq!(
+            message(&chosen),
+            "source must be an IPv4 or IPv6 address, got \"eth0\""
+        );
+        let other_family = "source must be of the target's address family, got ";
+        for (target, ipv6, source) in [
+            ("192.0.2.1", false, "::1"),
+            ("2001:db8::1", false, "127.0.0.1"),
+            ("example.com", true, "127.0.0.1"),
+        ] {
+            chosen.target = target.to_owned();
+            chosen.ipv6 = ipv6;
+            chosen.source = Some(source.to_owned());
+            assert_eq!(message(&chosen), format!("{other_family}{source:?}"));
+        }
+        let mut chosen = parameters();
+        chosen.interface = Some(String::new());
+        assert_eq!(
+            message(&chosen),
+            "interface must be the name or the index of an interface, got \"\""
+        );
+        let mut chosen = parameters();
+        for mark in ["", "x", "-1", "4294967296", "1.5"] {
+            chosen.fwmark = Some(mark.to_owned());
+            assert_eq!(
+                message(&chosen),
+                format!("fwmark must be a number between 0 and 4294967295, got {mark:?}")
             );
         }
     }
@@ -548,6 +654,28 @@ mod tests {
             message(&delay(Some(21), 20)),
             "delay must be between 0 and 20 ms, got 21"
         );
+    }
+
+    #[test]
+    fn a_choice_of_egress() {
+        let mut chosen = parameters();
+        chosen.source = Some("::ffff:192.0.2.1".to_owned());
+        chosen.interface = Some("eth0".to_owned());
+        for (text, mark) in [("0x2a", 42), ("42", 42), ("0", 0), ("4294967295", u32::MAX)] {
+            chosen.fwmark = Some(text.to_owned());
+            let request = chosen.validate_on(false).unwrap();
+            assert_eq!(request.fwmark, NonZeroU32::new(mark), "{text}");
+            assert_eq!(request.source, Some(IpAddr::from([192, 0, 2, 1])));
+            assert_eq!(request.interface.as_deref(), Some("eth0"));
+            assert!(!request.ipv6);
+        }
+        chosen.source = Some("2001:db8::1".to_owned());
+        assert!(chosen.validate_on(false).unwrap().ipv6, "as the source is");
+        chosen.target = "[fe80::1%eth1]:443".to_owned();
+        let request = chosen.validate_on(false).unwrap();
+        assert_eq!(request.zone.as_deref(), Some("eth1"));
+        assert_eq!(request.hostname, "[fe80::1%eth1]:443");
+        assert_eq!(request.probed_port(), 443);
     }
 
     #[test]

@@ -17,12 +17,14 @@ use crate::parameters::Host;
 ///
 /// Names in other scripts are taken in their ASCII form (UTS 46): `bücher.example` is `xn--bcher-kva.example`.
 ///
-/// IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) mean the IPv4 address. Zone identifiers (`fe80::1%eth0`) are
-/// refused: link-local addresses are never behind a router, so there is no path to trace.
+/// IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) mean the IPv4 address. A link-local address may have a zone, the name or index
+/// of the interface that it is on: `fe80::1%eth0`, `[fe80::1%2]:443` (RFC 4007 §11).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The host.
     pub host: Host,
+    /// The zone of a link-local address.
+    pub zone: Option<String>,
     /// The port, 1–65535.
     pub port: Option<u16>,
 }
@@ -39,10 +41,11 @@ pub enum InvalidTarget {
     /// Brackets that do not enclose an IPv6 address, or several colons.
     #[error("is not an IPv6 address, which is written 2001:db8::1, or [2001:db8::1]:443 with a port")]
     Ipv6,
-    /// An IPv6 address with a zone identifier.
-    #[error(
-        "has a zone identifier: a link-local address is never behind a router; use a global address of the host"
-    )]
+    /// A percent sign that no zone follows.
+    #[error("has an empty zone after %: write the name or index of an interface, as in fe80::1%eth0")]
+    EmptyZone,
+    /// A zone after an address that means the same on all interfaces.
+    #[error("has a zone, which only link-local addresses have: choose the interface instead")]
     Zone,
     /// All digits where a host name or IPv4 address should be.
     #[error("is neither an IPv4 address nor a host name")]
@@ -76,14 +79,20 @@ impl FromStr for Target {
         match text.split_once(':') {
             None => Ok(Target {
                 host: parse_name_or_ipv4(text)?,
+                zone: None,
                 port: None,
             }),
-            Some((_, rest)) if rest.contains(':') => Ok(Target {
-                host: Host::Address(parse_ipv6(text)?),
-                port: None,
-            }),
+            Some((_, rest)) if rest.contains(':') => {
+                let (address, zone) = parse_ipv6(text)?;
+                Ok(Target {
+                    host: Host::Address(address),
+                    zone,
+                    port: None,
+                })
+            }
             Some((host, port)) => Ok(Target {
                 host: parse_name_or_ipv4(host)?,
+                zone: None,
                 port: Some(parse_port(port)?),
             }),
         }
@@ -100,21 +109,27 @@ fn host_of_url(rest: &str) -> Option<String> {
 /// What follows an opening bracket.
 fn parse_bracketed(text: &str) -> Result<Target, InvalidTarget> {
     let (address, rest) = text.split_once(']').ok_or(InvalidTarget::Ipv6)?;
-    let host = Host::Address(parse_ipv6(address)?);
+    let (address, zone) = parse_ipv6(address)?;
     let port = match rest.strip_prefix(':') {
         Some(port) => Some(parse_port(port)?),
         None if rest.is_empty() => None,
         None => return Err(InvalidTarget::Ipv6),
     };
-    Ok(Target { host, port })
+    Ok(Target {
+        host: Host::Address(address),
+        zone,
+        port,
+    })
 }
 
-fn parse_ipv6(text: &str) -> Result<IpAddr, InvalidTarget> {
+/// An address, perhaps with a zone.
+fn parse_ipv6(text: &str) -> Result<(IpAddr, Option<String>), InvalidTarget> {
     let (address, zone) = text.split_once('%').map_or((text, None), |(a, z)| (a, Some(z)));
     let address: Ipv6Addr = address.parse().map_err(|_| InvalidTarget::Ipv6)?;
     match zone {
-        Some(_) => Err(InvalidTarget::Zone),
-        None => Ok(address.to_canonical()),
+        Some("") => Err(InvalidTarget::EmptyZone),
+        Some(_) if !address.is_unicast_link_local() => Err(InvalidTarget::Zone),
+        zone => Ok((address.to_canonical(), zone.map(str::to_owned))),
     }
 }
 
@@ -327,7 +342,27 @@ mod tests {
             (longest.as_str(), name(&longest), None),
         ];
         for (text, host, port) in cases {
-            assert_eq!(text.parse(), Ok(Target { host, port }), "{text}");
+            let zone = None;
+            assert_eq!(text.parse(), Ok(Target { host, zone, port }), "{text}");
+        }
+    }
+
+    #[test]
+    fn link_local_targets_may_have_a_zone() {
+        for (text, zone, port) in [
+            ("fe80::1%eth0", "eth0", None),
+            ("fe80::1%2", "2", None),
+            ("fe80::1%br-lan.5", "br-lan.5", None),
+            ("fe80::1%a:b", "a:b", None),
+            ("[fe80::1%eth0]", "eth0", None),
+            ("[fe80::1%eth0]:80", "eth0", Some(80)),
+        ] {
+            let expected = Target {
+                host: address("fe80::1"),
+                zone: Some(zone.to_owned()),
+                port,
+            };
+            assert_eq!(text.parse(), Ok(expected), "{text}");
         }
     }
 
@@ -356,8 +391,10 @@ mod tests {
             ("[example.com]", E::Ipv6),
             ("2001:db8:::1", E::Ipv6),
             ("1:2:3", E::Ipv6),
-            ("fe80::1%eth0", E::Zone),
-            ("[fe80::1%eth0]:80", E::Zone),
+            ("fe80::1%", E::EmptyZone),
+            ("[fe80::1%]:80", E::EmptyZone),
+            ("2001:db8::1%eth0", E::Zone),
+            ("::ffff:169.254.0.1%eth0", E::Zone),
             ("256.1.1.1", E::Ipv4),
             ("1.2.3", E::Ipv4),
             ("1.2.3.4.5", E::Ipv4),
@@ -401,14 +438,14 @@ mod tests {
         fn any_address_reads_back(v6: u128, v4: u32, port in 1..=u16::MAX) {
             let v6 = Ipv6Addr::from(v6);
             let v4 = std::net::Ipv4Addr::from(v4);
-            prop_assert_eq!(v6.to_string().parse(), Ok(Target { host: Host::Address(v6.to_canonical()), port: None }));
+            prop_assert_eq!(v6.to_string().parse(), Ok(Target { host: Host::Address(v6.to_canonical()), zone: None, port: None }));
             prop_assert_eq!(
                 format!("[{v6}]:{port}").parse(),
-                Ok(Target { host: Host::Address(v6.to_canonical()), port: Some(port) })
+                Ok(Target { host: Host::Address(v6.to_canonical()), zone: None, port: Some(port) })
             );
             prop_assert_eq!(
                 format!("{v4}:{port}").parse(),
-                Ok(Target { host: Host::Address(v4.into()), port: Some(port) })
+                Ok(Target { host: Host::Address(v4.into()), zone: None, port: Some(port) })
             );
         }
 
@@ -440,7 +477,7 @@ mod tests {
     #[tokio::test]
     async fn numbers_are_names_that_nobody_knows() {
         for text in ["0x7f000001", "0X7F000001", "127.0x1", "0x", "example.0x7f."] {
-            let Target { host, port: None } = text.parse().unwrap() else {
+            let Target { host, port: None, .. } = text.parse().unwrap() else {
                 panic!("{text}");
             };
             let error = resolve(&host, false).await.unwrap_err();

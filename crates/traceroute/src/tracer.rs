@@ -9,10 +9,13 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
-use traceroute_engine::{Answer, EndToEndResult, Method, Outcome, TraceError, TraceResult, TraceSpec};
+use traceroute_engine::{
+    Answer, Egress, EndToEndResult, Method, Outcome, TraceError, TraceResult, TraceSpec,
+};
 
 use crate::details::{Counters, Details, RunDetails};
 use crate::driver::{Driver, News, OnNews, Statistics};
+use crate::egress::check_target;
 use crate::error::Error;
 use crate::model::{
     Destination, E2eProbe, Hop, HopCount, Report, Run, RunDestination, RunSource, Source, Traceroute,
@@ -237,6 +240,8 @@ struct Probing<'j> {
     job: &'j Job<'j>,
     driver: Driver,
     address: IpAddr,
+    /// How probes leave this host.
+    egress: Egress,
     /// When all probing must be over.
     deadline: Instant,
 }
@@ -263,16 +268,19 @@ impl<'r> Job<'r> {
             .checked_add(request.longest())
             .unwrap_or_else(|| start + FAR);
         let deadline = longest + EXTRA;
+        let egress = request.egress()?;
         let resolved = timeout_at(deadline, Box::pin(resolve(&request.host, request.ipv6))).await;
         let address = resolved.map_err(|_| Error::TooLate)??;
         if !is_one_host(address) {
             return Err(Error::NotAHost(address));
         }
+        check_target(&egress, address)?;
         tracing::debug!(hostname = request.hostname, %address, "tracing");
         let probing = Probing {
             job: self,
             driver: self.tracer.driver(request)?,
             address,
+            egress,
             deadline: longest + EXTRA_FOR_PROBES,
         };
         let options = &self.tracer.shared.options;
@@ -483,6 +491,7 @@ impl Probing<'_> {
             first_ttl: request.first_ttl,
             delay: request.delay.unwrap_or(method.default_delay()),
             packet: request.packet,
+            egress: self.egress,
             hop_retries: request.hop_retries,
             linger: request.e2e_time(),
             longest: self.time_left(),
@@ -507,6 +516,7 @@ impl Probing<'_> {
         };
         let single = TraceSpec {
             packet: request.packet,
+            egress: self.egress,
             longest: self.time_left(),
             ..TraceSpec::single(
                 method,

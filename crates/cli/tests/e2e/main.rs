@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 mod capture;
+mod egress;
 mod filters;
 mod formats;
 mod names;

@@ -232,7 +232,10 @@ impl Strategy for EndToEnd {
         if self.made < count {
             let mut at = self.next_at.unwrap_or(view.now);
             if limited {
-                match view.responders.allowance(view.spec.target, view.now.max(at)) {
+                match view
+                    .responders
+                    .allowance(view.spec.place(u8::MAX), view.now.max(at))
+                {
                     Allowance::Now => {}
                     Allowance::At(then) => at = at.max(then),
                     Allowance::Assumed(then) => {

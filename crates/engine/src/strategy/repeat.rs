@@ -21,6 +21,8 @@ use crate::trace::MAX_HOP_RETRIES;
 const GROWTH: u32 = 3;
 /// So many silent routers on one path are more likely out of tokens.
 const MANY_SILENT: usize = 2;
+/// After so many retries in vain there is no hurry.
+const HASTY: u8 = 4;
 /// An answer takes this long at least.
 const SHORTEST: Duration = Duration::from_millis(20);
 
@@ -175,9 +177,17 @@ fn decide(
     if retries >= MAX_HOP_RETRIES {
         return What::Nothing;
     }
+    // Others may use the same tokens: the more retries were in vain, the less of a hurry.
+    let calm = if retries < HASTY {
+        view.now
+    } else {
+        let left = u32::from(MAX_HOP_RETRIES - retries) + 1;
+        let last = ledger.last_sent(ttl).unwrap_or(view.now);
+        last + lingering.since(view.now) / left
+    };
     if view.responders.limit(place, view.now).is_some() {
         return match view.responders.ticket(place, view.now, lingering) {
-            Ticket::Token(at) | Ticket::Turn(at) if at <= lingering => What::Token(at),
+            Ticket::Token(at) | Ticket::Turn(at) if at.max(calm) <= lingering => What::Token(at.max(calm)),
             _ if bounds.is_last => What::Nothing,
             _ => What::Look(bounds.window),
         };
@@ -193,7 +203,7 @@ fn decide(
     }
     let may_be_limited = lingering > view.now && may_be_limited(view, ledger, ttl);
     if may_be_limited && view.now >= own {
-        let at = view.responders.slow_turn(place, view.now);
+        let at = view.responders.slow_turn(place, view.now).max(calm);
         return if at <= lingering {
             What::Token(at)
         } else {

@@ -408,7 +408,13 @@ fn losses(
                 Cause::RateLimited
             }
             Fate::Waiting if may_be_target && distance == Distance::Unknown => Cause::Unknown,
-            Fate::Waiting if highest_answered.is_some_and(|highest| highest > ttl) => Cause::Silent,
+            Fate::Waiting if highest_answered.is_some_and(|highest| highest > ttl) => {
+                if view.responders.explain_silence(place) {
+                    Cause::RateLimited
+                } else {
+                    Cause::Silent
+                }
+            }
             Fate::Waiting if end == End::MaxTtl => Cause::Filtered,
             Fate::Waiting => Cause::Unknown,
         };

@@ -7,6 +7,7 @@ mod capture;
 mod cmsg;
 mod connections;
 mod diagnose;
+mod egress;
 mod local_delivery;
 mod local_ports;
 mod netlink;
@@ -36,6 +37,7 @@ use traceroute_wire::{Ignored, Probe, ProbeKind, Reply, ReplyKind};
 
 use crate::ports::PortPool;
 use crate::unix::clock::{Converter, Sample};
+pub(crate) use crate::unix::egress::{has_interface, interface_of_name, only_zone};
 use crate::unix::families::PerFamily;
 use crate::unix::interfaces::needs_scope;
 use crate::unix::reservations::Reservations;
@@ -46,6 +48,7 @@ use attention::{Attention, Verdict};
 use capture::{Capture, Captured};
 pub(crate) use connections::{Readiness, dissolve};
 pub use diagnose::diagnose;
+pub(crate) use egress::{CHOOSES_INTERFACES, check_marking, is_own_source};
 use local_delivery::{Delivered, LocalDelivery};
 use plain::PlainNetwork;
 pub use privileges::{keep_marking_privileges, keep_probing_privileges};
@@ -123,12 +126,25 @@ pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
 fn no_way(want: &Want, source: io::Error) -> NetError {
     let is_ambiguous = needs_scope(want.target) && want.egress.interface.is_none();
     let is_unclear = source.raw_os_error() == Some(libc::EINVAL);
+    let is_bound = want.egress.interface.is_some();
+    let has_no_route = source.raw_os_error() == Some(libc::ENETUNREACH);
+    let is_foreign = source.raw_os_error() == Some(libc::EADDRNOTAVAIL) && want.egress.source.is_some();
+    let is_gone = source.raw_os_error() == Some(libc::ENODEV);
     let error = errors::error(Operation::Route, Some(want.target), source);
     if is_ambiguous && is_unclear {
         return error.with_hint(
             "a link-local address, and there is not exactly one interface that it could be on: \
              say which, as in fe80::1%eth0",
         );
+    }
+    if is_foreign {
+        return error.with_hint("the chosen source is no address of this host");
+    }
+    if is_bound && has_no_route {
+        return error.with_hint("this host has no route to it by the chosen interface");
+    }
+    if is_bound && is_gone {
+        return error.with_hint("the chosen interface is gone");
     }
     error
 }
@@ -651,7 +667,10 @@ impl Network for LinuxNetwork {
             return own.connect(id, local, remote);
         }
         let scope = if needs_scope(remote.ip()) {
-            Routes::between(local.ip(), remote.ip()).interface
+            // Several interfaces may have the same link-local address: the reserved port is bound to one of them.
+            self.reservations
+                .scope(Transport::Tcp, local)
+                .unwrap_or_else(|| Routes::between(local.ip(), remote.ip()).interface)
         } else {
             0
         };

@@ -107,6 +107,7 @@ fn keep(wanted: u32) -> io::Result<Privileges> {
     let mut words = read()?;
     let held = words.map(|word| word.permitted);
     let can_probe = held[0] & (1 << CAP_NET_RAW) != 0;
+    let can_mark = held[0] & wanted & (1 << CAP_NET_ADMIN) != 0;
     let dropped = (held[0] & !wanted).count_ones() + held[1].count_ones();
     forbid_more(wanted)?;
     leave_root()?;
@@ -121,6 +122,7 @@ fn keep(wanted: u32) -> io::Result<Privileges> {
     write(&words)?;
     Ok(Privileges {
         can_probe,
+        can_mark,
         dropped,
         is_root: users()?.contains(&0),
     })

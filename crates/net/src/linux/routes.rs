@@ -280,15 +280,25 @@ impl Routes {
         })
     }
 
-    fn check_source(&mut self, source: IpAddr, interface: u32) -> io::Result<()> {
-        let interface = if needs_scope(source) { interface } else { 0 };
-        let question = Question {
-            interface,
-            ..Question::new(source)
+    /// Whether packets may come from an address that was chosen. `interface` (0: none) tells which link a link-local one is
+    /// on; and where interfaces have routing tables of their own (VRF), only those know their addresses.
+    pub(super) fn check_source(&mut self, source: IpAddr, interface: u32) -> io::Result<()> {
+        let interfaces = if needs_scope(source) {
+            [interface, interface]
+        } else {
+            [0, interface]
         };
-        match self.netlink.route(&question) {
-            Ok(way) if way.is_local => Ok(()),
-            _ => Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)),
+        let is_own = interfaces.into_iter().any(|interface| {
+            let question = Question {
+                interface,
+                ..Question::new(source)
+            };
+            self.netlink.route(&question).is_ok_and(|way| way.is_local)
+        });
+        if is_own && !source.is_unspecified() {
+            Ok(())
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
         }
     }
 

@@ -4,6 +4,7 @@ mod advice;
 mod capture;
 mod connections;
 mod diagnose;
+mod egress;
 mod rules;
 mod sender;
 mod source;
@@ -25,6 +26,7 @@ use traceroute_wire::filter::Family;
 use crate::Options;
 use crate::ports::{LocalPorts, PortPool};
 use crate::unix::clock::{Converter, Sample};
+pub(crate) use crate::unix::egress::{has_interface, interface_of_name, only_zone};
 use crate::unix::families::PerFamily;
 use crate::unix::interfaces::{self, Interface, Scopes};
 use crate::unix::reservations::Reservations;
@@ -34,6 +36,7 @@ pub(crate) use advice::advice;
 use capture::{Capture, Statistics};
 pub(crate) use connections::{Readiness, dissolve};
 pub use diagnose::{access, diagnose};
+pub(crate) use egress::{CHOOSES_INTERFACES, check_marking, is_own_source};
 use sender::Sender;
 use sys::{EVENTS, Event, Queue};
 
@@ -255,12 +258,16 @@ impl Network for MacNetwork {
     }
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
+        let source = source_address(target)?;
+        self.prepare_from(target, source)
+    }
+
+    fn prepare_from(&mut self, target: IpAddr, source: IpAddr) -> Result<IpAddr, NetError> {
         let failed = |operation| move |error| errors::error(operation, Some(target), error);
         let sockets = self.families.get_or_open(target, FamilySockets::open)?;
         if interfaces::needs_scope(target) {
             self.scopes.forget();
         }
-        let source = source_address(target)?;
         let all = interfaces::all().map_err(failed(Operation::Route))?;
         let mut found = rules::interfaces(&all, target, source).peekable();
         if found.peek().is_none() {

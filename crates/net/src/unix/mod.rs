@@ -4,6 +4,7 @@
 //! became writable), `dissolve` (end a connection, keep its port) and `advice` (hints on errors).
 
 pub(crate) mod clock;
+pub(crate) mod egress;
 pub(crate) mod errors;
 pub(crate) mod families;
 pub(crate) mod interfaces;

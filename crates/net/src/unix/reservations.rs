@@ -79,6 +79,14 @@ impl Reservations {
         self.sockets.get(&(transport, local.ip(), local.port()))
     }
 
+    /// The interface of the link-local address that a port is bound to.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(crate) fn scope(&self, transport: Transport, local: SocketAddr) -> Option<u32> {
+        let bound = self.socket(transport, local)?.local_addr().ok()?;
+        let scope = bound.as_socket_ipv6()?.scope_id();
+        (scope != 0).then_some(scope)
+    }
+
     /// Gives a port back, and by that resets its connection; whether it was reserved.
     pub(crate) fn release(&mut self, transport: Transport, source: IpAddr, port: u16) -> bool {
         let Some(socket) = self.sockets.remove(&(transport, source, port)) else {

@@ -13,6 +13,7 @@ mod connect;
 mod diagnose;
 mod driver;
 mod echo;
+mod egress;
 mod ports;
 mod raw;
 mod sys;
@@ -36,6 +37,9 @@ pub use diagnose::{access, diagnose};
 use driver::Driver;
 pub use driver::start_windows_driver;
 use echo::EchoApi;
+pub(crate) use egress::{
+    CHOOSES_INTERFACES, check_marking, has_interface, interface_of_name, is_own_source, only_zone,
+};
 use ports::{Keeping, Ports};
 use raw::RawSockets;
 
@@ -229,6 +233,10 @@ impl Network for WindowsNetwork {
 
     fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
         let source = source_address(target)?;
+        self.prepare_from(target, source)
+    }
+
+    fn prepare_from(&mut self, _: IpAddr, source: IpAddr) -> Result<IpAddr, NetError> {
         match (&mut self.backend, source) {
             (Backend::Driver(driver), _) => driver.open()?,
             (Backend::Raw { sockets, refused }, IpAddr::V4(source)) if refused.is_none() => {

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use dns_lookup::{AddrFamily, AddrInfoHints, SockType, getaddrinfo};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Answer, Failure, Wanted, prefer_v4};
 use crate::target::Family;
@@ -53,11 +53,14 @@ where
             .acquire_owned()
             .await
             .map_err(io::Error::other)?;
-        let asked = tokio::task::spawn_blocking(move || {
+        let (tell, answer) = oneshot::channel();
+        // Not on the runtime's threads: it panics where no further one can be started.
+        std::thread::Builder::new().name("names".to_owned()).spawn(move || {
             let _turn = turn;
-            ask(&name)
-        });
-        asked.await?
+            // Nobody may be waiting any more.
+            let _ = tell.send(ask(&name));
+        })?;
+        answer.await.map_err(io::Error::other)?
     };
     match tokio::time::timeout(LOOKUP_TIMEOUT, asking).await {
         Ok(Ok(found)) if found.is_empty() => Err(Failure::NoAddress),
