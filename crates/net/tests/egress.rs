@@ -461,6 +461,21 @@ fn answers_to_translated_probes_are_seen_as_they_are_delivered() {
     });
 }
 
+/// The kernel switches receive stamps on in the background. Until then it stamps a packet in each view by itself, and
+/// the views cannot be merged.
+fn stamps_are_on(subject: &mut Subject, target: IpAddr, egress: Egress) {
+    let traced = Traced::open(subject, PROTOCOLS[0], (target, CLOSED), egress);
+    let is_on = (0..20).any(|_| {
+        traced.send(subject, 1);
+        let soon = subject.network.now() + Duration::from_millis(100);
+        let replies = subject.poll_until(soon);
+        let replies = replies.iter().filter(|event| matches!(event, Event::Reply(..)));
+        replies.count() == 1
+    });
+    assert!(is_on);
+    traced.close(subject);
+}
+
 #[test]
 fn a_reply_is_news_once_whether_translated_or_not() {
     with_uplinks(|uplinks, plan| {
@@ -488,6 +503,7 @@ fn a_reply_is_news_once_whether_translated_or_not() {
                         source: Some(ours),
                         ..everywhere()
                     };
+                    stamps_are_on(&mut subject, plan.target(), egress);
                     for transport in PROTOCOLS {
                         let traced = Traced::open(&mut subject, transport, (plan.target(), CLOSED), egress);
                         for ttl in [1, 2] {

@@ -55,11 +55,13 @@ where
             .map_err(io::Error::other)?;
         let (tell, answer) = oneshot::channel();
         // Not on the runtime's threads: it panics where no further one can be started.
-        std::thread::Builder::new().name("names".to_owned()).spawn(move || {
-            let _turn = turn;
-            // Nobody may be waiting any more.
-            let _ = tell.send(ask(&name));
-        })?;
+        std::thread::Builder::new()
+            .name("names".to_owned())
+            .spawn(move || {
+                let _turn = turn;
+                // Nobody may be waiting any more.
+                let _ = tell.send(ask(&name));
+            })?;
         answer.await.map_err(io::Error::other)?
     };
     match tokio::time::timeout(LOOKUP_TIMEOUT, asking).await {
