@@ -35,7 +35,7 @@ pub(super) struct Facts {
     pub(super) v4: Sockets,
     pub(super) v6: Sockets,
     pub(super) capture: io::Result<()>,
-    pub(super) user: u32,
+    pub(super) user: Option<u32>,
     /// The group of this process and its supplementary groups.
     pub(super) groups: Vec<u32>,
     pub(super) capabilities: Capabilities,
@@ -68,7 +68,7 @@ impl Facts {
             v4: Sockets::open(Domain::IPV4, Protocol::ICMPV4, ELSEWHERE[0]),
             v6: Sockets::open(Domain::IPV6, Protocol::ICMPV6, ELSEWHERE[1]),
             capture: open(Domain::PACKET, Type::DGRAM, None),
-            user: numbers(field(&status, "Uid")).get(1).copied().unwrap_or(u32::MAX),
+            user: numbers(field(&status, "Uid")).get(1).copied(),
             groups,
             capabilities: Capabilities(u64::from_str_radix(field(&status, "CapEff"), 16).unwrap_or(0)),
             no_new_privileges: field(&status, "NoNewPrivs") == "1",

@@ -82,13 +82,16 @@ fn probing(facts: &Facts, protocol: &'static str, v6: bool) -> Finding {
     }
 }
 
+/// Of what the kernel tells there only.
+const NO_PROC: &str = "cannot be read: /proc is not mounted here";
+
 fn privileges(facts: &Facts) -> Finding {
     let subject = Subject::System("privileges");
     let Capabilities(effective) = facts.capabilities;
-    let who = if facts.user == 0 {
-        "root".to_owned()
-    } else {
-        format!("user {}", facts.user)
+    let who = match facts.user {
+        None => return Finding::new(subject, Verdict::Unknown, NO_PROC),
+        Some(0) => "root".to_owned(),
+        Some(user) => format!("user {user}"),
     };
     let text = format!("{who} with {}", facts.capabilities);
     if effective & facts::NET_RAW != 0 {
@@ -138,6 +141,9 @@ fn file_capabilities(facts: &Facts) -> Finding {
 
 fn user_namespace(facts: &Facts) -> Finding {
     let subject = Subject::System("user namespace");
+    if facts.user.is_none() {
+        return Finding::new(subject, Verdict::Unknown, NO_PROC);
+    }
     if facts.initial_user_namespace {
         Finding::new(subject, Verdict::Good, "the system's own")
     } else {

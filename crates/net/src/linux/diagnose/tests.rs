@@ -25,7 +25,7 @@ fn facts(raw: bool) -> Facts {
         v4: sockets(raw, false),
         v6: sockets(raw, false),
         capture: sockets(raw, false).raw,
-        user: if raw { 0 } else { 1000 },
+        user: Some(if raw { 0 } else { 1000 }),
         groups: vec![1000, 27],
         capabilities: Capabilities(if raw { NET_RAW | NET_ADMIN } else { 0 }),
         no_new_privileges: false,
@@ -45,6 +45,23 @@ fn find(facts: &Facts, subject: &str) -> Finding {
         .into_iter()
         .find(|finding| finding.subject.to_string() == subject);
     found.unwrap_or_else(|| panic!("nothing about {subject}"))
+}
+
+#[test]
+fn without_proc_nothing_is_made_up() {
+    let facts = Facts {
+        user: None,
+        capabilities: Capabilities(0),
+        ..facts(true)
+    };
+    for subject in ["privileges", "user namespace"] {
+        let finding = find(&facts, subject);
+        assert_eq!(
+            (finding.verdict, finding.text.as_str()),
+            (Verdict::Unknown, NO_PROC),
+            "{subject}"
+        );
+    }
 }
 
 #[test]
