@@ -4,7 +4,7 @@
 //! key: the flow itself derives it from the identifiers, so that a table entry serves all probes of
 //! the flow.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use traceroute_wire::{Quoted, QuotedTransport, Reply, ReplyKind};
 
@@ -46,6 +46,11 @@ impl Key {
         }
     }
 
+    /// Of echo replies from another address than was probed.
+    pub(crate) fn anycast(identifier: u16) -> Key {
+        Key::local(Key::ICMP, Ipv6Addr::UNSPECIFIED.into(), 0, identifier)
+    }
+
     pub(crate) fn marks(protocol: u8, remote: IpAddr, remote_port: u16, mark: u32) -> Key {
         Key::Marks {
             protocol,
@@ -62,7 +67,10 @@ impl Key {
             |protocol, remote_port, local| [Some(Key::local(protocol, from, remote_port, local)), None];
         match &reply.kind {
             ReplyKind::IcmpError { quoted, .. } => Key::of_quoted(quoted),
-            ReplyKind::Echo { identifier, .. } => direct(Key::ICMP, 0, *identifier),
+            ReplyKind::Echo { identifier, .. } => {
+                let [local, _] = direct(Key::ICMP, 0, *identifier);
+                [local, from.is_ipv6().then(|| Key::anycast(*identifier))]
+            }
             ReplyKind::Tcp(tcp) => direct(Key::TCP, tcp.source_port, tcp.destination_port),
             ReplyKind::Udp(udp) => direct(Key::UDP, udp.source_port, udp.destination_port),
         }

@@ -732,3 +732,26 @@ fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
         ]
     );
 }
+
+#[test]
+fn a_subnet_router_answers_from_an_address_of_its_own() {
+    for (target, is_answered) in [("2001:db8:9::", true), ("2001:db8:9::5", false)] {
+        let mut simulation = Simulation::new(|now, probe: &Probe| {
+            let mut reply = destination_answer(probe);
+            reply.source = "2001:db8:8::1".parse().unwrap();
+            vec![(now + ms(2), reply)]
+        });
+        let id = simulation.start(TraceSpec {
+            target: target.parse().unwrap(),
+            max_ttl: 2,
+            ..spec(Method::Icmp)
+        });
+        simulation.run();
+        let first = simulation.result(id).hops[0].answer;
+        assert_eq!(
+            first.map(|answer| answer.destination),
+            is_answered.then_some(true),
+            "{target}"
+        );
+    }
+}

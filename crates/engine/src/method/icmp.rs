@@ -3,6 +3,8 @@
 //! The sequence number tells TTL (low byte) and attempt. The checksum is the same for all probes of
 //! a flow.
 
+use std::net::IpAddr;
+
 use rand::RngExt;
 use rand::rngs::StdRng;
 use traceroute_wire::{ECHO_PAYLOAD, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind};
@@ -32,6 +34,12 @@ fn of_sequence(sequence: u16) -> ProbeId {
     ProbeId { ttl, attempt }
 }
 
+/// Whether it may be the subnet-router anycast address of a network (RFC 4291 §2.6.1). Who answers
+/// there does so from an address of its own (RFC 4443 §4.2).
+fn is_subnet_router(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.segments()[4..] == [0; 4])
+}
+
 impl Probing for Icmp {
     fn keys(&self, path: &Path) -> [Option<Key>; 3] {
         let mark = if path.destination.is_ipv4() {
@@ -42,7 +50,7 @@ impl Probing for Icmp {
         [
             Some(Key::local(Key::ICMP, path.destination, 0, path.source_port)),
             Some(Key::marks(Key::ICMP, path.destination, 0, mark)),
-            None,
+            is_subnet_router(path.destination).then(|| Key::anycast(path.source_port)),
         ]
     }
 
