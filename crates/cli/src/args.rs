@@ -43,7 +43,8 @@ pub(crate) struct Trace {
     pub(crate) request: Request,
     /// How its result is written.
     pub(crate) format: Format,
-    /// Whether details were asked for. The request wants them also where only remarks are made of them.
+    /// Whether details were asked for. The request wants them also where only remarks are made of
+    /// them.
     pub(crate) details: bool,
     /// Whether to log everything.
     pub(crate) verbose: bool,
@@ -113,7 +114,8 @@ pub(crate) fn man() -> io::Result<Vec<u8>> {
     PROGRAM.man(Flags::command())
 }
 
-/// Trace the network path to a host and measure it end to end; the result is one JSON document, or what --format says
+/// Trace the network path to a host and measure it end to end; the result is one JSON document, or
+/// what --format says
 #[derive(Debug, Parser)]
 #[command(
     name = NAME,
@@ -126,7 +128,8 @@ pub(crate) fn man() -> io::Result<Vec<u8>> {
 )]
 #[expect(clippy::doc_markdown, reason = "what stands here is shown to users, as help")]
 struct Flags {
-    /// Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443, fe80::1%eth0
+    /// Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443,
+    /// fe80::1%eth0
     #[arg(value_name = "target", value_hint = ValueHint::Hostname)]
     target: Option<String>,
 
@@ -198,7 +201,8 @@ struct Flags {
     #[arg(default_value_t = Parameters::default().hop_retries)]
     hop_retries: i64,
 
-    /// Milliseconds between end-to-end probes, 0 to 86400000; 0 means at most 1000, over UDP as fast as the target answers
+    /// Milliseconds between end-to-end probes, 0 to 86400000; 0 means at most 1000, over UDP as
+    /// fast as the target answers
     #[arg(long, value_name = "ms", value_parser = parse_int)]
     #[arg(default_value_t = Parameters::default().e2e_interval_ms)]
     e2e_interval: i64,
@@ -208,7 +212,8 @@ struct Flags {
     #[arg(default_value_t = Parameters::default().first_ttl)]
     first_ttl: i64,
 
-    /// Milliseconds between a run's probes, 0 to timeout; 0 means up to 16 at once, TCP SYN too [default: 50, for TCP SACK 10]
+    /// Milliseconds between a run's probes, 0 to timeout; 0 means up to 16 at once, TCP SYN too
+    /// [default: 50, for TCP SACK 10]
     #[arg(long, value_name = "ms", value_parser = parse_int)]
     delay: Option<i64>,
 
@@ -235,7 +240,8 @@ struct Flags {
     #[arg(long, value_name = "name")]
     interface: Option<String>,
 
-    /// Mark of probes that routing rules and firewalls see (Linux, CAP_NET_ADMIN), 0 to 4294967295; 0 means none
+    /// Mark of probes that routing rules and firewalls see (Linux, CAP_NET_ADMIN), 0 to 4294967295;
+    /// 0 means none
     #[arg(long, value_name = "number")]
     fwmark: Option<String>,
 
@@ -310,7 +316,8 @@ impl Flags {
     }
 }
 
-/// Takes any text, and knows the values to offer in completions. Which are right is for the library to say.
+/// Takes any text, and knows the values to offer in completions. Which are right is for the library
+/// to say.
 #[derive(Clone)]
 struct Suggest(&'static [&'static str]);
 

@@ -10,7 +10,8 @@ const MANY_RUNS: u32 = 100;
 /// The flags that ask for what the library's advice names.
 const WINDOWS_FLAGS: &str = "--tcp-method syn_socket, --windows-driver";
 
-/// Traces what `request` asks for, telling `progress` what happens meanwhile. Dropping the future stops everything.
+/// Traces what `request` asks for, telling `progress` what happens meanwhile. Dropping the future
+/// stops everything.
 pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress)) -> Result<Report, Error> {
     let mut options = Options::default();
     options.network.heavy_load = request.traceroute_queries >= MANY_RUNS;
@@ -19,7 +20,8 @@ pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress))
         .await
 }
 
-/// Gives up the privileges that this request's probes do not need: from here on, packets from anywhere are read.
+/// Gives up the privileges that this request's probes do not need: from here on, packets from
+/// anywhere are read.
 pub(crate) fn drop_privileges(request: &Request) {
     let kept = if request.fwmark.is_some() {
         keep_marking_privileges()
@@ -35,7 +37,8 @@ pub(crate) fn drop_privileges(request: &Request) {
     }
 }
 
-/// What a user should know before a trace: that this process has less than it takes to do everything.
+/// What a user should know before a trace: that this process has less than it takes to do
+/// everything.
 pub(crate) fn notice(request: &Request) -> Option<String> {
     notice_of(access(), request)
 }

@@ -73,7 +73,8 @@ pub(crate) struct Line<W: Write> {
 }
 
 impl Line<io::Stderr> {
-    /// The line on standard error; `None` when that is no terminal, or one that cannot redraw a line.
+    /// The line on standard error; `None` when that is no terminal, or one that cannot redraw a
+    /// line.
     pub(crate) fn on_stderr() -> Option<Self> {
         let terminal = io::stderr();
         let capable = terminal.is_terminal()
@@ -94,8 +95,9 @@ impl<W: Write> Line<W> {
     /// Shows `text` in place of what was shown before.
     pub(crate) fn draw(&mut self, text: &str) {
         if text != self.shown {
-            // One write, and erasing only what is left of the old text: no flicker. Line wrapping is off meanwhile
-            // (DECAWM, `CSI ? 7 l`), so that in a narrow window the line is cut and stays one line.
+            // One write, and erasing only what is left of the old text: no flicker. Line wrapping
+            // is off meanwhile (DECAWM, `CSI ? 7 l`), so that in a narrow window the line is cut
+            // and stays one line.
             self.write(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
             text.clone_into(&mut self.shown);
         }

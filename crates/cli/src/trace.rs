@@ -124,7 +124,8 @@ async fn document(
     written.map_err(|error| Failure::Trace(format!("cannot write down the result: {error}")))
 }
 
-/// Says on standard error what a reader must know to understand the result. Where that is closed there is nobody to tell.
+/// Says on standard error what a reader must know to understand the result. Where that is closed
+/// there is nobody to tell.
 fn warn(warnings: &[Warning]) {
     let mut stderr = io::stderr().lock();
     for warning in warnings {

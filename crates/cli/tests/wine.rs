@@ -1,8 +1,10 @@
-//! The Windows programs, run by Wine in a network made of namespaces: what of the Windows backend Linux can show.
+//! The Windows programs, run by Wine in a network made of namespaces: what of the Windows backend
+//! Linux can show.
 //!
-//! `scripts/cross-test-windows` runs it; it is not part of `cargo test`, as it needs Wine and programs built for Windows.
-//! Wine 8 has neither ICMP errors of connects (so no `syn_socket`), nor the ICMP API over IPv6, nor the driver, nor Windows
-//! Firewall; here only what the programs say about these is tested. Their logic is tested in traceroute-net.
+//! `scripts/cross-test-windows` runs it; it is not part of `cargo test`, as it needs Wine and
+//! programs built for Windows. Wine 8 has neither ICMP errors of connects (so no `syn_socket`), nor
+//! the ICMP API over IPv6, nor the driver, nor Windows Firewall; here only what the programs say
+//! about these is tested. Their logic is tested in traceroute-net.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "all of this is test code")]
 #![allow(
@@ -46,8 +48,9 @@ impl Lane {
         Lane::with_server(&[WINESERVER, "-p"])
     }
 
-    /// Windows programs are refused raw sockets, as they are without administrator rights: these are opened by Wine's server,
-    /// which is started without `CAP_NET_RAW`. The ICMP API is another process of Wine's, which keeps it.
+    /// Windows programs are refused raw sockets, as they are without administrator rights: these
+    /// are opened by Wine's server, which is started without `CAP_NET_RAW`. The ICMP API is another
+    /// process of Wine's, which keeps it.
     fn without_raw_sockets() -> Lane {
         let lowered = [
             "setpriv",
@@ -63,11 +66,13 @@ impl Lane {
 
     fn with_server(server: &[&str]) -> Lane {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        // The sockets of Windows programs are those of Wine's server, so it has to be started in the namespace.
+        // The sockets of Windows programs are those of Wine's server, so it has to be started in
+        // the namespace.
         stop_wine();
         let lab = Lab::new().unwrap();
         let chain = lab.chain(HOPS).unwrap();
-        // The first program brings up Wine's own, which live as long as the server and would keep its pipes open.
+        // The first program brings up Wine's own, which live as long as the server and would keep
+        // its pipes open.
         for words in [server, &["wine", "cmd", "/c", "exit"]] {
             let mut command = chain.client.command(words[0]);
             command
@@ -148,7 +153,8 @@ fn outcome_report(outcome: &Outcome) -> Report {
     Report::read(&outcome.stdout, Layout::Indented).unwrap()
 }
 
-/// The document has two runs through all hops, in their order, to the target, and three answered end-to-end probes.
+/// The document has two runs through all hops, in their order, to the target, and three answered
+/// end-to-end probes.
 fn check(report: &Report, path: &Path) {
     assert_eq!(report.hostname, path.target.to_string());
     assert_eq!(report.runs.len(), 2, "{report:?}");
@@ -239,7 +245,8 @@ fn doctor_under_wine_says_what_can_be_probed() {
                 .collect()
         })
         .collect();
-    // Wine has no ICMPv6, no errors of connects, and says that it is a client edition, which sends no raw TCP.
+    // Wine has no ICMPv6, no errors of connects, and says that it is a client edition, which sends
+    // no raw TCP.
     assert_eq!(table[0], ["IPv4", "IPv6"]);
     assert_eq!(table[1], ["icmp", "raw sockets", "not possible"]);
     assert_eq!(table[2], ["udp", "raw sockets", "not possible"]);

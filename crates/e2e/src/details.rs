@@ -1,4 +1,5 @@
-//! The document's `details`, read as strictly as `docs/details.md` describes them, and compared with the rest of the document.
+//! The document's `details`, read as strictly as `docs/details.md` describes them, and compared
+//! with the rest of the document.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

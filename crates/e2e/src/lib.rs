@@ -1,6 +1,8 @@
-//! What the end-to-end tests of both programs share: a reader of the JSON document that is as strict as the contract.
+//! What the end-to-end tests of both programs share: a reader of the JSON document that is as
+//! strict as the contract.
 //!
-//! `tests/matrix` runs both programs through the matrix of systems, protocols and targets in `tests/matrix/matrix.toml`.
+//! `tests/matrix` runs both programs through the matrix of systems, protocols and targets in
+//! `tests/matrix/matrix.toml`.
 
 mod details;
 mod json;

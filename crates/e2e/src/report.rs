@@ -1,5 +1,5 @@
-//! The JSON document, read as strictly as the contract is written: every name, type, range and place, and every figure that
-//! follows from others computed anew.
+//! The JSON document, read as strictly as the contract is written: every name, type, range and
+//! place, and every figure that follows from others computed anew.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -401,7 +401,8 @@ impl E2e {
     }
 }
 
-/// In single precision, and as that is printed: 0.02, which in double precision would be 0.019999999552965164.
+/// In single precision, and as that is printed: 0.02, which in double precision would be
+/// 0.019999999552965164.
 fn loss(sent: u64, received: u64) -> f64 {
     let loss = (sent - received) as f32 / sent.max(1) as f32;
     loss.to_string().parse().unwrap_or(f64::NAN)

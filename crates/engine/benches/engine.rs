@@ -149,7 +149,8 @@ fn matching(criterion: &mut Criterion) {
         let mut next = 0;
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                // After the first round these are duplicates: the same look-up, without the hop being noted.
+                // After the first round these are duplicates: the same look-up, without the hop
+                // being noted.
                 let reply = black_box(&replies[next % replies.len()]);
                 next += 7919;
                 engine.handle(at, NetworkEvent::Reply { reply, at });
@@ -178,7 +179,8 @@ fn whole(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Runs to the end, each answer 1 ms after its probe; how many traces found the destination at the right TTL.
+/// Runs to the end, each answer 1 ms after its probe; how many traces found the destination at the
+/// right TTL.
 fn run(mut engine: Engine) -> usize {
     let mut complete = 0;
     let mut now = Time::ZERO;

@@ -153,8 +153,8 @@ impl Evidence {
         log_sum(self.limited + (1.0 - shared).ln(), self.shared + shared.ln())
     }
 
-    /// The same if it is limited with the chance `limited`, and otherwise loses so. A limit that was
-    /// not reached explains nothing.
+    /// The same if it is limited with the chance `limited`, and otherwise loses so. A limit that
+    /// was not reached explains nothing.
     fn mixed(&self, share: f64, (limited, shared): (f64, f64)) -> f64 {
         if self.limited == f64::NEG_INFINITY {
             return self.random(share);

@@ -1,8 +1,8 @@
 //! Who answers where, and the limits that they keep: one memory for all traces of a process.
 //!
-//! A *place* is (target, way out of this host, protocol, TTL). A *responder* is the address that answered there. A
-//! responder's limit is fitted to which probes it answered and which it did not, whichever trace
-//! they belong to ([`Evidence`]). From it follow when another probe is worthwhile
+//! A *place* is (target, way out of this host, protocol, TTL). A *responder* is the address that
+//! answered there. A responder's limit is fitted to which probes it answered and which it did not,
+//! whichever trace they belong to ([`Evidence`]). From it follow when another probe is worthwhile
 //! ([`Responders::ticket`]) and whether the limit explains a silence ([`Responders::explains`]).
 //!
 //! Bounded: the least recently used entries go first, and are counted.
@@ -305,7 +305,8 @@ impl Responders {
         at
     }
 
-    /// The probe with the mark `sent` was answered by an ICMP error (`is_error`) or by the target itself.
+    /// The probe with the mark `sent` was answered by an ICMP error (`is_error`) or by the target
+    /// itself.
     pub(crate) fn answered(
         &mut self,
         place: Place,
@@ -444,8 +445,8 @@ impl Responders {
             })
     }
 
-    /// Whether limits explain that nobody answered any probe at this place, where a router forwards:
-    /// as many limit their answers on this path, and answered as few.
+    /// Whether limits explain that nobody answered any probe at this place, where a router
+    /// forwards: as many limit their answers on this path, and answered as few.
     pub(crate) fn explain_silence(&self, place: Place) -> bool {
         let probes = self.paths.peek(&place).map_or(0, |path| path.sent);
         let (mut nodes, mut limited, mut answered, mut lost) = (0, 0, 0, 0);
@@ -525,7 +526,8 @@ impl Responders {
         Some(forecast_then != Forecast::Answered)
     }
 
-    /// Whether the target would answer an error to one more UDP probe now, sent as those of `place`.
+    /// Whether the target would answer an error to one more UDP probe now, sent as those of
+    /// `place`.
     pub(crate) fn allowance(&mut self, place: Place, now: Time) -> Allowance {
         let place = Place {
             method: Method::Udp,

@@ -116,7 +116,8 @@ impl TraceSpec {
         }
     }
 
-    /// The same where a probe's successor ends it: one attempt at each TTL, one TTL after the other.
+    /// The same where a probe's successor ends it: one attempt at each TTL, one TTL after the
+    /// other.
     #[must_use]
     pub fn one_at_a_time(self) -> Self {
         TraceSpec {

@@ -40,8 +40,8 @@ fn swallowing(lost: &[(u8, usize)]) -> impl FnMut(Time, &Probe) -> Vec<(Time, Re
 
 #[test]
 fn a_silent_hop_is_probed_again_while_the_run_waits() {
-    // A router that never answers, between others, in parallel runs of 1 s: 200 ms after the first attempt, thrice as much after
-    // the second, none when its answer would come too late.
+    // A router that never answers, between others, in parallel runs of 1 s: 200 ms after the first
+    // attempt, thrice as much after the second, none when its answer would come too late.
     let cases: [(u8, &[u64]); 4] = [
         (0, &[50]),
         (1, &[50, 250]),
@@ -96,7 +96,8 @@ fn a_second_attempt_that_is_answered_has_its_own_time() {
             let id = simulation.start_connected(spec(method));
             simulation.run();
             let expected = "1:10.0.1.1/2 2:10.0.2.1/4 3:10.0.3.1/6 4:10.0.4.1/8 5:203.0.113.9/10!";
-            // The quote of a SACK probe does not tell the attempt where only eight bytes are quoted, but the IPv4 identification does.
+            // The quote of a SACK probe does not tell the attempt where only eight bytes are
+            // quoted, but the IPv4 identification does.
             assert_eq!(simulation.summary(id), expected, "{method:?}");
             let hop = simulation.result(id).hops[2];
             assert_eq!(
@@ -186,7 +187,8 @@ fn a_silent_router_before_the_destination_is_asked_eight_times_more() {
         let asked = simulation.times(id, 4).len();
         assert!((9..=10).contains(&asked), "{method:?}: {asked}");
     }
-    // Two silent routers: the one after the highest that answered is asked first, then the one before the destination.
+    // Two silent routers: the one after the highest that answered is asked first, then the one
+    // before the destination.
     let mut simulation = Simulation::new(swallowing(&[(3, 99), (4, 99)]));
     let id = simulation.start(spec(Method::Icmp));
     simulation.run();
@@ -222,7 +224,8 @@ fn without_second_attempts_the_destination_is_shown_and_its_distance_unknown() {
     }
 }
 
-/// Six answers are gone, one comes back each second: the destination is shown where it is, or not at all.
+/// Six answers are gone, one comes back each second: the destination is shown where it is, or not
+/// at all.
 #[test]
 fn a_drained_target_is_never_shown_elsewhere() {
     let mut hidden = Vec::new();
@@ -252,7 +255,8 @@ fn a_drained_target_is_never_shown_elsewhere() {
     assert!(hidden.is_empty(), "there is time enough for answers: {hidden:?}");
 }
 
-/// By TTL: from the third hop on somebody refuses each probe for which `refuses` says so, counted from 0; nothing passes.
+/// By TTL: from the third hop on somebody refuses each probe for which `refuses` says so, counted
+/// from 0; nothing passes.
 fn refusing(mut refuses: impl FnMut(u8, usize) -> bool) -> impl FnMut(Time, &Probe) -> Vec<(Time, Reply)> {
     let mut count = 0;
     move |now, probe| {

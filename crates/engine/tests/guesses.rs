@@ -14,8 +14,9 @@ use traceroute_wire::{IcmpError, Probe, ProbeKind, QuotedTransport, Reply, Reply
 /// So many traces to one target at once are as many times as easy to hit.
 const TRACES: u16 = 50;
 const MAX_TTL: u8 = 6;
-/// Each kind of guess for each method and family. The likeliest to get in are quotes of TCP segments: 6 TTLs of 50 traces among
-/// 2^32 sequence numbers, so that one of all gets in with a probability of 0.2 %. The seed is fixed.
+/// Each kind of guess for each method and family. The likeliest to get in are quotes of TCP
+/// segments: 6 TTLs of 50 traces among 2^32 sequence numbers, so that one of all gets in with a
+/// probability of 0.2 %. The seed is fixed.
 const GUESSES: usize = 20_000;
 
 /// All probes are out, and none is answered.
@@ -75,7 +76,8 @@ fn guessed_quote(probe: &Probe, rng: &mut StdRng) -> Reply {
     reply
 }
 
-/// The target's answer by somebody who even knows port or echo identifier. `None`: that would be enough.
+/// The target's answer by somebody who even knows port or echo identifier. `None`: that would be
+/// enough.
 fn guessed_answer(probe: &Probe, rng: &mut StdRng) -> Option<Reply> {
     let mut reply = destination_answer(probe);
     match &mut reply.kind {
@@ -128,8 +130,9 @@ fn thousands_of_guesses_do_not_get_in() {
     }
 }
 
-/// A reset without acknowledgment and a datagram carry nothing but addresses and ports. Whoever tries all ports while a probe waits
-/// makes the target appear at this probe's TTL: once in each trace, and no address but the target's.
+/// A reset without acknowledgment and a datagram carry nothing but addresses and ports. Whoever
+/// tries all ports while a probe waits makes the target appear at this probe's TTL: once in each
+/// trace, and no address but the target's.
 #[test]
 fn who_tries_all_ports_with_bare_answers_hits_each_trace_once() {
     for (method, v6) in [Method::TcpSyn, Method::Udp]

@@ -86,7 +86,8 @@ enum Outcome {
     },
 }
 
-/// The last SYN-ACK before the kernel has connected counts, or else the first one within half a second after it.
+/// The last SYN-ACK before the kernel has connected counts, or else the first one within half a
+/// second after it.
 fn outcome(events: &[(Handshake, u64)], timeout: u64) -> Outcome {
     let (mut connected, mut deadline, mut offer) = (false, timeout, None);
     for (event, at) in events {
@@ -185,7 +186,8 @@ proptest! {
     ) {
         let mut events = events;
         events.sort_by_key(|(_, at)| *at);
-        // A forger that the kernel does not believe, but the engine, which cannot see why, may: nobody knows its numbers.
+        // A forger that the kernel does not believe, but the engine, which cannot see why, may:
+        // nobody knows its numbers.
         let mut simulation = Simulation::new(move |now, probe| {
             let ProbeKind::TcpSack { sequence, .. } = probe.kind else {
                 panic!("not a SACK probe")

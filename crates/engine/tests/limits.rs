@@ -13,7 +13,8 @@ use traceroute_wire::{IcmpError, Probe};
 
 const ROUTERS: u8 = 6;
 
-/// This many runs at once over six routers and to a target that limit as Linux does by default, each for at most `linger`.
+/// This many runs at once over six routers and to a target that limit as Linux does by default,
+/// each for at most `linger`.
 fn at_once(
     method: Method,
     count: usize,

@@ -123,7 +123,8 @@ enum Quote {
     Untranslated,
 }
 
-/// The probe as it is outside: another port or identifier, and something else that makes up for it in the checksum.
+/// The probe as it is outside: another port or identifier, and something else that makes up for it
+/// in the checksum.
 fn outside(mut probe: Vec<u8>, method: Method, v6: bool) -> Vec<u8> {
     let (source_end, transport) = if v6 { (24, 40) } else { (16, 20) };
     let (raised, lowered) = match method {

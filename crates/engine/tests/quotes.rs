@@ -49,7 +49,8 @@ impl Damage {
         }
     }
 
-    /// Whether the answer is to show that a NAT has been at work. A checksum that is not there, or not what it was, is evidence of one.
+    /// Whether the answer is to show that a NAT has been at work. A checksum that is not there, or
+    /// not what it was, is evidence of one.
     fn shows_nat(self) -> bool {
         matches!(
             self,
@@ -82,7 +83,8 @@ impl Damage {
                         *source_port = 61_000;
                     }
                 }
-                // The checksum as it is outside: all that it covers sums up as before (RFC 3022 §4.2).
+                // The checksum as it is outside: all that it covers sums up as before (RFC 3022
+                // §4.2).
                 if let (Some(tag), Some(now)) = (tag, quoted.tag()) {
                     let sum = |checksum: u16| {
                         ((u32::from(checksum) + u32::from(tag) + 0xFFFF - u32::from(now)) % 0xFFFF) as u16
@@ -182,7 +184,8 @@ fn every_single_damage_leaves_the_probe_recognisable() {
                 for hop in &result.hops[..3] {
                     let answer = hop.answer.unwrap_or_else(|| panic!("{label}: {hop:?}"));
                     assert_eq!(answer.address, router_of(v6, hop.ttl), "{label}");
-                    // Of SACK probes only the IPv4 identification tells the attempt; what is not known has no time.
+                    // Of SACK probes only the IPv4 identification tells the attempt; what is not
+                    // known has no time.
                     let is_told = method != Method::TcpSack || !v6 && damage != Damage::Identification;
                     let expected = (is_told || answered == 0).then_some((answered, ms(5)));
                     let attempt = answer.attempt.map(i32::from);
@@ -197,7 +200,8 @@ fn every_single_damage_leaves_the_probe_recognisable() {
     }
 }
 
-/// One mark is left: that is not enough. TCP sequence numbers count as two, whatever else is damaged.
+/// One mark is left: that is not enough. TCP sequence numbers count as two, whatever else is
+/// damaged.
 #[test]
 fn two_damages_at_once_are_not_believed_and_counted() {
     let pairs = [
@@ -275,7 +279,8 @@ fn a_probe_that_was_not_sent_is_not_answered() {
         }
         simulation.run();
         for hop in &simulation.result(id).hops {
-            // A sequence number that the attempts at a TTL share is right for the first one already.
+            // A sequence number that the attempts at a TTL share is right for the first one
+            // already.
             let attempt = hop.answer.and_then(|answer| answer.attempt);
             assert!(hop.answer.is_none() || hop.ttl == 1, "{method:?} {v6}: {hop:?}");
             assert!(

@@ -222,7 +222,8 @@ fn a_silent_path_is_a_result_not_an_error() {
     assert_eq!(found, "1:* 2:* 3:* 4:* 5:* 6:*");
 }
 
-/// Blocks that lie together are one, so its left edge alone would make the answer to TTL 5 one to TTL 2, 30 ms too late.
+/// Blocks that lie together are one, so its left edge alone would make the answer to TTL 5 one to
+/// TTL 2, 30 ms too late.
 #[test]
 fn an_acknowledgment_of_several_probes_has_the_time_of_the_last() {
     let path = |now: Time, probe: &Probe| {
@@ -244,8 +245,8 @@ fn an_acknowledgment_of_several_probes_has_the_time_of_the_last() {
     assert_eq!(found, "1:10.0.1.1/4 2:203.0.113.9/4!");
 }
 
-/// Without the connection's sequence numbers, which the kernel knows and the engine does not, a forger only has to guess
-/// the port.
+/// Without the connection's sequence numbers, which the kernel knows and the engine does not, a
+/// forger only has to guess the port.
 #[test]
 fn a_forged_handshake_before_the_genuine_one_changes_nothing() {
     for permitted in [true, false] {

@@ -82,7 +82,8 @@ fn a_destination_that_is_known_stays_where_it_is() {
 
 #[test]
 fn probes_that_the_kernel_refused_were_not_answered() {
-    // TTL 3 does not leave; the service is behind it, and 80 ms away, so that TTL 5 has left when it answers TTL 4.
+    // TTL 3 does not leave; the service is behind it, and 80 ms away, so that TTL 5 has left when
+    // it answers TTL 4.
     let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
         1 | 2 => vec![(now + ms(1), time_exceeded(probe))],
         _ => vec![(now + ms(80), udp_service(probe))],
@@ -155,7 +156,8 @@ fn forged_datagrams_neither_stop_a_run_nor_show_a_destination() {
 /// A router that did not answer at first and does then is none of the service's probes.
 #[test]
 fn second_attempts_at_routers_are_not_taken_for_the_services() {
-    // Of three routers the first misses an answer or two; the service is far enough for its answers to come meanwhile.
+    // Of three routers the first misses an answer or two; the service is far enough for its answers
+    // to come meanwhile.
     for lost in 1..=2 {
         let mut left = lost;
         let mut simulation = Simulation::new(move |now, probe: &Probe| match probe.ttl {

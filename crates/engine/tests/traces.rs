@@ -91,7 +91,8 @@ fn a_serial_run_waits_the_timeout_for_each_silent_hop() {
     let id = simulation.start(spec(Method::TcpSyn));
     simulation.run();
     assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:* 3:203.0.113.9/6!");
-    // Whether it is not the destination that was silent is asked eight times more, each 50 ms after the other.
+    // Whether it is not the destination that was silent is asked eight times more, each 50 ms after
+    // the other.
     let asked = 7 * 50 + 200;
     assert_eq!(simulation.finished[&id].0, at(1 + 50 + 1000 + 6 + asked));
 }
@@ -176,7 +177,8 @@ fn late_answers_of_a_serial_run_go_to_their_own_probe() {
 
 #[test]
 fn a_late_syn_ack_names_the_probe_that_caused_it() {
-    // The destination at TTL 2 answers after the probe for TTL 3 has gone out, whose SYN it answers as well.
+    // The destination at TTL 2 answers after the probe for TTL 3 has gone out, whose SYN it answers
+    // as well.
     let mut simulation = Simulation::new(|now, probe: &Probe| match probe.ttl {
         1 => vec![(now + ms(1), time_exceeded(probe))],
         2 => vec![(now + ms(1100), destination_answer(probe))],

@@ -1,7 +1,8 @@
-//! What a probe and a reply cost on Linux: `cargo run --release -p traceroute-net --example cost` as root.
+//! What a probe and a reply cost on Linux: `cargo run --release -p traceroute-net --example cost`
+//! as root.
 //!
-//! Sends echo requests over the loopback interface of a new network namespace. A send there includes the kernel's work for
-//! the reply, since both are done within the system call.
+//! Sends echo requests over the loopback interface of a new network namespace. A send there
+//! includes the kernel's work for the reply, since both are done within the system call.
 
 #[cfg(target_os = "linux")]
 fn main() {

@@ -11,7 +11,8 @@ pub enum Access {
     RawWithoutTcp,
     /// By ordinary sockets only, which lack TCP SACK and some precision (Linux).
     Ordinary,
-    /// ICMP by the system's ICMP API, TCP SYN by the system's own connects (Windows without administrator rights).
+    /// ICMP by the system's ICMP API, TCP SYN by the system's own connects (Windows without
+    /// administrator rights).
     IcmpApi,
     /// Not at all (macOS without root; systems without a backend).
     None,

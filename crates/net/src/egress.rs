@@ -82,8 +82,8 @@ pub fn interface_index(text: &str) -> Result<NonZeroU32, EgressError> {
         .ok_or_else(|| EgressError::NoInterface(text.to_owned()))
 }
 
-/// Whether packets can leave this host as chosen: that the source is one of its addresses, and that this process may mark
-/// packets. Sends nothing.
+/// Whether packets can leave this host as chosen: that the source is one of its addresses, and that
+/// this process may mark packets. Sends nothing.
 ///
 /// # Errors
 /// They cannot.
@@ -104,7 +104,8 @@ pub fn check_egress(egress: &Egress) -> Result<(), EgressError> {
     }
 }
 
-/// The interface of a link-local target whose zone was not given: the only one that it can be on. `None` for other targets.
+/// The interface of a link-local target whose zone was not given: the only one that it can be on.
+/// `None` for other targets.
 ///
 /// # Errors
 /// There are several, or there is none.

@@ -1,4 +1,5 @@
-//! What the ICMP API of Windows (`IcmpSendEcho2Ex`, `Icmp6SendEcho2`) answers: bytes and numbers, without a call to it.
+//! What the ICMP API of Windows (`IcmpSendEcho2Ex`, `Icmp6SendEcho2`) answers: bytes and numbers,
+//! without a call to it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,9 +14,10 @@ pub(crate) mod at {
     pub(crate) const V6_STATUS: usize = 28;
 }
 
-/// Reads a reply buffer that was all zeros before the request. `parsed`: the API's own function found a reply in it.
-/// It finds echo replies and messages that a TTL ran out. Other errors are there all the same, with who sent them; so
-/// without its word they count, but only those. `None`: nobody has answered.
+/// Reads a reply buffer that was all zeros before the request. `parsed`: the API's own function
+/// found a reply in it. It finds echo replies and messages that a TTL ran out. Other errors are
+/// there all the same, with who sent them; so without its word they count, but only those. `None`:
+/// nobody has answered.
 pub(crate) fn answer(buffer: &[u8], is_ipv6: bool, parsed: bool) -> Option<MatchedReply> {
     let (from, status) = if is_ipv6 {
         let octets: [u8; 16] = array(buffer, at::V6_ADDRESS)?;
@@ -38,7 +40,8 @@ fn array<const N: usize>(buffer: &[u8], offset: usize) -> Option<[u8; N]> {
     buffer.get(offset..)?.first_chunk().copied()
 }
 
-/// What a status of the ICMP API (`IcmpSendEcho2`) means. The same numbers have different names in IPv6.
+/// What a status of the ICMP API (`IcmpSendEcho2`) means. The same numbers have different names in
+/// IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EchoStatus {
     /// The target's echo reply.
@@ -74,7 +77,8 @@ fn v4_code(status: u32) -> Option<u8> {
     }
 }
 
-/// No route (or not known why), administratively prohibited, beyond scope, address and port unreachable (RFC 4443 §3.1).
+/// No route (or not known why), administratively prohibited, beyond scope, address and port
+/// unreachable (RFC 4443 §3.1).
 fn v6_code(status: u32) -> Option<u8> {
     match status {
         11_002 | 11_040 => Some(0),

@@ -1,10 +1,12 @@
-//! Where the threads that wait for replies leave them, until [`Network::poll`](traceroute_engine::Network::poll) delivers them.
+//! Where the threads that wait for replies leave them, until
+//! [`Network::poll`](traceroute_engine::Network::poll) delivers them.
 //!
-//! For systems without receive timestamps from the kernel: a thread that does nothing but receive reads the clock right
-//! after, however busy the engine's thread is. Bounded: what does not fit is counted as dropped.
+//! For systems without receive timestamps from the kernel: a thread that does nothing but receive
+//! reads the clock right after, however busy the engine's thread is. Bounded: what does not fit is
+//! counted as dropped.
 //!
-//! What is captured is all that the host receives of some protocols. What cannot answer a probe is only counted here:
-//! it neither takes the place of replies nor wakes the engine.
+//! What is captured is all that the host receives of some protocols. What cannot answer a probe is
+//! only counted here: it neither takes the place of replies nor wakes the engine.
 
 mod watched;
 
@@ -35,7 +37,8 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    /// Whether the item may be dropped for want of room. The others are at most one for each call of the engine.
+    /// Whether the item may be dropped for want of room. The others are at most one for each call
+    /// of the engine.
     fn is_droppable(&self) -> bool {
         matches!(self, Item::Reply { .. } | Item::Answered { .. })
     }
@@ -100,8 +103,8 @@ impl Inbox {
 
     /// Adds a captured packet, which arrived `at`, or counts it when it is no reply.
     ///
-    /// Checksums of TCP and UDP are not verified: on loopback nobody computes them, and segments that the network card
-    /// has merged have none that is right.
+    /// Checksums of TCP and UDP are not verified: on loopback nobody computes them, and segments
+    /// that the network card has merged have none that is right.
     pub(crate) fn receive(&self, packet: &[u8], at: Time) {
         match decode(packet, Checksums::Offloaded) {
             Ok(reply) if self.may_answer(&reply) => self.push(Item::Reply { reply, at }),
@@ -157,8 +160,8 @@ impl Inbox {
         self.changed.notify_one();
     }
 
-    /// Waits until there is something, at most `timeout` (`None`: without limit), then moves up to `limit` items to the
-    /// end of `batch`.
+    /// Waits until there is something, at most `timeout` (`None`: without limit), then moves up to
+    /// `limit` items to the end of `batch`.
     ///
     /// # Errors
     /// What [`Inbox::break_down`] was told, once all items before it are taken.
@@ -195,7 +198,8 @@ impl Inbox {
         Ok(())
     }
 
-    /// Takes the counts of packets that are no reply, of each reason at most `limit`: the others are for the next call.
+    /// Takes the counts of packets that are no reply, of each reason at most `limit`: the others
+    /// are for the next call.
     pub(crate) fn take_ignored(&self, limit: u64) -> IgnoredCounts {
         let mut state = self.state();
         std::array::from_fn(|index| {

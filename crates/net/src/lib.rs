@@ -1,9 +1,11 @@
-//! What the operating system is needed for: sending a probe, seeing its replies, and when each happened.
+//! What the operating system is needed for: sending a probe, seeing its replies, and when each
+//! happened.
 //!
 //! [`open`] returns a [`Network`](traceroute_engine::Network), the seam to the engine. It speaks of
-//! [`Probe`](traceroute_wire::Probe)s and [`Reply`](traceroute_wire::Reply)s, so a backend may encode and decode packets
-//! itself (raw sockets and packet capture) or let the kernel do it and report which probe was answered. Each operating
-//! system is one module; nothing outside this crate asks which one it runs on.
+//! [`Probe`](traceroute_wire::Probe)s and [`Reply`](traceroute_wire::Reply)s, so a backend may
+//! encode and decode packets itself (raw sockets and packet capture) or let the kernel do it and
+//! report which probe was answered. Each operating system is one module; nothing outside this crate
+//! asks which one it runs on.
 
 mod access;
 mod diagnosis;
@@ -95,7 +97,8 @@ pub fn keep_marking_privileges() -> std::io::Result<Privileges> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 
-/// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none and need none.
+/// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none
+/// and need none.
 ///
 /// # Errors
 /// None here.
@@ -104,6 +107,6 @@ pub fn start_windows_driver() -> Result<(), traceroute_engine::NetError> {
     Ok(())
 }
 
-/// Whether this operating system reports the answers to its own TCP connects well enough to trace with them
-/// (the TCP method `syn_socket`).
+/// Whether this operating system reports the answers to its own TCP connects well enough to trace
+/// with them (the TCP method `syn_socket`).
 pub const SYN_SOCKET_SUPPORTED: bool = cfg!(windows);

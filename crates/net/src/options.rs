@@ -3,19 +3,21 @@
 /// How a backend is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Options {
-    /// Thousands of probes a second are to come: room for 4096 packets per address family that nobody has read yet, 8 MiB
-    /// each, which take some 10 ms longer to set up (Linux).
+    /// Thousands of probes a second are to come: room for 4096 packets per address family that
+    /// nobody has read yet, 8 MiB each, which take some 10 ms longer to set up (Linux).
     pub heavy_load: bool,
-    /// Send and capture with the driver, which [`start_windows_driver`](crate::start_windows_driver) must have started
-    /// (Windows; ignored elsewhere).
+    /// Send and capture with the driver, which
+    /// [`start_windows_driver`](crate::start_windows_driver) must have started (Windows; ignored
+    /// elsewhere).
     pub windows_driver: bool,
-    /// Probe TCP with the system's own connects, which need no rights; nothing but TCP SYN probes can be sent then
-    /// (Windows; ignored elsewhere).
+    /// Probe TCP with the system's own connects, which need no rights; nothing but TCP SYN probes
+    /// can be sent then (Windows; ignored elsewhere).
     pub syn_socket: bool,
 }
 
 impl Options {
-    /// The same without what makes no difference here: traces with equal effective options can share a network.
+    /// The same without what makes no difference here: traces with equal effective options can
+    /// share a network.
     #[must_use]
     pub fn effective(self) -> Self {
         Options {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 #[cfg(target_os = "linux")]
 use std::sync::{Mutex, PoisonError};
 
-/// Tells this host's own addresses from others, however few ports and descriptors are left: it holds all it needs.
+/// Tells this host's own addresses from others, however few ports and descriptors are left: it
+/// holds all it needs.
 pub struct OwnAddresses {
     #[cfg(target_os = "linux")]
     routes: Mutex<crate::imp::Routes>,

@@ -1,8 +1,8 @@
 //! Which local ports to reserve.
 //!
-//! The capture filter knows ports by their high byte, in blocks of 256, so reserved ports are taken from as few blocks
-//! as will do: the filter changes seldom and stays narrow. Blocks and the ports in them are random, within what the
-//! system lets ephemeral ports be.
+//! The capture filter knows ports by their high byte, in blocks of 256, so reserved ports are taken
+//! from as few blocks as will do: the filter changes seldom and stays narrow. Blocks and the ports
+//! in them are random, within what the system lets ephemeral ports be.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -12,12 +12,13 @@ use traceroute_engine::Transport;
 
 /// Ports per block.
 const BLOCK: u16 = 256;
-/// Beyond this many of a block's ports in use for one transport, finding a free one costs too many tries.
+/// Beyond this many of a block's ports in use for one transport, finding a free one costs too many
+/// tries.
 const CROWDED: u16 = 192;
 
-/// This many ports that were given back last are not given out again while there are others: the target, and firewalls and NATs on
-/// the way, may still know the last connection from there and take a new SYN for part of it. Fewer than a block that is not
-/// crowded has free.
+/// This many ports that were given back last are not given out again while there are others: the
+/// target, and firewalls and NATs on the way, may still know the last connection from there and
+/// take a new SYN for part of it. Fewer than a block that is not crowded has free.
 const RESTING: usize = 48;
 
 /// Where the kernel takes ephemeral ports from, and which it leaves alone.
@@ -27,12 +28,13 @@ pub(crate) struct LocalPorts {
     excluded: Vec<RangeInclusive<u16>>,
 }
 
-/// The ports that traceroutes probe by custom. From one of these, a trace of an address of this host would take probes of others
-/// for answers, and its own.
+/// The ports that traceroutes probe by custom. From one of these, a trace of an address of this
+/// host would take probes of others for answers, and its own.
 const PROBED: RangeInclusive<u16> = 33_434..=33_534;
 
 impl LocalPorts {
-    /// The range without what is excluded, and without the ports that are probed by custom, if there are others.
+    /// The range without what is excluded, and without the ports that are probed by custom, if
+    /// there are others.
     pub(crate) fn new(range: RangeInclusive<u16>, mut excluded: Vec<RangeInclusive<u16>>) -> Self {
         let has_others = range.start() < PROBED.start() || range.end() > PROBED.end();
         if has_others {
@@ -58,7 +60,8 @@ pub(crate) trait Ports {
     /// Takes a port, or says why not.
     fn bind(&mut self, port: u16) -> io::Result<Self::Socket>;
 
-    /// Makes the capture see replies to ports of these blocks, before the first of their ports is used.
+    /// Makes the capture see replies to ports of these blocks, before the first of their ports is
+    /// used.
     fn watch(&mut self, blocks: &[u8]) -> io::Result<()>;
 }
 
@@ -88,7 +91,8 @@ impl PortPool {
         }
     }
 
-    /// Reserves a port: in a block that is watched and not crowded, else in a new one, else wherever one is left.
+    /// Reserves a port: in a block that is watched and not crowded, else in a new one, else
+    /// wherever one is left.
     ///
     /// # Errors
     /// `AddrInUse`: no port is left. Otherwise what the system says.
@@ -247,7 +251,8 @@ mod tests {
         PortPool::new(LocalPorts::new(range, Vec::new()), fastrand::Rng::with_seed(7))
     }
 
-    /// A server that still knows the last connection from a port takes a new SYN from there for part of it.
+    /// A server that still knows the last connection from a port takes a new SYN from there for
+    /// part of it.
     #[test]
     fn a_port_just_given_back_is_not_given_out_again() {
         let mut pool = pool(32_768..=60_999);

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// What [`keep_probing_privileges`](crate::keep_probing_privileges) left. Displayed, it names what was kept.
+/// What [`keep_probing_privileges`](crate::keep_probing_privileges) left. Displayed, it names what
+/// was kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Privileges {
     /// Probing is possible. On Linux: `CAP_NET_RAW` is there.
@@ -11,7 +12,8 @@ pub struct Privileges {
     pub can_mark: bool,
     /// How many other privileges were given up.
     pub dropped: u32,
-    /// The process is still root's and may do with root's files what root may, because it could not become another user's.
+    /// The process is still root's and may do with root's files what root may, because it could not
+    /// become another user's.
     pub is_root: bool,
 }
 

@@ -75,8 +75,9 @@ fn advice(operation: Operation, code: i32) -> &'static str {
     }
 }
 
-/// The error of sending a TCP segment over a raw socket, which client editions refuse; with which code is not
-/// documented, and reports name these four. `is_server`: the edition; `None` where it is not known.
+/// The error of sending a TCP segment over a raw socket, which client editions refuse; with which
+/// code is not documented, and reports name these four. `is_server`: the edition; `None` where it
+/// is not known.
 pub(crate) fn raw_tcp_error(address: IpAddr, source: io::Error, is_server: Option<bool>) -> NetError {
     let refusals = [WSAEINTR, WSAEACCES, WSAEINVAL, WSAEOPNOTSUPP];
     let refused = source.raw_os_error().is_some_and(|code| refusals.contains(&code));
@@ -115,7 +116,8 @@ mod tests {
 
     const TARGET: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-    /// The text of an error whose code means something else, or nothing, on the system that runs the test.
+    /// The text of an error whose code means something else, or nothing, on the system that runs
+    /// the test.
     fn text(operation: Operation, code: i32) -> String {
         error(operation, Some(TARGET), io::Error::from_raw_os_error(code)).to_string()
     }

@@ -1,4 +1,5 @@
-//! Which way probes leave this host and how their answers come back, against the kernel: rules, several uplinks, translation.
+//! Which way probes leave this host and how their answers come back, against the kernel: rules,
+//! several uplinks, translation.
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
@@ -233,8 +234,8 @@ impl Traced {
         token
     }
 
-    /// Whether a reply is one to our own address. Before it is translated, a reply may be seen with another destination, or from
-    /// another target.
+    /// Whether a reply is one to our own address. Before it is translated, a reply may be seen with
+    /// another destination, or from another target.
     fn is_ours(&self, reply: &Reply) -> bool {
         reply.destination == self.flow.route.source
             && (matches!(reply.kind, ReplyKind::IcmpError { .. }) || reply.source == self.request.target)
@@ -305,7 +306,8 @@ fn a_rule_for_a_source_is_followed() {
             for transport in PROTOCOLS {
                 let traced = Traced::open(subject, transport, (plan.target(), CLOSED), everywhere());
                 assert_eq!(traced.flow.route.source, source);
-                // In IPv4 the far router answers with the address that faces the server: that is its way to this source.
+                // In IPv4 the far router answers with the address that faces the server: that is
+                // its way to this source.
                 let far = if plan.v6 {
                     plan.gateway(8)
                 } else {
@@ -461,8 +463,8 @@ fn answers_to_translated_probes_are_seen_as_they_are_delivered() {
     });
 }
 
-/// The kernel switches receive stamps on in the background. Until then it stamps a packet in each view by itself, and
-/// the views cannot be merged.
+/// The kernel switches receive stamps on in the background. Until then it stamps a packet in each
+/// view by itself, and the views cannot be merged.
 fn stamps_are_on(subject: &mut Subject, target: IpAddr, egress: Egress) {
     let traced = Traced::open(subject, PROTOCOLS[0], (target, CLOSED), egress);
     let is_on = (0..20).any(|_| {
@@ -519,7 +521,8 @@ fn a_reply_is_news_once_whether_translated_or_not() {
                                     _ => None,
                                 },
                             ));
-                            // One that is seen before it is translated may be news too: nobody knows yet what it will become.
+                            // One that is seen before it is translated may be news too: nobody
+                            // knows yet what it will become.
                             seen.retain(|reply| !is_translated || reply.destination == ours);
                             assert_eq!(seen.len(), 1, "{transport:?} {ttl} {is_translated}: {seen:?}");
                         }

@@ -83,7 +83,8 @@ fn an_echo_is_answered_once() {
                 }
                 _ => false,
             };
-            // A second copy of the first answer would have come before the answer to the second probe.
+            // A second copy of the first answer would have come before the answer to the second
+            // probe.
             let seen = subject.collect(|event| is_reply(event, 2));
             assert_eq!(
                 seen.iter().filter(|event| is_reply(event, 1)).count(),
@@ -116,7 +117,8 @@ fn a_syn_is_answered_by_the_target() {
                 assert_eq!(tcp.acknowledgment, 0x0102_0305);
                 assert!(tcp.flags.ack);
                 assert_eq!((tcp.flags.syn, tcp.flags.rst), (target == open, target == CLOSED));
-                // Once more for the reset that our kernel sends to an open port's answer, which passes the same interface.
+                // Once more for the reset that our kernel sends to an open port's answer, which
+                // passes the same interface.
                 subject.network.release_port(Transport::Tcp, address, port);
                 let now = subject.network.now();
                 subject.poll_until(now);
@@ -169,7 +171,8 @@ fn a_reply_is_stamped_on_arrival_however_late_it_is_read() {
     });
 }
 
-/// The interface tun0: what is routed to it is read from the file, and what is written there arrives from it.
+/// The interface tun0: what is routed to it is read from the file, and what is written there
+/// arrives from it.
 ///
 /// `None`: this user may not have one, which is said.
 fn tun(test: &str) -> Option<File> {
@@ -203,7 +206,8 @@ fn tun(test: &str) -> Option<File> {
     Some(file)
 }
 
-/// The next packet routed to a tun interface that has this protocol: the kernel sends some of its own.
+/// The next packet routed to a tun interface that has this protocol: the kernel sends some of its
+/// own.
 fn read_packet(tun: &mut File, is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut buffer = [0; 2048];
     for _ in 0..10_000 {
@@ -390,7 +394,8 @@ fn drops_by_the_kernel_are_counted() {
         }
         let counters = subject.network.counters();
         assert_eq!(counters.captured, probes);
-        // What the capture had no room for may have been delivered to the sockets behind the firewall.
+        // What the capture had no room for may have been delivered to the sockets behind the
+        // firewall.
         assert!(
             counters.kernel_drops >= probes - replies,
             "{replies} replies, {counters:?}"
@@ -554,8 +559,8 @@ fn a_connection_is_opened_seen_and_reset() {
     });
 }
 
-/// That the port is free, and in no lingering state. A program that another test starts holds a copy of every socket between
-/// fork and exec, so it may take a moment.
+/// That the port is free, and in no lingering state. A program that another test starts holds a
+/// copy of every socket between fork and exec, so it may take a moment.
 fn assert_free_again(local: SocketAddr) {
     let until = std::time::Instant::now() + Duration::from_secs(5);
     while let Err(error) = TcpListener::bind(local) {
@@ -681,7 +686,8 @@ fn a_send_that_fails_does_not_mix_up_later_reports() {
     });
 }
 
-/// Packets for a neighbour that does not answer wait some seconds, in the room that the socket has for packets.
+/// Packets for a neighbour that does not answer wait some seconds, in the room that the socket has
+/// for packets.
 #[test]
 fn dead_neighbours_do_not_keep_probes_to_others_from_leaving() {
     isolated(
@@ -910,13 +916,15 @@ fn sack_probes_leave_too() {
             sequence: syn_ack.acknowledgment.wrapping_add(3),
             acknowledgment: syn_ack.sequence.wrapping_add(1),
             timestamps: syn_ack.timestamps.map(|theirs| traceroute_wire::TcpTimestamps {
-                // Our kernel's clock has gone on since its SYN; an older value than in its ACK would be dropped (RFC 7323 §5.3).
+                // Our kernel's clock has gone on since its SYN; an older value than in its ACK
+                // would be dropped (RFC 7323 §5.3).
                 value: theirs.echo.wrapping_add(10_000),
                 echo: theirs.value,
             }),
         };
         subject.send(&probe(LOCALHOST, kind), 1);
-        // On loopback our own segments are captured too, when the listener's port happens to lie in a watched block.
+        // On loopback our own segments are captured too, when the listener's port happens to lie in
+        // a watched block.
         let from_target = |event: &Event| match event {
             Event::Reply(reply, _) => match reply.kind {
                 ReplyKind::Tcp(tcp) if tcp.source_port == remote.port() && !tcp.flags.syn => Some(tcp),

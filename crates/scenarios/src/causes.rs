@@ -1,18 +1,22 @@
-//! How well the causes of lost probes are recognised: random networks of which it is known what happens where.
+//! How well the causes of lost probes are recognised: random networks of which it is known what
+//! happens where.
 //!
-//! Each network has a random length and, at random places, some of these mechanisms: a link that loses packets, limits on ICMP
-//! errors with several runs at once, silent routers, a filter or a silent target, and a machine that refuses to send.
-//! [`Sample::run`] traces it as the library does for a request, and counts what was said of each lost probe against what is true.
+//! Each network has a random length and, at random places, some of these mechanisms: a link that
+//! loses packets, limits on ICMP errors with several runs at once, silent routers, a filter or a
+//! silent target, and a machine that refuses to send. [`Sample::run`] traces it as the library does
+//! for a request, and counts what was said of each lost probe against what is true.
 //!
 //! What is true of a place:
 //!
 //! - this machine refused to send the probe: `local`;
 //! - a filter is before it, or it is the target and silent: `filtered`;
 //! - it is a silent router: `silent`;
-//! - of the other lost probes, as many as the node's limiter counted are `rate_limited`, and the rest `network`.
+//! - of the other lost probes, as many as the node's limiter counted are `rate_limited`, and the
+//!   rest `network`.
 //!
-//! In an [unambiguous](Sample::is_unambiguous) network each place has one mechanism at most. In the others probes to a node with a limit
-//! cross the link that loses, too: then which of both took a probe cannot always be told.
+//! In an [unambiguous](Sample::is_unambiguous) network each place has one mechanism at most. In the
+//! others probes to a node with a limit cross the link that loses, too: then which of both took a
+//! probe cannot always be told.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -273,7 +277,8 @@ impl Sample {
         (longest / self.e2e_queries.max(1)).min(Duration::from_secs(1))
     }
 
-    /// Why `total` probes to this place are lost, of which this machine refused some and a limit took some.
+    /// Why `total` probes to this place are lost, of which this machine refused some and a limit
+    /// took some.
     fn truth(&self, place: u8, total: u32, refused: u32, limited: u32) -> Losses {
         let mut truth = Losses::default();
         let local = refused.min(total);
@@ -315,7 +320,8 @@ pub const TRUE_CAUSES: [Cause; 5] = [
 ];
 
 impl Matrix {
-    /// Takes the probes of a place. Of which it is not known which is which: as many as can be are right.
+    /// Takes the probes of a place. Of which it is not known which is which: as many as can be are
+    /// right.
     fn add(&mut self, mut truth: Losses, mut said: Losses) {
         for cause in Cause::ALL {
             let right = truth[cause].min(said[cause]);

@@ -1,5 +1,5 @@
-//! As much of a client's kernel as a SACK trace needs: opening TCP connections, acknowledging what arrives, and refusing
-//! segments that belong to none (RFC 9293 §3.10.7).
+//! As much of a client's kernel as a SACK trace needs: opening TCP connections, acknowledging what
+//! arrives, and refusing segments that belong to none (RFC 9293 §3.10.7).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

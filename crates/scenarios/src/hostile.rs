@@ -1,8 +1,10 @@
 //! Forged and damaged packets around a genuine reply.
 //!
-//! [`damaged`] makes what accidents and broken devices make of a reply. So do [`cut`], which leaves too little of it, and
-//! [`shortened`] and [`overstated`], which leave all of it that matters. [`forged`] makes what somebody sends who knows who
-//! traces whom, but has not seen the probes: everything right but an identifier, or but two of a quote's three marks. Checksums are right unless they are the point.
+//! [`damaged`] makes what accidents and broken devices make of a reply. So do [`cut`], which leaves
+//! too little of it, and [`shortened`] and [`overstated`], which leave all of it that matters.
+//! [`forged`] makes what somebody sends who knows who traces whom, but has not seen the probes:
+//! everything right but an identifier, or but two of a quote's three marks. Checksums are right
+//! unless they are the point.
 
 use etherparse::{IpNumber, NetSlice, SlicedPacket};
 use fastrand::Rng;
@@ -119,9 +121,10 @@ fn flip(packet: &mut [u8], at: usize, bits: u8) {
 }
 
 impl Layout {
-    /// How many bytes from the transport header on say all that a reply has to say: of an error the beginning of the quote that
-    /// RFC 792 asks for (its IP header and 8 bytes), of an echo reply what of the probe's random bytes must come back, of a segment
-    /// its header with the options, of a datagram what of the probe an echo service sends back.
+    /// How many bytes from the transport header on say all that a reply has to say: of an error the
+    /// beginning of the quote that RFC 792 asks for (its IP header and 8 bytes), of an echo reply
+    /// what of the probe's random bytes must come back, of a segment its header with the options,
+    /// of a datagram what of the probe an echo service sends back.
     fn needed(self, packet: &[u8]) -> usize {
         let at = |offset: usize| usize::from(packet.get(self.transport + offset).copied().unwrap_or(0));
         match self.protocol {
@@ -148,8 +151,9 @@ fn wrong_lengths(packet: &[u8], layout: Layout) -> impl Iterator<Item = u16> {
         .filter(move |length| *length != right)
 }
 
-/// Whether a packet whose header says this length would be longer than it is: so look packets of which only the beginning was
-/// captured, and of a segment or datagram that is enough. An ICMP message must be there to its end, for its checksum.
+/// Whether a packet whose header says this length would be longer than it is: so look packets of
+/// which only the beginning was captured, and of a segment or datagram that is enough. An ICMP
+/// message must be there to its end, for its checksum.
 fn looks_captured_in_part(packet: &[u8], layout: Layout, length: u16) -> bool {
     !layout.is_icmp() && usize::from(length) + if layout.v6 { 40 } else { 0 } > packet.len()
 }
@@ -160,8 +164,8 @@ fn with_length(packet: &[u8], layout: Layout, length: u16) -> Vec<u8> {
     packet
 }
 
-/// The reply cut so short that it does not say any more which probe it answers, or with lengths that say so. Nothing of this may be
-/// credited to a probe.
+/// The reply cut so short that it does not say any more which probe it answers, or with lengths
+/// that say so. Nothing of this may be credited to a probe.
 pub fn cut(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
         return Vec::new();
@@ -204,7 +208,8 @@ pub fn cut(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     all
 }
 
-/// The reply with more behind it, or with less, down to the last byte that matters: answers like itself, but without labels.
+/// The reply with more behind it, or with less, down to the last byte that matters: answers like
+/// itself, but without labels.
 pub fn shortened(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
         return Vec::new();
@@ -234,8 +239,8 @@ pub fn shortened(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     all
 }
 
-/// Segments and datagrams that say to be longer than they are: answers, as if captured in part, but not with the right length of what
-/// they carry.
+/// Segments and datagrams that say to be longer than they are: answers, as if captured in part, but
+/// not with the right length of what they carry.
 pub fn overstated(genuine: &[u8], _: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
         return Vec::new();
@@ -246,8 +251,8 @@ pub fn overstated(genuine: &[u8], _: &mut Rng) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What accidents make of a reply: lengths of headers that lie, wrong checksums, fragments, nonsense. Nothing of this may be credited
-/// to a probe.
+/// What accidents make of a reply: lengths of headers that lie, wrong checksums, fragments,
+/// nonsense. Nothing of this may be credited to a probe.
 pub fn damaged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
         return Vec::new();
@@ -346,8 +351,8 @@ fn loops(genuine: &[u8], layout: Layout) -> Vec<Vec<u8>> {
         all.push(nested.clone());
     }
     if layout.is_error(genuine) {
-        // The right quote in messages that answer no probe: reassembly time exceeded, redirect, source quench, parameter
-        // problem, packet too big, and types that nobody has defined.
+        // The right quote in messages that answer no probe: reassembly time exceeded, redirect,
+        // source quench, parameter problem, packet too big, and types that nobody has defined.
         let quote = genuine[layout.transport + 8..].to_vec();
         all.push(error(&quote, time_exceeded, 1));
         let kinds: &[u8] = if layout.v6 {
@@ -360,8 +365,9 @@ fn loops(genuine: &[u8], layout: Layout) -> Vec<Vec<u8>> {
     all
 }
 
-/// Whether it is a SYN-ACK or RST-ACK that must acknowledge our sequence number. Not one with options that our SYNs do not ask for:
-/// that answers the kernel's own SYN, whose sequence number nobody but the kernel knows.
+/// Whether it is a SYN-ACK or RST-ACK that must acknowledge our sequence number. Not one with
+/// options that our SYNs do not ask for: that answers the kernel's own SYN, whose sequence number
+/// nobody but the kernel knows.
 fn answers_a_syn_probe(packet: &[u8], transport: usize) -> bool {
     const FIN_SYN_RST: u8 = 0x07;
     const ACK: u8 = 0x10;
@@ -390,14 +396,15 @@ fn has_option(packet: &[u8], transport: usize, kinds: &[u8]) -> bool {
     }
 }
 
-/// What somebody makes of an acknowledgment on an established connection who knows addresses and ports, but not where the
-/// sequence numbers are: resets, and acknowledgments of what nobody sent.
+/// What somebody makes of an acknowledgment on an established connection who knows addresses and
+/// ports, but not where the sequence numbers are: resets, and acknowledgments of what nobody sent.
 fn blind_segments(genuine: &[u8], layout: Layout, rng: &mut Rng) -> Vec<Vec<u8>> {
     const ACK: u8 = 0x10;
     const RST: u8 = 0x04;
     const SACK: u8 = 5;
     let transport = layout.transport;
-    // What acknowledges without blocks may answer a SYN, and then acknowledges what nobody else knows.
+    // What acknowledges without blocks may answer a SYN, and then acknowledges what nobody else
+    // knows.
     if genuine[transport + 13] & 0x3F != ACK || !has_option(genuine, transport, &[SACK]) {
         return Vec::new();
     }
@@ -435,8 +442,9 @@ fn blind_segments(genuine: &[u8], layout: Layout, rng: &mut Rng) -> Vec<Vec<u8>>
     all
 }
 
-/// What carries no identifier but the ports, and so may only be taken from and to the right ones: a reset that acknowledges
-/// nothing, a datagram of a service. From the target of the quoted probe, with other ports or from somebody else.
+/// What carries no identifier but the ports, and so may only be taken from and to the right ones: a
+/// reset that acknowledges nothing, a datagram of a service. From the target of the quoted probe,
+/// with other ports or from somebody else.
 fn bare_answers(
     genuine: &[u8],
     layout: Layout,
@@ -477,7 +485,8 @@ fn blind_reset(genuine: &[u8], layout: Layout, quoted_segment: usize, rng: &mut 
     from_target(genuine, layout, quoted_segment, TCP, &rest)
 }
 
-/// A packet from the quoted destination to the quoted source, between the quoted ports; `rest` follows these.
+/// A packet from the quoted destination to the quoted source, between the quoted ports; `rest`
+/// follows these.
 fn from_target(
     genuine: &[u8],
     layout: Layout,
@@ -510,14 +519,16 @@ fn from_target(
     ))
 }
 
-/// What somebody sends who knows all but one identifier; of a quote's marks (port or echo identifier, checksum, IPv4 identification or
-/// IPv6 flow label) one. Nothing of this may be credited to a probe.
+/// What somebody sends who knows all but one identifier; of a quote's marks (port or echo
+/// identifier, checksum, IPv4 identification or IPv6 flow label) one. Nothing of this may be
+/// credited to a probe.
 pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
     let Some(layout) = Layout::of(genuine) else {
         return Vec::new();
     };
     let mut all = Vec::new();
-    // Always the highest bit, of the upper byte: never another of the same trace's identifiers, which are near each other.
+    // Always the highest bit, of the upper byte: never another of the same trace's identifiers,
+    // which are near each other.
     let bits = rng.u8(..) | 0x80;
     let mut change = |at: &[usize]| {
         let mut packet = genuine.to_vec();
@@ -600,7 +611,8 @@ pub fn forged(genuine: &[u8], rng: &mut Rng) -> Vec<Vec<u8>> {
             }
         }
         _ => {
-            // An echo reply: from somebody else, to another identifier, an impossible sequence number, without our cookie.
+            // An echo reply: from somebody else, to another identifier, an impossible sequence
+            // number, without our cookie.
             change(&[destination - 1]);
             change(&[transport + 4]);
             change(&[transport + 5]);

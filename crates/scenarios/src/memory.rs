@@ -11,8 +11,8 @@ use crate::simulation::{Interference, Simulation};
 /// Seed of the simulated network and of the engine.
 pub const SEED: u64 = 1;
 
-/// One run, and in a fresh network the end-to-end probes: what the library does for a request. `interference` makes what forgers
-/// add.
+/// One run, and in a fresh network the end-to-end probes: what the library does for a request.
+/// `interference` makes what forgers add.
 ///
 /// # Errors
 /// The scenario's topology is wrong.
@@ -42,7 +42,8 @@ pub fn run(
         let Some(finding) = finding else { continue };
         // Without one it could not be told which attempt was answered.
         let Some(rtt) = finding.rtt else { continue };
-        // A selective acknowledgment may be the first to arrive about earlier probes too; its time is that of its own.
+        // A selective acknowledgment may be the first to arrive about earlier probes too; its time
+        // is that of its own.
         let covers = finding.destination && matches!(method, Method::Sack | Method::PreferSack);
         let last = if covers { scenario.max_ttl } else { ttl };
         let is_right = (ttl..=last).any(|ttl| {

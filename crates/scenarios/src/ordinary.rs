@@ -1,4 +1,5 @@
-//! What plain users find on Linux, without `CAP_NET_RAW`: what root finds, but for what their kernel keeps to itself.
+//! What plain users find on Linux, without `CAP_NET_RAW`: what root finds, but for what their
+//! kernel keeps to itself.
 
 use crate::scenario::{Aspect, E2E_QUERIES, Expect, Family, Method, Outcome, Scenario};
 
@@ -151,7 +152,8 @@ impl Difference {
     }
 }
 
-/// What must come out for a plain user, if this combination is part of the scenario and can be probed so.
+/// What must come out for a plain user, if this combination is part of the scenario and can be
+/// probed so.
 pub fn expectation(scenario: &Scenario, method: Method, family: Family) -> Option<Expect> {
     let expect = scenario.expectation(method, family)?;
     if !METHODS.contains(&method) {
@@ -176,8 +178,9 @@ fn told_of_all(method: Method) -> &'static [Aspect] {
     }
 }
 
-/// What a plain user who was `told` this may find of what root `found`: not the TTL of the probe in a quote, and that of a segment
-/// only if it is a SYN-ACK over IPv6, so where it was not told it need not be.
+/// What a plain user who was `told` this may find of what root `found`: not the TTL of the probe in
+/// a quote, and that of a segment only if it is a SYN-ACK over IPv6, so where it was not told it
+/// need not be.
 #[must_use]
 pub fn may_find(method: Method, mut found: Outcome, told: &Outcome) -> Outcome {
     let told = told.hops.iter().flatten();

@@ -102,8 +102,8 @@ pub struct Expect {
 pub const E2E_QUERIES: u32 = 10;
 
 impl Expect {
-    /// These methods find this path; see [`Outcome::path`] for the notation. A router may be `a|b`: either; whole paths
-    /// likewise with ` || ` between them. No end-to-end probe is lost.
+    /// These methods find this path; see [`Outcome::path`] for the notation. A router may be `a|b`:
+    /// either; whole paths likewise with ` || ` between them. No end-to-end probe is lost.
     pub fn on(methods: &[Method], path: &'static str) -> Self {
         Expect {
             methods: methods.to_vec(),
@@ -122,7 +122,8 @@ impl Expect {
         Self::on(&Method::ALL, path)
     }
 
-    /// These methods fail with this error, in which `{target}` stands for the target's address and `{port}` for the port.
+    /// These methods fail with this error, in which `{target}` stands for the target's address and
+    /// `{port}` for the port.
     pub fn fails(methods: &[Method], error: &'static str) -> Self {
         Expect {
             error,
@@ -151,7 +152,8 @@ impl Expect {
         self
     }
 
-    /// Which end-to-end probes are answered depends on a few milliseconds that memory has and a device has not.
+    /// Which end-to-end probes are answered depends on a few milliseconds that memory has and a
+    /// device has not.
     #[must_use]
     pub fn varying(self) -> Self {
         Expect {
@@ -186,7 +188,8 @@ impl Expect {
         }
     }
 
-    /// Whether two runs, wherever, must have the same [`Outcome::summary`], as far as they can tell.
+    /// Whether two runs, wherever, must have the same [`Outcome::summary`], as far as they can
+    /// tell.
     pub fn is_repeatable(&self) -> bool {
         self.repeatable
     }
@@ -465,8 +468,8 @@ pub(crate) fn type_and_code(v6: bool, error: IcmpError) -> (u8, u8) {
 }
 
 impl Outcome {
-    /// Everything but times and identifiers, in words: what two runs of the same scenario have in common. Of what the answers
-    /// tell besides who sent them only these aspects.
+    /// Everything but times and identifiers, in words: what two runs of the same scenario have in
+    /// common. Of what the answers tell besides who sent them only these aspects.
     pub fn summary(&self, aspects: &[Aspect]) -> String {
         let run = match &self.hops {
             Err(error) => format!("error: {error}"),
@@ -483,7 +486,8 @@ impl Outcome {
         self.rtts.iter().flatten().count() as u32
     }
 
-    /// The hops in TTL order: `r3` is the third router, `T` the target, `*` silence, `!` behind the destination's.
+    /// The hops in TTL order: `r3` is the third router, `T` the target, `*` silence, `!` behind the
+    /// destination's.
     pub fn path(&self) -> String {
         let hops = self.hops.as_deref().unwrap_or_default();
         let names: Vec<String> = hops
@@ -497,8 +501,8 @@ impl Outcome {
         names.join(" ")
     }
 
-    /// One word for each hop: `*` for silence, `-` where the answer does not tell. ICMP type and code are written `11/0`, MPLS labels
-    /// as traceroute(8) does.
+    /// One word for each hop: `*` for silence, `-` where the answer does not tell. ICMP type and
+    /// code are written `11/0`, MPLS labels as traceroute(8) does.
     pub fn words(&self, aspect: Aspect) -> String {
         let hops = self.hops.as_deref().unwrap_or_default();
         let word = |hop: &Option<Finding>| match hop {
@@ -508,8 +512,9 @@ impl Outcome {
         hops.iter().map(word).collect::<Vec<_>>().join(" ")
     }
 
-    /// `T` for the target, `rN` for 10.0.N.1, `aN`, `bN`, … for 10.1.1.N, 10.1.2.N, …, and otherwise the IPv4 address, also
-    /// for IPv6: all addresses of the simulated networks follow one plan.
+    /// `T` for the target, `rN` for 10.0.N.1, `aN`, `bN`, … for 10.1.1.N, 10.1.2.N, …, and
+    /// otherwise the IPv4 address, also for IPv6: all addresses of the simulated networks follow
+    /// one plan.
     fn name(&self, address: IpAddr) -> String {
         if address == self.target {
             return "T".to_owned();

@@ -25,8 +25,8 @@ pub type Refuse = Box<dyn FnMut(&[u8]) -> bool>;
 pub struct Interference {
     /// Makes it.
     pub make: Forger,
-    /// How much earlier than the genuine packet it arrives by its stamp: an answer that is credited by mistake has another
-    /// round-trip time than the genuine one.
+    /// How much earlier than the genuine packet it arrives by its stamp: an answer that is credited
+    /// by mistake has another round-trip time than the genuine one.
     pub early: Duration,
 }
 
@@ -40,7 +40,8 @@ pub struct Simulation {
     pub journal: Journal,
     /// What forgers add, if any.
     pub interference: Option<Interference>,
-    /// Only what forgers make arrives, from the first probe on: a handshake before it goes undisturbed.
+    /// Only what forgers make arrives, from the first probe on: a handshake before it goes
+    /// undisturbed.
     pub replace_genuine: bool,
     /// Every probe's packet, in order.
     pub probes: Vec<Vec<u8>>,

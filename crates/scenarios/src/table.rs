@@ -144,8 +144,9 @@ fn links() -> Vec<Scenario> {
                 Expect::fails(&[Sack], NO_CONNECTION).received(9..=9),
             ],
         ),
-        // Of the TCP probes, more end-to-end ones are answered: the refusals of the client's kernel are among the packets that
-        // get lost. The server repeats a SYN-ACK after a second, which should be midway between two of these probes.
+        // Of the TCP probes, more end-to-end ones are answered: the refusals of the client's kernel
+        // are among the packets that get lost. The server repeats a SYN-ACK after a second, which
+        // should be midway between two of these probes.
         Scenario {
             timeout_ms: 360,
             ..four(
@@ -795,7 +796,8 @@ fn refusals() -> Vec<Scenario> {
                 "r3 waits 3 seconds for a neighbour that does not exist, and then answers host unreachable, as Linux does",
                 &[],
                 vec![
-                    // How many fit between answers that come after seconds is a matter of milliseconds.
+                    // How many fit between answers that come after seconds is a matter of
+                    // milliseconds.
                     Expect::on(&[Udp], "r1 r2 r3 r3").received(0..=0).varying(),
                     Expect::on(&NOT_SACK, "r1 r2 r3 r3").received(0..=0),
                     Expect::fails(&[Sack], HOST).received(0..=0),
@@ -1188,7 +1190,8 @@ fn strangers() -> Vec<Scenario> {
 }
 
 impl Expect {
-    /// In this family, `exceeded` times exceeded, and then `times` destination unreachable with this code.
+    /// In this family, `exceeded` times exceeded, and then `times` destination unreachable with
+    /// this code.
     fn unreachable(self, exceeded: usize, code: u8, times: usize, family: Family) -> Self {
         let (time_exceeded, unreachable) = match family {
             V4 => ("11/0", format!("3/{code}")),

@@ -1,4 +1,5 @@
-//! Precision and recall of the causes named for lost probes, on random networks: `just causes` on more of them.
+//! Precision and recall of the causes named for lost probes, on random networks: `just causes` on
+//! more of them.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use traceroute_scenarios::causes::{TRUE_CAUSES, measure};

@@ -1,4 +1,5 @@
-//! No request ends later than `max_ttl × timeout + 5 s`, whatever the network does: random networks, in memory and on simulated time.
+//! No request ends later than `max_ttl × timeout + 5 s`, whatever the network does: random
+//! networks, in memory and on simulated time.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write as _;

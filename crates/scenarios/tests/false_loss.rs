@@ -1,5 +1,6 @@
-//! End-to-end probes over UDP against a target that limits its port unreachables as Linux does: how many are sent, and how much loss
-//! a lossless path seems to have. The figures are those in `docs/false-loss.md`.
+//! End-to-end probes over UDP against a target that limits its port unreachables as Linux does: how
+//! many are sent, and how much loss a lossless path seems to have. The figures are those in
+//! `docs/false-loss.md`.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -8,8 +9,9 @@ use traceroute_engine::{Method, TraceSpec};
 use traceroute_scenarios::Simulation;
 use traceroute_simnet::{Network, Topology};
 
-/// What a request does: `runs` traces, and 50 end-to-end probes beside them; `fixed`: at their own distance in time, whatever the limit.
-/// Returns how many of these were sent, and how many are unanswered.
+/// What a request does: `runs` traces, and 50 end-to-end probes beside them; `fixed`: at their own
+/// distance in time, whatever the limit. Returns how many of these were sent, and how many are
+/// unanswered.
 fn e2e(timeout_ms: u64, runs: u32, one_way_ms: u32, fixed: bool) -> (usize, usize) {
     let router = |number| format!("[[hop]]\nname = \"r{number}\"\nv4 = \"10.0.{number}.1\"\ndelay = 0.1\n");
     let target =
@@ -41,7 +43,8 @@ fn e2e(timeout_ms: u64, runs: u32, one_way_ms: u32, fixed: bool) -> (usize, usiz
 
 #[test]
 fn loss_on_a_lossless_path_is_what_the_documentation_says() {
-    // Timeout in ms, runs, one way to the target in ms; sent and unanswered with the fixed distance, and by default.
+    // Timeout in ms, runs, one way to the target in ms; sent and unanswered with the fixed
+    // distance, and by default.
     let figures = [
         (3000, 3, 1, (50, 0), (50, 0)),
         (3000, 3, 50, (50, 0), (50, 0)),

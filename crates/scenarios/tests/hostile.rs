@@ -1,4 +1,5 @@
-//! Forged and damaged packets before and after each genuine one: the genuine result comes out unchanged.
+//! Forged and damaged packets before and after each genuine one: the genuine result comes out
+//! unchanged.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::LazyLock;
@@ -49,7 +50,8 @@ const EARLY: Duration = Duration::from_micros(5);
 
 fn around(seed: u64, early: Duration, make: Make) -> Interference {
     let mut rng = Rng::with_seed(seed);
-    // What the simulated network itself has damaged is nothing genuine: repairing it would be cheating.
+    // What the simulated network itself has damaged is nothing genuine: repairing it would be
+    // cheating.
     let make = move |genuine: &[u8]| match decode(genuine, Checksums::Verify) {
         Ok(_) => (make(genuine, &mut rng), make(genuine, &mut rng)),
         Err(_) => (Vec::new(), Vec::new()),
@@ -108,8 +110,8 @@ fn overstated_packets_change_nothing() {
     unchanged(hostile::overstated, Duration::ZERO, |outcome| outcome);
 }
 
-/// A copy that is cut behind the quote, or says that its quote has another length, with a checksum to match, is an answer all the
-/// same, but has no labels; and the first answer counts.
+/// A copy that is cut behind the quote, or says that its quote has another length, with a checksum
+/// to match, is an answer all the same, but has no labels; and the first answer counts.
 fn without_labels(mut outcome: Outcome) -> Outcome {
     for finding in outcome.hops.iter_mut().flatten().flatten() {
         finding.mpls.clear();

@@ -1,7 +1,9 @@
-//! Limits that many requests share, behind a TUN device and in real time: six Linux routers and a Linux target. In memory `networks.rs`
-//! does the same. Needs root, or a user who may make user namespaces; the namespaces vanish with their threads.
+//! Limits that many requests share, behind a TUN device and in real time: six Linux routers and a
+//! Linux target. In memory `networks.rs` does the same. Needs root, or a user who may make user
+//! namespaces; the namespaces vanish with their threads.
 //!
-//! Ignored, because it takes as long as requests do: `cargo test -p traceroute-scenarios --test limits -- --ignored --nocapture`.
+//! Ignored, because it takes as long as requests do: `cargo test -p traceroute-scenarios --test
+//! limits -- --ignored --nocapture`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -161,7 +163,8 @@ fn a_target_without_limits_gets_all_end_to_end_probes() {
     });
 }
 
-/// `-q 10 -Q 0` right after the same has used up what the limits allow, and twenty requests at once: never another distance.
+/// `-q 10 -Q 0` right after the same has used up what the limits allow, and twenty requests at
+/// once: never another distance.
 #[test]
 #[ignore = "takes half a minute"]
 fn drained_limits_move_no_target() {

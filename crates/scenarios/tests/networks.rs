@@ -1,5 +1,6 @@
-//! Ordinary networks on which a traceroute goes blind, in memory and on simulated time: limits that many requests share, answers
-//! that get lost, NATs. What a single run or series finds is a row of [`traceroute_scenarios::table`].
+//! Ordinary networks on which a traceroute goes blind, in memory and on simulated time: limits that
+//! many requests share, answers that get lost, NATs. What a single run or series finds is a row of
+//! [`traceroute_scenarios::table`].
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use std::fmt::Write as _;
@@ -248,7 +249,8 @@ fn eight_requests_at_once_are_complete() {
     }
 }
 
-/// Twenty requests of three runs at once, without end-to-end probes: what the limits allow, and no untruth.
+/// Twenty requests of three runs at once, without end-to-end probes: what the limits allow, and no
+/// untruth.
 #[test]
 fn sixty_runs_at_once_find_what_the_limits_allow() {
     let mut simulation = simulation(&linux_hosts(), 1);
@@ -406,7 +408,8 @@ fn the_hop_after_a_nat_says_so() {
                     result.hops
                 );
                 let first = result.hops.iter().find(|hop| hop.nat).map(|hop| hop.ttl);
-                // Of TCP the first 8 bytes are looked at, which RFC 792 promises: there is no checksum among them.
+                // Of TCP the first 8 bytes are looked at, which RFC 792 promises: there is no
+                // checksum among them.
                 let is_tcp = matches!(method, Method::TcpSyn | Method::TcpSack);
                 let shows = shows && (!is_tcp || quotes == "untranslated");
                 assert_eq!(first, shows.then_some(3), "{quotes} {method:?} {target}");

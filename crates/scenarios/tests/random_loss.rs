@@ -1,5 +1,5 @@
-//! Links and routers that lose at random, in memory and on simulated time: what is found has been answered, what is missing was
-//! lost, and the loss end to end is what truly was lost.
+//! Links and routers that lose at random, in memory and on simulated time: what is found has been
+//! answered, what is missing was lost, and the loss end to end is what truly was lost.
 #![allow(clippy::unwrap_used)]
 
 use std::net::IpAddr;
@@ -28,8 +28,8 @@ fn topology() -> Topology {
     Topology::parse("random-loss", &text).unwrap()
 }
 
-/// Whether an answer comes within the timeout. Others, such as a SYN-ACK that the server repeats after a second, may count while the run
-/// lasts.
+/// Whether an answer comes within the timeout. Others, such as a SYN-ACK that the server repeats
+/// after a second, may count while the run lasts.
 fn is_in_time((_, rtt): &(IpAddr, Duration)) -> bool {
     *rtt <= TIMEOUT
 }

@@ -1,7 +1,8 @@
-//! Every scenario behind a TUN device, through the library with its real sockets: what comes out must be what is expected, and
-//! what came out in memory. Where a balancer hashes the client's ports or draws lots, or an answer races with the end of the run,
-//! it may be another of the expected paths than in memory. Each for root and for plain users. Needs root; the namespaces vanish
-//! with their threads.
+//! Every scenario behind a TUN device, through the library with its real sockets: what comes out
+//! must be what is expected, and what came out in memory. Where a balancer hashes the client's
+//! ports or draws lots, or an answer races with the end of the run, it may be another of the
+//! expected paths than in memory. Each for root and for plain users. Needs root; the namespaces
+//! vanish with their threads.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
@@ -29,7 +30,8 @@ use traceroute_wire::MplsLabel;
 /// Scenarios at once, each with one method. They mostly wait.
 const WORKERS: usize = 190;
 
-/// Between the starts of workers: opening namespaces is work, and delays whoever measures meanwhile.
+/// Between the starts of workers: opening namespaces is work, and delays whoever measures
+/// meanwhile.
 const STAGGER: Duration = Duration::from_millis(20);
 
 /// End-to-end probes over longer than this are long.
@@ -45,13 +47,14 @@ const OPEN_DEFECTS: [(&str, Method, Access); 3] = [
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// How much more a round-trip time may be than the time from the network's reading a probe to its writing the answer, in
-/// nanoseconds: it sleeps until there is a probe to read, and a busy machine may stop everything for a while. Less than zero only by
-/// the error of comparing two clocks.
+/// How much more a round-trip time may be than the time from the network's reading a probe to its
+/// writing the answer, in nanoseconds: it sleeps until there is a probe to read, and a busy machine
+/// may stop everything for a while. Less than zero only by the error of comparing two clocks.
 const SLACK: RangeInclusive<i128> = -300_000..=250_000_000;
 
-/// How much more 99 of 100 round-trip times may be, and of each case most, in nanoseconds: who takes the time from another probe,
-/// or when a packet is read instead of when it came, is wrong more often.
+/// How much more 99 of 100 round-trip times may be, and of each case most, in nanoseconds: who
+/// takes the time from another probe, or when a packet is read instead of when it came, is wrong
+/// more often.
 const USUAL_SLACK: i128 = 5_000_000;
 
 /// The network keeps its times also when the machine is busy.
@@ -61,8 +64,8 @@ const SETTINGS: Settings = Settings {
     realtime: true,
 };
 
-/// As root, and as plain users do without privileges, except for what [`ordinary::DIFFERENCES`] lists. In one test, so that no more
-/// than [`WORKERS`] are at work.
+/// As root, and as plain users do without privileges, except for what [`ordinary::DIFFERENCES`]
+/// lists. In one test, so that no more than [`WORKERS`] are at work.
 #[test]
 fn the_library_finds_behind_a_device_what_the_engine_finds_in_memory() {
     if let Err(error) = thread::spawn(|| Lab::new(Access::Ordinary))
@@ -194,7 +197,8 @@ impl Case<'_> {
                 is_as_in_memory,
             });
         }
-        // Families share a namespace, which costs more than most cases; those that take long are apart, to be side by side.
+        // Families share a namespace, which costs more than most cases; those that take long are
+        // apart, to be side by side.
         let at_once = if scenario.e2e_time() > LONG {
             1
         } else {
@@ -221,9 +225,9 @@ impl Case<'_> {
             .sum()
     }
 
-    /// In a thread of its own, with which its namespace goes. Once more where something is different, and says so: a machine that
-    /// stops for longer than a timeout looks like loss. What is different twice is reported; with `SCENARIO_ONCE`, what is
-    /// different at all.
+    /// In a thread of its own, with which its namespace goes. Once more where something is
+    /// different, and says so: a machine that stops for longer than a timeout looks like loss. What
+    /// is different twice is reported; with `SCENARIO_ONCE`, what is different at all.
     fn compare_alone(&self) -> Found {
         let compare = || thread::scope(|scope| scope.spawn(|| self.compare()).join().unwrap());
         let found = compare();
@@ -368,7 +372,8 @@ impl Lab {
         {
             found.wrong.push(format!("wrong loss figures: {figures:?}"));
         }
-        // A source port may come again while the server still knows it: then what it repeats answers the new SYN. Seldom.
+        // A source port may come again while the server still knows it: then what it repeats
+        // answers the new SYN. Seldom.
         let mut strays = u32::from(!matches!(method, Method::Icmp | Method::Udp));
         for rtt in rtts.iter().flatten() {
             let error =
@@ -452,7 +457,8 @@ fn request(scenario: &Scenario, method: Method, target: IpAddr, runs: u32, e2e_q
     parameters.validate().unwrap()
 }
 
-/// The hops of the only run; `destinations` is what was told of each while it went on, which must be all of them.
+/// The hops of the only run; `destinations` is what was told of each while it went on, which must
+/// be all of them.
 fn hops(report: &Report, destinations: &HashMap<u8, bool>) -> Vec<Option<Finding>> {
     let hops = &report.traceroute.runs[0].hops;
     let details = &report.details.as_ref().unwrap().runs[0].hops;

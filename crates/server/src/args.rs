@@ -165,7 +165,8 @@ struct Flags {
     #[arg(long, value_name = "duration", default_value = "10s", value_parser = duration::parse)]
     grace_period: Duration,
 
-    /// Most runs and end-to-end probes in flight, of all requests; beyond that they are refused with 503
+    /// Most runs and end-to-end probes in flight, of all requests; beyond that they are refused
+    /// with 503
     #[arg(long, value_name = "number", default_value = "16384", value_parser = parse_count)]
     max_traces: u32,
 
@@ -193,7 +194,8 @@ struct Flags {
     #[arg(long, value_name = "bytes", default_value = "65536", value_parser = parse_count)]
     max_request_size: u32,
 
-    /// How long the header of a request may take to arrive, idle time before it included; the body likewise
+    /// How long the header of a request may take to arrive, idle time before it included; the body
+    /// likewise
     #[arg(long, value_name = "duration", default_value = "30s", value_parser = parse_period)]
     header_timeout: Duration,
 
@@ -215,11 +217,13 @@ struct Flags {
     #[arg(action = clap::ArgAction::Append)]
     deny: Vec<Network>,
 
-    /// Refuse to trace this machine, loopback, link-local and multicast addresses, and the metadata services of clouds
+    /// Refuse to trace this machine, loopback, link-local and multicast addresses, and the metadata
+    /// services of clouds
     #[arg(long)]
     deny_local: bool,
 
-    /// What requests may choose of how probes leave: source, interface, fwmark, separated by commas; none: nothing
+    /// What requests may choose of how probes leave: source, interface, fwmark, separated by
+    /// commas; none: nothing
     #[arg(
         long,
         value_name = "parameters",

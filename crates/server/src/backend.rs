@@ -1,4 +1,5 @@
-//! Where the service meets the library that traces: a seam, so that the router can be tested without a network.
+//! Where the service meets the library that traces: a seam, so that the router can be tested
+//! without a network.
 
 use std::net::IpAddr;
 
@@ -14,7 +15,8 @@ pub(crate) trait Backend: Send + Sync {
     /// The address of a host.
     fn resolve<'a>(&'a self, host: &'a Host, ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>>;
 
-    /// Carries out a request whose time counts from `start`, telling what happens when somebody wants to know.
+    /// Carries out a request whose time counts from `start`, telling what happens when somebody
+    /// wants to know.
     fn trace<'a>(
         &'a self,
         start: Instant,
@@ -25,7 +27,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Counters of the engine; `None` while it has not begun.
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>>;
 
-    /// Starts the driver that the parameter `windows-driver` asks for; systems other than Windows have none and need none.
+    /// Starts the driver that the parameter `windows-driver` asks for; systems other than Windows
+    /// have none and need none.
     fn start_windows_driver(&self) -> BoxFuture<'_, Result<(), Error>>;
 }
 
@@ -56,7 +59,8 @@ impl Backend for Tracer {
     }
 }
 
-/// A tracer that the service's own bound on traces never meets, and whose packets find room however many there are.
+/// A tracer that the service's own bound on traces never meets, and whose packets find room however
+/// many there are.
 pub(crate) fn tracer(max_traces: u32) -> Tracer {
     let largest_request = 2 * datadog_traceroute::MAX_QUERIES;
     let mut options = Options {

@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use datadog_traceroute::{EgressError, Error, ErrorCode, Host, InvalidParameter};
 use serde::Serialize;
 
-/// A request that has no result. How it is written depends on the request's headers, so it travels in the response's
-/// extensions until [`Failure::render`].
+/// A request that has no result. How it is written depends on the request's headers, so it travels
+/// in the response's extensions until [`Failure::render`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) status: StatusCode,
@@ -54,7 +54,8 @@ impl Failure {
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, &message)
     }
 
-    /// Shows the host as it was asked for: what a name stands for is nothing to tell those who may not know.
+    /// Shows the host as it was asked for: what a name stands for is nothing to tell those who may
+    /// not know.
     pub(crate) fn target_not_allowed(host: &Host) -> Self {
         let host = match host {
             Host::Name(name) => name.clone(),

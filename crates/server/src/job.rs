@@ -26,7 +26,8 @@ impl Job {
     /// Checks a request, takes room for it, and finds and checks the address of its target.
     ///
     /// # Errors
-    /// Wrong parameters, too much going on, a name that cannot be resolved, or a target that may not be traced.
+    /// Wrong parameters, too much going on, a name that cannot be resolved, or a target that may
+    /// not be traced.
     pub(crate) async fn admit(service: Arc<Service>, parameters: Parameters) -> Result<Job, Failure> {
         let invalid = |error| Failure::invalid_parameters(&error);
         let request = parameters.validate().map_err(invalid)?;

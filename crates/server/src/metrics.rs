@@ -43,7 +43,8 @@ impl Metrics {
             .add(&DURATIONS, duration.as_secs_f64());
     }
 
-    /// Counts a request without a result, by path and code; streams too, whose status is 200 all the same.
+    /// Counts a request without a result, by path and code; streams too, whose status is 200 all
+    /// the same.
     pub(crate) fn count_error(&self, path: &'static str, code: &'static str) {
         *lock(&self.errors).entry((path, code)).or_default() += 1;
     }

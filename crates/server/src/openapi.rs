@@ -1,4 +1,5 @@
-//! The OpenAPI document (<https://spec.openapis.org/oas/v3.1.0>), made from the same constants as the service.
+//! The OpenAPI document (<https://spec.openapis.org/oas/v3.1.0>), made from the same constants as
+//! the service.
 //!
 //! It is committed as `docs/openapi.json`; a test compares. After an intended change:
 //! `UPDATE=1 cargo test -p datadog-traceroute-server openapi`.
@@ -607,8 +608,8 @@ mod tests {
         assert_eq!(described, PATHS.into_iter().collect());
     }
 
-    /// Each parameter, with a value that is not its default, must change what is read: a name that the service does not
-    /// know would not.
+    /// Each parameter, with a value that is not its default, must change what is read: a name that
+    /// the service does not know would not.
     #[test]
     fn openapi_parameters_are_those_that_are_read() {
         let list = parameters();

@@ -4,8 +4,8 @@ use std::fmt;
 
 use datadog_traceroute::{DEFAULT_TIMEOUT_MS, Parameters, parse_bool};
 
-/// Reads the parameters of a query string, percent-encoded. What is absent, empty or does not parse has its default;
-/// nothing is checked yet.
+/// Reads the parameters of a query string, percent-encoded. What is absent, empty or does not parse
+/// has its default; nothing is checked yet.
 pub(crate) fn from_query(query: &str) -> Parameters {
     let query = Query::parse(query);
     let default = Parameters::default();
@@ -32,7 +32,8 @@ pub(crate) fn from_query(query: &str) -> Parameters {
         tos: query.optional("tos"),
         dscp: query.optional("dscp"),
         dont_fragment: query.value("dont-fragment", default.dont_fragment, parse_bool),
-        // Text: a mark that does not parse must be refused. Without one the probes would take another way than was asked for.
+        // Text: a mark that does not parse must be refused. Without one the probes would take
+        // another way than was asked for.
         source: query.first("source").map(str::to_owned),
         interface: query.first("interface").map(str::to_owned),
         fwmark: query.first("fwmark").map(str::to_owned),
@@ -65,7 +66,8 @@ impl Query {
         self.first(name).map_or(default, str::to_owned)
     }
 
-    /// Integers are decimal, with or without a sign, as `strconv.Atoi` has them: what Rust's own parser takes.
+    /// Integers are decimal, with or without a sign, as `strconv.Atoi` has them: what Rust's own
+    /// parser takes.
     fn value<T: Copy + fmt::Display, E: fmt::Display>(
         &self,
         name: &str,
@@ -91,7 +93,8 @@ impl Query {
     }
 }
 
-/// Undoes percent-encoding, and `+` for a space; `None` when a percent sign is not followed by two hexadecimal digits.
+/// Undoes percent-encoding, and `+` for a space; `None` when a percent sign is not followed by two
+/// hexadecimal digits.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

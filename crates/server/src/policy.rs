@@ -13,7 +13,8 @@ use traceroute_net::OwnAddresses;
 
 /// Addresses that may or may not be traced. The default allows all.
 ///
-/// It is asked about the address that will be probed, not about the name in the request, so no name gets around it.
+/// It is asked about the address that will be probed, not about the name in the request, so no name
+/// gets around it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// Nothing else may be traced, unless empty.
@@ -30,7 +31,8 @@ pub(crate) struct Policy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Network {
     addresses: IpNet,
-    /// On this interface only, by name or index. Interfaces come and go, so it is looked up each time.
+    /// On this interface only, by name or index. Interfaces come and go, so it is looked up each
+    /// time.
     zone: Option<String>,
 }
 
@@ -80,7 +82,8 @@ impl Choices {
         }
     }
 
-    /// The first parameter that a request has and may not have. The zone of a link-local target is part of its address.
+    /// The first parameter that a request has and may not have. The zone of a link-local target is
+    /// part of its address.
     pub(crate) fn refused(self, request: &Request) -> Option<&'static str> {
         [
             ("source", self.source, request.source.is_some()),
@@ -103,8 +106,8 @@ pub(crate) enum EgressParameter {
     Fwmark,
 }
 
-/// What `--deny-local` denies besides this machine's own addresses: loopback, link-local, "this network", multicast and
-/// broadcast, and where clouds answer questions about their machines.
+/// What `--deny-local` denies besides this machine's own addresses: loopback, link-local, "this
+/// network", multicast and broadcast, and where clouds answer questions about their machines.
 const LOCAL: [&str; 15] = [
     "127.0.0.0/8",
     "::1/128",
@@ -133,8 +136,8 @@ impl Policy {
         }
     }
 
-    /// Whether the address may be traced, by this interface; `None`: the routing tables decide. Where that cannot be told, what
-    /// is said of an interface denies, and allows nothing.
+    /// Whether the address may be traced, by this interface; `None`: the routing tables decide.
+    /// Where that cannot be told, what is said of an interface denies, and allows nothing.
     pub(crate) fn allows(&self, address: IpAddr, interface: Option<NonZeroU32>) -> bool {
         let within = |networks: &[Network], address, unknown| {
             let mut networks = networks.iter();
@@ -147,8 +150,8 @@ impl Policy {
     }
 }
 
-/// The address, and the IPv4 address that an IPv6 address is another form of: mapped (RFC 4291 §2.5.5), or behind the
-/// well-known NAT64 prefix (RFC 6052 §2.1).
+/// The address, and the IPv4 address that an IPv6 address is another form of: mapped (RFC 4291
+/// §2.5.5), or behind the well-known NAT64 prefix (RFC 6052 §2.1).
 fn meanings(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let embedded = match address {
         IpAddr::V6(v6) => embedded(v6),
@@ -165,9 +168,10 @@ fn embedded(address: Ipv6Addr) -> Option<IpAddr> {
     }
 }
 
-/// IPv4 addresses that packets to an IPv6 address may end at, or pass: enough to deny, too little to allow. The router of a
-/// 6to4 network (RFC 3056 §2); and behind a local NAT64 prefix (RFC 8215), all places where its address may stand, which
-/// the length of the operator's prefix decides (RFC 6052 §2.2).
+/// IPv4 addresses that packets to an IPv6 address may end at, or pass: enough to deny, too little
+/// to allow. The router of a 6to4 network (RFC 3056 §2); and behind a local NAT64 prefix (RFC
+/// 8215), all places where its address may stand, which the length of the operator's prefix decides
+/// (RFC 6052 §2.2).
 fn guesses(address: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = address else {
         return Vec::new();
@@ -198,7 +202,8 @@ fn is_local(address: IpAddr) -> bool {
         || is_own(address)
 }
 
-/// Opened before requests can use up ports and descriptors. `None`: this system has nothing of the kind.
+/// Opened before requests can use up ports and descriptors. `None`: this system has nothing of the
+/// kind.
 static OWN: LazyLock<Option<OwnAddresses>> = LazyLock::new(|| OwnAddresses::open().ok());
 
 /// Whether this machine has the address. What cannot be found out counts as yes.
@@ -207,10 +212,11 @@ fn is_own(address: IpAddr) -> bool {
         return own.contain(address).unwrap_or(true);
     }
     match source_towards(address) {
-        // The second question finds what the first does not: a further address of an interface, from which nothing is sent
-        // by itself.
+        // The second question finds what the first does not: a further address of an interface,
+        // from which nothing is sent by itself.
         Ok(source) => source == address || only_own_can_be_bound(address),
-        // Without a way there it is not ours, and the trace will say so. Other errors say nothing of the address.
+        // Without a way there it is not ours, and the trace will say so. Other errors say nothing
+        // of the address.
         Err(error) => !no_way(&error),
     }
 }
@@ -237,8 +243,8 @@ fn no_way(error: &io::Error) -> bool {
     )
 }
 
-/// Whether a socket can be bound to the address, where that says something: not where any address can be bound, as with
-/// `net.ipv4.ip_nonlocal_bind` (ip(7)).
+/// Whether a socket can be bound to the address, where that says something: not where any address
+/// can be bound, as with `net.ipv4.ip_nonlocal_bind` (ip(7)).
 fn only_own_can_be_bound(address: IpAddr) -> bool {
     let nobody: IpAddr = match address {
         // Reserved (RFC 1112 §4), and for discarding (RFC 6666).
@@ -249,7 +255,8 @@ fn only_own_can_be_bound(address: IpAddr) -> bool {
     binds(address) && !binds(nobody)
 }
 
-/// Reads `192.0.2.0/24`, `2001:db8::/32` or a single address; a link-local one perhaps with a zone, as in `fe80::1%eth0`.
+/// Reads `192.0.2.0/24`, `2001:db8::/32` or a single address; a link-local one perhaps with a zone,
+/// as in `fe80::1%eth0`.
 ///
 /// # Errors
 /// For any other text.
@@ -370,7 +377,8 @@ mod tests {
             "2002:a9fe:a9fe::1",
             "::ffff:198.51.100.1",
             "64:ff9b::198.51.100.1",
-            // Local NAT64 prefixes of 48, 56, 64 and 96 bits; the last with bits where there should be none.
+            // Local NAT64 prefixes of 48, 56, 64 and 96 bits; the last with bits where there should
+            // be none.
             "64:ff9b:1:c633:64:100::",
             "64:ff9b:1:aac6:33:6401::",
             "64:ff9b:1:aaaa:c6:3364:100:0",

@@ -34,8 +34,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When to ask a silent client whether it is still there, how often then, and how many times.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
-/// How long a connection goes on after its client has closed it: hyper ends it at once unless it has bytes left of which it
-/// will not read on before it has answered, and what is answered at once is answered.
+/// How long a connection goes on after its client has closed it: hyper ends it at once unless it
+/// has bytes left of which it will not read on before it has answered, and what is answered at once
+/// is answered.
 const AFTER_CLOSE: Duration = Duration::from_secs(1);
 /// The least that hyper takes.
 const SMALLEST_BUFFER: usize = 8192;
@@ -81,7 +82,8 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     result
 }
 
-/// Keeps nothing but the right to send probes, and to mark them if clients may choose marks, and says what that is enough for.
+/// Keeps nothing but the right to send probes, and to mark them if clients may choose marks, and
+/// says what that is enough for.
 fn drop_privileges(choices: Choices) {
     let kept = if choices.fwmark {
         traceroute_net::keep_marking_privileges()
@@ -161,7 +163,8 @@ impl Sockets {
 }
 
 async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result<(), StartError> {
-    // Before anybody is told that the service is there: they might send a signal, which would end it the hard way.
+    // Before anybody is told that the service is there: they might send a signal, which would end
+    // it the hard way.
     let mut stop = Stop::watch().map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     sockets.announce(&config);
     let (cancel, cancelled) = watch::channel(false);
@@ -234,7 +237,8 @@ impl Stop {
     }
 }
 
-/// Ctrl-Break, the console being closed, the system shutting down: Windows ends the program some seconds later.
+/// Ctrl-Break, the console being closed, the system shutting down: Windows ends the program some
+/// seconds later.
 #[cfg(windows)]
 async fn windows_end() -> Option<()> {
     use tokio::signal::windows::{ctrl_break, ctrl_close, ctrl_shutdown};
@@ -326,8 +330,9 @@ impl Server {
         }
     }
 
-    /// Waits until there may be one more connection, and carries it on in a task. Others wait in the kernel meanwhile. It is
-    /// accepted before: listeners that waited for room with nobody there would take it from each other.
+    /// Waits until there may be one more connection, and carries it on in a task. Others wait in
+    /// the kernel meanwhile. It is accepted before: listeners that waited for room with nobody
+    /// there would take it from each other.
     async fn connection<S: Socket>(&self, socket: S) {
         let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else {
             return;
@@ -364,8 +369,8 @@ impl Server {
     }
 }
 
-/// Sends answers at once, and finds out when the client vanishes without a word: while it owes acknowledgements, after the
-/// time that it may take to read; otherwise by asking.
+/// Sends answers at once, and finds out when the client vanishes without a word: while it owes
+/// acknowledgements, after the time that it may take to read; otherwise by asking.
 fn tune(stream: &tokio::net::TcpStream, write_timeout: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
@@ -392,7 +397,8 @@ async fn pause(error: &io::Error) {
 }
 
 impl Ended {
-    /// Lets every connection end after its present request, and waits for that, no longer than `patience`.
+    /// Lets every connection end after its present request, and waits for that, no longer than
+    /// `patience`.
     async fn all(&mut self, patience: Duration) {
         self.stopping = None;
         let _ = timeout(patience, self.alive.recv()).await;

@@ -1,7 +1,8 @@
-//! `GET /traceroute/stream`: server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+//! `GET /traceroute/stream`: server-sent events
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
-//! `hop`, `run` and `e2e` tell what happens as it happens; the last event is `report`, the document that `/traceroute`
-//! gives, or `error`.
+//! `hop`, `run` and `e2e` tell what happens as it happens; the last event is `report`, the document
+//! that `/traceroute` gives, or `error`.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -25,13 +26,16 @@ use crate::job::Job;
 use crate::observe::Outcome;
 use crate::router::respond;
 
-/// How often something is sent when nothing happens, so that nobody between takes the connection for dead.
+/// How often something is sent when nothing happens, so that nobody between takes the connection
+/// for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How many events wait for a client that reads slowly. Those beyond are left out; the document has them all.
+/// How many events wait for a client that reads slowly. Those beyond are left out; the document has
+/// them all.
 const QUEUE: usize = 16_384;
 
-/// A response that carries out `job`, however slowly its body is read; dropping the body stops the job.
+/// A response that carries out `job`, however slowly its body is read; dropping the body stops the
+/// job.
 pub(crate) fn response(job: Job) -> Response {
     let events = Events::new(job);
     let outcome = events.outcome.clone();
@@ -62,7 +66,8 @@ impl Events {
         let hide_private = job.request().skip_private_hops;
         let (sender, progress) = mpsc::channel(QUEUE);
         let mut work = JoinSet::new();
-        // A task of its own: limits of time hold, and probes are sent, whether or not somebody reads.
+        // A task of its own: limits of time hold, and probes are sent, whether or not somebody
+        // reads.
         work.spawn(
             async move {
                 let tell = Box::new(move |progress| {

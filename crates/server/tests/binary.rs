@@ -42,7 +42,8 @@ impl Server {
         Server::spawn(node, command)
     }
 
-    /// Starts whatever becomes the server, and waits until it listens, at a TCP address or else a Unix socket.
+    /// Starts whatever becomes the server, and waits until it listens, at a TCP address or else a
+    /// Unix socket.
     fn spawn(node: &Node, mut command: Command) -> Server {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -358,7 +359,8 @@ fn a_client_that_goes_away_cancels_its_traces() {
     );
 }
 
-/// HTTP lets clients send the next request before they have the answer. Whoever does must not live on in the server.
+/// HTTP lets clients send the next request before they have the answer. Whoever does must not live
+/// on in the server.
 #[test]
 fn bytes_after_a_request_do_not_hide_that_the_client_goes_away() {
     let Some(lab) = require_lab() else { return };

@@ -52,8 +52,9 @@ fn v6_code(why: Unreachable) -> u8 {
     }
 }
 
-/// Whether an error may be sent about this packet (RFC 1122 §3.2.2, RFC 4443 §2.4 e): not about ICMP errors, nor
-/// about fragments other than the first (here: about any), nor to or about addresses that name no single host.
+/// Whether an error may be sent about this packet (RFC 1122 §3.2.2, RFC 4443 §2.4 e): not about
+/// ICMP errors, nor about fragments other than the first (here: about any), nor to or about
+/// addresses that name no single host.
 pub(crate) fn may_answer(packet: &Packet) -> bool {
     let message = packet.transport().first().copied().unwrap_or(0);
     let is_error = match packet.protocol() {
@@ -130,8 +131,8 @@ fn quote(about: &Packet, manner: &Icmp) -> Vec<u8> {
     quote
 }
 
-/// RFC 4884 §7, with an MPLS label stack object (RFC 4950 §3), or with interface information (RFC 5837 §4: the index
-/// only) when there are no labels.
+/// RFC 4884 §7, with an MPLS label stack object (RFC 4950 §3), or with interface information (RFC
+/// 5837 §4: the index only) when there are no labels.
 fn extension(manner: &Icmp) -> Vec<u8> {
     let mut object = if manner.mpls.is_empty() {
         vec![0, 0, 2, 0x08, 0, 0, 0, 1]

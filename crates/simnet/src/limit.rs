@@ -64,8 +64,8 @@ impl Buckets {
     }
 }
 
-/// What Linux does, in its own unit of time, the jiffy: first `icmp_global_allow`, then `inet_peer_xrlim_allow`, and
-/// `icmp_global_consume` when both agree.
+/// What Linux does, in its own unit of time, the jiffy: first `icmp_global_allow`, then
+/// `inet_peer_xrlim_allow`, and `icmp_global_consume` when both agree.
 #[derive(Debug)]
 pub(crate) struct Linux {
     spec: LinuxLimit,
@@ -90,7 +90,8 @@ impl Linux {
         let now = (now.as_nanos() * u128::from(self.spec.hz) / 1_000_000_000) as u64;
         let allowed = self.has_credit(now) && self.peer(destination, now);
         if allowed {
-            // Random, so that nobody learns about other destinations by counting. It may become less than 0.
+            // Random, so that nobody learns about other destinations by counting. It may become
+            // less than 0.
             self.credit -= i32::from(rng.u8(..3));
         }
         allowed

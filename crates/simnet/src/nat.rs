@@ -1,4 +1,5 @@
-//! Source NAT (RFC 3022, RFC 5508): addresses, ports and echo identifiers of what passes, and quotes in ICMP errors.
+//! Source NAT (RFC 3022, RFC 5508): addresses, ports and echo identifiers of what passes, and
+//! quotes in ICMP errors.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,7 +13,8 @@ type Endpoint = (u8, IpAddr, u16);
 /// The first NAT hands out ports from here upwards.
 const FIRST_PORT: u16 = 20_000;
 
-/// How far the ports of two NATs are apart, so that a mapping of one is never right by chance in another.
+/// How far the ports of two NATs are apart, so that a mapping of one is never right by chance in
+/// another.
 const PORTS_APART: u16 = 1_000;
 
 /// A NAT at work.

@@ -19,7 +19,8 @@ mod answers;
 mod forge;
 mod hosts;
 
-/// A simulated network between one client and its targets. Times are since any fixed moment of the caller's choice.
+/// A simulated network between one client and its targets. Times are since any fixed moment of the
+/// caller's choice.
 ///
 /// Call [`Network::inject`] for each packet that the client sends, and [`Network::poll`] whenever
 /// [`Network::next_at`] is reached.
@@ -140,7 +141,8 @@ impl Network {
         self.nodes.iter().position(|node| node.name == name)
     }
 
-    /// The counters of a router or target, by its name; a target without a name has its (IPv4) address for one.
+    /// The counters of a router or target, by its name; a target without a name has its (IPv4)
+    /// address for one.
     pub fn counters(&self, name: &str) -> Option<&Counters> {
         self.find(name).map(|node| &self.nodes[node].counters)
     }
@@ -155,7 +157,8 @@ impl Network {
         self.injected
     }
 
-    /// Injected packets that never left the client: malformed ones, multicast and link-local traffic.
+    /// Injected packets that never left the client: malformed ones, multicast and link-local
+    /// traffic.
     pub fn ignored(&self) -> u64 {
         self.ignored
     }
@@ -177,13 +180,14 @@ impl Network {
         self.injected
     }
 
-    /// When to call [`Network::poll`] next. It may then return nothing: not every event inside reaches the client.
+    /// When to call [`Network::poll`] next. It may then return nothing: not every event inside
+    /// reaches the client.
     pub fn next_at(&self) -> Option<Duration> {
         self.agenda.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Lets everything happen that is due at `now`, up to the next packet that arrives at the client. Call it until it
-    /// returns `None`. Packets come in the order of their arrival.
+    /// Lets everything happen that is due at `now`, up to the next packet that arrives at the
+    /// client. Call it until it returns `None`. Packets come in the order of their arrival.
     pub fn poll(&mut self, now: Duration) -> Option<Delivery> {
         while let Some(entry) = self.agenda.first_entry() {
             let at = entry.key().0;

@@ -155,7 +155,8 @@ impl Node {
         }
     }
 
-    /// Where ICMP errors about such a packet come from; `None` when the node has no address of that family.
+    /// Where ICMP errors about such a packet come from; `None` when the node has no address of that
+    /// family.
     pub(crate) fn error_source(&self, v6: bool) -> Option<IpAddr> {
         if v6 {
             self.icmp.from_v6.or(self.v6).map(IpAddr::V6)
@@ -205,8 +206,8 @@ impl Node {
         })
     }
 
-    /// When a packet for `destination` that came at `now` gives up waiting for a link-layer address: together with the
-    /// first that waits, which waits for `time`.
+    /// When a packet for `destination` that came at `now` gives up waiting for a link-layer
+    /// address: together with the first that waits, which waits for `time`.
     pub(crate) fn resolved_at(&mut self, destination: IpAddr, time: Duration, now: Duration) -> Duration {
         let until = self.resolving.entry(destination).or_insert(now);
         if *until <= now {

@@ -1,4 +1,5 @@
-//! IP packets as bytes: the few fields that routers look at or change, and checksums (RFC 1071, RFC 1624).
+//! IP packets as bytes: the few fields that routers look at or change, and checksums (RFC 1071, RFC
+//! 1624).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +11,8 @@ pub(crate) const ICMP_V6: u8 = 58;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 
-/// A packet whose IP header was checked: every header field is inside the bytes, and the transport offset is too.
+/// A packet whose IP header was checked: every header field is inside the bytes, and the transport
+/// offset is too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Packet {
     bytes: Vec<u8>,
@@ -22,7 +24,8 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// Checks the IP header and cuts link-layer padding off. `None` when a length field does not fit.
+    /// Checks the IP header and cuts link-layer padding off. `None` when a length field does not
+    /// fit.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
             4 => Self::parse_v4(bytes),
@@ -51,12 +54,14 @@ impl Packet {
         Self::behind_v6_headers(bytes.get(..total)?)
     }
 
-    /// A packet of exactly these bytes. `None` when its headers before the transport header are not all in them.
+    /// A packet of exactly these bytes. `None` when its headers before the transport header are not
+    /// all in them.
     fn behind_v6_headers(bytes: &[u8]) -> Option<Self> {
         let mut protocol = *bytes.get(6)?;
         let mut transport = IPV6_HEADER;
         let mut fragment = false;
-        // Hop-by-hop options, routing, destination options (length in units of 8 beyond the first 8), fragment (8).
+        // Hop-by-hop options, routing, destination options (length in units of 8 beyond the first
+        // 8), fragment (8).
         while matches!(protocol, 0 | 43 | 44 | 60) {
             let length = match protocol {
                 44 => {
@@ -219,7 +224,8 @@ impl Packet {
         }
     }
 
-    /// Replaces an even number of IPv4 header bytes at an even offset; a wrong checksum stays wrong.
+    /// Replaces an even number of IPv4 header bytes at an even offset; a wrong checksum stays
+    /// wrong.
     fn replace_v4_header(&mut self, at: usize, new: &[u8]) {
         let sum = adjust(
             u16_at(&self.bytes, 10).unwrap_or(0),
@@ -253,7 +259,8 @@ impl Packet {
         }
     }
 
-    /// Replaces two transport bytes (a port or an echo identifier) and adjusts the transport checksum.
+    /// Replaces two transport bytes (a port or an echo identifier) and adjusts the transport
+    /// checksum.
     pub(crate) fn set_transport_u16(&mut self, offset: usize, value: u16) {
         let at = self.transport + offset;
         let Some(old) = self.bytes.get(at..at + 2).map(<[u8]>::to_vec) else {
@@ -263,8 +270,9 @@ impl Packet {
         put_u16(&mut self.bytes, at, value);
     }
 
-    /// Keeps the transport checksum in step with a change of `old` to `new`, when it is inside the bytes (a quoted
-    /// packet may be cut before it) and covers the change (ICMP in IPv4 has no pseudo header).
+    /// Keeps the transport checksum in step with a change of `old` to `new`, when it is inside the
+    /// bytes (a quoted packet may be cut before it) and covers the change (ICMP in IPv4 has no
+    /// pseudo header).
     fn adjust_transport_checksum(&mut self, old: &[u8], new: &[u8], pseudo_header: bool) {
         if self.protocol == ICMP && pseudo_header {
             return;
@@ -304,7 +312,8 @@ impl Packet {
         }
     }
 
-    /// Blanks SACK-permitted (4) and timestamps (8) in a TCP SYN with NOPs; recomputes its checksum unless it was wrong.
+    /// Blanks SACK-permitted (4) and timestamps (8) in a TCP SYN with NOPs; recomputes its checksum
+    /// unless it was wrong.
     pub(crate) fn strip_syn_options(&mut self) {
         let header = self
             .transport()
@@ -342,8 +351,8 @@ impl Packet {
         }
     }
 
-    /// Adds 8 bytes between IP header and transport: four-byte router alert (RFC 2113) and NOPs in IPv4, a destination
-    /// options header with padding (RFC 8200 §4.6) in IPv6.
+    /// Adds 8 bytes between IP header and transport: four-byte router alert (RFC 2113) and NOPs in
+    /// IPv4, a destination options header with padding (RFC 8200 §4.6) in IPv6.
     pub(crate) fn add_options(&mut self) {
         // IPv4 headers end at 60 bytes.
         if !self.is_v6() && self.transport > 52 {
@@ -369,7 +378,8 @@ impl Packet {
         self.transport += 8;
     }
 
-    /// Sends an ICMP error on to another address with another body; computes its checksum unless it was wrong before.
+    /// Sends an ICMP error on to another address with another body; computes its checksum unless it
+    /// was wrong before.
     pub(crate) fn replace_message(&mut self, destination: IpAddr, mut message: Vec<u8>, checksum_ok: bool) {
         self.set_destination(destination);
         if checksum_ok {
@@ -384,7 +394,8 @@ impl Packet {
         self.is_v6() || checksum(&self.bytes[..self.transport], 0) == 0
     }
 
-    /// Whether the ICMP, UDP or TCP checksum is right. A UDP checksum of zero is right in IPv4 only (RFC 8200 §8.1).
+    /// Whether the ICMP, UDP or TCP checksum is right. A UDP checksum of zero is right in IPv4 only
+    /// (RFC 8200 §8.1).
     pub(crate) fn transport_checksum_ok(&self) -> bool {
         let transport = self.transport();
         match self.protocol {
@@ -403,8 +414,8 @@ impl Packet {
         )
     }
 
-    /// Parses a quoted packet, which may be cut anywhere behind its IP headers and whose total length is that of the
-    /// original. [`Packet::bytes`] are the quoted ones.
+    /// Parses a quoted packet, which may be cut anywhere behind its IP headers and whose total
+    /// length is that of the original. [`Packet::bytes`] are the quoted ones.
     pub(crate) fn parse_quote(bytes: &[u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
             4 => {
@@ -498,7 +509,8 @@ fn fold(mut sum: u32) -> u16 {
     sum as u16
 }
 
-/// The checksum after `old` was replaced by `new` (RFC 1624 equation 3); both start at an even offset.
+/// The checksum after `old` was replaced by `new` (RFC 1624 equation 3); both start at an even
+/// offset.
 fn adjust(sum: u16, old: &[u8], new: &[u8]) -> u16 {
     let without = u32::from(!sum) + u32::from(!fold(add(old, 0)));
     !fold(add(new, without))

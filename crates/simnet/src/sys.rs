@@ -11,8 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-/// Opens a TUN device without packet information (`IFF_TUN | IFF_NO_PI`), non-blocking; it vanishes with the file. An
-/// empty name, or one with `%d`, lets the kernel choose. Returns the name too.
+/// Opens a TUN device without packet information (`IFF_TUN | IFF_NO_PI`), non-blocking; it vanishes
+/// with the file. An empty name, or one with `%d`, lets the kernel choose. Returns the name too.
 pub(crate) fn open_tun(name: &str) -> io::Result<(File, String)> {
     let file = OpenOptions::new()
         .read(true)
@@ -21,7 +21,8 @@ pub(crate) fn open_tun(name: &str) -> io::Result<(File, String)> {
         .open("/dev/net/tun")?;
     let mut request = interface_request(name)?;
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is and which outlives the call.
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is and which outlives the
+    // call.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     let name = request
         .ifr_name
@@ -37,7 +38,8 @@ pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
     let mut request = interface_request(interface)?;
     // Any socket of the namespace does.
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: SIOCGIFFLAGS reads and writes one `ifreq`, which `request` is and which outlives the call.
+    // SAFETY: SIOCGIFFLAGS reads and writes one `ifreq`, which `request` is and which outlives the
+    // call.
     check(unsafe {
         libc::ioctl(
             socket.as_raw_fd(),
@@ -59,7 +61,8 @@ pub(crate) fn bring_up(interface: &str) -> io::Result<()> {
 
 /// What is asked of one interface, all else zero.
 fn interface_request(name: &str) -> io::Result<libc::ifreq> {
-    // SAFETY: all-zero bytes are a valid `ifreq`: it holds only integers, arrays and a pointer that may be null.
+    // SAFETY: all-zero bytes are a valid `ifreq`: it holds only integers, arrays and a pointer that
+    // may be null.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() || name.contains('\0') {
         return Err(io::Error::new(
@@ -101,8 +104,8 @@ pub(crate) fn set_realtime() -> io::Result<()> {
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) })
 }
 
-/// Waits until one of two files is readable or closed by its other side, or for `timeout` (`None`: no limit). Returns
-/// which are. A signal counts as a time-out.
+/// Waits until one of two files is readable or closed by its other side, or for `timeout` (`None`:
+/// no limit). Returns which are. A signal counts as a time-out.
 pub(crate) fn wait(files: [BorrowedFd<'_>; 2], timeout: Option<Duration>) -> io::Result<[bool; 2]> {
     let mut polled = files.map(|file| libc::pollfd {
         fd: file.as_raw_fd(),
@@ -119,7 +122,8 @@ pub(crate) fn wait(files: [BorrowedFd<'_>; 2], timeout: Option<Duration>) -> io:
         }
         None => std::ptr::null(),
     };
-    // SAFETY: the two `pollfd`s and the time, when there is one, outlive the call; a null signal mask changes none.
+    // SAFETY: the two `pollfd`s and the time, when there is one, outlive the call; a null signal
+    // mask changes none.
     let result = check(unsafe { libc::ppoll(polled.as_mut_ptr(), 2, time_pointer, std::ptr::null()) });
     match result {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; 2]),

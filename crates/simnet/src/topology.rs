@@ -1,4 +1,5 @@
-//! Topologies as data: the TOML model. Every field has a default, so that a file says only what is special.
+//! Topologies as data: the TOML model. Every field has a default, so that a file says only what is
+//! special.
 //!
 //! The guide with examples is `docs/simulated-network.md`.
 
@@ -93,7 +94,8 @@ impl Topology {
             .collect()
     }
 
-    /// Every address that packets may come from: of routers (NATs, other interfaces, strangers) and of targets.
+    /// Every address that packets may come from: of routers (NATs, other interfaces, strangers) and
+    /// of targets.
     pub fn simulated_addresses(&self) -> Vec<IpAddr> {
         let mut all = self.target_addresses();
         all.extend(self.every_target().flat_map(|target| target.icmp.other_sources()));
@@ -232,7 +234,8 @@ pub(crate) struct Hop {
     pub(crate) ttl_decrement: u8,
     /// Sets the TTL of what it forwards.
     pub(crate) ttl_reset: Option<u8>,
-    /// Forwards with TTL 0 instead of answering, so that the next router quotes TTL 0 and appears twice.
+    /// Forwards with TTL 0 instead of answering, so that the next router quotes TTL 0 and appears
+    /// twice.
     #[serde(default)]
     pub(crate) zero_ttl_forwarding: bool,
     /// Rewrites the type of service or traffic class of what it forwards.
@@ -246,8 +249,8 @@ pub(crate) struct Hop {
     pub(crate) strip_tcp_options: bool,
     /// Answers each echo request that passes with an echo reply from this stranger.
     pub(crate) forge_echo_from: Option<IpAddr>,
-    /// Which UDP datagrams that pass are also answered at once in the name of their destination, counted from 1: with a
-    /// datagram from the probed port to the source port.
+    /// Which UDP datagrams that pass are also answered at once in the name of their destination,
+    /// counted from 1: with a datagram from the probed port to the source port.
     #[serde(default)]
     pub(crate) forge_udp: Vec<u64>,
     pub(crate) nat: Option<Nat>,
@@ -273,7 +276,8 @@ pub(crate) enum Balance {
     Addresses,
     /// Addresses, protocol and TCP or UDP ports.
     Ports,
-    /// Addresses, protocol and the first four transport bytes: for ICMP the type, code and checksum.
+    /// Addresses, protocol and the first four transport bytes: for ICMP the type, code and
+    /// checksum.
     FirstFourBytes,
     /// Addresses and IPv6 flow label (RFC 6438); in IPv4 as `ports`.
     FlowLabel,
@@ -338,15 +342,16 @@ impl Nat {
     }
 }
 
-/// What a NAT translates back in the quote of an ICMP error. The checksum of a quoted IPv4 header is always right.
+/// What a NAT translates back in the quote of an ICMP error. The checksum of a quoted IPv4 header
+/// is always right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Quotes {
     /// Address, port or echo identifier, and the checksum that covers them (RFC 5508 §4.2).
     #[default]
     Translated,
-    /// Address and port or echo identifier. The inner UDP, TCP or ICMP checksum stays that of the outside
-    /// (RFC 3022 §4.3 asks for no more).
+    /// Address and port or echo identifier. The inner UDP, TCP or ICMP checksum stays that of the
+    /// outside (RFC 3022 §4.3 asks for no more).
     StaleChecksum,
     /// As `StaleChecksum`, with a UDP checksum of 0.
     ZeroChecksum,
@@ -358,8 +363,8 @@ pub(crate) enum Quotes {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Icmp {
-    /// Bytes quoted behind the IP header; when absent as much as fits into 576 bytes (RFC 1812 §4.3.2.3) or 1280
-    /// (RFC 4443 §3.1).
+    /// Bytes quoted behind the IP header; when absent as much as fits into 576 bytes (RFC 1812
+    /// §4.3.2.3) or 1280 (RFC 4443 §3.1).
     pub(crate) quote: Option<u16>,
     /// Adds an extension structure; implied by `mpls`.
     pub(crate) extension: Option<Extension>,
@@ -368,7 +373,8 @@ pub(crate) struct Icmp {
     pub(crate) quote_ttl: Option<u8>,
     /// Swaps the bytes of the IPv4 total length in the quote, as old BSD systems did.
     pub(crate) quote_length_swapped: bool,
-    /// The quote has IPv4 options or an IPv6 extension header, as if the packet had got them on its way.
+    /// The quote has IPv4 options or an IPv6 extension header, as if the packet had got them on its
+    /// way.
     pub(crate) quote_options: bool,
     /// The node's own packets, TCP aside, have IPv4 options or an IPv6 extension header.
     pub(crate) options: bool,
@@ -456,8 +462,8 @@ pub(crate) struct Block {
     pub(crate) code: Option<u8>,
     /// How much later each packet is answered.
     pub(crate) delay: Option<Millis>,
-    /// Packets wait as for the link-layer address of a host that is down: all that came in this time since the first
-    /// are answered at its end, and the next one begins anew.
+    /// Packets wait as for the link-layer address of a host that is down: all that came in this
+    /// time since the first are answered at its end, and the next one begins anew.
     pub(crate) resolve: Option<Millis>,
 }
 

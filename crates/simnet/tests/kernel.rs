@@ -1,5 +1,6 @@
-//! What the running kernel does with ICMP errors, beside what is simulated. The tests take seconds each and say what they
-//! have measured: `cargo test -p traceroute-simnet --test kernel -- --ignored --nocapture`. They need root.
+//! What the running kernel does with ICMP errors, beside what is simulated. The tests take seconds
+//! each and say what they have measured: `cargo test -p traceroute-simnet --test kernel --
+//! --ignored --nocapture`. They need root.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers outside #[test] functions, and what was measured
 
@@ -142,8 +143,8 @@ fn default_sysctl(node: &Node, path: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Whether at no time one has answered more than one more than the other. The kernel's ticks, which the simulation does
-/// not see, explain as much.
+/// Whether at no time one has answered more than one more than the other. The kernel's ticks, which
+/// the simulation does not see, explain as much.
 fn are_close(measured: &[usize], simulated: &[usize]) -> bool {
     let until = |answered: &[usize], number| answered.partition_point(|other| *other <= number);
     (0..60).all(|number| until(measured, number).abs_diff(until(simulated, number)) <= 1)

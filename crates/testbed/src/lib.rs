@@ -1,13 +1,14 @@
 //! Real networks for tests and benches, made of unnamed Linux network namespaces.
 //!
-//! A [`Lab`] has [`Node`]s: hosts and routers with the kernel's own network stack. [`Lab::chain`] puts a client,
-//! routers and a target in a row.
+//! A [`Lab`] has [`Node`]s: hosts and routers with the kernel's own network stack. [`Lab::chain`]
+//! puts a client, routers and a target in a row.
 //!
-//! - Nothing is left behind: namespaces are held by file descriptors of this process only, so the kernel removes them
-//!   when it ends, be it by SIGKILL. Programs started with [`Node::command`] are killed with it.
+//! - Nothing is left behind: namespaces are held by file descriptors of this process only, so the
+//!   kernel removes them when it ends, be it by SIGKILL. Programs started with [`Node::command`]
+//!   are killed with it.
 //! - The default namespace is never touched, and labs do not see each other.
-//! - Root is not needed where plain users may make user namespaces. Only [`Node::enter`] needs it; `unshare -Ur` is
-//!   root enough.
+//! - Root is not needed where plain users may make user namespaces. Only [`Node::enter`] needs it;
+//!   `unshare -Ur` is root enough.
 //! - The programs `ip` and, for packet filters, `nft` must be installed.
 //!
 //! ```
@@ -32,7 +33,8 @@
 //! # }
 //! ```
 #![cfg(target_os = "linux")]
-// Namespaces, passing of descriptors and TUN devices have no safe interface in the standard library.
+// Namespaces, passing of descriptors and TUN devices have no safe interface in the standard
+// library.
 #![allow(unsafe_code)]
 
 mod chain;
@@ -50,7 +52,8 @@ pub use names::{NameAnswer, Record};
 pub use node::{Node, Reject};
 pub use service::Service;
 
-/// Gives up every capability that the calling thread has, for good: its sockets are those of plain users from then on.
+/// Gives up every capability that the calling thread has, for good: its sockets are those of plain
+/// users from then on.
 ///
 /// # Errors
 /// The kernel refuses.

@@ -9,7 +9,8 @@ use crate::{Chain, Error, Node, Result, Service, not_run};
 /// Where the name server of [`Node::serve_names`] listens, in its own node.
 const SERVER: ([u8; 4], u16) = ([127, 0, 0, 53], 53);
 
-/// Length of a message's header (RFC 1035 section 4.1.1), and of what follows the name in a question (section 4.1.2).
+/// Length of a message's header (RFC 1035 section 4.1.1), and of what follows the name in a
+/// question (section 4.1.2).
 const HEADER: usize = 12;
 const TYPE_AND_CLASS: usize = 4;
 
@@ -38,15 +39,16 @@ pub enum NameAnswer {
     Addresses(Vec<IpAddr>),
     /// These names.
     Names(Vec<String>),
-    /// No record but a code (RFC 1035 section 4.1.1): 2 for a failure, 3 when there is no such name, 5 for a refusal.
+    /// No record but a code (RFC 1035 section 4.1.1): 2 for a failure, 3 when there is no such
+    /// name, 5 for a refusal.
     Code(u8),
     /// Nothing at all.
     Silence,
 }
 
 impl Node {
-    /// Answers questions for the names of `known` addresses (PTR, RFC 1035 section 3.3.12), and denies all other names, at the
-    /// address that programs of [`Node::command_with_names`] ask.
+    /// Answers questions for the names of `known` addresses (PTR, RFC 1035 section 3.3.12), and
+    /// denies all other names, at the address that programs of [`Node::command_with_names`] ask.
     ///
     /// # Errors
     /// When the port cannot be bound.
@@ -64,8 +66,8 @@ impl Node {
         })
     }
 
-    /// Answers questions over UDP with what `answer` says of a name, in lower case, and a type of record; at the address that
-    /// programs of [`Node::command_with_names`] ask.
+    /// Answers questions over UDP with what `answer` says of a name, in lower case, and a type of
+    /// record; at the address that programs of [`Node::command_with_names`] ask.
     ///
     /// # Errors
     /// When the port cannot be bound.
@@ -76,8 +78,8 @@ impl Node {
         self.answer_udp(SocketAddr::from(SERVER), move |query| respond(query, &answer))
     }
 
-    /// A program for which `/etc/hosts` has these lines, and for which the only name server is that of
-    /// [`Node::serve_names`], whether it is there or not. The files are made in `folder`.
+    /// A program for which `/etc/hosts` has these lines, and for which the only name server is that
+    /// of [`Node::serve_names`], whether it is there or not. The files are made in `folder`.
     ///
     /// # Errors
     /// The files cannot be written.
@@ -96,8 +98,8 @@ impl Node {
         )
     }
 
-    /// A program for which files of `/etc` that exist have these names and contents. The files are made in `folder`: what is
-    /// written to them later, the program sees.
+    /// A program for which files of `/etc` that exist have these names and contents. The files are
+    /// made in `folder`: what is written to them later, the program sees.
     ///
     /// # Errors
     /// The files cannot be written.
@@ -139,8 +141,8 @@ impl Node {
 }
 
 impl Chain {
-    /// [`Node::serve_names`] for the client: the first hop is `first.v4.test`, the target `one.v4.test` and `two.v4.test`, and
-    /// with `v6` likewise. Hops between them have no name.
+    /// [`Node::serve_names`] for the client: the first hop is `first.v4.test`, the target
+    /// `one.v4.test` and `two.v4.test`, and with `v6` likewise. Hops between them have no name.
     ///
     /// # Errors
     /// As [`Node::serve_names`].

@@ -1,5 +1,6 @@
-//! What the probes learned beyond the [`Report`](crate::Report)'s contract: only there when asked for
-//! ([`Parameters::details`](crate::Parameters)), and then as the document's last member. `docs/details.md` describes it.
+//! What the probes learned beyond the [`Report`](crate::Report)'s contract: only there when asked
+//! for ([`Parameters::details`](crate::Parameters)), and then as the document's last member.
+//! `docs/details.md` describes it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -126,7 +127,8 @@ pub struct HopDetails {
     pub nat: bool,
 }
 
-/// The answer to a probe. What this system's sockets do not tell is `None`, and left out of the document.
+/// The answer to a probe. What this system's sockets do not tell is `None`, and left out of the
+/// document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerDetails {
     /// Who answered.
@@ -135,7 +137,8 @@ pub struct AnswerDetails {
     pub answer: AnswerKind,
     /// The answer is the destination's.
     pub destination: bool,
-    /// Which of the probes with this TTL it answers, from 0; absent when that cannot be told, and then there is no round-trip time.
+    /// Which of the probes with this TTL it answers, from 0; absent when that cannot be told, and
+    /// then there is no round-trip time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u8>,
     /// ICMP or `ICMPv6` type, where the answer is an ICMP message.
@@ -144,21 +147,23 @@ pub struct AnswerDetails {
     /// ICMP or `ICMPv6` code, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp_code: Option<u8>,
-    /// What the traceroute program writes behind the round-trip time: `!H`, `!N`, `!X`, `!<13>` …; `None` where it writes nothing.
+    /// What the traceroute program writes behind the round-trip time: `!H`, `!N`, `!X`, `!<13>` …;
+    /// `None` where it writes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notation: Option<String>,
     /// TTL or hop limit of the answer itself on arrival, in hops.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_ttl: Option<u8>,
-    /// TTL or hop limit of the probe as the answer quotes it, in hops. Where the probe ran out of it that is 1, or 0, unless
-    /// something tampers with it; whoever refuses the probe quotes what was left.
+    /// TTL or hop limit of the probe as the answer quotes it, in hops. Where the probe ran out of
+    /// it that is 1, or 0, unless something tampers with it; whoever refuses the probe quotes what
+    /// was left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted_ttl: Option<u8>,
     /// MPLS label stack of the probe at the router (RFC 4950), outermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mpls: Vec<MplsEntry>,
-    /// The round-trip time is between two of the kernel's timestamps; otherwise the program read the clock itself at least
-    /// when it sent the probe.
+    /// The round-trip time is between two of the kernel's timestamps; otherwise the program read
+    /// the clock itself at least when it sent the probe.
     pub kernel_timestamps: bool,
 }
 
@@ -209,8 +214,8 @@ pub struct AddressCount {
     pub answers: u32,
 }
 
-/// What happened to all probes and packets since the [`Tracer`](crate::Tracer) was made: those of all its requests, and of
-/// their end-to-end probes as well.
+/// What happened to all probes and packets since the [`Tracer`](crate::Tracer) was made: those of
+/// all its requests, and of their end-to-end probes as well.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// Probes.
@@ -235,13 +240,15 @@ pub struct ProbeCounters {
 /// What happened to packets that came in.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ReplyCounters {
-    /// Packets that came through the capture's filter; without raw sockets, what the kernel had to say of probes.
+    /// Packets that came through the capture's filter; without raw sockets, what the kernel had to
+    /// say of probes.
     pub captured: u64,
     /// Packets that the kernel dropped because nobody read them in time.
     pub kernel_drops: u64,
     /// Credited to a probe.
     pub matched: u64,
-    /// Among those, quotes that show another source address or port than ours: there is a NAT on the path.
+    /// Among those, quotes that show another source address or port than ours: there is a NAT on
+    /// the path.
     pub translated: u64,
     /// Credited to no probe, by reason.
     pub ignored: BTreeMap<String, u64>,
@@ -431,8 +438,9 @@ impl AnswerKind {
     }
 }
 
-/// What traceroute programs write for a destination unreachable. The letters are those of traceroute(8) on Linux, and for codes
-/// that it has no letter for those of the BSDs; a port unreachable is worth a note only when it is not the destination's.
+/// What traceroute programs write for a destination unreachable. The letters are those of
+/// traceroute(8) on Linux, and for codes that it has no letter for those of the BSDs; a port
+/// unreachable is worth a note only when it is not the destination's.
 fn notation(v4: bool, code: u8, destination: bool) -> Option<String> {
     let letter = match (v4, code) {
         (true, 3) | (false, 4) if destination => return None,

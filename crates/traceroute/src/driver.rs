@@ -1,5 +1,5 @@
-//! The one thread that pumps an [`Engine`] over a [`Network`], and the handle through which the rest of the process
-//! talks to it.
+//! The one thread that pumps an [`Engine`] over a [`Network`], and the handle through which the
+//! rest of the process talks to it.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,13 +18,15 @@ use traceroute_engine::{
     NetworkEvent, OpenFlow, Operation, Outcome, Route, Time, Token, TraceError, TraceId, TraceSpec, Waker,
 };
 
-/// Actions carried out between two looks at the capture, so that its buffer cannot overflow while many probes are due.
+/// Actions carried out between two looks at the capture, so that its buffer cannot overflow while
+/// many probes are due.
 const ACTIONS_PER_TURN: usize = 32;
 /// Commands taken between two looks at the capture.
 const COMMANDS_PER_TURN: usize = 64;
 /// So many packets at one look, and there may be more.
 const CROWD: usize = 32;
-/// Looks at the capture, one after the other, as long as it is crowded; then it is the probes' turn.
+/// Looks at the capture, one after the other, as long as it is crowded; then it is the probes'
+/// turn.
 const LOOKS_PER_TURN: usize = 16;
 /// The same when nothing was read for a while: more than a capture has room for.
 const LOOKS_AFTER_IDLING: usize = 1024;
@@ -67,7 +69,8 @@ impl AddAssign for Statistics {
     }
 }
 
-/// A handle to the driver. Cloning is cheap. The thread ends when every handle and every trace is gone.
+/// A handle to the driver. Cloning is cheap. The thread ends when every handle and every trace is
+/// gone.
 #[derive(Clone)]
 pub struct Driver {
     shared: Arc<Shared>,
@@ -105,7 +108,8 @@ struct Start {
 }
 
 impl Driver {
-    /// Starts the thread. The network is opened with `open` when the first trace starts, and again after it broke.
+    /// Starts the thread. The network is opened with `open` when the first trace starts, and again
+    /// after it broke.
     ///
     /// # Errors
     /// The operating system cannot start a thread.
@@ -128,7 +132,8 @@ impl Driver {
         Ok(Driver { shared })
     }
 
-    /// Starts a trace. Dropping the returned future before it is ready cancels the trace and frees all it holds.
+    /// Starts a trace. Dropping the returned future before it is ready cancels the trace and frees
+    /// all it holds.
     pub fn trace(&self, spec: TraceSpec, on_news: Option<OnNews>) -> Trace {
         let ticket = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
         let (result, receiver) = oneshot::channel();
@@ -170,7 +175,8 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // The thread sees that the channel is closed once it wakes; the sender itself is dropped right after this.
+        // The thread sees that the channel is closed once it wakes; the sender itself is dropped
+        // right after this.
         let (closed, _) = mpsc::channel();
         self.commands = closed;
         self.wake();
@@ -248,7 +254,8 @@ impl Pump {
         }
     }
 
-    /// Runs, and begins anew after a panic, of which the panic hook tells: one defect must not end a service for good.
+    /// Runs, and begins anew after a panic, of which the panic hook tells: one defect must not end
+    /// a service for good.
     fn keep_running(mut self) {
         while catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
             tracing::error!("a defect in the probing engine; all traces in flight end");
@@ -256,7 +263,8 @@ impl Pump {
         }
     }
 
-    /// Forgets everything, for it may be half changed. Traces in flight end with [`TraceError::Stopped`].
+    /// Forgets everything, for it may be half changed. Traces in flight end with
+    /// [`TraceError::Stopped`].
     fn start_over(&mut self) {
         self.network = None;
         (self.publish)(None);
@@ -269,8 +277,8 @@ impl Pump {
         self.engine = Engine::new(self.limit, self.seed);
     }
 
-    /// Turns of commands, packets, and what is due. What is due comes right after the packets: a trace must not end for want of
-    /// an answer that has arrived but was not read yet.
+    /// Turns of commands, packets, and what is due. What is due comes right after the packets: a
+    /// trace must not end for want of an answer that has arrived but was not read yet.
     fn run(&mut self) {
         let mut pending = false;
         loop {
@@ -298,8 +306,8 @@ impl Pump {
         self.network.is_none() || self.jobs.is_empty() && self.engine.wake_at().is_none()
     }
 
-    /// Waits for a command without the network. What it has captured meanwhile answers nobody, and is removed before it is in
-    /// the way of what does.
+    /// Waits for a command without the network. What it has captured meanwhile answers nobody, and
+    /// is removed before it is in the way of what does.
     fn idle(&mut self) -> Result<Command, mpsc::RecvError> {
         if let Some(network) = self.network.as_deref_mut() {
             network.rest();
@@ -435,12 +443,14 @@ impl Pump {
         Some(job)
     }
 
-    /// Ends a run that only waits for answers that a limit holds back, so that others get its port. Whether there was one.
+    /// Ends a run that only waits for answers that a limit holds back, so that others get its port.
+    /// Whether there was one.
     fn make_room(&mut self) -> bool {
         if !self.engine.shed() {
             return false;
         }
-        // It has ended when the engine is asked for what is due; actions of others wait for their turn.
+        // It has ended when the engine is asked for what is due; actions of others wait for their
+        // turn.
         self.act();
         self.tell();
         true
@@ -533,7 +543,8 @@ impl Pump {
                     result,
                 } => {
                     if let Some(job) = self.forget(trace, connection) {
-                        // The receiver may have gone in this very moment; its cancellation then finds nothing.
+                        // The receiver may have gone in this very moment; its cancellation then
+                        // finds nothing.
                         let _ = job.result.send(result);
                     }
                 }
@@ -547,7 +558,8 @@ impl Pump {
         }
     }
 
-    /// Waits until something is due, unless it is already or more is `pending`, and takes what has come.
+    /// Waits until something is due, unless it is already or more is `pending`, and takes what has
+    /// come.
     fn listen(&mut self, pending: bool) -> Result<(), NetError> {
         let deadline = if pending {
             Some(Time::ZERO)
@@ -557,8 +569,8 @@ impl Pump {
         self.look(deadline, CROWD, LOOKS_PER_TURN)
     }
 
-    /// Takes what has come, after waiting for it until `deadline`; again, at most `limit` times in all, while it was as much
-    /// as `crowd`.
+    /// Takes what has come, after waiting for it until `deadline`; again, at most `limit` times in
+    /// all, while it was as much as `crowd`.
     fn look(&mut self, mut deadline: Option<Time>, crowd: usize, limit: usize) -> Result<(), NetError> {
         let Some(network) = self.network.as_deref_mut() else {
             return Ok(());

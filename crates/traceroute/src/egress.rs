@@ -8,12 +8,12 @@ use traceroute_net::{EgressError, check_egress, interface_index, only_zone};
 use crate::parameters::Request;
 
 impl Request {
-    /// How the probes are to leave: with the target's zone and the chosen interface as an index. Checks that this is possible;
-    /// sends nothing.
+    /// How the probes are to leave: with the target's zone and the chosen interface as an index.
+    /// Checks that this is possible; sends nothing.
     ///
     /// # Errors
-    /// A source that is not this host's, an interface that does not exist or is not the target's zone, a mark that this
-    /// process may not set, a choice that this system does not offer.
+    /// A source that is not this host's, an interface that does not exist or is not the target's
+    /// zone, a mark that this process may not set, a choice that this system does not offer.
     pub fn egress(&self) -> Result<Egress, EgressError> {
         let index = |name: &Option<String>| name.as_deref().map(interface_index).transpose();
         let zone = index(&self.zone)?;
@@ -36,7 +36,8 @@ impl Request {
     }
 }
 
-/// Whether a target can be reached so: from a source of its family; and by an interface, if its address means nothing without.
+/// Whether a target can be reached so: from a source of its family; and by an interface, if its
+/// address means nothing without.
 ///
 /// # Errors
 /// It cannot.

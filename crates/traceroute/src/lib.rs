@@ -1,7 +1,8 @@
 //! Traceroute as a library: parameters in, one JSON document out.
 //!
-//! [`Parameters::validate`] turns what a user asks for into a [`Request`], a [`Tracer`] carries it out, a [`Report`] is
-//! what comes out, and [`json`] writes it down. One [`Tracer`] serves any number of requests at once over the same sockets.
+//! [`Parameters::validate`] turns what a user asks for into a [`Request`], a [`Tracer`] carries it
+//! out, a [`Report`] is what comes out, and [`json`] writes it down. One [`Tracer`] serves any
+//! number of requests at once over the same sockets.
 //!
 //! ```no_run
 //! use datadog_traceroute::{Parameters, Tracer, json};
@@ -40,9 +41,10 @@ mod tracer;
 mod values;
 mod warning;
 
-/// What this system lets the process do: [`access`](system::access) says by which sockets it probes,
-/// [`diagnose`](system::diagnose) looks at everything that decides it, and
-/// [`keep_probing_privileges`](system::keep_probing_privileges) gives up what probing does not need.
+/// What this system lets the process do: [`access`](system::access) says by which sockets it
+/// probes, [`diagnose`](system::diagnose) looks at everything that decides it, and
+/// [`keep_probing_privileges`](system::keep_probing_privileges) gives up what probing does not
+/// need.
 pub mod system {
     pub use traceroute_net::{
         Access, Finding, PROTOCOLS, Privileges, Subject, Verdict, access, diagnose, keep_marking_privileges,

@@ -25,7 +25,8 @@ pub struct Report {
     /// What the probes learned beyond that. Not part of the contract: absent unless asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<Box<Details>>,
-    /// What a reader must know to understand the result. Not part of the document, except as one of the details.
+    /// What a reader must know to understand the result. Not part of the document, except as one of
+    /// the details.
     #[serde(skip)]
     pub warnings: Vec<Warning>,
 }

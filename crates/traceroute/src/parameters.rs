@@ -13,7 +13,8 @@ use traceroute_engine::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Method, PacketOpti
 use crate::target::Target;
 use crate::values::parse_int;
 
-/// What a user asks for, as given: not yet checked. [`Parameters::default`] has the contract's defaults.
+/// What a user asks for, as given: not yet checked. [`Parameters::default`] has the contract's
+/// defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameters {
     /// Host name or address, perhaps with a port: `host`, `1.2.3.4:443`, `[2001:db8::1]:443`.
@@ -30,7 +31,8 @@ pub struct Parameters {
     pub e2e_queries: i64,
     /// Highest TTL to probe, 1–255 hops.
     pub max_ttl: i64,
-    /// How long an answer may take, in milliseconds, 0–[`MAX_TIMEOUT_MS`]; 0 means [`DEFAULT_TIMEOUT_MS`].
+    /// How long an answer may take, in milliseconds, 0–[`MAX_TIMEOUT_MS`]; 0 means
+    /// [`DEFAULT_TIMEOUT_MS`].
     pub timeout_ms: i64,
     /// Take an IPv6 address of a target given by name.
     pub ipv6: bool,
@@ -46,15 +48,16 @@ pub struct Parameters {
     pub details: bool,
     /// How often a silent TTL is probed again, 0–[`MAX_HOP_RETRIES`].
     pub hop_retries: i64,
-    /// Time between end-to-end probes in milliseconds, 0–[`MAX_TIMEOUT_MS`]; 0 means spread over the time that runs may take, and
-    /// over UDP no faster than the target answers.
+    /// Time between end-to-end probes in milliseconds, 0–[`MAX_TIMEOUT_MS`]; 0 means spread over
+    /// the time that runs may take, and over UDP no faster than the target answers.
     pub e2e_interval_ms: i64,
     /// Lowest TTL to probe in runs, 1–`max_ttl` hops.
     pub first_ttl: i64,
-    /// Time between a run's probes in milliseconds, from 0 to the timeout; 0 means that up to sixteen are on their way at
-    /// once. `None`: 50, for TCP SACK 10.
+    /// Time between a run's probes in milliseconds, from 0 to the timeout; 0 means that up to
+    /// sixteen are on their way at once. `None`: 50, for TCP SACK 10.
     pub delay_ms: Option<i64>,
-    /// Bytes of each probe's IP packet, up to [`MAX_PACKET_SIZE`]; not for TCP. `None`: as short as can be.
+    /// Bytes of each probe's IP packet, up to [`MAX_PACKET_SIZE`]; not for TCP. `None`: as short as
+    /// can be.
     pub packet_size: Option<i64>,
     /// IPv4 type of service or IPv6 traffic class, 0–255. `None`: 0, or what `dscp` says.
     pub tos: Option<i64>,
@@ -66,7 +69,8 @@ pub struct Parameters {
     pub source: Option<String>,
     /// The interface by which probes leave, by name or index. `None`: the routing tables decide.
     pub interface: Option<String>,
-    /// The mark of probes that routing rules and firewalls see (Linux), 0–4294967295, decimal or hexadecimal (`0x…`); 0 means none.
+    /// The mark of probes that routing rules and firewalls see (Linux), 0–4294967295, decimal or
+    /// hexadecimal (`0x…`); 0 means none.
     pub fwmark: Option<String>,
 }
 
@@ -80,8 +84,8 @@ pub const DEFAULT_TRACEROUTE_QUERIES: u32 = 3;
 pub const DEFAULT_E2E_QUERIES: u32 = 50;
 /// Highest TTL probed unless told otherwise, in hops.
 pub const DEFAULT_MAX_TTL: u8 = 30;
-/// Most runs, and most end-to-end probes, that one request may ask for: a request must not be able to take all of a
-/// server's memory and ports.
+/// Most runs, and most end-to-end probes, that one request may ask for: a request must not be able
+/// to take all of a server's memory and ports.
 pub const MAX_QUERIES: u32 = 65_535;
 /// Most bytes of a probe's IP packet: what IPv4 can describe.
 pub const MAX_PACKET_SIZE: u16 = u16::MAX;
@@ -254,7 +258,8 @@ impl Parameters {
         }
     }
 
-    /// All end-to-end probes must have been sent when runs have had the longest time they may take: a request never ends much later.
+    /// All end-to-end probes must have been sent when runs have had the longest time they may take:
+    /// a request never ends much later.
     fn checked_e2e_interval(
         &self,
         queries: u32,
@@ -348,8 +353,9 @@ where
 
 /// A parameter that is missing, unknown or out of range.
 ///
-/// Displayed, it starts with the parameter's name as in a query string: `max-ttl must be between 1 and 255, got 300`,
-/// except for `missing required parameter: target`. [`InvalidParameter::for_command_line`] names the flag instead.
+/// Displayed, it starts with the parameter's name as in a query string: `max-ttl must be between 1
+/// and 255, got 300`, except for `missing required parameter: target`.
+/// [`InvalidParameter::for_command_line`] names the flag instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidParameter {
     /// The parameter's name, as in a query string: `max-ttl`.
@@ -467,7 +473,8 @@ pub struct Request {
     pub details: bool,
     /// How often a silent TTL is probed again.
     pub hop_retries: u8,
-    /// Fixed time between end-to-end probes; `None`: as the target and the longest time of runs allow.
+    /// Fixed time between end-to-end probes; `None`: as the target and the longest time of runs
+    /// allow.
     pub e2e_interval: Option<Duration>,
     /// Lowest TTL to probe in runs, in hops, at least 1 and at most `max_ttl`.
     pub first_ttl: u8,

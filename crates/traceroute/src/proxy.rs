@@ -28,8 +28,8 @@ type BoxError = Box<dyn Error + Send + Sync>;
 type BoxFuture<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// Opens connections over IPv4, or to a proxy over any family. A proxy is asked for a tunnel by name, so it looks up the
-/// name, and the service sees the proxy's address.
+/// Opens connections over IPv4, or to a proxy over any family. A proxy is asked for a tunnel by
+/// name, so it looks up the name, and the service sees the proxy's address.
 #[derive(Clone)]
 pub(crate) struct Connector {
     proxies: Arc<Matcher>,

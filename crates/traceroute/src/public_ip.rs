@@ -39,12 +39,14 @@ const MAX_BODY: usize = 256;
 
 type HttpsClient = Client<HttpsConnector<Connector>, Empty<Bytes>>;
 
-/// Finds this machine's public IPv4 address by asking services on the Internet, and remembers it for two hours.
+/// Finds this machine's public IPv4 address by asking services on the Internet, and remembers it
+/// for two hours.
 ///
-/// Where the environment names a proxy (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, also in lower case), the services are asked
-/// through it, unless `NO_PROXY` excepts them.
+/// Where the environment names a proxy (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, also in lower
+/// case), the services are asked through it, unless `NO_PROXY` excepts them.
 ///
-/// Cheap to make: the HTTPS client is built at the first question. Questions need a tokio runtime with time and I/O.
+/// Cheap to make: the HTTPS client is built at the first question. Questions need a tokio runtime
+/// with time and I/O.
 pub struct PublicIp {
     services: Vec<String>,
     proxies: Arc<Matcher>,
@@ -78,8 +80,8 @@ impl PublicIp {
         }
     }
 
-    /// The address that the first service to know one gives; `None` when none does within 2 seconds each. Concurrent
-    /// calls share one search. Not finding it is not remembered.
+    /// The address that the first service to know one gives; `None` when none does within 2 seconds
+    /// each. Concurrent calls share one search. Not finding it is not remembered.
     pub async fn address(&self) -> Option<Ipv4Addr> {
         self.remembered.optionally_get_with((), self.search()).await
     }
@@ -181,7 +183,8 @@ async fn read_address(body: hyper::body::Incoming) -> Result<Ipv4Addr, Failure> 
     text.trim().parse().map_err(|_| Failure::NoAddress)
 }
 
-/// A client that speaks IPv4 only, as the services answer with the address that the connection comes from.
+/// A client that speaks IPv4 only, as the services answer with the address that the connection
+/// comes from.
 fn build_client(proxies: &Arc<Matcher>) -> Result<HttpsClient, String> {
     let connector = Connector::new(Arc::clone(proxies))
         .and_then(with_tls)
@@ -200,7 +203,8 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::Instant;
 
-    /// An HTTP server on loopback that gives the n-th request the n-th of its answers, and the last from then on.
+    /// An HTTP server on loopback that gives the n-th request the n-th of its answers, and the last
+    /// from then on.
     struct Service {
         url: String,
         requests: Arc<AtomicUsize>,
@@ -339,8 +343,8 @@ mod tests {
         }
     }
 
-    // The tests below run on a clock that jumps over pauses: silence and retries take no real time. Loopback I/O
-    // that is ready is always handled before a jump.
+    // The tests below run on a clock that jumps over pauses: silence and retries take no real time.
+    // Loopback I/O that is ready is always handled before a jump.
 
     #[tokio::test(start_paused = true)]
     async fn trouble_that_passes_is_retried_after_half_a_second() {
@@ -413,8 +417,8 @@ mod tests {
     /// No name server knows it: only a proxy can connect to it.
     const NOWHERE: &str = "http://service.invalid/ip";
 
-    /// Asks [`NOWHERE`] through a proxy on loopback, whose URL has this beginning; the environment says so. The proxy checks
-    /// what it is asked and answers. Then it is the service itself.
+    /// Asks [`NOWHERE`] through a proxy on loopback, whose URL has this beginning; the environment
+    /// says so. The proxy checks what it is asked and answers. Then it is the service itself.
     async fn ask_through_proxy(
         scheme: &str,
         talk: &'static [(&'static [u8], &'static [u8])],

@@ -29,8 +29,8 @@ const MAX_NAMES: usize = 16;
 
 /// Looks up the PTR names of addresses, and remembers them for an hour.
 ///
-/// Cheap to make. Lookups need a tokio runtime with time and I/O. Each request follows the system's configuration as it is
-/// then.
+/// Cheap to make. Lookups need a tokio runtime with time and I/O. Each request follows the system's
+/// configuration as it is then.
 pub struct ReverseDns {
     source: Source,
     timeout: Duration,
@@ -75,11 +75,13 @@ impl ReverseDns {
         }
     }
 
-    /// All names of an address in the order of the answer, without the final dot; none when there are none, or none
-    /// within 5 seconds. Concurrent calls for one address share one lookup. Dropping the future stops it.
+    /// All names of an address in the order of the answer, without the final dot; none when there
+    /// are none, or none within 5 seconds. Concurrent calls for one address share one lookup.
+    /// Dropping the future stops it.
     ///
-    /// Names are what some server on the Internet says: those that are no host names are left out (only letters, digits,
-    /// hyphens and underscores between dots), and only the first 16 are kept.
+    /// Names are what some server on the Internet says: those that are no host names are left out
+    /// (only letters, digits, hyphens and underscores between dots), and only the first 16 are
+    /// kept.
     pub async fn names(&self, address: IpAddr) -> Arc<[String]> {
         match self
             .source
@@ -108,8 +110,8 @@ impl ReverseDns {
         }
     }
 
-    /// Fills in the names of every hop and destination, each distinct address looked up once and all at the same time. At
-    /// the deadline, if there is one, the names that are known by then.
+    /// Fills in the names of every hop and destination, each distinct address looked up once and
+    /// all at the same time. At the deadline, if there is one, the names that are known by then.
     pub async fn annotate(&self, runs: &mut [Run], deadline: Option<Instant>) {
         let distinct: HashSet<IpAddr> = runs.iter().flat_map(addresses).collect();
         let mut names = self.source.listed_names(&distinct);

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use crate::model::{E2eProbe, Hop, HopCount, RttStatistics, Run};
 
 impl Run {
-    /// Length of the path in hops: the TTL of the last hop that answered, or of the last hop when none did.
+    /// Length of the path in hops: the TTL of the last hop that answered, or of the last hop when
+    /// none did.
     pub fn hop_count(&self) -> u32 {
         let last_answer = self.hops.iter().rfind(|hop| hop.reachable);
         last_answer.or(self.hops.last()).map_or(0, |hop| hop.ttl.into())
@@ -21,7 +22,8 @@ impl Run {
     }
 }
 
-/// Whether an address belongs to a private network (RFC 1918, RFC 4193): what [`Run::blank_private_hops`] hides.
+/// Whether an address belongs to a private network (RFC 1918, RFC 4193): what
+/// [`Run::blank_private_hops`] hides.
 pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private(),
@@ -43,7 +45,8 @@ impl HopCount {
 }
 
 impl E2eProbe {
-    /// From the round-trip times in milliseconds, in the order of sending, 0 where there was no answer.
+    /// From the round-trip times in milliseconds, in the order of sending, 0 where there was no
+    /// answer.
     pub fn from_rtts(rtts: Vec<f64>) -> Self {
         let received: Vec<f64> = rtts.iter().copied().filter(|rtt| *rtt > 0.0).collect();
         let sent = rtts.len() as u32;

@@ -12,13 +12,15 @@ use tokio::time::{Instant, timeout_at};
 use crate::names::{Failure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
 use crate::parameters::Host;
 
-/// A host, perhaps with a port: `host`, `host:443`, `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]` or
-/// `[2001:db8::1]:443`.
+/// A host, perhaps with a port: `host`, `host:443`, `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`,
+/// `[2001:db8::1]` or `[2001:db8::1]:443`.
 ///
-/// Names in other scripts are taken in their ASCII form (UTS 46): `bücher.example` is `xn--bcher-kva.example`.
+/// Names in other scripts are taken in their ASCII form (UTS 46): `bücher.example` is
+/// `xn--bcher-kva.example`.
 ///
-/// IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) mean the IPv4 address. A link-local address may have a zone, the name or index
-/// of the interface that it is on: `fe80::1%eth0`, `[fe80::1%2]:443` (RFC 4007 §11).
+/// IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) mean the IPv4 address. A link-local address may
+/// have a zone, the name or index of the interface that it is on: `fe80::1%eth0`, `[fe80::1%2]:443`
+/// (RFC 4007 §11).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The host.
@@ -173,7 +175,8 @@ fn check_name(name: &str) -> Result<(), InvalidTarget> {
     if name.len() > MAX_NAME_LEN || !name.split('.').all(label_fits) {
         return Err(InvalidTarget::NameLength);
     }
-    // RFC 1123 §2.1: the last part of a name is never all digits, so that names and addresses cannot be confused.
+    // RFC 1123 §2.1: the last part of a name is never all digits, so that names and addresses
+    // cannot be confused.
     let last = name.rsplit('.').next().unwrap_or(name);
     if last.bytes().all(|b| b.is_ascii_digit()) {
         return Err(InvalidTarget::Ipv4);
@@ -220,15 +223,16 @@ pub enum ResolveError {
     },
 }
 
-/// The address of a host: itself, or the first one of its name. With `ipv6` that is the first IPv6 address, otherwise the
-/// first IPv4 address; a name without IPv4 addresses is given its first IPv6 address then, with a warning in the log.
+/// The address of a host: itself, or the first one of its name. With `ipv6` that is the first IPv6
+/// address, otherwise the first IPv4 address; a name without IPv4 addresses is given its first IPv6
+/// address then, with a warning in the log.
 ///
-/// The system is asked as it says at this moment: its hosts file, then its name servers, or its C library where that has
-/// other sources of names. Both kinds of addresses are asked for at once, and a name server that does not answer for
-/// one does not keep the other.
+/// The system is asked as it says at this moment: its hosts file, then its name servers, or its C
+/// library where that has other sources of names. Both kinds of addresses are asked for at once,
+/// and a name server that does not answer for one does not keep the other.
 ///
-/// Needs a tokio runtime with time and I/O. Dropping the future stops the questions, except those of the C library: these
-/// keep one of 64 threads busy until the C library gives up.
+/// Needs a tokio runtime with time and I/O. Dropping the future stops the questions, except those
+/// of the C library: these keep one of 64 threads busy until the C library gives up.
 ///
 /// # Errors
 /// When the name is unknown, nobody answers, or the name has no address of the family.
@@ -417,7 +421,8 @@ mod tests {
             ("http://[2001:db8::1]/", url("[2001:db8::1]")),
             ("http:///path", E::NoHost),
             ("http:example.com", port("example.com")),
-            // A letter that no script has, right-to-left and left-to-right in one label, and a mark without a letter.
+            // A letter that no script has, right-to-left and left-to-right in one label, and a mark
+            // without a letter.
             ("\u{e000}.example", E::NoAscii),
             ("a\u{5d0}.example", E::NoAscii),
             ("\u{301}a.example", E::NoAscii),

@@ -1,4 +1,5 @@
-//! One request from start to report: runs and end-to-end probes side by side, then names and statistics.
+//! One request from start to report: runs and end-to-end probes side by side, then names and
+//! statistics.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -57,7 +58,8 @@ pub enum Progress {
 
 /// How a [`Tracer`] is set up.
 pub struct Options {
-    /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests together.
+    /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests
+    /// together.
     pub max_traces: usize,
     /// How the network is opened. What a request asks for itself comes in addition.
     pub network: traceroute_net::Options,
@@ -78,7 +80,8 @@ impl Default for Options {
     }
 }
 
-/// Carries out requests, any number at once, over one set of sockets. Cloning is cheap and shares everything.
+/// Carries out requests, any number at once, over one set of sockets. Cloning is cheap and shares
+/// everything.
 ///
 /// Needs a Tokio runtime with time and I/O enabled. Sockets are opened by the first request.
 #[derive(Clone)]
@@ -117,8 +120,8 @@ impl Tracer {
     /// Carries out `request`. Dropping the future stops its probes at once and frees their ports.
     ///
     /// # Errors
-    /// The target's name cannot be resolved, or every run failed; local problems such as a missing permission or
-    /// route say what to do about it.
+    /// The target's name cannot be resolved, or every run failed; local problems such as a missing
+    /// permission or route say what to do about it.
     pub async fn trace(&self, request: &Request) -> Result<Report, Error> {
         Job::new(self, request, None, Instant::now()).run().await
     }
@@ -135,8 +138,8 @@ impl Tracer {
         self.trace_since(Instant::now(), request, Some(progress)).await
     }
 
-    /// [`Tracer::trace`], or [`Tracer::trace_with_progress`], of a request on which some time has been spent: it ends as if it had begun
-    /// at `start`.
+    /// [`Tracer::trace`], or [`Tracer::trace_with_progress`], of a request on which some time has
+    /// been spent: it ends as if it had begun at `start`.
     ///
     /// # Errors
     /// As [`Tracer::trace`].
@@ -230,7 +233,8 @@ struct Findings {
     warnings: Vec<Warning>,
 }
 
-/// How much longer than its runs may take a request may be on its way, for names and the public address.
+/// How much longer than its runs may take a request may be on its way, for names and the public
+/// address.
 const EXTRA: Duration = Duration::from_millis(4800);
 /// The same for its probes.
 const EXTRA_FOR_PROBES: Duration = Duration::from_secs(4);
@@ -382,7 +386,8 @@ impl<'r> Job<'r> {
     }
 }
 
-/// `None` for the answer to an end-to-end probe: it is told when that probe is settled, and is no hop of a run.
+/// `None` for the answer to an end-to-end probe: it is told when that probe is settled, and is no
+/// hop of a run.
 fn progress_of(run: Option<u32>, news: News) -> Option<Progress> {
     match news {
         News::Hop(found) => run.map(|run| Progress::HopFound {
@@ -540,7 +545,8 @@ impl Probing<'_> {
     }
 }
 
-/// Whether the address can be the end of a path. Directed broadcasts look like hosts; the kernel refuses those.
+/// Whether the address can be the end of a path. Directed broadcasts look like hosts; the kernel
+/// refuses those.
 fn is_one_host(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
@@ -551,7 +557,8 @@ impl Request {
         self.timeout.saturating_mul(u32::from(self.max_ttl))
     }
 
-    /// The end-to-end probes' distance in time: spread over the longest time that a run may take, at most 1 s.
+    /// The end-to-end probes' distance in time: spread over the longest time that a run may take,
+    /// at most 1 s.
     pub(crate) fn e2e_spacing(&self) -> Duration {
         let spread = (self.longest() / self.e2e_queries.max(1)).min(MAX_E2E_SPACING);
         self.e2e_interval.unwrap_or(spread)
@@ -568,8 +575,8 @@ impl Request {
         self.longest().saturating_add(Duration::from_secs(5))
     }
 
-    /// How many traces (runs and end-to-end probes) the request has in flight at once at most: about as many ports, and what
-    /// it takes from [`Options::max_traces`].
+    /// How many traces (runs and end-to-end probes) the request has in flight at once at most:
+    /// about as many ports, and what it takes from [`Options::max_traces`].
     pub fn traces_at_once(&self) -> u32 {
         let spacing = self.e2e_spacing().max(Duration::from_nanos(1));
         let waiting = self.timeout.as_nanos().div_ceil(spacing.as_nanos()) + 1;

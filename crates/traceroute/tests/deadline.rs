@@ -1,4 +1,5 @@
-//! However little answers, a request ends in time: the Datadog Agent gives up at max TTL × timeout + 10 s.
+//! However little answers, a request ends in time: the Datadog Agent gives up at max TTL × timeout
+//! + 10 s.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 

@@ -6,15 +6,16 @@ use crate::{Checksums, Ignored, Reply, ReplyKind, echo, icmp, tcp, udp};
 
 /// Reads a captured packet that starts at its IP header.
 ///
-/// The packet may be longer than its IP header says (link-layer padding), and shorter (the capture's snap length).
-/// IPv4 options, IPv6 extension headers, TCP options and ICMP extensions are understood or skipped, in the packet and
-/// in the packet it quotes. Nothing is allocated.
+/// The packet may be longer than its IP header says (link-layer padding), and shorter (the
+/// capture's snap length). IPv4 options, IPv6 extension headers, TCP options and ICMP extensions
+/// are understood or skipped, in the packet and in the packet it quotes. Nothing is allocated.
 ///
 /// # Checksums
-/// The IPv4 header's and ICMP's are verified; TCP's and UDP's unless `checksums` says that they cannot be. A TCP or
-/// UDP packet cut short by the capture has all that is needed in its headers, so it is read unverified. A sender
-/// could make its packets long enough for that, but gains nothing: a checksum is no secret, it could as well have
-/// been right. What remains is accidental damage, which must hit the probe's ports and acknowledgment exactly.
+/// The IPv4 header's and ICMP's are verified; TCP's and UDP's unless `checksums` says that they
+/// cannot be. A TCP or UDP packet cut short by the capture has all that is needed in its headers,
+/// so it is read unverified. A sender could make its packets long enough for that, but gains
+/// nothing: a checksum is no secret, it could as well have been right. What remains is accidental
+/// damage, which must hit the probe's ports and acknowledgment exactly.
 ///
 /// # Errors
 /// Why the packet is no reply.
@@ -34,9 +35,11 @@ pub fn decode(packet: &[u8], checksums: Checksums) -> Result<Reply, Ignored> {
         kind,
     })
 }
-/// Whether a TCP or UDP packet's checksum was left to the device: it is only the sum of the pseudo-header then.
+/// Whether a TCP or UDP packet's checksum was left to the device: it is only the sum of the
+/// pseudo-header then.
 ///
-/// For captures that do not say so. Damage that makes a wrong checksum look so has a chance of 2⁻¹⁶.
+/// For captures that do not say so. Damage that makes a wrong checksum look so has a chance of
+/// 2⁻¹⁶.
 pub fn is_checksum_missing(packet: &[u8]) -> bool {
     let segment = || {
         let header = Header::parse(packet).ok()?;

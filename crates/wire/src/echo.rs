@@ -27,8 +27,8 @@ fn request_type(address: IpAddr) -> u8 {
     }
 }
 
-/// The sum of those checksummed fields that a NAT may rewrite: the identifier, and in IPv6, where the checksum covers it
-/// (RFC 4443 §2.3), the source address.
+/// The sum of those checksummed fields that a NAT may rewrite: the identifier, and in IPv6, where
+/// the checksum covers it (RFC 4443 §2.3), the source address.
 pub(crate) fn rewritable(source: IpAddr, identifier: u16) -> Sum {
     let sum = Sum::default().word(identifier);
     if source.is_ipv6() {

@@ -60,8 +60,9 @@ fn decode_error(
     Ok(ReplyKind::IcmpError { error, quoted, mpls })
 }
 
-/// Reads the quoted packet. Its checksum, TTL, type of service and total length are as routers left them: the first two
-/// change on the way, and some routers quote the total length in their own byte order. None is relied upon.
+/// Reads the quoted packet. Its checksum, TTL, type of service and total length are as routers left
+/// them: the first two change on the way, and some routers quote the total length in their own byte
+/// order. None is relied upon.
 fn decode_quoted(outer_source: IpAddr, quote: &[u8]) -> Result<Quoted, Ignored> {
     let header = Header::parse(quote).map_err(|why| match why {
         Ignored::Truncated => Ignored::Truncated,
@@ -90,8 +91,8 @@ fn decode_quoted(outer_source: IpAddr, quote: &[u8]) -> Result<Quoted, Ignored> 
     })
 }
 
-/// Whether what is behind the IP header is a transport header. Routers that quote the length in their own byte order do
-/// so with the fragment field too: a lone DF bit then reads as an offset.
+/// Whether what is behind the IP header is a transport header. Routers that quote the length in
+/// their own byte order do so with the fragment field too: a lone DF bit then reads as an offset.
 fn has_transport_header(header: &Header) -> bool {
     const SWAPPED_DF: u16 = ipv4::DONT_FRAGMENT.swap_bytes();
     match header.fragment {

@@ -1,4 +1,5 @@
-//! IPv4 and IPv6 headers. Behind this module the families differ in nothing but their addresses and ICMP numbers.
+//! IPv4 and IPv6 headers. Behind this module the families differ in nothing but their addresses and
+//! ICMP numbers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -73,8 +74,8 @@ impl Segment<'_> {
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`. Does not look at IPv4's checksum, and does not compare the length field
-    /// with anything, as both may be wrong in quoted packets.
+    /// Reads the header at the start of `bytes`. Does not look at IPv4's checksum, and does not
+    /// compare the length field with anything, as both may be wrong in quoted packets.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Header, Ignored> {
         match bytes.first().map(|first| first >> 4) {
             Some(4) => Header::parse_v4(bytes.first_chunk().ok_or(Ignored::Truncated)?),
@@ -144,8 +145,8 @@ impl Header {
     }
 }
 
-/// A zero checksum in a packet whose checksums are left to the device is one that was left to it too (macOS does so on
-/// its loopback interface).
+/// A zero checksum in a packet whose checksums are left to the device is one that was left to it
+/// too (macOS does so on its loopback interface).
 fn verify_header_checksum(header: &[u8], checksums: Checksums) -> Result<(), Ignored> {
     let left_out = header.get(ipv4::CHECKSUM..ipv4::CHECKSUM + 2) == Some(&[0, 0]);
     if Sum::default().bytes(header).is_valid() || (left_out && checksums == Checksums::Offloaded) {
@@ -165,7 +166,8 @@ struct Extensions {
 }
 
 impl Extensions {
-    /// Skips the extension headers at the start of `bytes`, of which `first` says what the first one is.
+    /// Skips the extension headers at the start of `bytes`, of which `first` says what the first
+    /// one is.
     fn skip(first: u8, bytes: &[u8]) -> Result<Extensions, Ignored> {
         let mut extensions = Extensions {
             protocol: first,
@@ -186,7 +188,8 @@ impl Extensions {
         matches!(self.fragment, Fragment::Later(_))
     }
 
-    /// Moves past the extension header that starts with `start` (RFC 8200 §4.3–4.6; none is shorter than 8 bytes).
+    /// Moves past the extension header that starts with `start` (RFC 8200 §4.3–4.6; none is shorter
+    /// than 8 bytes).
     fn advance(&mut self, start: &[u8; 8]) {
         let [next, units, field_high, field_low, ..] = *start;
         if self.protocol == ipv6::FRAGMENT {

@@ -1,13 +1,16 @@
 //! Bytes to probes and replies, and back.
 //!
-//! This crate knows packet formats and nothing else: no sockets, no clocks, no state. Every parser is total: any
-//! input gives either a [`Reply`] or the reason ([`Ignored`]) why it is none, and no input makes it panic.
+//! This crate knows packet formats and nothing else: no sockets, no clocks, no state. Every parser
+//! is total: any input gives either a [`Reply`] or the reason ([`Ignored`]) why it is none, and no
+//! input makes it panic.
 //!
-//! - [`Probe`] says what one probe looks like; [`Probe::encode`] writes the complete packet, IP header included.
+//! - [`Probe`] says what one probe looks like; [`Probe::encode`] writes the complete packet, IP
+//!   header included.
 //! - [`decode()`] reads a captured packet, starting at its IP header, into a [`Reply`].
 //! - [`bpf`] finds the packets in what a BPF device delivers.
 //! - [`ddnpm`] does so for the Windows driver.
-//! - [`filter`] holds the classic BPF program that lets only packets through that [`decode()`] could understand.
+//! - [`filter`] holds the classic BPF program that lets only packets through that [`decode()`]
+//!   could understand.
 #![forbid(unsafe_code)]
 // All headers are borrowed, be they 8 bytes long or 40.
 #![allow(clippy::trivially_copy_pass_by_ref)]

@@ -7,8 +7,8 @@ use crate::tcp::ProbeSegment;
 use crate::writer::Writer;
 use crate::{echo, ip, tcp, udp};
 
-/// Bytes of buffer that suffice for each probe whose size nobody chose: the smallest MTU of an IPv6 link (RFC 8200 §5).
-/// [`Probe::packet_len`] tells how many others need.
+/// Bytes of buffer that suffice for each probe whose size nobody chose: the smallest MTU of an IPv6
+/// link (RFC 8200 §5). [`Probe::packet_len`] tells how many others need.
 pub const MAX_PROBE_LEN: usize = 1280;
 
 /// Payload of an echo request, in bytes, unless a longer one is wanted.
@@ -16,14 +16,16 @@ pub const ECHO_PAYLOAD: u16 = 8;
 
 /// Payload of a UDP probe over IPv4, in bytes.
 pub const UDP_IPV4_PAYLOAD: u16 = 10;
-/// Payload of a UDP probe over IPv6 is this many bytes and one more for each number from 1 up that is to be told.
+/// Payload of a UDP probe over IPv6 is this many bytes and one more for each number from 1 up that
+/// is to be told.
 pub const UDP_IPV6_BASE: u16 = 5;
 
 /// One probe packet, described by its fields; [`Probe::encode`] turns it into bytes.
 ///
-/// The formats are chosen so that any quote of the first 8 bytes behind the IP header identifies the probe, even
-/// when a NAT has rewritten the source address and port inside the quote, and so that everything a per-flow load
-/// balancer may hash (addresses, ports, and the first four transport bytes) is the same for each TTL of a run.
+/// The formats are chosen so that any quote of the first 8 bytes behind the IP header identifies
+/// the probe, even when a NAT has rewritten the source address and port inside the quote, and so
+/// that everything a per-flow load balancer may hash (addresses, ports, and the first four
+/// transport bytes) is the same for each TTL of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     /// Source address; of the same family as `destination`.
@@ -38,7 +40,8 @@ pub struct Probe {
     pub flow_label: u32,
     /// IPv4 type of service or IPv6 traffic class: DSCP (RFC 2474) and, in the two low bits, ECN.
     pub tos: u8,
-    /// Sets IPv4's DF bit. UDP datagrams always have it. IPv6 packets are never fragmented on the way.
+    /// Sets IPv4's DF bit. UDP datagrams always have it. IPv6 packets are never fragmented on the
+    /// way.
     pub dont_fragment: bool,
     /// The transport part.
     pub kind: ProbeKind,
@@ -49,9 +52,9 @@ pub struct Probe {
 pub enum ProbeKind {
     /// ICMP or `ICMPv6` echo request (RFC 792, RFC 4443 §4.1).
     ///
-    /// Payload: the 6 bytes of `cookie`, then 2 bytes chosen so that the ones' complement sum of the checksum and
-    /// the identifier (and so the checksum, as the identifier is constant) equals `tag` for every sequence number.
-    /// Zeros follow, up to the wanted length.
+    /// Payload: the 6 bytes of `cookie`, then 2 bytes chosen so that the ones' complement sum of
+    /// the checksum and the identifier (and so the checksum, as the identifier is constant) equals
+    /// `tag` for every sequence number. Zeros follow, up to the wanted length.
     Echo {
         /// Echo identifier, random per run.
         identifier: u16,
@@ -66,9 +69,9 @@ pub enum ProbeKind {
     },
     /// UDP datagram (RFC 768). DF is set in IPv4.
     ///
-    /// IPv4 payload: `NSMNC`, a zero byte, `identification` big-endian, zeros, and 2 balancing bytes.
-    /// IPv6 payload: `NSMNC` repeated, with two bytes replaced by the balancing bytes: the last ones at an even offset,
-    /// or the first ones where a quote may end before the last.
+    /// IPv4 payload: `NSMNC`, a zero byte, `identification` big-endian, zeros, and 2 balancing
+    /// bytes. IPv6 payload: `NSMNC` repeated, with two bytes replaced by the balancing bytes: the
+    /// last ones at an even offset, or the first ones where a quote may end before the last.
     ///
     /// The balancing bytes make the tag ([`Quoted::tag`](crate::Quoted::tag)) equal to `tag`.
     Udp {
@@ -87,14 +90,15 @@ pub enum ProbeKind {
         source_port: u16,
         /// Probed port.
         destination_port: u16,
-        /// Sequence number: a random base per run plus the TTL, so that the acknowledgment in the target's answer
-        /// names the probe.
+        /// Sequence number: a random base per run plus the TTL, so that the acknowledgment in the
+        /// target's answer names the probe.
         sequence: u32,
-        /// Timestamps option (RFC 7323 §3), preceded by two NOPs. A target that knows it echoes the value.
+        /// Timestamps option (RFC 7323 §3), preceded by two NOPs. A target that knows it echoes the
+        /// value.
         timestamps: Option<TcpTimestamps>,
     },
-    /// One byte (the TTL) on an established connection, PSH+ACK, window 1024, beyond a gap so that the target answers
-    /// with a selective acknowledgment (RFC 2018).
+    /// One byte (the TTL) on an established connection, PSH+ACK, window 1024, beyond a gap so that
+    /// the target answers with a selective acknowledgment (RFC 2018).
     TcpSack {
         /// Local port of the connection.
         source_port: u16,
@@ -119,10 +123,11 @@ pub struct TcpTimestamps {
 }
 
 impl Probe {
-    /// Writes the complete packet, IP header included, in network byte order with all checksums, and returns it.
+    /// Writes the complete packet, IP header included, in network byte order with all checksums,
+    /// and returns it.
     ///
-    /// `None` when `source` and `destination` are of different families, or `buffer` is shorter than
-    /// [`Probe::packet_len`].
+    /// `None` when `source` and `destination` are of different families, or `buffer` is shorter
+    /// than [`Probe::packet_len`].
     pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
         let header_len = ip::header_len(self.destination);
         let (header, body) = buffer.split_at_mut_checked(header_len)?;
@@ -134,9 +139,10 @@ impl Probe {
         buffer.get(..header_len + len)
     }
 
-    /// Writes what an ordinary socket wants of the packet and returns it: the complete message for ICMP (the kernel computes
-    /// its checksum anew), the payload for UDP, nothing for TCP. Sent with the probe's TTL, addresses and ports, such a
-    /// message becomes the packet that [`Probe::encode`] writes, except the IPv4 identification and the IPv6 flow label.
+    /// Writes what an ordinary socket wants of the packet and returns it: the complete message for
+    /// ICMP (the kernel computes its checksum anew), the payload for UDP, nothing for TCP. Sent
+    /// with the probe's TTL, addresses and ports, such a message becomes the packet that
+    /// [`Probe::encode`] writes, except the IPv4 identification and the IPv6 flow label.
     ///
     /// `None` as for [`Probe::encode`].
     pub fn encode_message<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {

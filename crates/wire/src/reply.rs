@@ -47,7 +47,8 @@ pub enum ReplyKind {
 }
 
 impl ReplyKind {
-    /// What an ICMP socket received: a message whose checksum the kernel has verified. `None`: not an echo reply.
+    /// What an ICMP socket received: a message whose checksum the kernel has verified. `None`: not
+    /// an echo reply.
     pub fn from_echo_message(v4: bool, message: &[u8]) -> Option<ReplyKind> {
         let (header, payload) = message.split_first_chunk()?;
         let wanted = if v4 {
@@ -58,7 +59,8 @@ impl ReplyKind {
         (u8_at::<{ icmp::TYPE }, _>(header) == wanted).then(|| echo::reply(header, payload))
     }
 
-    /// What a UDP socket received: the payload, of which the buffer may hold only the beginning of its `len` bytes.
+    /// What a UDP socket received: the payload, of which the buffer may hold only the beginning of
+    /// its `len` bytes.
     pub fn from_datagram(
         v4: bool,
         source_port: u16,
@@ -94,7 +96,8 @@ pub enum IcmpError {
 }
 
 impl IcmpError {
-    /// The error that an ICMP message (`v4`) or an `ICMPv6` message of this type and code is, if it is one.
+    /// The error that an ICMP message (`v4`) or an `ICMPv6` message of this type and code is, if it
+    /// is one.
     pub fn from_type_and_code(v4: bool, kind: u8, code: u8) -> Option<IcmpError> {
         match (v4, kind) {
             // Code 1 is about reassembly, not TTL.
@@ -109,7 +112,8 @@ impl IcmpError {
     }
 }
 
-/// The packet inside an ICMP error, as far as it was quoted. At least the IP header and 8 bytes behind it.
+/// The packet inside an ICMP error, as far as it was quoted. At least the IP header and 8 bytes
+/// behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quoted {
     /// Source address of the quoted packet; not ours when a NAT does not translate quotes.
@@ -157,22 +161,26 @@ pub enum QuotedTransport {
         destination_port: u16,
         /// Sequence number.
         sequence: u32,
-        /// `TSval` of the timestamps option, when that much was quoted and it is where probes have it.
+        /// `TSval` of the timestamps option, when that much was quoted and it is where probes have
+        /// it.
         timestamp: Option<u32>,
     },
 }
 
 impl Quoted {
-    /// What a NAT leaves of the transport checksum: a value in `0..0xFFFF` that equals the `tag` that the probe was
-    /// encoded with, even when the quote shows a source address, source port or echo identifier that is not ours.
+    /// What a NAT leaves of the transport checksum: a value in `0..0xFFFF` that equals the `tag`
+    /// that the probe was encoded with, even when the quote shows a source address, source port or
+    /// echo identifier that is not ours.
     ///
-    /// A NAT that rewrites one of these must adjust the checksum by the difference (RFC 3022 §4.1 and §4.2, RFC 1624), so
-    /// the ones' complement sum (RFC 1071) of the checksum and the rewritten fields stays the same. For UDP these are
-    /// the source address and port; for echo requests the identifier and in IPv6, where the checksum covers it, the
-    /// source address. The sum is taken modulo 0xFFFF because ones' complement has two zeros and devices disagree
-    /// about which to use (RFC 1624 §3).
+    /// A NAT that rewrites one of these must adjust the checksum by the difference (RFC 3022 §4.1
+    /// and §4.2, RFC 1624), so the ones' complement sum (RFC 1071) of the checksum and the
+    /// rewritten fields stays the same. For UDP these are the source address and port; for echo
+    /// requests the identifier and in IPv6, where the checksum covers it, the source address. The
+    /// sum is taken modulo 0xFFFF because ones' complement has two zeros and devices disagree about
+    /// which to use (RFC 1624 §3).
     ///
-    /// `None` for TCP, whose checksum is not in the first 8 bytes, and for UDP without checksum, as some NATs leave it.
+    /// `None` for TCP, whose checksum is not in the first 8 bytes, and for UDP without checksum, as
+    /// some NATs leave it.
     pub fn tag(&self) -> Option<u16> {
         let (checksum, rewritable) = match self.transport {
             QuotedTransport::Echo {
@@ -232,7 +240,8 @@ pub struct SackInfo {
     pub left_edges: [u32; 4],
     /// How many of `left_edges` are set.
     pub blocks: u8,
-    /// Right edge of the first block, which contains the segment that this one acknowledges (RFC 2018 §4).
+    /// Right edge of the first block, which contains the segment that this one acknowledges (RFC
+    /// 2018 §4).
     pub first_right_edge: Option<u32>,
 }
 
@@ -254,15 +263,16 @@ pub struct UdpReply {
     pub destination_port: u16,
     /// Payload length in bytes.
     pub payload_len: u16,
-    /// When the payload is a probe's own payload echoed back: the identification in it (IPv4: starts `NSMNC`, zero byte), or
-    /// its length (IPv6: `NSMNC` repeated).
+    /// When the payload is a probe's own payload echoed back: the identification in it (IPv4:
+    /// starts `NSMNC`, zero byte), or its length (IPv6: `NSMNC` repeated).
     pub echoed: Option<u16>,
 }
 
 /// MPLS label stack entries (RFC 4950) of one reply; at most 8 are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct MplsStack {
-    /// As on the wire: every answered probe carries a stack, mostly an empty one, so it is kept small.
+    /// As on the wire: every answered probe carries a stack, mostly an empty one, so it is kept
+    /// small.
     entries: [u32; 8],
     len: u8,
 }
@@ -327,9 +337,10 @@ impl fmt::Debug for MplsStack {
 pub enum Checksums {
     /// Verify them: a wrong one means [`Ignored::BadChecksum`].
     Verify,
-    /// The packet comes from this host with its checksum left to the device (`TP_STATUS_CSUMNOTREADY`): TCP and UDP
-    /// checksums cannot be verified, and an IPv4 header checksum of 0 is accepted. ICMP checksums still are verified: the
-    /// kernel always computes those in software.
+    /// The packet comes from this host with its checksum left to the device
+    /// (`TP_STATUS_CSUMNOTREADY`): TCP and UDP checksums cannot be verified, and an IPv4 header
+    /// checksum of 0 is accepted. ICMP checksums still are verified: the kernel always computes
+    /// those in software.
     Offloaded,
 }
 
@@ -346,7 +357,8 @@ pub enum Ignored {
     Fragment,
     /// A protocol, ICMP type or TCP segment that answers no probe.
     NotAnAnswer,
-    /// An ICMP error about a packet that is no probe of ours by its protocol, or is itself unusable.
+    /// An ICMP error about a packet that is no probe of ours by its protocol, or is itself
+    /// unusable.
     ForeignQuote,
 }
 

@@ -115,7 +115,8 @@ pub(crate) fn reply(segment: &Segment<'_>, checksums: Checksums) -> Result<TcpRe
         }
     }
     let flags = flags(u8_at::<{ tcp::FLAGS }, _>(header));
-    // Every segment of an answering TCP acknowledges something, except some resets (RFC 9293 §3.10.7).
+    // Every segment of an answering TCP acknowledges something, except some resets (RFC 9293
+    // §3.10.7).
     if !flags.ack && !flags.rst {
         return Err(Ignored::NotAnAnswer);
     }

@@ -11,8 +11,8 @@ use crate::{Checksums, Ignored, Probe, QuotedTransport, UDP_IPV6_BASE, UdpReply}
 /// What probe payloads start with.
 const SIGNATURE: [u8; 5] = *b"NSMNC";
 
-/// Bytes of payload that come back with an `ICMPv6` error at least (RFC 4443 §3 asks for some more), and that an ordinary
-/// socket hands over.
+/// Bytes of payload that come back with an `ICMPv6` error at least (RFC 4443 §3 asks for some
+/// more), and that an ordinary socket hands over.
 const LONGEST_QUOTED: usize = 1000;
 
 /// The sum of those checksummed fields that a NAT may rewrite.
@@ -103,7 +103,8 @@ pub(crate) fn reply(segment: &Segment<'_>, checksums: Checksums) -> Result<UdpRe
     })
 }
 
-/// Verifies the checksum of a datagram of `len` bytes, unless the capture cut it short: see [`decode`](crate::decode()).
+/// Verifies the checksum of a datagram of `len` bytes, unless the capture cut it short: see
+/// [`decode`](crate::decode()).
 fn verify(segment: &Segment<'_>, len: usize, checksum: u16) -> Result<(), Ignored> {
     let valid = match (checksum, segment.bytes.get(..len)) {
         // RFC 768: no checksum; RFC 8200 §8.1 forbids that.
@@ -114,8 +115,8 @@ fn verify(segment: &Segment<'_>, len: usize, checksum: u16) -> Result<(), Ignore
     if valid { Ok(()) } else { Err(Ignored::BadChecksum) }
 }
 
-/// What identifies the probe whose payload of `len` bytes this is, perhaps cut short: in IPv4 the identification, in IPv6 the
-/// length.
+/// What identifies the probe whose payload of `len` bytes this is, perhaps cut short: in IPv4 the
+/// identification, in IPv6 the length.
 pub(crate) fn echoed(v4: bool, payload: &[u8], len: usize) -> Option<u16> {
     if v4 {
         v4_identification(payload)
@@ -142,9 +143,9 @@ fn v6_length(payload: &[u8], len: usize) -> Option<u16> {
     is_echo.then_some(length)
 }
 
-/// Where in a payload of `len` bytes the two balancing ones are. The checksum works on words, so it must be an even offset;
-/// the header's length is even. In IPv6, where nothing else in a payload tells the probe, they come first when a quote may
-/// end before the last ones.
+/// Where in a payload of `len` bytes the two balancing ones are. The checksum works on words, so it
+/// must be an even offset; the header's length is even. In IPv6, where nothing else in a payload
+/// tells the probe, they come first when a quote may end before the last ones.
 fn balance_offset(is_v4: bool, len: usize) -> usize {
     if is_v4 || len <= LONGEST_QUOTED {
         (len / 2 - 1) * 2

@@ -71,7 +71,8 @@ fn list(addresses: &[IpAddr]) -> String {
     addresses.join(", ")
 }
 
-/// What is to be said of the path, the end-to-end probes and, where they were asked for, the counters.
+/// What is to be said of the path, the end-to-end probes and, where they were asked for, the
+/// counters.
 pub(crate) fn below(report: &Report, view: View) -> String {
     let screen = view.screen;
     let details = report.details.as_deref();
@@ -138,7 +139,8 @@ fn end_to_end(probe: &E2eProbe, details: Option<&E2eDetails>, screen: Screen) ->
     text
 }
 
-/// What to call it when end-to-end probes go unanswered: loss only where nothing else explains a part of it.
+/// What to call it when end-to-end probes go unanswered: loss only where nothing else explains a
+/// part of it.
 fn word_for_silence(details: &E2eDetails) -> &'static str {
     let lost = losses(&details.lost);
     match lost[Cause::RateLimited] + lost[Cause::Local] {

@@ -41,12 +41,14 @@ impl Format {
     /// The usual one's name.
     pub(crate) const DEFAULT: &'static str = Format::NAMES[0];
 
-    /// Whether the report should have details, although nobody asked for them: remarks are made of them.
+    /// Whether the report should have details, although nobody asked for them: remarks are made of
+    /// them.
     pub(crate) fn needs_details(self) -> bool {
         matches!(self, Format::Table | Format::Wide)
     }
 
-    /// `report` as text with a final newline. `view` is for the formats for people; the others do not care.
+    /// `report` as text with a final newline. `view` is for the formats for people; the others do
+    /// not care.
     ///
     /// # Errors
     /// None that a report can cause.

@@ -15,7 +15,8 @@ pub(crate) struct Stop<'r> {
     pub(crate) probed: usize,
     /// The runs that probed it and were not answered, from 0 up.
     silent: Vec<usize>,
-    /// How many probes there were, all runs taken together. One for each run where no details say more.
+    /// How many probes there were, all runs taken together. One for each run where no details say
+    /// more.
     pub(crate) probes: u32,
     /// Those without an answer.
     pub(crate) lost: Losses,

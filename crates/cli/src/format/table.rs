@@ -24,8 +24,8 @@ pub(crate) fn render(report: &Report, view: View) -> String {
     frame_around(report, view, |stops, names| grid(view, stops, names))
 }
 
-/// The grid that `build` makes of the path, between what stands above and below. Where the screen is too narrow for it,
-/// names go below their addresses.
+/// The grid that `build` makes of the path, between what stands above and below. Where the screen
+/// is too narrow for it, names go below their addresses.
 pub(crate) fn frame_around(report: &Report, view: View, build: impl Fn(&[Stop], Names) -> Grid) -> String {
     let screen = view.screen;
     let stops = Stop::of(report);
@@ -121,7 +121,8 @@ fn statistics(stop: &Stop, index: usize, host: Option<&Host>) -> [Cell; 6] {
     ]
 }
 
-/// The share of the probes that the network lost. Where none was, but others went unanswered, the word for the reason.
+/// The share of the probes that the network lost. Where none was, but others went unanswered, the
+/// word for the reason.
 fn loss(stop: &Stop) -> Cell {
     let lost = real_losses(&stop.lost);
     if lost == 0
@@ -147,8 +148,8 @@ fn loss(stop: &Stop) -> Cell {
     Cell::styled(style, format!("{share:.1}%"))
 }
 
-/// What the network lost, or may have lost. A limit, a router that never answers, a firewall and this machine lose nothing that
-/// others send.
+/// What the network lost, or may have lost. A limit, a router that never answers, a firewall and
+/// this machine lose nothing that others send.
 fn real_losses(lost: &Losses) -> u32 {
     lost[Cause::Network] + lost[Cause::Unknown]
 }
@@ -240,8 +241,9 @@ impl NoteColumn {
         notes
     }
 
-    /// What traceroute writes behind its times, unless it stands there already, and, with details, the TTL that the host quotes of a probe that ended for lack of
-    /// TTL, when that was not 1, which is what it should be there. Who refuses a probe does so with any TTL.
+    /// What traceroute writes behind its times, unless it stands there already, and, with details,
+    /// the TTL that the host quotes of a probe that ended for lack of TTL, when that was not 1,
+    /// which is what it should be there. Who refuses a probe does so with any TTL.
     fn of_host(self, host: &Host) -> Vec<String> {
         let details: Vec<_> = host.answers.iter().filter_map(|answer| answer.details).collect();
         let beside_times = self.says_why && self.view.details;

@@ -19,7 +19,8 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A run in short notation: one word a hop, `*` for silence, or address and milliseconds as in `192.0.2.1/1.5`.
+/// A run in short notation: one word a hop, `*` for silence, or address and milliseconds as in
+/// `192.0.2.1/1.5`.
 fn run(number: u128, destination: &str, hops: &str) -> Run {
     let destination = address(destination);
     let hop = |(ttl, word): (u8, &str)| match word.split_once('/') {
@@ -190,7 +191,8 @@ fn all_silent() -> Report {
     report("198.51.100.9", Protocol::Icmp, runs, &[0.0, 0.0])
 }
 
-/// Load balancing over paths of different lengths, lost probes, and names, one of which holds what CSV must quote.
+/// Load balancing over paths of different lengths, lost probes, and names, one of which holds what
+/// CSV must quote.
 fn several_addresses() -> Report {
     let goal = "198.51.100.9";
     let runs = vec![
@@ -294,7 +296,8 @@ fn mpls() -> Report {
     report
 }
 
-/// One TTL for each cause, a NAT, a second attempt, an answer that may be to either of two, and two ends before the destination.
+/// One TTL for each cause, a NAT, a second attempt, an answer that may be to either of two, and two
+/// ends before the destination.
 fn causes_of_silence() -> Report {
     let goal = "198.51.100.9";
     let runs = vec![

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use datadog_traceroute::Cause;
 use unicode_width::UnicodeWidthStr;
 
-/// `text` without anything that could do more on a terminal than be read: control characters, and those that are
-/// invisible or turn the direction of writing, are escaped as `\u{1b}`. A name is what a stranger's name server says.
+/// `text` without anything that could do more on a terminal than be read: control characters, and
+/// those that are invisible or turn the direction of writing, are escaped as `\u{1b}`. A name is
+/// what a stranger's name server says.
 pub(crate) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     // `escape_debug` knows what cannot be shown, but escapes these three as well, which can.

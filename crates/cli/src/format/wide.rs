@@ -11,7 +11,8 @@ use super::text::rtt;
 
 /// What stands for an answer that did not come.
 const NO_ANSWER: &str = "*";
-/// What stands for an answer that may be to any of several probes, so that it has no round-trip time.
+/// What stands for an answer that may be to any of several probes, so that it has no round-trip
+/// time.
 const NO_TIME: &str = "?";
 
 pub(crate) fn render(report: &Report, view: View) -> String {

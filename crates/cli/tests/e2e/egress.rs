@@ -1,4 +1,5 @@
-//! Which way probes leave when the user chooses: source, interface, mark, and the zone of a link-local target.
+//! Which way probes leave when the user chooses: source, interface, mark, and the zone of a
+//! link-local target.
 
 use std::net::IpAddr;
 
@@ -16,7 +17,8 @@ const METHODS: [&str; 4] = [
     "-P tcp -p 80 --tcp-method sack",
 ];
 
-/// A client with two uplinks, each with a router, to one server. The main table has the near router for default.
+/// A client with two uplinks, each with a router, to one server. The main table has the near router
+/// for default.
 ///
 /// ```text
 ///             10.1 ┌─ near ─┐ 10.2

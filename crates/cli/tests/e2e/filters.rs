@@ -60,7 +60,8 @@ fn silence_everywhere_is_a_result() -> Result<()> {
     Ok(())
 }
 
-/// It answers for every TTL that would have gone further. Two such answers end the run, and the e2e probe is filtered, not lost.
+/// It answers for every TTL that would have gone further. Two such answers end the run, and the e2e
+/// probe is filtered, not lost.
 #[test]
 fn a_router_that_refuses_is_the_last_hop() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
@@ -73,7 +74,8 @@ fn a_router_that_refuses_is_the_last_hop() -> Result<()> {
             each_family(&chain, |path| {
                 let arguments = format!("-P {protocol} -q 1 -Q 1 -m 5 --timeout 2000 --details");
                 let report = trace(&chain.client, path.target, &arguments);
-                // A router looks at the TTL before its filter does, so its first answer is that of any router.
+                // A router looks at the TTL before its filter does, so its first answer is that of
+                // any router.
                 let router = path.hops[1];
                 let expected = [path.hops[0], router, router];
                 assert_eq!(hops(&report), expected, "{protocol} {with:?}");
@@ -124,7 +126,8 @@ fn a_router_that_resets_is_taken_for_the_target() -> Result<()> {
     Ok(())
 }
 
-/// Linux limits how often it says so, to the third time in a row here; hence a new router for each protocol.
+/// Linux limits how often it says so, to the third time in a row here; hence a new router for each
+/// protocol.
 #[test]
 fn a_router_without_a_route_is_the_last_hop() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };

@@ -1,4 +1,5 @@
-//! What people and other programs get instead of the JSON document, and what it has when details are asked for.
+//! What people and other programs get instead of the JSON document, and what it has when details
+//! are asked for.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -90,7 +91,8 @@ fn silence_and_prohibition_in_a_table() -> Result<()> {
         let prohibiting = path.hops[2].unwrap().to_string();
         let rows = rows(&table);
         assert_eq!(rows[1], ["2", "???", "silent", "0/2"], "{table}");
-        // A router looks at the TTL before its filter does, so its first answer is that of any router.
+        // A router looks at the TTL before its filter does, so its first answer is that of any
+        // router.
         assert_eq!(rows[2][..4], ["3", &prohibiting, "0.0%", "2/2"], "{table}");
         assert_ne!(rows[2].last(), Some(&"!X"), "{table}");
         assert_eq!(rows[3][..4], ["4", &prohibiting, "0.0%", "2/2"], "{table}");
@@ -192,7 +194,8 @@ fn details_of_a_path() -> Result<()> {
                 "destination": goal,
                 "icmp_type": kind,
                 "icmp_code": code,
-                // The kernel's default for what it sends is 64; each router on the way back takes one.
+                // The kernel's default for what it sends is 64; each router on the way back takes
+                // one.
                 "reply_ttl": 64 - index,
                 "quoted_ttl": 1,
                 "kernel_timestamps": true,

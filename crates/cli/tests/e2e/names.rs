@@ -20,7 +20,8 @@ fn program_with_names(node: &Node, test: &str, hosts: &str, arguments: &str) -> 
     command
 }
 
-/// A name server that says nothing would be waited for half a minute; the request ends when its time is over.
+/// A name server that says nothing would be waited for half a minute; the request ends when its
+/// time is over.
 #[test]
 fn a_silent_name_server_does_not_delay_the_end() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
@@ -219,12 +220,13 @@ fn without_a_name_server_hops_have_no_names() -> Result<()> {
     Ok(())
 }
 
-/// With the patience of resolv.conf(5): who waits for an answer that never comes waits 5 s at least.
+/// With the patience of resolv.conf(5): who waits for an answer that never comes waits 5 s at
+/// least.
 const PATIENT: &str = "nameserver 127.0.0.53\n";
 const IMPATIENT: &str = "nameserver 127.0.0.53\noptions timeout:1 attempts:1\n";
 
-/// Name service switches: one that needs files and DNS only, and one for which the program asks the C library (where that has
-/// such a switch: a static program asks the name servers itself).
+/// Name service switches: one that needs files and DNS only, and one for which the program asks the
+/// C library (where that has such a switch: a static program asks the name servers itself).
 const SWITCHES: [&str; 2] = ["hosts: files dns\n", "hosts: files mymachines dns\n"];
 
 /// The program with these files in `/etc`.
@@ -327,7 +329,8 @@ fn a_name_in_another_script_is_asked_for_in_ascii_and_shown_as_typed() -> Result
     Ok(())
 }
 
-/// Issues 12 and 14: what is wrong in `resolv.conf` does not keep what is right, and the hosts file keeps its order.
+/// Issues 12 and 14: what is wrong in `resolv.conf` does not keep what is right, and the hosts file
+/// keeps its order.
 #[test]
 fn names_are_found_with_an_odd_resolv_conf_and_in_the_order_of_the_hosts_file() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };

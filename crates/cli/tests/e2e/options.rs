@@ -130,7 +130,8 @@ fn runs_begin_at_the_first_ttl() -> Result<()> {
     Ok(())
 }
 
-/// Linux answers six datagrams to a closed port at once, and then one a second: enough for all runs, if they take turns.
+/// Linux answers six datagrams to a closed port at once, and then one a second: enough for all
+/// runs, if they take turns.
 #[test]
 fn runs_without_a_delay_all_see_the_whole_path() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };

@@ -173,7 +173,8 @@ fn ports_that_are_open_closed_filtered_and_rejected() -> Result<()> {
         for protocol in ["tcp", "udp"] {
             let filtered: Vec<Option<IpAddr>> = path.hops[..3].iter().copied().chain([None, None]).collect();
             assert_eq!(hops_to(path, protocol, 101), filtered, "{protocol}");
-            // The router that rejects does so for all TTLs beyond its own. Two such answers end the run.
+            // The router that rejects does so for all TTLs beyond its own. Two such answers end the
+            // run.
             let second = path.hops[1];
             let rejected = vec![path.hops[0], second, second];
             let found = hops_to(path, protocol, 103);
@@ -203,7 +204,8 @@ fn a_silent_router_is_a_gap() -> Result<()> {
     Ok(())
 }
 
-/// The kernel tells this machine itself that nobody answers. That is lost here, and neither a hop nor an error.
+/// The kernel tells this machine itself that nobody answers. That is lost here, and neither a hop
+/// nor an error.
 #[test]
 fn a_neighbour_that_is_not_there_loses_everything_here() -> Result<()> {
     let Some((_lab, chain)) = lab_with_chain(1)? else {
@@ -369,8 +371,9 @@ fn detailed_hops(outcome: &Outcome) -> Vec<Value> {
     hops
 }
 
-/// The program as root and as nobody finds the same details, but for what the kernel keeps to itself: the TTL in a quote, and that of
-/// a segment that is no SYN-ACK over IPv6. Which timestamps are whose is another matter. What nobody found.
+/// The program as root and as nobody finds the same details, but for what the kernel keeps to
+/// itself: the TTL in a quote, and that of a segment that is no SYN-ACK over IPv6. Which timestamps
+/// are whose is another matter. What nobody found.
 fn check_details(client: &Node, target: impl Display, arguments: &str, is_syn_ack: bool) -> Vec<Value> {
     let found = detailed_hops(&run_trace(client, &target, arguments));
     let mut expected = detailed_hops(&crate::program::run(client, &target, arguments));

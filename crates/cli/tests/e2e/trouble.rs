@@ -103,7 +103,8 @@ fn an_interface_may_go_down_midway() -> Result<()> {
     Ok(())
 }
 
-/// Root has more than probing needs, which nobody who sends packets to the program shall profit from.
+/// Root has more than probing needs, which nobody who sends packets to the program shall profit
+/// from.
 #[test]
 fn while_it_probes_the_program_has_no_other_privilege() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
@@ -136,7 +137,8 @@ fn while_it_probes_the_program_has_no_other_privilege() -> Result<()> {
                 "{status}"
             );
         }
-        // Else root's files would be its own. In a user namespace of one user there is nobody else to become.
+        // Else root's files would be its own. In a user namespace of one user there is nobody else
+        // to become.
         let ids: &[&str] = if lab.is_unprivileged() {
             &[]
         } else {
@@ -150,13 +152,15 @@ fn while_it_probes_the_program_has_no_other_privilege() -> Result<()> {
     Ok(())
 }
 
-/// However few files may be open, there is a result or a message, and enough of them means a result.
+/// However few files may be open, there is a result or a message, and enough of them means a
+/// result.
 #[test]
 fn too_few_open_files_are_reported() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(1)?;
     let mut failures = 0;
-    // With fewer than eight the library that watches for signals panics in its own thread; the program then fails.
+    // With fewer than eight the library that watches for signals panics in its own thread; the
+    // program then fails.
     for limit in 8..40 {
         let mut command = chain.client.command("sh");
         command.args([
@@ -301,7 +305,8 @@ fn ctrl_c_stops_at_once_and_frees_everything() -> Result<()> {
     Ok(())
 }
 
-/// With `--verbose` the log goes to standard error, down to the lowest level, and standard output is the same document.
+/// With `--verbose` the log goes to standard error, down to the lowest level, and standard output
+/// is the same document.
 #[test]
 fn verbose_talks_on_standard_error_only() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
@@ -316,7 +321,8 @@ fn verbose_talks_on_standard_error_only() -> Result<()> {
     Ok(())
 }
 
-/// As docs/false-loss.md tells: what a limit would leave unanswered is not sent, unless a fixed interval asks for it.
+/// As docs/false-loss.md tells: what a limit would leave unanswered is not sent, unless a fixed
+/// interval asks for it.
 #[test]
 fn probes_wait_for_the_targets_limit_and_what_is_not_sent_is_said() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };

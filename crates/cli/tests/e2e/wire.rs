@@ -1,5 +1,5 @@
-//! Probes as the first router receives them. What they should look like is said at `traceroute_wire::ProbeKind`;
-//! etherparse and tshark, which know nothing of that, read them.
+//! Probes as the first router receives them. What they should look like is said at
+//! `traceroute_wire::ProbeKind`; etherparse and tshark, which know nothing of that, read them.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -232,7 +232,8 @@ fn tcp_syn_probes() -> Result<()> {
         let flows = probes.iter().map(|(ip, packet)| {
             let tcp = tcp(packet);
             assert!(tcp.syn() && !(tcp.ack() || tcp.rst() || tcp.fin() || tcp.psh()));
-            // RFC 7323 appendix A: two no-operations, then kind 8 and length 10. The value says which probe it is.
+            // RFC 7323 appendix A: two no-operations, then kind 8 and length 10. The value says
+            // which probe it is.
             let options = tcp.options();
             assert_eq!((options.len(), &options[..4]), (12, &[1, 1, 8, 10][..]));
             assert!(timestamps.insert(options[4..8].to_vec()) && options[8..] == [0; 4]);
@@ -339,7 +340,8 @@ fn pcap(packets: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-/// What tshark says of each packet: its protocols, the states of its checksums, and whether it is malformed.
+/// What tshark says of each packet: its protocols, the states of its checksums, and whether it is
+/// malformed.
 fn tshark(chain: &Chain, packets: &[Vec<u8>]) -> Option<Vec<String>> {
     let mut command = chain.client.command("tshark");
     // Nobody's settings.

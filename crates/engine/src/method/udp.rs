@@ -1,7 +1,8 @@
 //! UDP datagrams (RFC 768).
 //!
 //! The number of a probe is in the IPv4 identification and in the checksum's tag, in IPv6 in the
-//! tag and, unless the caller chose it, the length. Load balancers hash the ports, which are the same for all probes of a flow.
+//! tag and, unless the caller chose it, the length. Load balancers hash the ports, which are the
+//! same for all probes of a flow.
 
 use std::net::IpAddr;
 

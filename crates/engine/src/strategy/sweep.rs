@@ -1,6 +1,6 @@
 //! First attempts in parallel: one TTL after the other, without waiting for answers. Without a
-//! delay, at most [`AT_ONCE`] are on their way. The engine sends one probe of each trace in turn, so
-//! runs that start together reach each TTL together: none takes all answers that a limit allows.
+//! delay, at most [`AT_ONCE`] are on their way. The engine sends one probe of each trace in turn,
+//! so runs that start together reach each TTL together: none takes all answers that a limit allows.
 
 use super::View;
 use super::run::{First, Pace, patience};

@@ -21,8 +21,8 @@ use traceroute_engine::{Answer, Distance, End, Method, Time, Token, TraceId, Tra
 use traceroute_wire::{IcmpError, Probe, ProbeKind, QuotedTransport, Reply, ReplyKind};
 
 const METHODS: [Method; 4] = [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack];
-/// Asks for the destination's distance, 1 ms apart at least, and a token may come when time is nearly over. The last probe's answer is
-/// then waited for, two round trips long.
+/// Asks for the destination's distance, 1 ms apart at least, and a token may come when time is
+/// nearly over. The last probe's answer is then waited for, two round trips long.
 const ASKS: Duration = Duration::from_millis(16 + 2 * (14 * 20 + 150));
 /// An answer that names a probe by one mark only, or by none.
 fn forged(probe: &Probe, what: u8) -> Reply {
@@ -395,8 +395,9 @@ proptest! {
         check_series(&case, &case.runs[0], (count, ms(interval), fixed))?;
     }
 
-    /// Datagrams of a service and bare resets do not say to which probe they are. Who answered is right all the same, and nothing
-    /// is shown nearer than it is; when nothing is lost, the distance is right.
+    /// Datagrams of a service and bare resets do not say to which probe they are. Who answered is
+    /// right all the same, and nothing is shown nearer than it is; when nothing is lost, the
+    /// distance is right.
     #[test]
     fn a_target_that_does_not_say_what_it_answers_is_never_too_near(
         case in case(),

@@ -1,5 +1,5 @@
-//! A simulated path and clock for the engine: probes go in as [`Probe`]s, answers come back as [`Reply`]s at the time
-//! the path says, and the clock jumps from one event to the next.
+//! A simulated path and clock for the engine: probes go in as [`Probe`]s, answers come back as
+//! [`Reply`]s at the time the path says, and the clock jumps from one event to the next.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -193,7 +193,8 @@ impl<'p> Simulation<'p> {
         id
     }
 
-    /// The same with the handshake that a SACK trace waits for. Connections' sequence numbers are far apart.
+    /// The same with the handshake that a SACK trace waits for. Connections' sequence numbers are
+    /// far apart.
     pub fn start_connected(&mut self, spec: TraceSpec) -> TraceId {
         if spec.method == Method::TcpSack {
             let next = u32::from(self.next_port) << 16;
@@ -226,7 +227,8 @@ impl<'p> Simulation<'p> {
         self.wire.insert((read, self.sequence), (at, what));
     }
 
-    /// Runs until nothing is left to do. Panics when that takes more than an hour of simulated time.
+    /// Runs until nothing is left to do. Panics when that takes more than an hour of simulated
+    /// time.
     pub fn run(&mut self) {
         while self.step() {
             assert!(self.now < at(3_600_000), "the engine does not come to an end");
@@ -381,7 +383,8 @@ impl<'p> Simulation<'p> {
         }
     }
 
-    /// Every hop of a result was told as it was found: what was told of its TTL last is what the result says.
+    /// Every hop of a result was told as it was found: what was told of its TTL last is what the
+    /// result says.
     fn assert_told(&self, id: TraceId, result: &TraceResult) {
         for hop in &result.hops {
             let told = self

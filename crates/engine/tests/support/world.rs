@@ -1,4 +1,5 @@
-//! A network for the engine's tests: one path with loss, limits, silence, refusals, duplicates and reordering.
+//! A network for the engine's tests: one path with loss, limits, silence, refusals, duplicates and
+//! reordering.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +15,8 @@ use super::{
     Name, RST, Simulation, destination_answer, error, ms, name, router_of, tcp, time_exceeded, udp_service,
 };
 
-/// A limit on ICMP errors, exactly as Linux keeps it for each address that it answers (`inet_peer_xrlim_allow`): time is saved up
-/// to `burst` intervals, an answer costs one.
+/// A limit on ICMP errors, exactly as Linux keeps it for each address that it answers
+/// (`inet_peer_xrlim_allow`): time is saved up to `burst` intervals, an answer costs one.
 #[derive(Debug, Clone, Copy)]
 pub struct Limiter {
     pub interval: Duration,
@@ -83,7 +84,8 @@ pub struct World {
     pub jitter: Duration,
     /// Routers that never answer.
     pub silent: BTreeSet<u8>,
-    /// Destination unreachable with this code, from this TTL on, by the node there; nothing passes it.
+    /// Destination unreachable with this code, from this TTL on, by the node there; nothing passes
+    /// it.
     pub refuses: Option<(u8, u8)>,
     /// Nothing passes this TTL and nobody says so.
     pub filtered_from: Option<u8>,
@@ -210,8 +212,8 @@ impl World {
         }
     }
 
-    /// A selective acknowledgment of all that has arrived (RFC 2018 §4); of what comes again by a block of its own in front of the
-    /// others (RFC 2883).
+    /// A selective acknowledgment of all that has arrived (RFC 2018 §4); of what comes again by a
+    /// block of its own in front of the others (RFC 2883).
     fn acknowledgment(&mut self, probe: &Probe) -> Reply {
         let mut reply = destination_answer(probe);
         let arrived = self.arrived.entry(name(probe)).or_default();

@@ -4,15 +4,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use traceroute_engine::Time;
 
-/// No packet waits longer than this to be read; an older stamp is from before a step of the wall clock.
+/// No packet waits longer than this to be read; an older stamp is from before a step of the wall
+/// clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// Closer than any two ticks of the Windows system time, unless it is read precisely: the finest are about 500 µs, now a
-/// little more and now a little less.
+/// Closer than any two ticks of the Windows system time, unless it is read precisely: the finest
+/// are about 500 µs, now a little more and now a little less.
 const CLOSER_THAN_TICKS: Duration = Duration::from_micros(100);
 
-/// Decides between two clocks. The driver's stamp is right however late the read is, but whether it is from the precise
-/// system time or from the one that moves in ticks of up to 16 ms is not documented. So it counts only once two stamps
-/// have been closer than any tick; until then the time of reading does, which is a little late but never early.
+/// Decides between two clocks. The driver's stamp is right however late the read is, but whether it
+/// is from the precise system time or from the one that moves in ticks of up to 16 ms is not
+/// documented. So it counts only once two stamps have been closer than any tick; until then the
+/// time of reading does, which is a little late but never early.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
     last: Option<u64>,
@@ -20,8 +22,8 @@ pub(crate) struct Stamps {
 }
 
 impl Stamps {
-    /// When a packet stamped `stamp` (nanoseconds of the wall clock since 1970), read at `read`, arrived. `wall`: the wall
-    /// clock at `read`.
+    /// When a packet stamped `stamp` (nanoseconds of the wall clock since 1970), read at `read`,
+    /// arrived. `wall`: the wall clock at `read`.
     pub(crate) fn arrival(&mut self, stamp: u64, read: Time, wall: SystemTime) -> Time {
         if let Some(last) = self.last.replace(stamp) {
             let apart = Duration::from_nanos(stamp.abs_diff(last));

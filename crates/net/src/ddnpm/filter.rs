@@ -40,9 +40,10 @@ pub(crate) const ICMP_DEFINITIONS: [Definition; 2] = [
     Definition::new(AF_INET6, ICMPV6, false),
 ];
 
-/// Segments and datagrams from targets. The stack takes those of a connection (SACK) and for a reserved UDP port, and
-/// discards those for ports that it knows nothing of (SYN). Any port: definitions cannot be removed from a handle, and
-/// [`Inbox`](crate::inbox::Inbox) looks at the port.
+/// Segments and datagrams from targets. The stack takes those of a connection (SACK) and for a
+/// reserved UDP port, and discards those for ports that it knows nothing of (SYN). Any port:
+/// definitions cannot be removed from a handle, and [`Inbox`](crate::inbox::Inbox) looks at the
+/// port.
 pub(crate) const fn of_transport(transport: Transport) -> [Definition; 4] {
     let protocol = match transport {
         Transport::Udp => UDP,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use traceroute_engine::Time;
 
-/// How long. A capture that copies all of a host's traffic is not for keeps, but end-to-end probes, each of which reserves
-/// a port for itself, come seconds apart, and a capture that has just been opened knows less of its clock.
+/// How long. A capture that copies all of a host's traffic is not for keeps, but end-to-end probes,
+/// each of which reserves a port for itself, come seconds apart, and a capture that has just been
+/// opened knows less of its clock.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Something that is opened when it is needed, and closed [`LINGER`] after it was needed last.

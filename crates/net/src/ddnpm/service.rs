@@ -53,8 +53,9 @@ pub(crate) fn start(service: &mut impl Service) -> io::Result<()> {
     }
 }
 
-/// How many times this process has started the driver. Only the first start asks the system, and a start that failed
-/// does not count. Nothing is ever stopped: other processes, the Datadog Agent first of all, use the driver too.
+/// How many times this process has started the driver. Only the first start asks the system, and a
+/// start that failed does not count. Nothing is ever stopped: other processes, the Datadog Agent
+/// first of all, use the driver too.
 #[derive(Debug)]
 pub(crate) struct Starts(Mutex<u64>);
 
@@ -79,8 +80,8 @@ impl Starts {
         std::mem::take(&mut *count) > 0
     }
 
-    /// Opens something of the driver. If the driver is gone although this process has started it, somebody has stopped it
-    /// since: starts it again, and tries once more.
+    /// Opens something of the driver. If the driver is gone although this process has started it,
+    /// somebody has stopped it since: starts it again, and tries once more.
     pub(crate) fn open<T>(
         &self,
         mut open: impl FnMut() -> Result<T, NetError>,

@@ -1,5 +1,5 @@
-//! What Windows lets a process probe, and with which of the backend's ways: raw sockets, the ICMP API, the system's own
-//! connects (`syn_socket`), the driver.
+//! What Windows lets a process probe, and with which of the backend's ways: raw sockets, the ICMP
+//! API, the system's own connects (`syn_socket`), the driver.
 
 pub(crate) mod firewall;
 
@@ -87,8 +87,8 @@ impl Facts {
         if v6 { &self.v6 } else { &self.v4 }
     }
 
-    /// The best way to probe with a protocol, if there is one. What the backend takes by itself comes before what must
-    /// be asked for.
+    /// The best way to probe with a protocol, if there is one. What the backend takes by itself
+    /// comes before what must be asked for.
     fn way(&self, protocol: &str, v6: bool) -> Option<Way> {
         let sockets = self.sockets(v6);
         let raw = (!v6 && self.raw.is_ok()).then_some((Verdict::Good, "raw sockets"));

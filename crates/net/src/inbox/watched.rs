@@ -8,8 +8,8 @@ use traceroute_engine::Transport;
 /// How many there are of one transport.
 const PORTS: usize = 1 << 16;
 
-/// By transport and port, how many times it is watched: once for each source address. Read for every packet, by the
-/// threads that receive, so there is no lock.
+/// By transport and port, how many times it is watched: once for each source address. Read for
+/// every packet, by the threads that receive, so there is no lock.
 pub(crate) struct WatchedPorts([Box<[AtomicU16]>; 2]);
 
 impl WatchedPorts {

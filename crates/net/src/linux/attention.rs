@@ -1,8 +1,10 @@
-//! Decides when the second view of replies, after this host's firewall and translation, is worth its cost.
+//! Decides when the second view of replies, after this host's firewall and translation, is worth
+//! its cost.
 //!
-//! Where nothing is translated and nothing is dropped, both views show the same packets, and reading each twice costs some 10 %
-//! of the CPU time of a trace. So under load the second view is only opened for a sample, each second, unless this host may
-//! translate what is probed. While little comes in, and after any difference, it is always open.
+//! Where nothing is translated and nothing is dropped, both views show the same packets, and
+//! reading each twice costs some 10 % of the CPU time of a trace. So under load the second view is
+//! only opened for a sample, each second, unless this host may translate what is probed. While
+//! little comes in, and after any difference, it is always open.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -97,8 +99,8 @@ impl Attention {
 
 /// Whether this host may translate or decrypt packets. What cannot be found out counts as yes.
 ///
-/// Whatever translates with netfilter's help tracks connections, and that of a probe is counted before it leaves. Decryption is
-/// mostly a module's. What else translates shows in samples.
+/// Whatever translates with netfilter's help tracks connections, and that of a probe is counted
+/// before it leaves. Decryption is mostly a module's. What else translates shows in samples.
 pub(super) fn host_may_translate() -> bool {
     tracks_connections() || has_module_of_ipsec()
 }

@@ -23,9 +23,10 @@ const NOTHING: libc::sock_filter = libc::sock_filter {
 
 /// Captures one address family on all interfaces.
 ///
-/// The socket's protocol is `ETH_P_IP` or `ETH_P_IPV6` and not `ETH_P_ALL`: taps for all protocols also see what leaves,
-/// so each packet of the loopback interface twice, and each packet of a stacked device (VLAN, bridge, bond) once per
-/// layer. And it is of type `SOCK_DGRAM`, whose packets start at the IP header whatever the link.
+/// The socket's protocol is `ETH_P_IP` or `ETH_P_IPV6` and not `ETH_P_ALL`: taps for all protocols
+/// also see what leaves, so each packet of the loopback interface twice, and each packet of a
+/// stacked device (VLAN, bridge, bond) once per layer. And it is of type `SOCK_DGRAM`, whose
+/// packets start at the IP header whatever the link.
 pub(super) struct Capture {
     socket: OwnedFd,
     inbox: Inbox,
@@ -37,8 +38,8 @@ pub(super) struct Capture {
     seen: Cell<Statistics>,
 }
 
-/// Where packets wait. The kernel fills a ring without regard to `net.core.rmem_max`, and reading it takes no system call,
-/// but it takes some 10 ms to set up.
+/// Where packets wait. The kernel fills a ring without regard to `net.core.rmem_max`, and reading
+/// it takes no system call, but it takes some 10 ms to set up.
 enum Inbox {
     Queue(Queue),
     Ring(Ring),
@@ -54,8 +55,8 @@ pub(super) struct Statistics {
 }
 
 impl Capture {
-    /// Opens the capture, without local ports in its filter yet.
-    /// With `heavy_load` it takes longer, and then holds more. `are_stamped`: packets are already stamped on arrival.
+    /// Opens the capture, without local ports in its filter yet. With `heavy_load` it takes longer,
+    /// and then holds more. `are_stamped`: packets are already stamped on arrival.
     pub(super) fn open(family: Family, heavy_load: bool, are_stamped: bool) -> io::Result<Self> {
         // Protocol 0 captures nothing, until `bind` names one. So no packet comes in unfiltered.
         let socket = sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
@@ -86,7 +87,8 @@ impl Capture {
         })
     }
 
-    /// Lets TCP and UDP packets to ports of these blocks through; no packet is lost while the filter changes.
+    /// Lets TCP and UDP packets to ports of these blocks through; no packet is lost while the
+    /// filter changes.
     pub(super) fn watch(&mut self, blocks: &[u8]) -> io::Result<()> {
         sys::attach_filter(self.socket.as_fd(), &program(self.family, blocks))?;
         self.blocks = blocks.to_vec();
@@ -99,8 +101,8 @@ impl Capture {
         &self.blocks
     }
 
-    /// Lets nothing through until [`Capture::resume`], so that foreign packets do not fill the room for replies while nobody
-    /// reads.
+    /// Lets nothing through until [`Capture::resume`], so that foreign packets do not fill the room
+    /// for replies while nobody reads.
     pub(super) fn rest(&mut self) {
         // Cannot fail but for want of memory; then it is as if it had not been tried.
         self.rests |= sys::attach_filter(self.socket.as_fd(), &[NOTHING]).is_ok();

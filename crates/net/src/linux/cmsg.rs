@@ -21,7 +21,8 @@ impl<'a> Iterator for ControlMessages<'a> {
     }
 }
 
-/// What the kernel tells with a message about its packet or, on the error queue, about what became of one.
+/// What the kernel tells with a message about its packet or, on the error queue, about what became
+/// of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Notes {
     /// When, in nanoseconds of the wall clock.
@@ -74,9 +75,9 @@ impl Notes {
 }
 
 impl ExtendedError {
-    /// Where the extensions of an ICMP error begin in the message, in bytes, if its length attribute says so and
-    /// `IP_RECVERR_RFC4884` is set: the first half of `data`, of which the rest is the kernel's opinion on them (`struct
-    /// sock_ee_data_rfc4884`).
+    /// Where the extensions of an ICMP error begin in the message, in bytes, if its length
+    /// attribute says so and `IP_RECVERR_RFC4884` is set: the first half of `data`, of which the
+    /// rest is the kernel's opinion on them (`struct sock_ee_data_rfc4884`).
     pub(super) fn extensions_at(&self) -> Option<usize> {
         let [first, second, ..] = self.data.to_ne_bytes();
         let offset = u16::from_ne_bytes([first, second]);
@@ -118,8 +119,8 @@ fn word(data: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(data.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// `struct scm_timestamping`: three times, the first of which is the software's. Seconds and nanoseconds have 8 bytes
-/// each, or 4 on old 32-bit systems.
+/// `struct scm_timestamping`: three times, the first of which is the software's. Seconds and
+/// nanoseconds have 8 bytes each, or 4 on old 32-bit systems.
 fn parse_stamp(data: &[u8]) -> Option<i64> {
     const TIMES: usize = 3;
     let word = |index: usize| -> Option<i64> {
@@ -139,8 +140,8 @@ fn parse_stamp(data: &[u8]) -> Option<i64> {
 const SCM_TSTAMP_SND: u32 = 0;
 
 impl Notes {
-    /// Of a send report: which request, counted from the socket's first, and when, in nanoseconds of the wall clock.
-    /// `None`: it is about something else.
+    /// Of a send report: which request, counted from the socket's first, and when, in nanoseconds
+    /// of the wall clock. `None`: it is about something else.
     pub(super) fn send_report(&self) -> Option<(u32, i64)> {
         let error = self.error?;
         let is_report = error.number == libc::ENOMSG as u32

@@ -1,11 +1,12 @@
 //! Raw sockets that see replies after this host's own firewall and translation (raw(7)).
 //!
-//! A packet socket sees a packet as it came in: before netfilter translates it back (masquerading, service addresses) and before
-//! decryption. These sockets see what the kernel delivers to programs of this host. They miss what a firewall rule or a
-//! strict `rp_filter` drops here, so both views are needed: [`Views`](super::views::Views) merges them.
+//! A packet socket sees a packet as it came in: before netfilter translates it back (masquerading,
+//! service addresses) and before decryption. These sockets see what the kernel delivers to programs
+//! of this host. They miss what a firewall rule or a strict `rp_filter` drops here, so both views
+//! are needed: [`Views`](super::views::Views) merges them.
 //!
-//! The sockets of a family are one for each protocol, opened when that protocol is first probed. Each runs the capture's filter,
-//! so foreign packets are not queued.
+//! The sockets of a family are one for each protocol, opened when that protocol is first probed.
+//! Each runs the capture's filter, so foreign packets are not queued.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
@@ -23,7 +24,8 @@ use super::sys::{self, PACKET_BATCH, PacketBatch};
 const SIZE: usize = 1536;
 /// Asked for; the kernel grants less to the unprivileged.
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
-/// `SKF_NET_OFF` (linux/filter.h): offsets from here on count from the IP header. Filters of raw IPv6 sockets start behind it.
+/// `SKF_NET_OFF` (linux/filter.h): offsets from here on count from the IP header. Filters of raw
+/// IPv6 sockets start behind it.
 const NETWORK_HEADER: u32 = -0x10_0000_i32 as u32;
 const IPV6_HEADER: usize = 40;
 
@@ -49,7 +51,8 @@ struct Receiver {
 /// One packet as it was delivered.
 #[derive(Debug)]
 pub(super) struct Delivered {
-    /// When it arrived, in nanoseconds of the wall clock: the same as the packet capture's for this packet.
+    /// When it arrived, in nanoseconds of the wall clock: the same as the packet capture's for this
+    /// packet.
     pub(super) stamp: i64,
     pub(super) reply: Result<Reply, Ignored>,
 }
@@ -94,7 +97,8 @@ impl LocalDelivery {
         Ok(())
     }
 
-    /// Stops watching until [`LocalDelivery::resume`]: each socket costs the kernel a copy of every packet of its protocol.
+    /// Stops watching until [`LocalDelivery::resume`]: each socket costs the kernel a copy of every
+    /// packet of its protocol.
     pub(super) fn rest(&mut self) {
         self.sockets.clear();
         self.rests = true;
@@ -121,7 +125,8 @@ impl LocalDelivery {
             family: self.family,
             port_blocks: &self.blocks,
             link_header_len,
-            // ICMPv6's checksum is the kernel's to verify here, which it cannot in a part of a packet.
+            // ICMPv6's checksum is the kernel's to verify here, which it cannot in a part of a
+            // packet.
             snap_len: u32::from(u16::MAX),
         }))
     }
@@ -131,7 +136,8 @@ impl LocalDelivery {
         self.sockets.iter().map(|receiver| receiver.socket.as_fd())
     }
 
-    /// Reads what has arrived, at most one batch of each protocol; how many packets wait to be taken.
+    /// Reads what has arrived, at most one batch of each protocol; how many packets wait to be
+    /// taken.
     pub(super) fn read(&mut self) -> usize {
         self.sockets.iter_mut().map(Receiver::read).sum()
     }
@@ -233,7 +239,8 @@ fn is_v6(name: &[u8]) -> bool {
     family == Some(libc::AF_INET6 as u16)
 }
 
-/// The IPv6 header of a packet of which the kernel delivers what follows it. Traffic class and flow label are not told.
+/// The IPv6 header of a packet of which the kernel delivers what follows it. Traffic class and flow
+/// label are not told.
 fn ipv6_header(length: u16, protocol: u8, hop_limit: u8, addresses: [Ipv6Addr; 2]) -> [u8; IPV6_HEADER] {
     let mut header = [0; IPV6_HEADER];
     header[0] = 6 << 4;
@@ -245,8 +252,9 @@ fn ipv6_header(length: u16, protocol: u8, hop_limit: u8, addresses: [Ipv6Addr; 2
     header
 }
 
-/// Decodes a packet. These sockets get segments before their checksum is verified, and are not told whether it was left to the
-/// device (it is on virtual links). Then it is the sum of the pseudo-header.
+/// Decodes a packet. These sockets get segments before their checksum is verified, and are not told
+/// whether it was left to the device (it is on virtual links). Then it is the sum of the
+/// pseudo-header.
 fn decode(packet: &[u8]) -> Result<Reply, Ignored> {
     match traceroute_wire::decode(packet, Checksums::Verify) {
         Err(Ignored::BadChecksum) if traceroute_wire::is_checksum_missing(packet) => {

@@ -1,5 +1,5 @@
-//! Linux: raw sockets send, packet sockets capture (raw(7), packet(7)), which needs `CAP_NET_RAW`. Without it, ordinary
-//! sockets do what they can: module `plain`.
+//! Linux: raw sockets send, packet sockets capture (raw(7), packet(7)), which needs `CAP_NET_RAW`.
+//! Without it, ordinary sockets do what they can: module `plain`.
 
 mod advice;
 mod attention;
@@ -58,14 +58,17 @@ use sender::Outgoing;
 use senders::Senders;
 use views::Views;
 
-/// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other family is kept waiting:
-/// some 50 µs of work. As many as a queue reads at once, so that fewer mean that it was emptied.
+/// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other
+/// family is kept waiting: some 50 µs of work. As many as a queue reads at once, so that fewer mean
+/// that it was emptied.
 const BATCH: usize = sys::PACKET_BATCH;
 
-/// Descriptors to wait for: the waker, the connections, sockets of flows, and of each family a capture and three raw sockets.
+/// Descriptors to wait for: the waker, the connections, sockets of flows, and of each family a
+/// capture and three raw sockets.
 const MOST_DESCRIPTORS: usize = 11;
 
-/// The kernel shows a packet to both views within microseconds; since Linux 6.15 as it came in comes last.
+/// The kernel shows a packet to both views within microseconds; since Linux 6.15 as it came in
+/// comes last.
 const BETWEEN_VIEWS: Duration = Duration::from_millis(1);
 
 /// Longer than a packet waits to be read.
@@ -74,8 +77,8 @@ const RECENTLY: Duration = Duration::from_secs(1);
 /// Source addresses that are remembered.
 const MOST_SOURCES: usize = 64;
 
-/// Opens the backend that this thread has the privileges for. Its sockets are opened when they are first needed, in the
-/// network namespace of the thread that needs them.
+/// Opens the backend that this thread has the privileges for. Its sockets are opened when they are
+/// first needed, in the network namespace of the thread that needs them.
 ///
 /// Raises the process's limit of open files as far as it may: each reserved port is one.
 ///
@@ -94,7 +97,8 @@ pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     Ok(Box::new(LinuxNetwork::new(options).map_err(failed)?))
 }
 
-/// Whether this thread may open raw sockets. Closing a packet socket would take some 10 ms, and needs the same privilege.
+/// Whether this thread may open raw sockets. Closing a packet socket would take some 10 ms, and
+/// needs the same privilege.
 pub fn access() -> Access {
     let refused = |domain| {
         let socket = sys::socket(domain, libc::SOCK_RAW, libc::IPPROTO_RAW);
@@ -114,7 +118,8 @@ pub fn access() -> Access {
 /// The address that probes to `target` come from.
 ///
 /// # Errors
-/// No route, interface down, no address of that family; a link-local target that could be on several interfaces.
+/// No route, interface down, no address of that family; a link-local target that could be on
+/// several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
     let mut routes = Routes::open().map_err(|error| errors::error(Operation::Route, Some(target), error))?;
     let want = Want::new(target, Egress::default());
@@ -171,7 +176,8 @@ struct FamilySockets {
     /// `None`: this host lets nobody have them.
     delivery: Option<LocalDelivery>,
     attention: Attention,
-    /// When the delivery was opened anew, by the wall clock and by the other one. What came in before was only seen outside.
+    /// When the delivery was opened anew, by the wall clock and by the other one. What came in
+    /// before was only seen outside.
     reopened: Option<(i64, Time)>,
     views: Views,
     /// Errors, as delivered, that wait to be seen as they came in, which tells who sent them.
@@ -241,7 +247,8 @@ impl LinuxNetwork {
         Ok(())
     }
 
-    /// Asks captures for a pending error. That an interface went down is none: captures are on all of them.
+    /// Asks captures for a pending error. That an interface went down is none: captures are on all
+    /// of them.
     fn check_captures(&mut self) -> Result<(), NetError> {
         for family in self.families.iter_mut() {
             match family.capture.take_error() {
@@ -254,8 +261,9 @@ impl LinuxNetwork {
 
     /// Delivers send reports and packets.
     fn deliver(&mut self, events: &mut dyn FnMut(NetworkEvent<'_>)) {
-        // What is counted here has arrived, and with it the report of the probe that it answers. So the reports read next
-        // include those of all packets counted, though others may arrive meanwhile.
+        // What is counted here has arrived, and with it the report of the probe that it answers. So
+        // the reports read next include those of all packets counted, though others may arrive
+        // meanwhile.
         let mut ready = [0; 2];
         let mut delivered = 0;
         for (ready, family) in ready.iter_mut().zip(self.families.iter_mut()) {
@@ -369,8 +377,8 @@ impl LinuxNetwork {
         own.open_flow(request)
     }
 
-    /// Has connections from a reserved port take the flow's way: what they are routed by, they know but the choice of an interface
-    /// and a mark.
+    /// Has connections from a reserved port take the flow's way: what they are routed by, they know
+    /// but the choice of an interface and a mark.
     fn bind_to_route(&self, transport: Transport, route: &Route, port: u16) -> io::Result<()> {
         let local = SocketAddr::new(route.source, port);
         match self.reservations.socket(transport, local) {
@@ -379,7 +387,8 @@ impl LinuxNetwork {
         }
     }
 
-    /// Opens the sockets of a family. Those of the other one, if they are open, keep stamps on arrival switched on.
+    /// Opens the sockets of a family. Those of the other one, if they are open, keep stamps on
+    /// arrival switched on.
     fn opener(&self) -> impl FnOnce(Family) -> Result<FamilySockets, NetError> + use<> {
         let (options, are_stamped) = (self.options, self.families.iter().next().is_some());
         move |family| FamilySockets::open(family, options, are_stamped)
@@ -427,7 +436,8 @@ impl FamilySockets {
         self.senders.rest();
     }
 
-    /// What came in before this was not seen in both views. After a step of the clock that is not known for long.
+    /// What came in before this was not seen in both views. After a step of the clock that is not
+    /// known for long.
     fn reopened_at(&self) -> i64 {
         match self.reopened {
             Some((stamp, at)) if sys::monotonic().since(at) < RECENTLY => stamp,
@@ -464,7 +474,8 @@ impl FamilySockets {
         !self.inside.is_empty()
     }
 
-    /// Passes on each reply once: first those that this host's programs get, which are translated, then what else came in.
+    /// Passes on each reply once: first those that this host's programs get, which are translated,
+    /// then what else came in.
     fn deliver(
         &mut self,
         ready: usize,
@@ -667,7 +678,8 @@ impl Network for LinuxNetwork {
             return own.connect(id, local, remote);
         }
         let scope = if needs_scope(remote.ip()) {
-            // Several interfaces may have the same link-local address: the reserved port is bound to one of them.
+            // Several interfaces may have the same link-local address: the reserved port is bound
+            // to one of them.
             self.reservations
                 .scope(Transport::Tcp, local)
                 .unwrap_or_else(|| Routes::between(local.ip(), remote.ip()).interface)

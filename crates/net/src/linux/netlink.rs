@@ -1,7 +1,8 @@
 //! Route look-ups by netlink (rtnetlink(7), `RTM_GETROUTE`).
 //!
-//! The kernel answers for a flow that does not exist yet: with its protocol, ports, mark and user. One socket serves all
-//! look-ups. It is opened early, so a look-up needs no free port and no free descriptor.
+//! The kernel answers for a flow that does not exist yet: with its protocol, ports, mark and user.
+//! One socket serves all look-ups. It is opened early, so a look-up needs no free port and no free
+//! descriptor.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -28,7 +29,8 @@ pub(super) struct Question {
     pub(super) interface: u32,
     pub(super) mark: u32,
     pub(super) user: Option<u32>,
-    /// `IPPROTO_ICMP`, `IPPROTO_ICMPV6`, `IPPROTO_TCP` or `IPPROTO_UDP`; the kernel knows no others here.
+    /// `IPPROTO_ICMP`, `IPPROTO_ICMPV6`, `IPPROTO_TCP` or `IPPROTO_UDP`; the kernel knows no others
+    /// here.
     pub(super) protocol: u8,
     /// Local and remote.
     pub(super) ports: (u16, u16),
@@ -48,7 +50,8 @@ impl Question {
         }
     }
 
-    /// IPv6 takes an outgoing interface for a wish when a source is given (`ip6_route_output_flags`), so none is.
+    /// IPv6 takes an outgoing interface for a wish when a source is given
+    /// (`ip6_route_output_flags`), so none is.
     fn interface_excludes_source(&self) -> bool {
         self.target.is_ipv6() && self.interface != 0
     }
@@ -150,8 +153,9 @@ impl Netlink {
         Ok(hops.into_iter().flatten().map(hop).collect())
     }
 
-    /// Whether the route that serves a flow has a single next hop, so that all flows by this route leave alike. Not known before
-    /// Linux 4.13 (IPv4) and 4.20 (IPv6), which answer as if they had not been asked for the route.
+    /// Whether the route that serves a flow has a single next hop, so that all flows by this route
+    /// leave alike. Not known before Linux 4.13 (IPv4) and 4.20 (IPv6), which answer as if they had
+    /// not been asked for the route.
     pub(super) fn has_single_hop(&mut self, question: &Question) -> bool {
         self.ask_for_route(question, RouteFlags::FibMatch)
             .is_ok_and(|message| {
@@ -216,8 +220,8 @@ impl Netlink {
         if sent == length { Ok(()) } else { Err(unexpected()) }
     }
 
-    /// The messages of one datagram that answer the last question. The kernel answers during the system call that asks, so
-    /// there is nothing to wait for.
+    /// The messages of one datagram that answer the last question. The kernel answers during the
+    /// system call that asks, so there is nothing to wait for.
     fn receive(&mut self) -> io::Result<Vec<NetlinkPayload<RouteNetlinkMessage>>> {
         let length = (&self.socket).read(&mut self.buffer)?;
         let mut rest = self.buffer.get(..length).unwrap_or_default();
@@ -252,7 +256,8 @@ fn unexpected() -> io::Error {
 }
 
 fn way(message: &RouteMessage) -> io::Result<Way> {
-    // IPv6 delivers routes that forbid; IPv4 reports the error itself. A broadcast address cannot be probed.
+    // IPv6 delivers routes that forbid; IPv4 reports the error itself. A broadcast address cannot
+    // be probed.
     let forbidden = match message.header.kind {
         RouteType::Unreachable => Some(libc::EHOSTUNREACH),
         RouteType::Prohibit | RouteType::Broadcast => Some(libc::EACCES),

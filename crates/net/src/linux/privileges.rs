@@ -1,4 +1,5 @@
-//! Giving up root, and all capabilities but the one that probing needs (capabilities(7), credentials(7)).
+//! Giving up root, and all capabilities but the one that probing needs (capabilities(7),
+//! credentials(7)).
 
 // Capabilities have no safe interface in the standard library.
 #![allow(unsafe_code)]
@@ -41,8 +42,9 @@ struct Word {
     inheritable: u32,
 }
 
-/// What is left of the user who started this process, where it has become another's: routing rules and firewalls may depend on the
-/// user that a socket was opened as (`uidrange` in ip-rule(8), `skuid` in nft(8)).
+/// What is left of the user who started this process, where it has become another's: routing rules
+/// and firewalls may depend on the user that a socket was opened as (`uidrange` in ip-rule(8),
+/// `skuid` in nft(8)).
 static CALLER: Mutex<Option<Caller>> = Mutex::new(None);
 
 struct Caller {
@@ -68,7 +70,8 @@ pub(super) fn sender(family: Family) -> Option<OwnedFd> {
     Some(senders.swap_remove(index).1)
 }
 
-/// Remembers root as the one who started this process. What cannot be opened now cannot be later, and is told then.
+/// Remembers root as the one who started this process. What cannot be opened now cannot be later,
+/// and is told then.
 fn remember_root() {
     let senders = [Family::V4, Family::V6]
         .into_iter()
@@ -79,10 +82,10 @@ fn remember_root() {
     *CALLER.lock().unwrap_or_else(PoisonError::into_inner) = Some(caller);
 }
 
-/// Drops all capabilities of the calling thread, and of threads that it starts from then on, except `CAP_NET_RAW`;
-/// and lets no program that it may start have more. A process of root becomes that of the user who started it with sudo or
-/// through a set-user-ID file, otherwise of *nobody*: root may change the files that decide what root gets. To be called
-/// before other threads exist.
+/// Drops all capabilities of the calling thread, and of threads that it starts from then on, except
+/// `CAP_NET_RAW`; and lets no program that it may start have more. A process of root becomes that
+/// of the user who started it with sudo or through a set-user-ID file, otherwise of *nobody*: root
+/// may change the files that decide what root gets. To be called before other threads exist.
 ///
 /// Raises the limit of open files before, which a privilege may allow: each reserved port is one.
 ///
@@ -92,7 +95,8 @@ pub fn keep_probing_privileges() -> io::Result<Privileges> {
     keep(1 << CAP_NET_RAW)
 }
 
-/// As [`keep_probing_privileges`], and keeps `CAP_NET_ADMIN`, with which packets can be marked on kernels before 5.17 too.
+/// As [`keep_probing_privileges`], and keeps `CAP_NET_ADMIN`, with which packets can be marked on
+/// kernels before 5.17 too.
 ///
 /// # Errors
 /// As [`keep_probing_privileges`].
@@ -128,8 +132,9 @@ fn keep(wanted: u32) -> io::Result<Privileges> {
     })
 }
 
-/// Lets a process of root be somebody else's, with the permitted capabilities as they are. Stays root where that is not
-/// possible: in a container without `CAP_SETUID`, and in a user namespace that has no other user.
+/// Lets a process of root be somebody else's, with the permitted capabilities as they are. Stays
+/// root where that is not possible: in a container without `CAP_SETUID`, and in a user namespace
+/// that has no other user.
 fn leave_root() -> io::Result<()> {
     let users = users()?;
     if !users.contains(&0) {
@@ -151,8 +156,8 @@ fn leave_root() -> io::Result<()> {
         // Locked: `CAP_NET_RAW` would go with root.
         return Ok(());
     }
-    // The library's functions, because they change every thread: setuid(2), "C library/kernel differences".
-    // SAFETY: a list of no groups is not read.
+    // The library's functions, because they change every thread: setuid(2), "C library/kernel
+    // differences". SAFETY: a list of no groups is not read.
     tolerate(unsafe { libc::setgroups(0, ptr::null()) })?;
     // SAFETY: no pointers.
     tolerate(unsafe { libc::setresgid(group, group, group) })?;
@@ -163,8 +168,8 @@ fn leave_root() -> io::Result<()> {
     sys::check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, end_with_parent) }).map(drop)
 }
 
-/// Whose a process of root is to be, as user and group: of the real user, if that is not root, of the one who called sudo
-/// by what that says, or of *nobody*.
+/// Whose a process of root is to be, as user and group: of the real user, if that is not root, of
+/// the one who called sudo by what that says, or of *nobody*.
 fn heir(real: (u32, u32), sudo_user: Option<OsString>, sudo_group: Option<OsString>) -> (u32, u32) {
     // The highest number means to the kernel that nothing is to change.
     let is_plain = |id: &u32| *id != 0 && *id != u32::MAX;
@@ -201,9 +206,8 @@ fn forbid_more(wanted: u32) -> io::Result<()> {
     sys::check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
     for capability in 0..64 {
         if u64::from(wanted) >> capability & 1 == 0 {
-            // Needs a privilege, and ends with those that the kernel does not know; without it the set stays, which
-            // `PR_SET_NO_NEW_PRIVS` makes harmless.
-            // SAFETY: no pointers.
+            // Needs a privilege, and ends with those that the kernel does not know; without it the
+            // set stays, which `PR_SET_NO_NEW_PRIVS` makes harmless. SAFETY: no pointers.
             unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
         }
     }

@@ -1,7 +1,8 @@
 //! The capture socket's own receive queue, read in batches (recvmmsg(2), packet(7)).
 //!
-//! What a capture starts with: unlike a [ring](super::ring), whose making waits for all CPUs to pass a quiescent state
-//! (about 10 ms), it is there at once. Its size is bounded by `net.core.rmem_max` for processes without `CAP_NET_ADMIN`.
+//! What a capture starts with: unlike a [ring](super::ring), whose making waits for all CPUs to
+//! pass a quiescent state (about 10 ms), it is there at once. Its size is bounded by
+//! `net.core.rmem_max` for processes without `CAP_NET_ADMIN`.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -37,7 +38,8 @@ impl Queue {
     /// How many packets wait here, counted up to `limit`. Reads from the socket when none does.
     pub(super) fn ready(&mut self, socket: BorrowedFd<'_>, limit: usize) -> usize {
         if self.next == self.filled {
-            // An error is the socket's pending one, which is looked at when the socket is waited for.
+            // An error is the socket's pending one, which is looked at when the socket is waited
+            // for.
             self.filled = sys::receive_packets(socket, &mut self.batch, 0).unwrap_or(0);
             self.next = 0;
         }
@@ -62,7 +64,8 @@ impl Queue {
     }
 }
 
-/// When the packet was received, in nanoseconds of the wall clock, and whether its checksum was left to the device.
+/// When the packet was received, in nanoseconds of the wall clock, and whether its checksum was
+/// left to the device.
 pub(super) fn parse(control: &[u8]) -> Option<(i64, bool)> {
     let mut stamp = None;
     let mut checksum_missing = false;

@@ -1,12 +1,15 @@
-//! Which way a flow's packets leave this host: source address, interface, and how to make a raw socket's packets go there.
+//! Which way a flow's packets leave this host: source address, interface, and how to make a raw
+//! socket's packets go there.
 //!
-//! Routing may depend on the source, the protocol, the ports, a mark and the user (ip-rule(8)), and a route may have several
-//! next hops, of which the kernel chooses by a hash of addresses or ports. So the kernel is asked for the flow, by netlink.
+//! Routing may depend on the source, the protocol, the ports, a mark and the user (ip-rule(8)), and
+//! a route may have several next hops, of which the kernel chooses by a hash of addresses or ports.
+//! So the kernel is asked for the flow, by netlink.
 //!
-//! A raw socket's packets are routed by what the socket tells, not by their headers: `raw_sendmsg` in the kernel's
-//! `net/ipv4/raw.c`. It tells the source (`IP_PKTINFO`) and, since Linux 6.4, the protocol (`IP_PROTOCOL`), never ports. Where that
-//! is not enough, the packets are bound to the flow's interface, and where that is not either (a rule for a port leads to another
-//! gateway), the flow is probed through an ordinary socket of its own.
+//! A raw socket's packets are routed by what the socket tells, not by their headers: `raw_sendmsg`
+//! in the kernel's `net/ipv4/raw.c`. It tells the source (`IP_PKTINFO`) and, since Linux 6.4, the
+//! protocol (`IP_PROTOCOL`), never ports. Where that is not enough, the packets are bound to the
+//! flow's interface, and where that is not either (a rule for a port leads to another gateway), the
+//! flow is probed through an ordinary socket of its own.
 
 use std::collections::HashMap;
 use std::io;
@@ -123,8 +126,8 @@ impl Routes {
         }
     }
 
-    /// The route of packets to `target` from `source`, of which the caller knows no more. Interfaces come and go: a link-local
-    /// address's is looked for each time.
+    /// The route of packets to `target` from `source`, of which the caller knows no more.
+    /// Interfaces come and go: a link-local address's is looked for each time.
     pub(super) fn between(source: IpAddr, target: IpAddr) -> Route {
         let interface = if needs_scope(target) || needs_scope(source) {
             interfaces::of(source).unwrap_or(0)
@@ -141,8 +144,8 @@ impl Routes {
     /// The way of a flow that is probed by raw packets.
     ///
     /// # Errors
-    /// No route, a route that forbids, no such interface, a source that is not this host's; a link-local target that could be on
-    /// several interfaces.
+    /// No route, a route that forbids, no such interface, a source that is not this host's; a
+    /// link-local target that could be on several interfaces.
     pub(super) fn raw_flow(&mut self, want: &Want) -> io::Result<FlowWay> {
         if let Some((asked, way)) = self.shared_way(want)? {
             return Ok(FlowWay {
@@ -180,7 +183,8 @@ impl Routes {
         Ok(flow)
     }
 
-    /// The way of a flow that is probed through an ordinary socket, which tells all that routing may depend on.
+    /// The way of a flow that is probed through an ordinary socket, which tells all that routing
+    /// may depend on.
     ///
     /// # Errors
     /// As [`Routes::raw_flow`].
@@ -235,7 +239,8 @@ impl Routes {
         }))
     }
 
-    /// The question with the source that the kernel prefers, or that was chosen, and the way that it prefers that for.
+    /// The question with the source that the kernel prefers, or that was chosen, and the way that
+    /// it prefers that for.
     fn with_source(&mut self, want: &Want) -> io::Result<(Question, Way)> {
         let question = self.question(want)?;
         if let Some(source) = want.egress.source {
@@ -280,8 +285,9 @@ impl Routes {
         })
     }
 
-    /// Whether packets may come from an address that was chosen. `interface` (0: none) tells which link a link-local one is
-    /// on; and where interfaces have routing tables of their own (VRF), only those know their addresses.
+    /// Whether packets may come from an address that was chosen. `interface` (0: none) tells which
+    /// link a link-local one is on; and where interfaces have routing tables of their own (VRF),
+    /// only those know their addresses.
     pub(super) fn check_source(&mut self, source: IpAddr, interface: u32) -> io::Result<()> {
         let interfaces = if needs_scope(source) {
             [interface, interface]
@@ -302,8 +308,9 @@ impl Routes {
         }
     }
 
-    /// The way once the source is known, which rules may depend on: `by_kernel`, except that of several next hops the one that the
-    /// source belongs to stays. The kernel does not care for that in IPv6, and in IPv4 before 6.15.
+    /// The way once the source is known, which rules may depend on: `by_kernel`, except that of
+    /// several next hops the one that the source belongs to stays. The kernel does not care for
+    /// that in IPv6, and in IPv4 before 6.15.
     fn settled(&mut self, asked: &Question, first: Way, by_kernel: Way) -> Way {
         if by_kernel.leaves_as(&first) {
             return by_kernel;
@@ -359,8 +366,8 @@ impl Routes {
     }
 }
 
-/// What an ICMP socket's flow has for a port when the kernel hashes it: type and code of its messages are in the same place
-/// (`union flowi_uli`).
+/// What an ICMP socket's flow has for a port when the kernel hashes it: type and code of its
+/// messages are in the same place (`union flowi_uli`).
 fn port_of_echo(target: IpAddr) -> u16 {
     match target {
         IpAddr::V4(_) => 8 << 8,

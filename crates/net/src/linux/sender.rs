@@ -16,8 +16,8 @@ use crate::unix::route;
 
 /// Reports come within a few packets' time; a probe this many probes ago has lost its.
 const REMEMBERED: usize = 1024;
-/// Bytes of buffer asked for, in which the reports wait: as many as are remembered, at less than 1 KiB each. The unprivileged are
-/// granted less (`net.core.rmem_max`).
+/// Bytes of buffer asked for, in which the reports wait: as many as are remembered, at less than 1
+/// KiB each. The unprivileged are granted less (`net.core.rmem_max`).
 const REPORT_BUFFER: i32 = 1 << 20;
 
 /// A packet, and what the kernel is told about its route: it does not look into the packet.
@@ -78,7 +78,8 @@ impl Sender {
             Some(socket) => socket,
             None => socket(family)?,
         };
-        // Both are improvements only: without the first, some reports may be lost under load; without the second, all.
+        // Both are improvements only: without the first, some reports may be lost under load;
+        // without the second, all.
         let buffer = sys::set_option(
             socket.as_fd(),
             libc::SOL_SOCKET,
@@ -88,7 +89,8 @@ impl Sender {
         if buffer.is_err() {
             let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, REPORT_BUFFER);
         }
-        // Without these, the kernel says of packets that the interface's queue had no room for that they were sent.
+        // Without these, the kernel says of packets that the interface's queue had no room for that
+        // they were sent.
         let (level, errors) = match family {
             Family::V4 => (libc::IPPROTO_IP, libc::IP_RECVERR),
             Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
@@ -109,10 +111,12 @@ impl Sender {
         })
     }
 
-    /// Sends a packet; when, by the clock just before. One system call per packet: on loopback and virtual interfaces
-    /// the reply arrives during the call, so that packets of a batch would seem to have left too early.
+    /// Sends a packet; when, by the clock just before. One system call per packet: on loopback and
+    /// virtual interfaces the reply arrives during the call, so that packets of a batch would seem
+    /// to have left too early.
     ///
-    /// The kernel is asked to report when the packet left, always: that costs 0.8 µs in all, a third of the system call.
+    /// The kernel is asked to report when the packet left, always: that costs 0.8 µs in all, a
+    /// third of the system call.
     pub(super) fn send(&mut self, outgoing: &Outgoing<'_>, token: Token) -> io::Result<Time> {
         let (to, settings) = (outgoing.to(), outgoing.settings());
         loop {
@@ -197,7 +201,8 @@ fn told(error: &io::Error) -> Told {
     }
 }
 
-/// The probes that were sent last with a request for a report, by the kernel's count of such requests.
+/// The probes that were sent last with a request for a report, by the kernel's count of such
+/// requests.
 struct Recent {
     slots: Vec<Option<(u32, Token, Time)>>,
     next: u32,

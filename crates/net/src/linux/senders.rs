@@ -1,7 +1,8 @@
 //! The sockets that send the probes of one address family: more than one while the first are full.
 //!
-//! What is sent to a neighbour that does not answer waits in the kernel for some seconds and takes up its socket's room
-//! (socket(7), `SO_SNDBUF`). Few such neighbours fill it, and must not keep probes to others from leaving.
+//! What is sent to a neighbour that does not answer waits in the kernel for some seconds and takes
+//! up its socket's room (socket(7), `SO_SNDBUF`). Few such neighbours fill it, and must not keep
+//! probes to others from leaving.
 
 use std::io;
 
@@ -12,8 +13,8 @@ use super::sender::{Outgoing, Sender};
 use crate::unix::clock::Converter;
 use crate::unix::errors;
 
-/// At most. One has room for what the kernel keeps for one such neighbour (`net.core.wmem_default` and
-/// `net.ipv4.neigh.default.unres_qlen_bytes`), some 280 probes.
+/// At most. One has room for what the kernel keeps for one such neighbour (`net.core.wmem_default`
+/// and `net.ipv4.neigh.default.unres_qlen_bytes`), some 280 probes.
 const MOST: usize = 16;
 
 pub(super) struct Senders {
@@ -95,7 +96,8 @@ impl Senders {
         self.replace_doubtful();
     }
 
-    /// Closes sockets whose reports might be taken for those of other probes; a new one counts from zero.
+    /// Closes sockets whose reports might be taken for those of other probes; a new one counts from
+    /// zero.
     fn replace_doubtful(&mut self) {
         let before = self.sockets.len();
         self.sockets.retain(|sender| !sender.is_doubtful());

@@ -1,8 +1,9 @@
 //! Waiting until the kernel stamps packets on arrival.
 //!
-//! The first socket on the machine that asks for receive timestamps (socket(7), `SO_TIMESTAMPNS`) makes the kernel switch
-//! them on, but in the background. A packet that arrives before that is stamped when it is read, which on a busy machine is
-//! milliseconds late. So a process that begins probing right away would report its first RTTs too large.
+//! The first socket on the machine that asks for receive timestamps (socket(7), `SO_TIMESTAMPNS`)
+//! makes the kernel switch them on, but in the background. A packet that arrives before that is
+//! stamped when it is read, which on a busy machine is milliseconds late. So a process that begins
+//! probing right away would report its first RTTs too large.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -17,8 +18,9 @@ const GAP: Duration = Duration::from_micros(100);
 /// After that, better begin.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// Returns when packets are stamped on arrival, or after some milliseconds, or at once where there is no loopback interface
-/// to find out with. The caller has a socket with stamps, so that they stay switched on.
+/// Returns when packets are stamped on arrival, or after some milliseconds, or at once where there
+/// is no loopback interface to find out with. The caller has a socket with stamps, so that they
+/// stay switched on.
 pub(super) fn wait_until_active() {
     match are_active() {
         Ok(true) => {}

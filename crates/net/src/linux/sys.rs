@@ -45,7 +45,8 @@ pub(super) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedF
     }
 }
 
-/// Sets a classic BPF program, or replaces the one that is set: no packet sees a state in between (socket(7)).
+/// Sets a classic BPF program, or replaces the one that is set: no packet sees a state in between
+/// (socket(7)).
 pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
@@ -72,7 +73,8 @@ pub(super) fn bind_packet(socket: BorrowedFd<'_>, protocol: i32) -> io::Result<(
     .map(drop)
 }
 
-/// `PACKET_STATISTICS` since the last call: packets that passed the filter, and how many of them were dropped.
+/// `PACKET_STATISTICS` since the last call: packets that passed the filter, and how many of them
+/// were dropped.
 pub(super) fn packet_statistics(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let mut stats = libc::tpacket_stats {
         tp_packets: 0,
@@ -125,7 +127,8 @@ pub(super) union Destination {
 }
 
 impl Destination {
-    /// Raw and ICMP sockets have no ports: 0. An IPv6 link-local address has its interface's index as scope.
+    /// Raw and ICMP sockets have no ports: 0. An IPv6 link-local address has its interface's index
+    /// as scope.
     pub(super) fn new(to: SocketAddr) -> (Self, libc::socklen_t) {
         match to {
             SocketAddr::V4(to) => {
@@ -155,7 +158,8 @@ impl Destination {
     }
 }
 
-/// Control messages for sendmsg(2), one behind the other (cmsg(3)): each has its length, level and kind, then its value.
+/// Control messages for sendmsg(2), one behind the other (cmsg(3)): each has its length, level and
+/// kind, then its value.
 #[derive(Clone, Copy)]
 pub(super) struct Settings {
     bytes: Aligned,
@@ -176,7 +180,8 @@ impl Settings {
         used: 0,
     };
 
-    /// Asks for a report of when the packet left (`Documentation/networking/timestamping.rst` §1.3.4).
+    /// Asks for a report of when the packet left (`Documentation/networking/timestamping.rst`
+    /// §1.3.4).
     pub(super) fn send_report() -> Self {
         let kinds = libc::SOF_TIMESTAMPING_TX_SOFTWARE;
         Settings::NONE.and(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &kinds.to_ne_bytes())
@@ -211,7 +216,8 @@ impl Settings {
                 info[4..8].copy_from_slice(&source.octets());
                 self.and(libc::IPPROTO_IP, libc::IP_PKTINFO, &info)
             }
-            // struct in6_pktinfo: source, interface. IPv6 takes the interface for a wish when a source is given.
+            // struct in6_pktinfo: source, interface. IPv6 takes the interface for a wish when a
+            // source is given.
             IpAddr::V6(source) => {
                 let mut info = [0; 20];
                 if interface == 0 {
@@ -223,8 +229,8 @@ impl Settings {
         }
     }
 
-    /// The mark that a packet's route is looked up with, and that firewalls see. Needs `CAP_NET_RAW` or `CAP_NET_ADMIN`, the
-    /// latter before Linux 5.17.
+    /// The mark that a packet's route is looked up with, and that firewalls see. Needs
+    /// `CAP_NET_RAW` or `CAP_NET_ADMIN`, the latter before Linux 5.17.
     #[must_use]
     #[inline]
     pub(super) fn and_mark(self, mark: u32) -> Self {
@@ -249,8 +255,9 @@ impl Settings {
 /// Linux 6.4 (linux/in.h).
 const IP_PROTOCOL: libc::c_int = 52;
 
-/// Whether a raw socket of protocol `IPPROTO_RAW` can tell which protocol a packet's route is to be looked up with: in IPv4 by
-/// [`Settings::and_protocol`], in IPv6 by the port of the destination. The option that reads a socket's protocol came with that.
+/// Whether a raw socket of protocol `IPPROTO_RAW` can tell which protocol a packet's route is to be
+/// looked up with: in IPv4 by [`Settings::and_protocol`], in IPv6 by the port of the destination.
+/// The option that reads a socket's protocol came with that.
 pub(super) fn raw_tells_protocol() -> bool {
     let Ok(socket) = socket(libc::AF_INET, libc::SOCK_DGRAM, 0) else {
         return false;
@@ -270,7 +277,8 @@ pub(super) fn raw_tells_protocol() -> bool {
     result == 0
 }
 
-/// Has all that an ordinary socket sends leave by a route's interface and with its mark, if it has any.
+/// Has all that an ordinary socket sends leave by a route's interface and with its mark, if it has
+/// any.
 pub(super) fn bind_to_route(socket: BorrowedFd<'_>, route: &Route) -> io::Result<()> {
     if route.interface != 0 {
         // Linux 5.0; before 5.7 it needs CAP_NET_RAW.
@@ -302,7 +310,8 @@ pub(super) fn send(
     message.msg_iovlen = 1;
     message.msg_control = settings.bytes.0.as_ptr().cast_mut().cast();
     message.msg_controllen = settings.used as _;
-    // SAFETY: every pointer in `message` is valid for the length beside it during the call; sendmsg only reads.
+    // SAFETY: every pointer in `message` is valid for the length beside it during the call; sendmsg
+    // only reads.
     let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
     if sent < 0 {
         Err(io::Error::last_os_error())
@@ -313,7 +322,8 @@ pub(super) fn send(
 
 /// Messages read from an error queue at once.
 pub(super) const ERROR_BATCH: usize = 32;
-/// Room for one message's control data: a timestamp (64 bytes) and an extended error with an address (64), and some.
+/// Room for one message's control data: a timestamp (64 bytes) and an extended error with an
+/// address (64), and some.
 const CONTROL_WORDS: usize = 24;
 
 /// Where [`receive_errors`] puts the control data of messages.
@@ -336,7 +346,8 @@ impl ErrorBatch {
             return &[];
         };
         let length = length.min(CONTROL_WORDS * 8);
-        // SAFETY: `length` bytes lie within the array, and integers have no invalid or uninitialised bytes.
+        // SAFETY: `length` bytes lie within the array, and integers have no invalid or
+        // uninitialised bytes.
         unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), length) }
     }
 }
@@ -349,8 +360,8 @@ pub(super) fn receive_errors(socket: BorrowedFd<'_>, batch: &mut ErrorBatch) -> 
         message.msg_hdr.msg_control = control.as_mut_ptr().cast();
         message.msg_hdr.msg_controllen = size_of_val(control) as _;
     }
-    // SAFETY: every pointer in `messages` is valid for the length beside it during the call, and there are as many
-    // messages as told.
+    // SAFETY: every pointer in `messages` is valid for the length beside it during the call, and
+    // there are as many messages as told.
     let count = check(unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -368,8 +379,8 @@ pub(super) fn receive_errors(socket: BorrowedFd<'_>, batch: &mut ErrorBatch) -> 
 
 /// Packets read from a socket at once.
 pub(super) const PACKET_BATCH: usize = 64;
-/// Room for one packet's control data: a timestamp (32 bytes) and auxiliary data (40), or a timestamp, a hop limit (24) and
-/// a destination (40); and some.
+/// Room for one packet's control data: a timestamp (32 bytes) and auxiliary data (40), or a
+/// timestamp, a hop limit (24) and a destination (40); and some.
 const PACKET_CONTROL_WORDS: usize = 16;
 /// The size of the longest of `struct sockaddr_ll`, `sockaddr_in` and `sockaddr_in6`.
 const NAME_SIZE: usize = 28;
@@ -415,7 +426,8 @@ impl<const SIZE: usize> PacketBatch<SIZE> {
         let bytes = self.packets.get(index)?.get(..length.min(SIZE))?;
         let words = self.control.get(index)?;
         let control = control.min(size_of_val(words));
-        // SAFETY: `control` bytes lie within the array, and integers have no invalid or uninitialised bytes.
+        // SAFETY: `control` bytes lie within the array, and integers have no invalid or
+        // uninitialised bytes.
         let control = unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), control) };
         Some(Packet {
             bytes,
@@ -426,7 +438,8 @@ impl<const SIZE: usize> PacketBatch<SIZE> {
     }
 }
 
-/// Reads packets that wait; how many it was. `WouldBlock`: none. `flags`: `MSG_TRUNC` asks for the true lengths.
+/// Reads packets that wait; how many it was. `WouldBlock`: none. `flags`: `MSG_TRUNC` asks for the
+/// true lengths.
 pub(super) fn receive_packets<const SIZE: usize>(
     socket: BorrowedFd<'_>,
     batch: &mut PacketBatch<SIZE>,
@@ -450,8 +463,8 @@ pub(super) fn receive_packets<const SIZE: usize>(
         message.msg_hdr.msg_name = name.as_mut_ptr().cast();
         message.msg_hdr.msg_namelen = NAME_SIZE as _;
     }
-    // SAFETY: every pointer in `messages` is valid for the length beside it during the call, and there are as many
-    // messages as told.
+    // SAFETY: every pointer in `messages` is valid for the length beside it during the call, and
+    // there are as many messages as told.
     let count = check(unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
@@ -476,7 +489,8 @@ pub(super) fn readable(fd: BorrowedFd<'_>) -> libc::pollfd {
     }
 }
 
-/// Waits for any of `fds`, at most `timeout` (`None`: without end). A signal ends it early, without an error.
+/// Waits for any of `fds`, at most `timeout` (`None`: without end). A signal ends it early, without
+/// an error.
 pub(super) fn wait(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let limit = timeout.map(|timeout| libc::timespec {
         // At most 68 years.
@@ -500,7 +514,8 @@ pub(super) fn event() -> io::Result<OwnedFd> {
 /// Raises an [`event`].
 pub(super) fn raise(event: BorrowedFd<'_>) {
     let one = 1_u64;
-    // SAFETY: the 8 bytes are valid during the call. It fails only when the counter is full: then it is raised already.
+    // SAFETY: the 8 bytes are valid during the call. It fails only when the counter is full: then
+    // it is raised already.
     unsafe { libc::write(event.as_raw_fd(), ptr::from_ref(&one).cast(), 8) };
 }
 

@@ -1,7 +1,7 @@
 //! Merges the two views of one packet: before and after this host's firewall and translation.
 //!
-//! The kernel stamps a packet once, on arrival, and both views carry that stamp: it names the packet. The view after
-//! translation is preferred, because its addresses are those of the probe.
+//! The kernel stamps a packet once, on arrival, and both views carry that stamp: it names the
+//! packet. The view after translation is preferred, because its addresses are those of the probe.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use traceroute_wire::{Reply, ReplyKind};
 
-/// Packets that are remembered, in sets of which each stamp belongs to one. The views are read in turns of 64 packets, so they are
-/// never far apart.
+/// Packets that are remembered, in sets of which each stamp belongs to one. The views are read in
+/// turns of 64 packets, so they are never far apart.
 const SETS: usize = 256;
 const SET: usize = 8;
 /// A packet that was delivered to no program of this host by then will not be.
@@ -65,8 +65,8 @@ impl Views {
         }
     }
 
-    /// A packet was delivered to this host's programs. Whether it is news: false when the same was seen outside. Tells the router
-    /// that it comes from, if it was translated and that is known.
+    /// A packet was delivered to this host's programs. Whether it is news: false when the same was
+    /// seen outside. Tells the router that it comes from, if it was translated and that is known.
     pub(super) fn is_news_inside(&mut self, stamp: i64, reply: &mut Reply) -> bool {
         let slot = self.slot(stamp);
         match *slot {
@@ -89,8 +89,8 @@ impl Views {
         }
     }
 
-    /// Whether a packet that came in is news: false when it was seen inside, be it translated. `is_between` tells whether it has
-    /// these addresses.
+    /// Whether a packet that came in is news: false when it was seen inside, be it translated.
+    /// `is_between` tells whether it has these addresses.
     pub(super) fn is_news_outside(
         &mut self,
         stamp: i64,
@@ -107,7 +107,8 @@ impl Views {
         }
     }
 
-    /// Remembers what a packet that came in decoded to. `is_for_us`: it must be seen inside too, or this host dropped it.
+    /// Remembers what a packet that came in decoded to. `is_for_us`: it must be seen inside too, or
+    /// this host dropped it.
     pub(super) fn remember_outside(&mut self, stamp: i64, reply: &Reply, is_for_us: bool) {
         let digest = self.hasher.hash_one(reply);
         *self.slot(stamp) = Some((stamp, Seen::Outside(digest, router(reply))));
@@ -116,7 +117,8 @@ impl Views {
         }
     }
 
-    /// Decides what became of packets that were only seen outside. `now`: the wall clock, in nanoseconds.
+    /// Decides what became of packets that were only seen outside. `now`: the wall clock, in
+    /// nanoseconds.
     pub(super) fn settle(&mut self, now: i64) {
         let before = now.saturating_sub(PATIENCE.as_nanos() as i64);
         while let Some(stamp) = self.outside.pop_front_if(|stamp| *stamp < before) {
@@ -148,7 +150,8 @@ impl Views {
         self.dropped
     }
 
-    /// Where a packet is remembered: its own place, a free one, or that of the oldest packet of the set.
+    /// Where a packet is remembered: its own place, a free one, or that of the oldest packet of the
+    /// set.
     fn slot(&mut self, stamp: i64) -> &mut Option<(i64, Seen)> {
         // Stamps may be multiples of what the clock counts in.
         let mixed = stamp.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
@@ -161,10 +164,11 @@ impl Views {
     }
 }
 
-/// The router that an error comes from as it came in; `None`: it comes from where the packet was going, or is none.
+/// The router that an error comes from as it came in; `None`: it comes from where the packet was
+/// going, or is none.
 ///
-/// Linux puts the address that it translated in place of the address of each router that reports an error on the way there
-/// (`nf_nat_icmp_reply_translation`), so only this view knows the router.
+/// Linux puts the address that it translated in place of the address of each router that reports an
+/// error on the way there (`nf_nat_icmp_reply_translation`), so only this view knows the router.
 pub(super) fn router(outside: &Reply) -> Option<IpAddr> {
     match outside.kind {
         ReplyKind::IcmpError { quoted, .. } if quoted.destination != outside.source => Some(outside.source),
@@ -172,7 +176,8 @@ pub(super) fn router(outside: &Reply) -> Option<IpAddr> {
     }
 }
 
-/// Whether an error as it was delivered may be from a router whose address was replaced: by that where the packet was going.
+/// Whether an error as it was delivered may be from a router whose address was replaced: by that
+/// where the packet was going.
 pub(super) fn may_be_replaced(inside: &Reply) -> bool {
     matches!(inside.kind, ReplyKind::IcmpError { quoted, .. } if quoted.destination == inside.source)
 }

@@ -40,8 +40,8 @@ pub(crate) use egress::{CHOOSES_INTERFACES, check_marking, is_own_source};
 use sender::Sender;
 use sys::{EVENTS, Event, Queue};
 
-/// Packets of one interface delivered by one [`Network::poll`], so that neither sending nor other interfaces are kept
-/// waiting: some 100 µs of work.
+/// Packets of one interface delivered by one [`Network::poll`], so that neither sending nor other
+/// interfaces are kept waiting: some 100 µs of work.
 const BATCH: usize = 128;
 
 /// Opens the backend. Its sockets and devices are opened when they are first needed.
@@ -71,7 +71,8 @@ fn most_open_files() -> io::Result<u64> {
 /// The address that probes to `target` come from.
 ///
 /// # Errors
-/// No route, interface down, no address of that family; a link-local target that could be on several interfaces.
+/// No route, interface down, no address of that family; a link-local target that could be on
+/// several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
     source::source_address(target).map(|routed| rules::source(target, routed))
 }
@@ -172,8 +173,8 @@ impl FamilySockets {
         })
     }
 
-    /// Has an interface captured, if it is not. Closes captures of interfaces that are gone: those of tunnels come and go
-    /// with changing names.
+    /// Has an interface captured, if it is not. Closes captures of interfaces that are gone: those
+    /// of tunnels come and go with changing names.
     fn capture(&mut self, interface: &Interface, queue: &Queue) -> io::Result<()> {
         self.retain(Capture::is_alive);
         if self
@@ -193,8 +194,8 @@ impl FamilySockets {
         self.captures.iter().any(Capture::has_unread)
     }
 
-    /// Reads a device, if it is of this family. When that fails its interface is gone: the device is closed, and opened again
-    /// by the next trace that needs it.
+    /// Reads a device, if it is of this family. When that fails its interface is gone: the device
+    /// is closed, and opened again by the next trace that needs it.
     fn read(&mut self, fd: RawFd) {
         let Some(capture) = self.captures.iter_mut().find(|capture| capture.is(fd)) else {
             return;

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::unix::interfaces::Interface;
 
-/// The source address for probes to `target`, where the kernel says `routed`: for addresses of the loopback interface it
-/// may say one of another.
+/// The source address for probes to `target`, where the kernel says `routed`: for addresses of the
+/// loopback interface it may say one of another.
 pub(super) fn source(target: IpAddr, routed: IpAddr) -> IpAddr {
     match target {
         IpAddr::V4(v4) if v4.is_loopback() => Ipv4Addr::LOCALHOST.into(),
@@ -14,8 +14,8 @@ pub(super) fn source(target: IpAddr, routed: IpAddr) -> IpAddr {
     }
 }
 
-/// The interfaces where answers of `target` to `source` arrive: those with that address, and the loopback interface when
-/// the target is this host itself, whatever address it goes by.
+/// The interfaces where answers of `target` to `source` arrive: those with that address, and the
+/// loopback interface when the target is this host itself, whatever address it goes by.
 pub(super) fn interfaces(
     all: &[Interface],
     target: IpAddr,
@@ -29,8 +29,9 @@ pub(super) fn interfaces(
 /// `ip_len` and `ip_off` in an IPv4 header.
 const HOST_ORDER_FIELDS: [usize; 2] = [2, 6];
 
-/// Turns an IPv4 packet into what the kernel wants with `IP_HDRINCL`: total length and fragment field in the byte order of
-/// the host (ip(4), "BUGS"). The kernel turns them back and computes the header's checksum.
+/// Turns an IPv4 packet into what the kernel wants with `IP_HDRINCL`: total length and fragment
+/// field in the byte order of the host (ip(4), "BUGS"). The kernel turns them back and computes the
+/// header's checksum.
 pub(super) fn to_host_order(packet: &mut [u8]) {
     for at in HOST_ORDER_FIELDS {
         if let Some([high, low]) = packet.get_mut(at..at + 2) {
@@ -52,7 +53,8 @@ pub(super) struct V6Packet<'a> {
 }
 
 impl<'a> V6Packet<'a> {
-    /// Takes an encoded probe apart. Its flow label is lost: the kernel uses the socket's own, one that it made up.
+    /// Takes an encoded probe apart. Its flow label is lost: the kernel uses the socket's own, one
+    /// that it made up.
     pub(super) fn parse(packet: &'a [u8]) -> Option<Self> {
         let (header, payload) = packet.split_first_chunk::<IPV6_HEADER_LEN>()?;
         Some(V6Packet {
@@ -81,11 +83,11 @@ pub(super) const PACKET_INFO_LEN: usize = 20;
 /// Control messages are aligned to 4 bytes, and all are multiples of that.
 pub(super) const CONTROL_LEN: usize = 3 * (CONTROL_HEADER_LEN + 4) + CONTROL_HEADER_LEN + PACKET_INFO_LEN;
 
-/// The control messages of an IPv6 packet: its hop limit, its traffic class, whether this host must not fragment it, its
-/// source address and, unless 0, its interface.
+/// The control messages of an IPv6 packet: its hop limit, its traffic class, whether this host must
+/// not fragment it, its source address and, unless 0, its interface.
 ///
-/// The source must be the one that the checksums were computed with. That of `ICMPv6` the kernel computes again, from the
-/// same bytes and addresses, and so gets the same.
+/// The source must be the one that the checksums were computed with. That of `ICMPv6` the kernel
+/// computes again, from the same bytes and addresses, and so gets the same.
 pub(super) fn v6_control(
     packet: &V6Packet<'_>,
     source: Ipv6Addr,

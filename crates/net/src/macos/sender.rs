@@ -11,7 +11,8 @@ use traceroute_wire::filter::Family;
 use super::rules::{self, V6Packet};
 use crate::unix::{route, sys};
 
-/// The protocols of IPv6 probes; each needs its socket, as the kernel takes the next header from it.
+/// The protocols of IPv6 probes; each needs its socket, as the kernel takes the next header from
+/// it.
 const V6_PROTOCOLS: [i32; 3] = [libc::IPPROTO_ICMPV6, libc::IPPROTO_UDP, libc::IPPROTO_TCP];
 
 /// Sends probes of one address family.
@@ -43,7 +44,8 @@ impl Sender {
         }
     }
 
-    /// Sends a probe; when, by the clock just before. `scope`: interface of a link-local destination, otherwise 0.
+    /// Sends a probe; when, by the clock just before. `scope`: interface of a link-local
+    /// destination, otherwise 0.
     pub(super) fn send(&self, probe: &Probe, scope: u32) -> io::Result<Time> {
         let mut packet = vec![0; probe.packet_len()];
         probe.encode(&mut packet).ok_or(io::ErrorKind::InvalidInput)?;

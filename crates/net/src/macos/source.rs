@@ -11,10 +11,12 @@ use crate::unix::{errors, interfaces, route};
 /// Any port will do: nothing is sent.
 const PORT: u16 = 33434;
 
-/// The address that the kernel would use for packets to `target`: that of a UDP socket connected to it.
+/// The address that the kernel would use for packets to `target`: that of a UDP socket connected to
+/// it.
 ///
 /// # Errors
-/// No route, interface down, no address of that family; a link-local target that could be on several interfaces.
+/// No route, interface down, no address of that family; a link-local target that could be on
+/// several interfaces.
 pub(super) fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
     connect(target).map_err(|source| {
         let error = errors::error(Operation::Route, Some(target), source);

@@ -1,8 +1,9 @@
 //! From the kernel's wall-clock stamps to the monotonic clock.
 //!
-//! The kernel stamps packets with `CLOCK_REALTIME`, which jumps when somebody sets the time. `CLOCK_MONOTONIC` minus
-//! `CLOCK_REALTIME` changes at such a jump and only then (slewing by NTP moves both alike; on macOS the former even is
-//! the latter less the time of booting), so the difference tells both how to convert and when not to trust the result.
+//! The kernel stamps packets with `CLOCK_REALTIME`, which jumps when somebody sets the time.
+//! `CLOCK_MONOTONIC` minus `CLOCK_REALTIME` changes at such a jump and only then (slewing by NTP
+//! moves both alike; on macOS the former even is the latter less the time of booting), so the
+//! difference tells both how to convert and when not to trust the result.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use traceroute_engine::Time;
 
 use super::sys;
 
-/// How far two measurements of a constant difference may be apart, beside their own uncertainty: rounding.
+/// How far two measurements of a constant difference may be apart, beside their own uncertainty:
+/// rounding.
 const TOLERANCE: i64 = 1_000;
 /// How long a packet may lie in a backlog of the kernel between its stamp and the capture ring.
 const BACKLOG: Duration = Duration::from_millis(10);
@@ -102,8 +104,8 @@ impl Converter {
 
     /// When a packet arrived, from its stamp in nanoseconds of the wall clock.
     ///
-    /// Only after a jump it is asked what was delivered before: a kernel that does not get around to its backlog may
-    /// deliver later than expected, which makes the stamp no less true.
+    /// Only after a jump it is asked what was delivered before: a kernel that does not get around
+    /// to its backlog may deliver later than expected, which makes the stamp no less true.
     pub(crate) fn received(&self, stamp: i64) -> Time {
         let earliest = if self.before_jump.is_some() {
             self.delivered_until
@@ -113,10 +115,11 @@ impl Converter {
         self.convert(stamp, earliest)
     }
 
-    /// When something happened that cannot have been before `earliest`, from its stamp in nanoseconds of the wall clock.
+    /// When something happened that cannot have been before `earliest`, from its stamp in
+    /// nanoseconds of the wall clock.
     ///
-    /// The stamp on the monotonic clock, by the offset that puts it where it must be: not before `earliest`, not in the
-    /// future. When none does, the nearest such time.
+    /// The stamp on the monotonic clock, by the offset that puts it where it must be: not before
+    /// `earliest`, not in the future. When none does, the nearest such time.
     pub(crate) fn convert(&self, stamp: i64, earliest: Time) -> Time {
         let at = shift(stamp, self.current.offset);
         if (earliest..=self.now).contains(&at) {

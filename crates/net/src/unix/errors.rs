@@ -38,7 +38,8 @@ fn common(operation: Operation, error: &io::Error) -> Option<&'static str> {
         (Operation::OpenSender | Operation::OpenCapture | Operation::Route, libc::EAFNOSUPPORT) => {
             "this address family is switched off on this host"
         }
-        // Also what ICMP errors from routers become (icmp(7)); a missing route here is found before connecting.
+        // Also what ICMP errors from routers become (icmp(7)); a missing route here is found before
+        // connecting.
         (Operation::Connect, libc::ENETUNREACH | libc::EHOSTUNREACH) => {
             "the next hop does not answer, or a router on the way refuses"
         }

@@ -1,7 +1,8 @@
 //! The interfaces of this host, and which of them a link-local address is on.
 //!
-//! `fe80::1` means a different host on each link, so the kernel wants to be told the link (RFC 4007 §6). Addresses come
-//! here without it; the interface is the one that has the source address, or the only one that it can be.
+//! `fe80::1` means a different host on each link, so the kernel wants to be told the link (RFC 4007
+//! §6). Addresses come here without it; the interface is the one that has the source address, or
+//! the only one that it can be.
 
 #[cfg(not(target_os = "linux"))]
 use std::collections::HashMap;
@@ -51,8 +52,8 @@ fn group(addresses: Vec<InterfaceAddress>, index_of: impl Fn(&str) -> Option<u32
     interfaces
 }
 
-/// A link-local address as it is on the wire: BSD kernels keep the interface's index in its third and fourth byte, and let
-/// it slip at times.
+/// A link-local address as it is on the wire: BSD kernels keep the interface's index in its third
+/// and fourth byte, and let it slip at times.
 fn without_index(address: IpAddr, index: u32) -> IpAddr {
     match address {
         IpAddr::V6(v6) if v6.is_unicast_link_local() && u32::from(v6.segments()[1]) == index => {
@@ -67,8 +68,9 @@ pub(crate) fn needs_scope(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-/// The index of the interface that a link-local target must be on, because no other has link-local addresses; or no other
-/// that has further addresses too, as macOS has link-local ones on interfaces of its own.
+/// The index of the interface that a link-local target must be on, because no other has link-local
+/// addresses; or no other that has further addresses too, as macOS has link-local ones on
+/// interfaces of its own.
 pub(crate) fn only_interface() -> Option<u32> {
     only(&all().ok()?).map(|interface| interface.index)
 }
@@ -104,7 +106,8 @@ pub(crate) struct Scopes(HashMap<IpAddr, u32>);
 
 #[cfg(not(target_os = "linux"))]
 impl Scopes {
-    /// The interface for packets from `source` to `address`: 0, the kernel's choice, unless `address` is link-local.
+    /// The interface for packets from `source` to `address`: 0, the kernel's choice, unless
+    /// `address` is link-local.
     pub(crate) fn of(&mut self, address: IpAddr, source: IpAddr) -> u32 {
         if !needs_scope(address) || !source.is_ipv6() {
             return 0;

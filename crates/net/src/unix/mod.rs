@@ -1,7 +1,8 @@
 //! What Linux and macOS have in common.
 //!
-//! Where they differ, these modules ask `imp`, the module of this operating system: for `Readiness` (which descriptors
-//! became writable), `dissolve` (end a connection, keep its port) and `advice` (hints on errors).
+//! Where they differ, these modules ask `imp`, the module of this operating system: for `Readiness`
+//! (which descriptors became writable), `dissolve` (end a connection, keep its port) and `advice`
+//! (hints on errors).
 
 pub(crate) mod clock;
 pub(crate) mod egress;

@@ -52,7 +52,8 @@ impl Reservations {
         self.sockets.len()
     }
 
-    /// Reserves a port, on the address that `address` tells for it. `watch` makes the capture see these blocks of ports.
+    /// Reserves a port, on the address that `address` tells for it. `watch` makes the capture see
+    /// these blocks of ports.
     ///
     /// # Errors
     /// No port left, too many open files, or what `address` says.
@@ -220,8 +221,8 @@ fn reset(readiness: &Readiness, socket: &mut Socket, local: SocketAddr) {
 
 /// Prepares a socket for connections that never block and end with a reset.
 ///
-/// Also should the process end before it can reset its connection: otherwise the port would be held in TIME-WAIT for a
-/// minute. socket(7), `SO_LINGER`
+/// Also should the process end before it can reset its connection: otherwise the port would be held
+/// in TIME-WAIT for a minute. socket(7), `SO_LINGER`
 pub(crate) fn prepare_tcp(socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.set_linger(Some(Duration::ZERO))
@@ -259,7 +260,8 @@ where
         let local = (self.address)(port)?;
         let socket = new_socket(self.transport, local.ip())?;
         if self.transport == Transport::Udp {
-            // Nobody reads what arrives; the kernel makes the least of it. 0 is too little for macOS.
+            // Nobody reads what arrives; the kernel makes the least of it. 0 is too little for
+            // macOS.
             socket.set_recv_buffer_size(1)?;
         }
         socket.bind(&local.into())?;

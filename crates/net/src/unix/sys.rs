@@ -1,4 +1,5 @@
-//! Safe wrappers around system calls that neither `std` nor `socket2` has, as POSIX and BSD sockets define them.
+//! Safe wrappers around system calls that neither `std` nor `socket2` has, as POSIX and BSD sockets
+//! define them.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -31,7 +32,8 @@ pub(crate) unsafe fn check_fd(result: libc::c_int) -> io::Result<OwnedFd> {
 
 fn clock(id: libc::clockid_t) -> libc::timespec {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
-    // SAFETY: the pointer is valid. The call cannot fail for these clocks; if it did, the zeros would be valid.
+    // SAFETY: the pointer is valid. The call cannot fail for these clocks; if it did, the zeros
+    // would be valid.
     unsafe {
         libc::clock_gettime(id, time.as_mut_ptr());
         time.assume_init()
@@ -89,7 +91,8 @@ pub(crate) struct InterfaceAddress {
     pub(crate) address: IpAddr,
 }
 
-/// The IP addresses of all interfaces (getifaddrs(3)), those of an interface next to each other or not.
+/// The IP addresses of all interfaces (getifaddrs(3)), those of an interface next to each other or
+/// not.
 pub(crate) fn interface_addresses() -> io::Result<Vec<InterfaceAddress>> {
     let mut first: *mut libc::ifaddrs = ptr::null_mut();
     // SAFETY: the pointer is valid during the call.
@@ -125,12 +128,14 @@ unsafe fn ip_address(address: *const libc::sockaddr) -> Option<IpAddr> {
     let family = unsafe { address.as_ref() }?.sa_family;
     match i32::from(family) {
         libc::AF_INET => {
-            // SAFETY: a socket address of this family is a sockaddr_in, and it may not be aligned like one.
+            // SAFETY: a socket address of this family is a sockaddr_in, and it may not be aligned
+            // like one.
             let v4 = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
             Some(Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes()).into())
         }
         libc::AF_INET6 => {
-            // SAFETY: a socket address of this family is a sockaddr_in6, and it may not be aligned like one.
+            // SAFETY: a socket address of this family is a sockaddr_in6, and it may not be aligned
+            // like one.
             let v6 = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
             Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
         }

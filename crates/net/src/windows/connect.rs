@@ -1,7 +1,8 @@
-//! TCP connections being opened: the probes of `syn_socket`, and the connections of SACK traceroutes.
+//! TCP connections being opened: the probes of `syn_socket`, and the connections of SACK
+//! traceroutes.
 //!
-//! A thread waits for all of them at once with `WSAPoll`, which reports failed attempts from Windows build 19041 on, the
-//! same that reports the ICMP errors which `syn_socket` lives from.
+//! A thread waits for all of them at once with `WSAPoll`, which reports failed attempts from
+//! Windows build 19041 on, the same that reports the ICMP errors which `syn_socket` lives from.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,8 +20,8 @@ use super::{clock, sys};
 use crate::inbox::{Inbox, Item};
 use crate::winerror::{self, WSAECONNREFUSED, WSAEWOULDBLOCK};
 
-/// After this many milliseconds without an answer the system gives a probe up: the most that it can be told
-/// (the initial RTO of Set-NetTCPSetting is at most 3000 ms).
+/// After this many milliseconds without an answer the system gives a probe up: the most that it can
+/// be told (the initial RTO of Set-NetTCPSetting is at most 3000 ms).
 const SYN_PATIENCE: u16 = 3000;
 
 /// A port reserved for a trace: whose probes belong together.
@@ -105,7 +106,8 @@ impl Connector {
         Connector { inbox, shared: None }
     }
 
-    /// Sends a SYN with a TTL as a probe; when, by the clock just before. `local` is what [`Connector::end_probes`] is told.
+    /// Sends a SYN with a TTL as a probe; when, by the clock just before. `local` is what
+    /// [`Connector::end_probes`] is told.
     ///
     /// # Errors
     /// `WSAENOPROTOOPT` where the system does not report ICMP errors of connects.

@@ -85,7 +85,8 @@ fn is_elevated() -> io::Result<bool> {
 
 const _: () = assert!(size_of::<TOKEN_ELEVATION>() == 4);
 
-/// Which Windows this is. Wine calls itself a client edition, but sends TCP over raw sockets all the same.
+/// Which Windows this is. Wine calls itself a client edition, but sends TCP over raw sockets all
+/// the same.
 pub(super) fn edition() -> Option<Edition> {
     let build = LOCAL_MACHINE
         .open(r"SOFTWARE\Microsoft\Windows NT\CurrentVersion")

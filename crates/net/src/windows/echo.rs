@@ -1,10 +1,12 @@
-//! ICMP without raw sockets: `IcmpSendEcho2Ex` and `Icmp6SendEcho2`. They need no rights, pass Windows Firewall, and are
-//! the only way to trace over IPv6 without the driver. The system chooses identifier and sequence number.
+//! ICMP without raw sockets: `IcmpSendEcho2Ex` and `Icmp6SendEcho2`. They need no rights, pass
+//! Windows Firewall, and are the only way to trace over IPv6 without the driver. The system chooses
+//! identifier and sequence number.
 //!
-//! One thread starts all requests and is called by the system when one is over (an asynchronous procedure call, which only
-//! the thread that started a request can receive): it reads the clock and leaves the answer in the inbox. Events instead
-//! would be one for each request, with a pool of threads to wait for them; and Wine 8 corrupts the heap with them (it frees
-//! the status block of a request that is still under way, which later is written to).
+//! One thread starts all requests and is called by the system when one is over (an asynchronous
+//! procedure call, which only the thread that started a request can receive): it reads the clock
+//! and leaves the answer in the inbox. Events instead would be one for each request, with a pool of
+//! threads to wait for them; and Wine 8 corrupts the heap with them (it frees the status block of a
+//! request that is still under way, which later is written to).
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -34,12 +36,13 @@ use crate::inbox::{Inbox, Item};
 
 /// Requests under way at most; the next ones have to wait. Each has a kilobyte.
 const MAX_REQUESTS: usize = 8192;
-/// When the system gives a request up, in milliseconds: the longest time that a probe's answer may take.
+/// When the system gives a request up, in milliseconds: the longest time that a probe's answer may
+/// take.
 const PATIENCE: u32 = 30_000;
 /// Payload, in bytes.
 const DATA: [u8; 8] = *b"NSMNC\0\0\0";
-/// The reply structure, the returned payload or 8 bytes of ICMP error, and an `IO_STATUS_BLOCK`, with room to spare:
-/// routers may return more than they should.
+/// The reply structure, the returned payload or 8 bytes of ICMP error, and an `IO_STATUS_BLOCK`,
+/// with room to spare: routers may return more than they should.
 const REPLY_LEN: usize = 512;
 
 // ipexport.h and icmpapi.h, in the layout of 64-bit systems.
@@ -83,7 +86,8 @@ struct EchoThread {
 /// A handle for echo requests. Open until the last request is over.
 struct IcmpHandle(HANDLE);
 
-// SAFETY: the handle is used from several threads, as any kernel handle may be; nothing else is shared.
+// SAFETY: the handle is used from several threads, as any kernel handle may be; nothing else is
+// shared.
 unsafe impl Send for IcmpHandle {}
 // SAFETY: as above.
 unsafe impl Sync for IcmpHandle {}
@@ -205,9 +209,11 @@ impl EchoThread {
             .name("echo requests".to_owned())
             .spawn(move || {
                 sys::raise_priority();
-                // The requests end with the thread that started them, and their memory is the system's until then.
+                // The requests end with the thread that started them, and their memory is the
+                // system's until then.
                 while !stop.load(Ordering::Acquire) || under_way.load(Ordering::Relaxed) > 0 {
-                    // SAFETY: takes no pointers. The calls that it lets through expect to be made here.
+                    // SAFETY: takes no pointers. The calls that it lets through expect to be made
+                    // here.
                     unsafe { SleepEx(INFINITE, 1) };
                 }
             })?;
@@ -249,8 +255,8 @@ unsafe extern "system" fn wake(_: usize) {}
 /// Called on the thread: starts a request.
 unsafe extern "system" fn start(request: usize) {
     let request = request as *mut Request;
-    // SAFETY: the pointer that `EchoThread::send` gave away. The request stays where it is until `finish` frees it, which is
-    // not called before this thread sleeps again.
+    // SAFETY: the pointer that `EchoThread::send` gave away. The request stays where it is until
+    // `finish` frees it, which is not called before this thread sleeps again.
     let report = unsafe { (*request).report.clone() };
     let at = clock::now();
     // SAFETY: as above.
@@ -283,7 +289,8 @@ unsafe fn send(request: *mut Request) -> io::Result<()> {
     // SAFETY: as above; a place is named, not read.
     let reply = unsafe { &raw mut (*request).reply }.cast::<c_void>();
     let result = match (source, destination) {
-        // SAFETY: payload and options are copied during the call, and the reply buffer is as long as stated.
+        // SAFETY: payload and options are copied during the call, and the reply buffer is as long
+        // as stated.
         (IpAddr::V4(source), IpAddr::V4(destination)) => unsafe {
             IcmpSendEcho2Ex(
                 handle,
@@ -345,7 +352,8 @@ fn sockaddr(address: Ipv6Addr) -> SOCKADDR_IN6 {
 /// Called on the thread while it sleeps, when a request is over.
 unsafe extern "system" fn finish(request: *mut c_void, _: *mut IO_STATUS_BLOCK, _: u32) {
     let at = clock::now();
-    // SAFETY: the pointer that `EchoThread::send` gave away; the system is done with it, and calls once.
+    // SAFETY: the pointer that `EchoThread::send` gave away; the system is done with it, and calls
+    // once.
     let mut request = unsafe { Box::from_raw(request.cast::<Request>()) };
     request.under_way.fetch_sub(1, Ordering::Relaxed);
     if let Some(answer) = request.answer() {
@@ -419,7 +427,8 @@ mod tests {
         assert_eq!(answers, expected);
     }
 
-    /// With events, Wine wrote to freed memory: 200 of these rounds ended with it in one of four runs, and a trace in one of ten.
+    /// With events, Wine wrote to freed memory: 200 of these rounds ended with it in one of four
+    /// runs, and a trace in one of ten.
     #[test]
     fn many_requests_leave_the_heap_as_it_was() {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -1,12 +1,12 @@
 //! Windows. Three ways to probe, by [`Options`]:
 //!
-//! - Raw sockets (administrator rights; IPv4; TCP only on server editions). Where they are refused, and for `ICMPv6`,
-//!   echo requests go through the ICMP API, which needs no rights.
+//! - Raw sockets (administrator rights; IPv4; TCP only on server editions). Where they are refused,
+//!   and for `ICMPv6`, echo requests go through the ICMP API, which needs no rights.
 //! - The driver of the Datadog Agent: everything, on every edition.
 //! - The system's own TCP connects (`syn_socket`): no rights needed, TCP SYN only.
 //!
-//! Whatever is received, a thread of its own receives it, reads the clock (`QueryPerformanceCounter`) and leaves it in
-//! the [`Inbox`].
+//! Whatever is received, a thread of its own receives it, reads the clock
+//! (`QueryPerformanceCounter`) and leaves it in the [`Inbox`].
 
 mod clock;
 mod connect;
@@ -58,7 +58,8 @@ pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     Ok(Box::new(WindowsNetwork::new(options.effective(), TRANSPORT_PATH)))
 }
 
-/// The address that the system would use for packets to `target`: that of a UDP socket connected to it.
+/// The address that the system would use for packets to `target`: that of a UDP socket connected to
+/// it.
 ///
 /// # Errors
 /// No route, no address of that family.

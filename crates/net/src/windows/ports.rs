@@ -21,8 +21,9 @@ const IN_USE: i32 = 10_048;
 pub(super) enum Keeping {
     /// By a socket.
     Socket,
-    /// Not at all, other than that this process does not use it twice: what arrives for a port with a socket goes to that
-    /// socket, and no raw socket sees it. Another process may take the port meanwhile, which costs replies.
+    /// Not at all, other than that this process does not use it twice: what arrives for a port with
+    /// a socket goes to that socket, and no raw socket sees it. Another process may take the port
+    /// meanwhile, which costs replies.
     Memory,
 }
 

@@ -1,8 +1,9 @@
-//! Raw IPv4 sockets, for which Windows wants administrator rights. IPv6 raw sockets neither take nor give IPv6 headers, so
-//! they are of no use here.
+//! Raw IPv4 sockets, for which Windows wants administrator rights. IPv6 raw sockets neither take
+//! nor give IPv6 headers, so they are of no use here.
 //!
-//! One socket per source address sends everything, and a thread per source address receives: Windows has no receive
-//! timestamps for raw sockets, so the clock is read right after the packet is.
+//! One socket per source address sends everything, and a thread per source address receives:
+//! Windows has no receive timestamps for raw sockets, so the clock is read right after the packet
+//! is.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -127,8 +128,8 @@ pub(super) fn check() -> io::Result<()> {
     for_all_protocols(new_socket).map(drop)
 }
 
-/// One socket for packets of every protocol; or one for each of those that matter, of which only ICMP must be had: without
-/// it no hop would answer.
+/// One socket for packets of every protocol; or one for each of those that matter, of which only
+/// ICMP must be had: without it no hop would answer.
 fn for_all_protocols<T>(mut open: impl FnMut(i32) -> io::Result<T>) -> io::Result<Vec<T>> {
     match open(ANY_PROTOCOL) {
         Ok(socket) => Ok(vec![socket]),

@@ -1,5 +1,5 @@
-//! The backend as the engine uses it. Under Wine: raw sockets and the ICMP API work, `syn_socket` does not, and the
-//! driver is not there.
+//! The backend as the engine uses it. Under Wine: raw sockets and the ICMP API work, `syn_socket`
+//! does not, and the driver is not there.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;

@@ -33,11 +33,12 @@ pub(crate) fn heavy_load() -> bool {
     HEAVY_LOAD.get()
 }
 
-/// Runs the test `name` twice, with a network for light and one for heavy load, each time in a network namespace of its
-/// own, in which only the loopback interface is up. The namespace goes away with the thread.
+/// Runs the test `name` twice, with a network for light and one for heavy load, each time in a
+/// network namespace of its own, in which only the loopback interface is up. The namespace goes
+/// away with the thread.
 ///
-/// Without privileges, runs the test in a user namespace. Where that is forbidden, fails if `CI` is set, and otherwise
-/// says that the test was skipped.
+/// Without privileges, runs the test in a user namespace. Where that is forbidden, fails if `CI` is
+/// set, and otherwise says that the test was skipped.
 pub(crate) fn isolated(name: &str, test: fn()) {
     if is_root() {
         for heavy in [false, true] {
@@ -61,7 +62,8 @@ pub(crate) fn isolated(name: &str, test: fn()) {
     }
 }
 
-/// Runs the test `name` like [`isolated`], in a process of its own, so that it may change what the process has.
+/// Runs the test `name` like [`isolated`], in a process of its own, so that it may change what the
+/// process has.
 pub(crate) fn alone(name: &str, test: fn()) {
     if std::env::var_os(ALONE).is_some() {
         isolated(name, test);
@@ -70,7 +72,8 @@ pub(crate) fn alone(name: &str, test: fn()) {
     }
 }
 
-/// Runs the test `name` once in a process and a network namespace of its own, for what cannot be done twice. Only root can.
+/// Runs the test `name` once in a process and a network namespace of its own, for what cannot be
+/// done twice. Only root can.
 #[allow(dead_code)]
 pub(crate) fn alone_once(name: &str, test: fn()) {
     if !is_root() {
@@ -137,8 +140,8 @@ pub(crate) fn ip(arguments: &str) {
     run("ip", arguments);
 }
 
-/// Runs a program in the namespace of this thread. Also from where administrators' programs are, which plain users' `PATH`
-/// does not have everywhere.
+/// Runs a program in the namespace of this thread. Also from where administrators' programs are,
+/// which plain users' `PATH` does not have everywhere.
 pub(crate) fn run(program: &str, arguments: &str) {
     let path = std::env::var("PATH").unwrap_or_default();
     let status = Command::new(program)
@@ -194,7 +197,8 @@ impl Subject {
         seen
     }
 
-    /// Polls until an event is what is looked for; everything up to the end of that batch. Panics after 2 s.
+    /// Polls until an event is what is looked for; everything up to the end of that batch. Panics
+    /// after 2 s.
     pub(crate) fn collect(&mut self, mut is_last: impl FnMut(&Event) -> bool) -> Vec<Event> {
         let deadline = self.network.now() + Duration::from_secs(2);
         let mut seen = Vec::new();

@@ -1,5 +1,5 @@
-//! Precision and recall of the causes named for lost probes, on random simulated networks: `causes [NETWORKS] [--worst]`, and of one
-//! network, place by place: `causes --seed N`.
+//! Precision and recall of the causes named for lost probes, on random simulated networks: `causes
+//! [NETWORKS] [--worst]`, and of one network, place by place: `causes --seed N`.
 #![allow(clippy::print_stdout)]
 
 use std::process::ExitCode;

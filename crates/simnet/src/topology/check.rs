@@ -1,4 +1,5 @@
-//! What the types of the model cannot say: names and addresses are unique, references lead somewhere.
+//! What the types of the model cannot say: names and addresses are unique, references lead
+//! somewhere.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

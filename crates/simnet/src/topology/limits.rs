@@ -51,14 +51,15 @@ impl Default for Bucket {
     }
 }
 
-/// Linux's limits, under the names of its sysctls: a bucket for each destination (`icmp_ratelimit`), which holds 6
-/// tokens, and one for all (`icmp_msgs_per_sec`).
+/// Linux's limits, under the names of its sysctls: a bucket for each destination
+/// (`icmp_ratelimit`), which holds 6 tokens, and one for all (`icmp_msgs_per_sec`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LinuxLimit {
     pub(crate) ratelimit: Millis,
     /// That of IPv6.
     pub(crate) ratelimit_v6: Millis,
-    /// Length of the prefix that the route to the client has. Older kernels shorten the interval for short ones.
+    /// Length of the prefix that the route to the client has. Older kernels shorten the interval
+    /// for short ones.
     pub(crate) prefix_v6: Option<u8>,
     pub(crate) msgs_per_sec: u32,
     pub(crate) msgs_burst: u32,

@@ -356,7 +356,8 @@ fn packets_to_a_dead_host_wait_and_are_answered_together() {
             heard.extend(lab.wait(ms(200.0)));
         }
         heard.extend(lab.wait(ms(10_000.0)));
-        // What Linux 6.18 does: docs/simulated-network.md. The limit counts when the errors are sent.
+        // What Linux 6.18 does: docs/simulated-network.md. The limit counts when the errors are
+        // sent.
         let answered: Vec<_> = heard.iter().map(|heard| heard.cause).collect();
         assert_eq!(answered, [1, 2, 3, 4, 5, 6, 16, 17, 18, 31, 32, 33]);
         let after = |cause: u64| 3004.0 - 200.0 * (cause - 1) as f64;

@@ -77,7 +77,8 @@ fn untranslated_quotes_show_the_outside() {
             assert!(quote.header_checksum_ok);
             let sent = &probe[probe.len() - quote.transport.len()..];
             assert_ne!(quote.transport[port_at..port_at + 2], sent[port_at..port_at + 2]);
-            // The rest identifies the probe: destination port, echo sequence number, TCP sequence number.
+            // The rest identifies the probe: destination port, echo sequence number, TCP sequence
+            // number.
             assert_eq!(
                 quote.transport[port_at + 2..4 + port_at],
                 sent[port_at + 2..4 + port_at]
@@ -263,7 +264,8 @@ fn different_flows_get_different_ports() {
 
 #[test]
 fn a_udp_checksum_never_becomes_zero() {
-    // Zero would mean "none", which IPv6 hosts refuse. One of all payloads makes it so, before and after the NAT.
+    // Zero would mean "none", which IPv6 hosts refuse. One of all payloads makes it so, before and
+    // after the NAT.
     let mut lab = nat("");
     for payload in 0..=u16::MAX {
         lab.send(&udp_from(50_000, TARGET_V6, 7, 64, &payload.to_be_bytes()));

@@ -1,4 +1,5 @@
-//! The C library's own look-up, for names that it alone knows. It blocks its thread and cannot be stopped.
+//! The C library's own look-up, for names that it alone knows. It blocks its thread and cannot be
+//! stopped.
 
 use std::io;
 use std::net::IpAddr;
@@ -13,11 +14,12 @@ use crate::target::Family;
 
 /// How many names are looked up at once, for the whole process.
 const LOOKUPS: usize = 64;
-/// How long a look-up may take, waiting for its turn included: more than C libraries take to ask all servers twice
-/// (resolv.conf(5)).
+/// How long a look-up may take, waiting for its turn included: more than C libraries take to ask
+/// all servers twice (resolv.conf(5)).
 const LOOKUP_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Asks for each family by itself, so that a name server that ignores one kind of question does not keep the other.
+/// Asks for each family by itself, so that a name server that ignores one kind of question does not
+/// keep the other.
 pub(super) async fn addresses(name: &str, wanted: Wanted) -> Answer {
     static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS)));
     let family = |family| look_up(&TURNS, name.to_owned(), move |name| ask(name, family));
@@ -42,8 +44,8 @@ fn ask(name: &str, family: Family) -> io::Result<Vec<IpAddr>> {
     found.map(|found| Ok(found?.sockaddr.ip())).collect()
 }
 
-/// Waits for a turn, and asks on a thread that may block. The turn ends with the question, not with who asks it:
-/// otherwise those who go away would fill all threads, and everybody else would wait.
+/// Waits for a turn, and asks on a thread that may block. The turn ends with the question, not with
+/// who asks it: otherwise those who go away would fill all threads, and everybody else would wait.
 async fn look_up<A>(turns: &Arc<Semaphore>, name: String, ask: A) -> Answer
 where
     A: FnOnce(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
@@ -116,7 +118,8 @@ mod tests {
         has_begun.await.unwrap();
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
-        // The resolver still works for nobody; who comes now waits, and may leave before anything begins.
+        // The resolver still works for nobody; who comes now waits, and may leave before anything
+        // begins.
         assert_eq!(turns.available_permits(), 0);
         let mut second = Box::pin(look_up(&turns, "second.example".to_owned(), |_| panic!("asked")));
         assert!(futures_util::poll!(&mut second).is_pending());

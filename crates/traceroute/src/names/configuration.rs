@@ -54,9 +54,9 @@ impl Configuration {
         }
     }
 
-    /// Reads a `resolv.conf`. Like C libraries, it ignores what it does not understand, with a warning in the log.
-    /// `hostname` is this machine's name: without a `search` or `domain` line, its domain is searched. Servers listen on
-    /// `port`.
+    /// Reads a `resolv.conf`. Like C libraries, it ignores what it does not understand, with a
+    /// warning in the log. `hostname` is this machine's name: without a `search` or `domain` line,
+    /// its domain is searched. Servers listen on `port`.
     pub(crate) fn parse(text: &[u8], hostname: &str, port: u16) -> Self {
         let (parsed, errors) = resolv_conf::Config::parse_with_errors(text);
         for error in errors {
@@ -96,7 +96,8 @@ impl Configuration {
         }
     }
 
-    /// What systems without a `resolv.conf` of their own say. Without an answer, the server on this machine.
+    /// What systems without a `resolv.conf` of their own say. Without an answer, the server on this
+    /// machine.
     pub(crate) fn of_system() -> Self {
         let servers: Vec<SocketAddr> = match read_system_conf() {
             Ok((configuration, _)) => {
@@ -116,7 +117,8 @@ impl Configuration {
         Configuration::with_servers(servers)
     }
 
-    /// The full names that a name may mean, in the order in which they are tried (resolv.conf(5): `ndots`, `search`).
+    /// The full names that a name may mean, in the order in which they are tried (resolv.conf(5):
+    /// `ndots`, `search`).
     pub(crate) fn candidates(&self, name: &str) -> Vec<Name> {
         let absolute = name.ends_with('.');
         let Some(as_it_is) = full_name(name) else {
@@ -134,10 +136,12 @@ impl Configuration {
     }
 }
 
-/// The address of a `nameserver` line. A link-local one has a zone: the name or number of an interface.
+/// The address of a `nameserver` line. A link-local one has a zone: the name or number of an
+/// interface.
 fn server(address: &ScopedIp, port: u16) -> Option<SocketAddr> {
     match address {
-        // A literal with a zone is the one thing that only the C library can read. It asks nobody for that.
+        // A literal with a zone is the one thing that only the C library can read. It asks nobody
+        // for that.
         ScopedIp::V6(_, Some(_)) => match (address.to_string(), port).to_socket_addrs() {
             Ok(mut found) => found.next(),
             Err(error) => {
@@ -161,7 +165,8 @@ fn search_domain(text: &str) -> Option<Name> {
     domain
 }
 
-/// A name in DNS format, its bytes as they are: `None` when a part is empty or something is too long (RFC 1035 §2.3.4).
+/// A name in DNS format, its bytes as they are: `None` when a part is empty or something is too
+/// long (RFC 1035 §2.3.4).
 pub(crate) fn full_name(text: &str) -> Option<Name> {
     let text = text.strip_suffix('.').unwrap_or(text);
     let labels: Vec<&[u8]> = text.split('.').map(str::as_bytes).collect();
@@ -171,8 +176,8 @@ pub(crate) fn full_name(text: &str) -> Option<Name> {
     Name::from_labels(labels).ok()
 }
 
-/// Whether `nsswitch.conf` names a source other than hosts file and DNS that may know the name, so that only the C library
-/// can look it up. `hostname` is this machine's name.
+/// Whether `nsswitch.conf` names a source other than hosts file and DNS that may know the name, so
+/// that only the C library can look it up. `hostname` is this machine's name.
 pub(crate) fn needs_c_library(nsswitch: &str, name: &str, hostname: &str) -> bool {
     let lines = nsswitch
         .lines()

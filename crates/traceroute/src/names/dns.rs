@@ -1,4 +1,5 @@
-//! Questions to name servers, as C libraries ask them: one server after the other, in the order of the configuration.
+//! Questions to name servers, as C libraries ask them: one server after the other, in the order of
+//! the configuration.
 //!
 //! Dropping a future stops its questions.
 
@@ -18,9 +19,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::configuration::Configuration;
 use super::{Answer, Failure, Wanted, prefer_v4};
 
-/// When a server is silent for so long, the next is asked, or the same again. The answer still counts when it comes.
+/// When a server is silent for so long, the next is asked, or the same again. The answer still
+/// counts when it comes.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Room for an answer over UDP. 512 bytes are the limit (RFC 1035 §2.3.4), which some servers do not know.
+/// Room for an answer over UDP. 512 bytes are the limit (RFC 1035 §2.3.4), which some servers do
+/// not know.
 const MAX_DATAGRAM: usize = 4096;
 
 /// The addresses of a name in the first of its meanings that has any.
@@ -81,10 +84,11 @@ pub(crate) async fn pointers(configuration: &Configuration, address: IpAddr) -> 
     Ok(pointers.collect())
 }
 
-/// The first good answer: one that is about the name, if only to say that it does not exist (a [`Failure::Unknown`]).
+/// The first good answer: one that is about the name, if only to say that it does not exist (a
+/// [`Failure::Unknown`]).
 ///
-/// A server that refuses, fails or cannot be reached is passed over at once. A silent one is waited for while others are
-/// asked.
+/// A server that refuses, fails or cannot be reached is passed over at once. A silent one is waited
+/// for while others are asked.
 async fn ask(configuration: &Configuration, name: &Name, kind: RecordType) -> Result<Message, Failure> {
     let question = Query::query(name.clone(), kind);
     let servers = in_turn(configuration);

@@ -18,7 +18,8 @@ pub(super) fn addresses(file: &str, name: &str) -> Vec<IpAddr> {
     found
 }
 
-/// The names of those addresses that have any, in the order of the file. It is read once for all: some hosts files are long.
+/// The names of those addresses that have any, in the order of the file. It is read once for all:
+/// some hosts files are long.
 pub(super) fn names(file: &str, addresses: &HashSet<IpAddr>) -> HashMap<IpAddr, Vec<String>> {
     let mut found: HashMap<IpAddr, Vec<String>> = HashMap::new();
     for (address, listed) in entries(file).filter(|(address, _)| addresses.contains(address)) {

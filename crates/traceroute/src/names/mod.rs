@@ -1,9 +1,9 @@
-//! Names and addresses, as this system knows them: its hosts file, its name servers, and where these are not all, its C
-//! library.
+//! Names and addresses, as this system knows them: its hosts file, its name servers, and where
+//! these are not all, its C library.
 //!
-//! Files are read for each question, so a change counts from the next one on. Name servers are asked here, not by the C
-//! library: a question can be stopped then, waits for nobody's thread, and has the same answer whatever the program is
-//! linked with.
+//! Files are read for each question, so a change counts from the next one on. Name servers are
+//! asked here, not by the C library: a question can be stopped then, waits for nobody's thread, and
+//! has the same answer whatever the program is linked with.
 
 mod c_library;
 pub(crate) mod configuration;
@@ -30,7 +30,8 @@ use configuration::{Configuration, needs_c_library};
 const LOOKUPS: usize = 512;
 /// How long the IPv4 addresses may take when the IPv6 addresses are there: time to ask again.
 const V4_PATIENCE: Duration = Duration::from_secs(2);
-/// Longest host name in text form, without a final dot (RFC 1035 §2.3.4 counts 255 bytes on the wire).
+/// Longest host name in text form, without a final dot (RFC 1035 §2.3.4 counts 255 bytes on the
+/// wire).
 pub(crate) const MAX_NAME_LEN: usize = 253;
 /// Longest part of a host name between dots (RFC 1035 §2.3.4).
 pub(crate) const MAX_LABEL_LEN: usize = 63;
@@ -111,7 +112,8 @@ impl Failure {
         )
     }
 
-    /// What is worth saying of two failures: trouble rather than "no address", and that rather than "no such host".
+    /// What is worth saying of two failures: trouble rather than "no address", and that rather than
+    /// "no such host".
     fn or(self, other: Failure) -> Failure {
         match (&self, &other) {
             (Failure::NoAddress, Failure::Unknown) => self,
@@ -121,8 +123,8 @@ impl Failure {
     }
 }
 
-/// Both questions at once. IPv6 addresses count only when there are no IPv4 addresses, and those are not waited for long
-/// when the IPv6 addresses are there.
+/// Both questions at once. IPv6 addresses count only when there are no IPv4 addresses, and those
+/// are not waited for long when the IPv6 addresses are there.
 async fn prefer_v4(v4: impl Future<Output = Answer>, v6: impl Future<Output = Answer>) -> Answer {
     let (v4, v6) = (std::pin::pin!(v4), std::pin::pin!(v6));
     match select(v4, v6).await {
@@ -143,7 +145,8 @@ async fn prefer_v4(v4: impl Future<Output = Answer>, v6: impl Future<Output = An
     }
 }
 
-/// Where a system says how names are looked up. There is one for the process, [`System::shared`]; tests make others.
+/// Where a system says how names are looked up. There is one for the process, [`System::shared`];
+/// tests make others.
 pub(crate) struct System {
     hosts: PathBuf,
     resolv_conf: PathBuf,
@@ -197,10 +200,11 @@ impl System {
         }
     }
 
-    /// The addresses of a name, at least one, in the order in which they are listed. The name is in ASCII.
+    /// The addresses of a name, at least one, in the order in which they are listed. The name is in
+    /// ASCII.
     ///
-    /// A name in the hosts file has the addresses that stand there, and no others. Dropping the future stops the questions,
-    /// except those of the C library.
+    /// A name in the hosts file has the addresses that stand there, and no others. Dropping the
+    /// future stops the questions, except those of the C library.
     pub(crate) async fn addresses(&self, name: &str, wanted: Wanted) -> Answer {
         if ends_in_number(name) {
             // C libraries take 0x7f000001 for an address.
@@ -224,7 +228,8 @@ impl System {
         of_family(found, wanted)
     }
 
-    /// The names that the hosts file has for these addresses, in its order. Those that it does not list are left out.
+    /// The names that the hosts file has for these addresses, in its order. Those that it does not
+    /// list are left out.
     pub(crate) fn listed_names(&self, addresses: &HashSet<IpAddr>) -> HashMap<IpAddr, Vec<String>> {
         hosts::names(&read(&self.hosts), addresses)
     }
@@ -296,8 +301,8 @@ fn is_localhost(name: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
-/// Whether the last part of a name is a number, decimal or hexadecimal: no name ends so, but some forms of addresses do.
-/// <https://url.spec.whatwg.org/#ends-in-a-number-checker>
+/// Whether the last part of a name is a number, decimal or hexadecimal: no name ends so, but some
+/// forms of addresses do. <https://url.spec.whatwg.org/#ends-in-a-number-checker>
 fn ends_in_number(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let last = name.rsplit('.').next().unwrap_or(name);
@@ -308,8 +313,8 @@ fn ends_in_number(name: &str) -> bool {
     }
 }
 
-/// Whether a name that somebody claims is one that a host may have: letters, digits, hyphens and underscores between dots,
-/// no hyphen at either end of a part, and not digits alone.
+/// Whether a name that somebody claims is one that a host may have: letters, digits, hyphens and
+/// underscores between dots, no hyphen at either end of a part, and not digits alone.
 pub(crate) fn is_host_name(name: &[u8]) -> bool {
     let is_label = |label: &[u8]| {
         (1..=MAX_LABEL_LEN).contains(&label.len())

@@ -201,8 +201,8 @@ async fn ask(configuration: &Configuration, name: &str, wanted: Wanted) -> Resul
     texts(dns::addresses(configuration, name, wanted).await)
 }
 
-/// Issue 12: at once, whatever the server says of the other kind of record. Silence takes no time on a clock that jumps, and
-/// jumps show in the time that passed.
+/// Issue 12: at once, whatever the server says of the other kind of record. Silence takes no time
+/// on a clock that jumps, and jumps show in the time that passed.
 #[tokio::test(start_paused = true)]
 async fn one_kind_of_address_is_enough_whatever_is_said_of_the_other() {
     fn odd(name: &str) -> Reply {
@@ -310,7 +310,8 @@ async fn failures_say_who_said_what() {
     );
 }
 
-/// Nobody listens, refuses and is silent: the next is asked. In the order of the file, and no other.
+/// Nobody listens, refuses and is silent: the next is asked. In the order of the file, and no
+/// other.
 #[tokio::test(start_paused = true)]
 async fn the_next_server_is_asked_when_one_is_of_no_use() {
     let nobody = UdpSocket::bind("127.0.0.1:0")
@@ -539,7 +540,8 @@ fn names_are_searched_as_resolv_conf_says() {
     assert!(candidates("", "this", "a..b").is_empty());
 }
 
-/// A name that exists in the first domain, but without the address wanted, may have it in the next. Silence ends it.
+/// A name that exists in the first domain, but without the address wanted, may have it in the next.
+/// Silence ends it.
 #[tokio::test(start_paused = true)]
 async fn the_first_meaning_with_an_address_counts() {
     let server = Server::start(|name, kind| match (name, kind) {

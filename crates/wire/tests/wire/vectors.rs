@@ -1,4 +1,5 @@
-//! Packets byte by byte. The hexadecimal ones were written by scapy, which computed their checksums.
+//! Packets byte by byte. The hexadecimal ones were written by scapy, which computed their
+//! checksums.
 
 use std::net::IpAddr;
 
@@ -523,7 +524,8 @@ fn fragments_are_told_apart() {
         Err(Ignored::Fragment)
     );
 
-    // Reserved bits are not part of the offset, and behind a later fragment's header there is no header.
+    // Reserved bits are not part of the offset, and behind a later fragment's header there is no
+    // header.
     assert!(behind_extensions("2c00010400000000 3a00000600000001").is_ok());
     assert_eq!(
         behind_extensions("2c00010400000000 3c00000800000001 3cff010400000000"),
@@ -627,7 +629,8 @@ fn tcp_options_end_at_the_first_broken_one() {
     for broken in ["00000402", "99000402", "99010402", "99ff0402 04020402"] {
         assert!(!with_options(broken).sack.permitted, "{broken}");
     }
-    // An unknown option is skipped; a SACK-permitted with a value is none; neither are timestamps of 9 bytes.
+    // An unknown option is skipped; a SACK-permitted with a value is none; neither are timestamps
+    // of 9 bytes.
     assert!(with_options("99040000 04020101").sack.permitted);
     assert!(!with_options("04040000").sack.permitted);
     assert_eq!(with_options("08090000 00000000 00010101").timestamps, None);
@@ -820,7 +823,8 @@ fn padding_is_not_part_of_the_packet() {
 #[test]
 fn other_messages_are_no_answers() {
     let quote = hex(UDP_PROBE);
-    // Redirect, echo request, parameter problem, timestamp reply; fragment reassembly time exceeded.
+    // Redirect, echo request, parameter problem, timestamp reply; fragment reassembly time
+    // exceeded.
     for (kind, code) in [(5, 0), (8, 0), (12, 0), (14, 0), (11, 1)] {
         let packet = packets::icmp(target(), us(), kind, code, &[&[0; 4], &quote[..]].concat());
         assert_eq!(verified(&packet), Err(Ignored::NotAnAnswer));
@@ -871,7 +875,8 @@ fn quotes_need_not_be_as_they_were_sent() {
         change(&mut quote);
         quoted(&time_exceeded(&quote))
     };
-    // Type of service, total length (byte order, zero), fragment field in the wrong byte order, checksum.
+    // Type of service, total length (byte order, zero), fragment field in the wrong byte order,
+    // checksum.
     assert_eq!(altered(|quote| quote[1] = 0xB8), expected);
     assert_eq!(altered(|quote| quote[2..4].reverse()), expected);
     assert_eq!(altered(|quote| quote[2..4].fill(0)), expected);

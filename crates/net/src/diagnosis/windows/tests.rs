@@ -37,7 +37,8 @@ fn find(facts: &Facts, subject: &str) -> Finding {
     found.unwrap_or_else(|| panic!("nothing about {subject}"))
 }
 
-/// How each protocol is probed over IPv4 and IPv6; `-`: not at all, and then something can be done about it.
+/// How each protocol is probed over IPv4 and IPv6; `-`: not at all, and then something can be done
+/// about it.
 fn table(facts: &Facts) -> Vec<[String; 2]> {
     let cell = |protocol, v6| {
         let finding = find(facts, &Subject::Probing { protocol, v6 }.to_string());

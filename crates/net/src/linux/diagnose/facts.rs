@@ -42,7 +42,8 @@ pub(super) struct Facts {
     pub(super) no_new_privileges: bool,
     /// The path of this program.
     pub(super) program: String,
-    /// That a program may have when it is started, and whether it has them right away; `None`: none.
+    /// That a program may have when it is started, and whether it has them right away; `None`:
+    /// none.
     pub(super) file_capabilities: Option<(Capabilities, bool)>,
     pub(super) initial_user_namespace: bool,
     /// First and last; empty when the last is less.
@@ -121,8 +122,9 @@ fn is_unknown_family(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
-/// Whether one of these interfaces filters strictly: the kernel takes the larger of its own `setting` and that of "all"
-/// (`Documentation/networking/ip-sysctl.rst`). It does not matter on loopback.
+/// Whether one of these interfaces filters strictly: the kernel takes the larger of its own
+/// `setting` and that of "all" (`Documentation/networking/ip-sysctl.rst`). It does not matter on
+/// loopback.
 fn is_strict(interfaces: &[String], setting: impl Fn(&str) -> Option<u32>) -> bool {
     let all = setting("all");
     interfaces
@@ -156,8 +158,9 @@ fn is_initial(map: &str) -> bool {
     numbers(map) == [0, 0, u32::MAX]
 }
 
-/// `struct vfs_cap_data` (linux/capability.h): a magic number with the revision and the effective bit, then permitted and inheritable of the lower
-/// 32 bits, then of the upper ones. All little-endian.
+/// `struct vfs_cap_data` (linux/capability.h): a magic number with the revision and the effective
+/// bit, then permitted and inheritable of the lower 32 bits, then of the upper ones. All
+/// little-endian.
 fn parse_xattr(bytes: &[u8]) -> Option<(Capabilities, bool)> {
     let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let permitted = u64::from(word(4)?) | u64::from(word(12).unwrap_or(0)) << 32;

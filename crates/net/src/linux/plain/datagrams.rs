@@ -1,6 +1,7 @@
 //! UDP and ICMP sockets: one for each trace.
 //!
-//! What became of a probe is on the socket's error queue, with what the router quoted of our message, which tells the probe.
+//! What became of a probe is on the socket's error queue, with what the router quoted of our
+//! message, which tells the probe.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,8 +24,8 @@ const REMEMBERED: usize = 256;
 const REMEMBERED_BYTES: usize = 1000;
 /// Messages of one socket taken at once, so that the others are not kept waiting.
 const BATCH: usize = 32;
-/// A pending error from an earlier probe fails the next system call, whatever that is. It is asked for before sending,
-/// but may come in between.
+/// A pending error from an earlier probe fails the next system call, whatever that is. It is asked
+/// for before sending, but may come in between.
 const ATTEMPTS: usize = 3;
 
 /// What a socket sends.
@@ -45,7 +46,8 @@ pub(super) struct Datagrams {
     sent: VecDeque<Sent>,
     /// How many were forgotten of those in front.
     forgotten: u32,
-    /// The kernel numbers the requests for send reports. After an error nobody knows how far it counted.
+    /// The kernel numbers the requests for send reports. After an error nobody knows how far it
+    /// counted.
     reports: bool,
 }
 
@@ -62,7 +64,8 @@ impl Datagrams {
     pub(super) fn new(kind: Kind, socket: Socket, local: SocketAddr) -> io::Result<Self> {
         icmp_errors::request(&socket, local.ip())?;
         if local.is_ipv4() && kind == Kind::Udp {
-            // Sets DF, and does not let an earlier "too big" keep a probe back (ip(7)). An improvement only, as the next.
+            // Sets DF, and does not let an earlier "too big" keep a probe back (ip(7)). An
+            // improvement only, as the next.
             let probe = libc::IP_PMTUDISC_PROBE;
             let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, probe);
         }
@@ -137,8 +140,8 @@ impl Datagrams {
         Ok(at)
     }
 
-    /// Passes on what has come in: first what became of probes, with their send reports in the order of both, then
-    /// answers.
+    /// Passes on what has come in: first what became of probes, with their send reports in the
+    /// order of both, then answers.
     pub(super) fn deliver(
         &mut self,
         inbox: &mut Inbox,
@@ -232,11 +235,11 @@ pub(super) fn read_clock(clock: &mut Converter) -> Time {
     sample.now
 }
 
-/// Which datagram is quoted. The quote may be cut short, or go on behind the datagram: routers fill it up with zeros
-/// before they append extensions (RFC 4884 §4.1).
+/// Which datagram is quoted. The quote may be cut short, or go on behind the datagram: routers fill
+/// it up with zeros before they append extensions (RFC 4884 §4.1).
 ///
-/// A quote of no more than 8 transport bytes is empty here: the kernel keeps the header, which would tell, to itself. Then
-/// it is the only datagram that is unanswered, or nobody knows which.
+/// A quote of no more than 8 transport bytes is empty here: the kernel keeps the header, which
+/// would tell, to itself. Then it is the only datagram that is unanswered, or nobody knows which.
 fn quoted_datagram(sent: &VecDeque<Sent>, quote: &[u8]) -> Option<usize> {
     let whole = |(_, sent): &(usize, &Sent)| quote.starts_with(&sent.message);
     if let Some((index, _)) = sent
@@ -260,8 +263,8 @@ fn sole_unanswered(sent: &VecDeque<Sent>, beginning: &[u8]) -> Option<usize> {
     candidates.next().is_none().then_some(index)
 }
 
-/// The part of a quote that is the datagram's, where zeros fill it up to 128 bytes with its headers, in front of extensions
-/// (RFC 4884 §4.1).
+/// The part of a quote that is the datagram's, where zeros fill it up to 128 bytes with its
+/// headers, in front of extensions (RFC 4884 §4.1).
 fn without_padding(quote: &[u8]) -> &[u8] {
     const IPV6_AND_UDP_HEADERS: usize = 48;
     let padded = &quote[..quote.len().min(128 - IPV6_AND_UDP_HEADERS)];
@@ -272,7 +275,8 @@ fn without_padding(quote: &[u8]) -> &[u8] {
     &padded[..len]
 }
 
-/// Which echo request is quoted; the kernel has set the identifier and the checksum, so only the sequence number counts.
+/// Which echo request is quoted; the kernel has set the identifier and the checksum, so only the
+/// sequence number counts.
 fn quoted_echo(sent: &VecDeque<Sent>, quote: &[u8]) -> Option<usize> {
     let sequence = echo_sequence(quote)?;
     sent.iter()

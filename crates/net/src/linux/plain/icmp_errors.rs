@@ -1,5 +1,6 @@
-//! ICMP errors on a socket's error queue (ip(7), `IP_RECVERR`; recvmsg(2), `MSG_ERRQUEUE`): the error's type, code and
-//! sender, its TTL, and the quoted packet behind the headers that are the kernel's business.
+//! ICMP errors on a socket's error queue (ip(7), `IP_RECVERR`; recvmsg(2), `MSG_ERRQUEUE`): the
+//! error's type, code and sender, its TTL, and the quoted packet behind the headers that are the
+//! kernel's business.
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -18,8 +19,8 @@ const IPV6_RECVERR_RFC4884: libc::c_int = 31;
 
 const UDP_HEADER_LEN: usize = 8;
 
-/// How many bytes of a quote are missing on the error queue: the IP header and, on UDP sockets, the UDP header. None of our
-/// packets has IP options or extension headers.
+/// How many bytes of a quote are missing on the error queue: the IP header and, on UDP sockets, the
+/// UDP header. None of our packets has IP options or extension headers.
 pub(super) fn missing_headers(local: IpAddr, is_udp: bool) -> usize {
     let ip = if local.is_ipv4() { 20 } else { 40 };
     if is_udp { ip + UDP_HEADER_LEN } else { ip }
@@ -48,8 +49,8 @@ pub(super) fn request(socket: &Socket, local: IpAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What an entry of an error queue tells of a probe. `missing`: [`missing_headers`] of the socket. `None`: it is no ICMP error
-/// that answers a probe.
+/// What an entry of an error queue tells of a probe. `missing`: [`missing_headers`] of the socket.
+/// `None`: it is no ICMP error that answers a probe.
 pub(super) fn answer(message: &Message<'_>, missing: usize) -> Option<MatchedReply> {
     let error = message.notes.error?;
     let v4 = match error.origin {

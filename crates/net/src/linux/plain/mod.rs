@@ -1,7 +1,8 @@
-//! Probing through ordinary sockets, without `CAP_NET_RAW`: the kernel builds the packets and matches the answers.
+//! Probing through ordinary sockets, without `CAP_NET_RAW`: the kernel builds the packets and
+//! matches the answers.
 //!
-//! One UDP, ICMP or TCP socket for each trace, which holds its port or echo identifier. TCP SACK needs segments that no
-//! ordinary socket sends.
+//! One UDP, ICMP or TCP socket for each trace, which holds its port or echo identifier. TCP SACK
+//! needs segments that no ordinary socket sends.
 
 mod datagrams;
 mod header;
@@ -275,8 +276,9 @@ impl Network for PlainNetwork {
     fn capabilities(&self, _: bool, transport: Option<Transport>) -> Capabilities {
         let is_tcp = transport == Some(Transport::Tcp);
         Capabilities {
-            // An error's probe is found by the quoted message, of which no two are the same.
-            // The kernel checks sequence numbers, so what is about an earlier connection from the port ends no later one.
+            // An error's probe is found by the quoted message, of which no two are the same. The
+            // kernel checks sequence numbers, so what is about an earlier connection from the port
+            // ends no later one.
             tells_attempts: true,
             // TCP_SYNCNT. What answers a repeated SYN is not reported.
             retransmits: is_tcp,
@@ -359,7 +361,8 @@ impl Network for PlainNetwork {
         self.send_on(probe, &route, token)
     }
 
-    /// Fails, as an event: connections are for TCP SACK, and this way another method can be tried instead.
+    /// Fails, as an event: connections are for TCP SACK, and this way another method can be tried
+    /// instead.
     fn connect(&mut self, id: ConnectionId, _: SocketAddr, remote: SocketAddr) -> Result<(), NetError> {
         self.refused.push((id, remote.ip()));
         Ok(())
@@ -412,7 +415,8 @@ fn no_sack(target: IpAddr) -> NetError {
     NetError::new(Operation::Connect, Some(target), cause).with_hint(NEEDS_RAW)
 }
 
-/// The protocol, the local port or echo identifier, and the remote port of a probe's socket; `None`: no ordinary socket sends it.
+/// The protocol, the local port or echo identifier, and the remote port of a probe's socket;
+/// `None`: no ordinary socket sends it.
 fn socket_of(probe: &Probe) -> Option<(Protocols, u16, u16)> {
     match probe.kind {
         ProbeKind::Udp {

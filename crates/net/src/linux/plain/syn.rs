@@ -1,7 +1,7 @@
 //! TCP SYN by connect(2): the socket that holds the port opens one connection after the other.
 //!
-//! Time exceeded while the connection is pending is on the error queue (Linux 5.8). A connection that is established or
-//! refused is the target's answer; it is reset at once.
+//! Time exceeded while the connection is pending is on the error queue (Linux 5.8). A connection
+//! that is established or refused is the target's answer; it is reset at once.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -47,8 +47,9 @@ impl Syns {
     /// Prepares a socket that is bound to `local`.
     pub(super) fn new(socket: Socket, local: SocketAddr) -> io::Result<Self> {
         icmp_errors::request(&socket, local.ip())?;
-        // Improvements only: stamps of ICMP errors, and few repetitions of a SYN (two: giving up must take longer than the
-        // 3 s after which the kernel reports a neighbour that is not there).
+        // Improvements only: stamps of ICMP errors, and few repetitions of a SYN (two: giving up
+        // must take longer than the 3 s after which the kernel reports a neighbour that is not
+        // there).
         let stamps = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_RX_SOFTWARE;
         let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPING, stamps);
         let _ = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_SYNCNT, 2_i32);
@@ -59,7 +60,8 @@ impl Syns {
         })
     }
 
-    /// Sends a SYN, and has `readiness` report as `id` when there is an outcome. Nothing more is heard of the SYN before.
+    /// Sends a SYN, and has `readiness` report as `id` when there is an outcome. Nothing more is
+    /// heard of the SYN before.
     ///
     /// # Errors
     /// What says that nothing was sent.
@@ -82,7 +84,8 @@ impl Syns {
         match self.socket.connect(&to.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            // On loopback the answer can come during the call. The socket is reported below nevertheless.
+            // On loopback the answer can come during the call. The socket is reported below
+            // nevertheless.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 refused = Some(sys::monotonic());
             }
@@ -98,10 +101,12 @@ impl Syns {
         Ok(at)
     }
 
-    /// What became of the SYN; called when the socket was reported. `None`: nothing that answers it.
+    /// What became of the SYN; called when the socket was reported. `None`: nothing that answers
+    /// it.
     ///
-    /// When the kernel has repeated the SYN (after 1 s), nobody knows which of the two was answered and after how long: it
-    /// counts as lost. Unless it is this machine itself that gave up, of which no round-trip time is wanted.
+    /// When the kernel has repeated the SYN (after 1 s), nobody knows which of the two was answered
+    /// and after how long: it counts as lost. Unless it is this machine itself that gave up, of
+    /// which no round-trip time is wanted.
     pub(super) fn outcome(
         &mut self,
         inbox: &mut Inbox,
@@ -177,7 +182,8 @@ impl Syns {
     pub(super) fn reset(&mut self, readiness: &Readiness) {
         if self.pending.take().is_some() {
             readiness.forget(self.socket.as_fd());
-            // Fails only when there is nothing to reset. Leaves an error behind, of which nobody wants to hear.
+            // Fails only when there is nothing to reset. Leaves an error behind, of which nobody
+            // wants to hear.
             let _ = dissolve(&mut self.socket, self.local);
             let _ = SockRef::from(&self.socket).take_error();
         }

@@ -1,8 +1,9 @@
-//! Reading packets from the driver: overlapped reads on a completion port, in a thread of their own.
+//! Reading packets from the driver: overlapped reads on a completion port, in a thread of their
+//! own.
 //!
-//! The memory of a posted read belongs to the kernel until its completion has been seen. So the thread that posts the
-//! reads also owns their memory, and frees it only when every read has come back; if one does not, its memory is
-//! leaked rather than freed.
+//! The memory of a posted read belongs to the kernel until its completion has been seen. So the
+//! thread that posts the reads also owns their memory, and frees it only when every read has come
+//! back; if one does not, its memory is leaked rather than freed.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -31,7 +32,8 @@ use crate::ddnpm::clock::Stamps;
 use crate::inbox::Inbox;
 use crate::winerror;
 
-/// Reads posted at once: packets that arrive before the thread runs again. The driver counts those that find none.
+/// Reads posted at once: packets that arrive before the thread runs again. The driver counts those
+/// that find none.
 const READS: usize = 128;
 /// A header and the longest packet of an ordinary Ethernet.
 const READ_LEN: usize = HEADER_LEN + 1500;
@@ -65,8 +67,8 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    /// Has `device`, an overlapped handle with its filters, copied to `inbox`. When this returns the driver has all reads, so
-    /// that what answers a probe sent afterwards is not skipped.
+    /// Has `device`, an overlapped handle with its filters, copied to `inbox`. When this returns
+    /// the driver has all reads, so that what answers a probe sent afterwards is not skipped.
     pub(super) fn start(device: OwnedHandle, inbox: &Arc<Inbox>) -> io::Result<Self> {
         let reader = Reader::new(device, inbox)?;
         let port = Arc::clone(&reader.port);
@@ -151,7 +153,8 @@ impl Reader {
         })
     }
 
-    /// Reads until told to stop; whether every read has come back. Tells `report` when all reads are posted, or why not.
+    /// Reads until told to stop; whether every read has come back. Tells `report` when all reads
+    /// are posted, or why not.
     fn run(mut self, report: &SyncSender<io::Result<()>>) -> bool {
         sys::raise_priority();
         let posted = self.post_all();
@@ -211,7 +214,8 @@ impl Reader {
         };
         // SAFETY: reads a value of the calling thread.
         let code = if result == 0 { unsafe { GetLastError() } } else { 0 };
-        // Also when a read is over at once, its completion goes to the port; except when it has failed outright.
+        // Also when a read is over at once, its completion goes to the port; except when it has
+        // failed outright.
         match code {
             0 | ERROR_IO_PENDING | ERROR_MORE_DATA => {
                 self.posted += 1;
@@ -284,7 +288,8 @@ impl Reader {
         }
     }
 
-    /// Takes all reads back from the kernel and frees them; false if some did not come back within `patience`.
+    /// Takes all reads back from the kernel and frees them; false if some did not come back within
+    /// `patience`.
     fn drain(&mut self, patience: Duration) -> bool {
         // SAFETY: the handle is open; null stands for all requests. It fails when there are none.
         unsafe { CancelIoEx(self.device.as_raw_handle(), ptr::null()) };
@@ -398,7 +403,8 @@ mod tests {
         assert!(ignored[Ignored::Malformed.index()] >= 1, "{ignored:?}");
     }
 
-    /// Reads are posted before the capture counts as open: the answer to a probe may come before its thread runs.
+    /// Reads are posted before the capture counts as open: the answer to a probe may come before
+    /// its thread runs.
     #[test]
     fn a_device_that_takes_no_reads_is_no_capture() {
         let pipe = Pipe::new("no-reads");

@@ -1,4 +1,5 @@
-//! Tracing through the driver `ddnpm`: every method works, over IPv4 and IPv6, on every edition of Windows.
+//! Tracing through the driver `ddnpm`: every method works, over IPv4 and IPv6, on every edition of
+//! Windows.
 
 mod capture;
 mod device;
@@ -72,7 +73,8 @@ pub(super) struct Driver {
     inbox: Arc<Inbox>,
     /// `None` until something is prepared.
     open: Option<(Sender, Capture)>,
-    /// Open while ports are reserved, and a while longer: each copies all of the host's traffic of one transport.
+    /// Open while ports are reserved, and a while longer: each copies all of the host's traffic of
+    /// one transport.
     watched: HashMap<Transport, Lingering<Capture>>,
 }
 
@@ -87,7 +89,8 @@ impl Driver {
         }
     }
 
-    /// Opens what sends, and what sees ICMP. Starts the driver again if it was stopped since this process has started it.
+    /// Opens what sends, and what sees ICMP. Starts the driver again if it was stopped since this
+    /// process has started it.
     pub(super) fn open(&mut self) -> Result<(), NetError> {
         if self.open.is_none() {
             let open = || {

@@ -142,7 +142,8 @@ pub fn check_quoted(quote: &[u8], ours: &Quoted) {
     assert_eq!((ours.source, ours.destination), (net.source, net.destination));
     assert_eq!((ours.ttl, ours.identification), (net.ttl, net.identification));
     assert_eq!(ours.flow_label, net.flow_label);
-    // The quoted length is not to be relied upon, but etherparse does; and see above for extension headers.
+    // The quoted length is not to be relied upon, but etherparse does; and see above for extension
+    // headers.
     let Some(header) = net.payload.first_chunk::<8>() else {
         return;
     };

@@ -74,7 +74,8 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> 
     ip_with_options(source, destination, protocol, &[], payload)
 }
 
-/// `options` are IPv4 options, or IPv6 extension headers whose first is a destination options header.
+/// `options` are IPv4 options, or IPv6 extension headers whose first is a destination options
+/// header.
 pub fn ip_with_options(
     source: IpAddr,
     destination: IpAddr,
@@ -216,7 +217,8 @@ pub fn time_exceeded_with_mpls(
     time_exceeded(source, destination, if announced { units } else { 0 }, &body)
 }
 
-/// Makes the outer IPv4 checksum and the transport checksum right, as far as the packet has them whole.
+/// Makes the outer IPv4 checksum and the transport checksum right, as far as the packet has them
+/// whole.
 pub fn repair(packet: &mut [u8]) {
     let Some(first) = packet.first() else { return };
     if first >> 4 == 4 {
@@ -273,7 +275,8 @@ fn transport(packet: &[u8]) -> Option<(u8, usize, usize, IpAddr, IpAddr)> {
     ))
 }
 
-/// What a quote of `probe` must decode to: of the whole packet, or of its first 8 bytes after the IP header.
+/// What a quote of `probe` must decode to: of the whole packet, or of its first 8 bytes after the
+/// IP header.
 pub fn expected_quote(probe: &Probe, packet: &[u8], is_whole: bool) -> Quoted {
     let transport = &packet[if probe.source.is_ipv4() { 20 } else { 40 }..];
     let checksum_at = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
@@ -339,7 +342,8 @@ pub fn tag(probe: &Probe) -> Option<u16> {
     }
 }
 
-/// Rewrites the source address and the source port or echo identifier as a NAT does, and computes the checksum anew.
+/// Rewrites the source address and the source port or echo identifier as a NAT does, and computes
+/// the checksum anew.
 pub fn nat(packet: &mut [u8], source: IpAddr, id: u16) {
     let (address_at, start) = if source.is_ipv4() { (12, 20) } else { (8, 40) };
     let address = octets(source);

@@ -285,7 +285,8 @@ fn check_records(link: LinkType, buffer: &[u8]) {
     }
 }
 
-/// Any bytes as a read from the Windows driver, and as the packet behind a header with any sizes in it.
+/// Any bytes as a read from the Windows driver, and as the packet behind a header with any sizes in
+/// it.
 pub fn driver_read(data: &[u8]) {
     check_driver_read(data);
     let mut input = Input(data);
