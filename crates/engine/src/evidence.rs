@@ -34,8 +34,8 @@ const LIMITED_AS_LINUX: f64 = 0.4;
 const LOST_ANYWAY: f64 = 0.03;
 /// How likely a limit had all its tokens before our first probe.
 const UNUSED: f64 = 0.9;
-/// The share of a path's limits that others use, too, of whom nothing is known here, and how likely
-/// it is so: such a limit may answer any share of our probes, at any time.
+/// The share of a path's limits that other hosts or processes use, too, and how likely it is so: such
+/// a limit may answer any share of our probes, at any time.
 const SHARED: [(f64, f64); 2] = [(0.01, 0.95), (0.9, 0.05)];
 /// Fewer losses do not show that.
 const MANY_LOST: usize = 5;
@@ -71,8 +71,8 @@ pub(crate) struct Evidence {
     limited: f64,
     /// The same of a limit that others use, too.
     shared: f64,
-    answered: f64,
-    lost: f64,
+    answered: u32,
+    lost: u32,
 }
 
 impl Evidence {
@@ -81,8 +81,8 @@ impl Evidence {
         Evidence {
             limited: f64::NEG_INFINITY,
             shared: f64::NEG_INFINITY,
-            answered: f64::from(answered),
-            lost: f64::from(lost),
+            answered,
+            lost,
         }
     }
 
@@ -126,7 +126,7 @@ impl Evidence {
 
     /// The logarithm of how likely this is if any share is as likely as any other.
     fn any_share(&self) -> f64 {
-        let (lost, answered) = (self.lost as u32, self.answered as u32);
+        let (lost, answered) = (self.lost, self.answered);
         let all_lost = -f64::from(lost + 1).ln();
         (1..=answered).fold(all_lost, |sum, count| {
             sum + (f64::from(count) / f64::from(lost + count + 1)).ln()
@@ -135,21 +135,21 @@ impl Evidence {
 
     /// How many probes were answered.
     pub(crate) fn answered(&self) -> u32 {
-        self.answered as u32
+        self.answered
     }
 
     /// How many probes went unanswered.
     pub(crate) fn lost(&self) -> u32 {
-        self.lost as u32
+        self.lost
     }
 
     /// The logarithm of how likely this is if each probe is lost with this chance.
     fn random(&self, share: f64) -> f64 {
-        self.lost * share.ln() + self.answered * (1.0 - share).ln()
+        f64::from(self.lost) * share.ln() + f64::from(self.answered) * (1.0 - share).ln()
     }
 
     /// The same if it is limited, with the chance `shared` by a limit that others use, too.
-    fn limited(&self, shared: f64) -> f64 {
+    fn if_limited(&self, shared: f64) -> f64 {
         log_sum(self.limited + (1.0 - shared).ln(), self.shared + shared.ln())
     }
 
@@ -160,7 +160,7 @@ impl Evidence {
             return self.random(share);
         }
         let random = self.random(share) + (1.0 - limited).ln();
-        log_sum(random, self.limited(shared) + limited.ln())
+        log_sum(random, self.if_limited(shared) + limited.ln())
     }
 }
 
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
     use crate::bucket::tests::{at, limited};
 
-    /// The limit that fits best and how likely it is one, of a node of which alone is known.
+    /// The limit that fits a node best, and how likely it is one, when no other node is known.
     fn fit(marks: &[Mark]) -> (Limit, f64) {
         let (evidence, candidates) = Evidence::of(marks);
         (candidates.best, odds(&[evidence], 0).limited)

@@ -92,7 +92,7 @@ pub struct MatchedReply {
 }
 
 impl MatchedReply {
-    /// An answer of which no more is known.
+    /// An answer about which no more is known.
     pub fn new(from: IpAddr, error: Option<IcmpError>) -> Self {
         MatchedReply {
             from,

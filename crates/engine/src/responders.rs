@@ -3,7 +3,8 @@
 //! A *place* is (target, way out of this host, protocol, TTL). A *responder* is the address that
 //! answered there. A responder's limit is fitted to which probes it answered and which it did not,
 //! whichever trace they belong to ([`Evidence`]). From it follow when another probe is worthwhile
-//! ([`Responders::ticket`]) and whether the limit explains a silence ([`Responders::explains`]).
+//! ([`Responders::ticket`]) and whether the limit explains a silence
+//! ([`Responders::explains_probe`]).
 //!
 //! Bounded: the least recently used entries go first, and are counted.
 
@@ -447,7 +448,7 @@ impl Responders {
 
     /// Whether limits explain that nobody answered any probe at this place, where a router
     /// forwards: as many limit their answers on this path, and answered as few.
-    pub(crate) fn explain_silence(&self, place: Place) -> bool {
+    pub(crate) fn explains_silent_place(&self, place: Place) -> bool {
         let probes = self.paths.peek(&place).map_or(0, |path| path.sent);
         let (mut nodes, mut limited, mut answered, mut lost) = (0, 0, 0, 0);
         let mut last = None;
@@ -500,7 +501,7 @@ impl Responders {
 
     /// Whether the limit of this place's responder explains that the probe sent at `sent` is
     /// unanswered. `None`: nobody is known to answer there.
-    pub(crate) fn explains(&mut self, place: Place, sent: Time, now: Time) -> Option<bool> {
+    pub(crate) fn explains_probe(&mut self, place: Place, sent: Time, now: Time) -> Option<bool> {
         let path = self.paths.get_mut(&place)?;
         let address = path.responder?;
         if !path.is_limited_kind {

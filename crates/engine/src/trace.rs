@@ -156,7 +156,7 @@ const SOON: Duration = Duration::from_millis(200);
 /// How long after connecting the handshake must have been seen on the wire.
 const HANDSHAKE_SIGHT: Duration = Duration::from_millis(500);
 
-/// What is said when probes cannot leave for want of room.
+/// What is said when probes cannot leave because the queue stays full.
 const QUEUE_STAYS_FULL: &str =
     "the send queue of this machine stays full: send less at once, or look at what holds up its interface";
 
@@ -467,7 +467,7 @@ impl Trace {
         is_patient
     }
 
-    /// The kernel refused the probe. Ends a run of which none has left yet.
+    /// The kernel refused the probe. Ends a run if no probe of it has left yet.
     pub(crate) fn send_failed(&mut self, at: Time, error: TraceError) {
         let Some((flow, id, _)) = self.asked.take() else {
             return;

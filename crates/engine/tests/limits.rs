@@ -51,7 +51,7 @@ fn with_time_enough_sixty_runs_at_once_are_complete() {
     assert_eq!(complete, ids.len());
 }
 
-/// Eight default requests, each with three runs, of which the end-to-end probes take 30 s.
+/// Eight default requests, each with three runs and end-to-end probes that take 30 s.
 #[test]
 fn with_time_enough_eight_requests_at_once_are_complete() {
     let (simulation, ids, _) = at_once(Method::Icmp, 24, 29_000);
@@ -245,7 +245,7 @@ fn a_flood_of_responders_does_not_grow_the_memory() {
     }
     let counters = simulation.engine.counters();
     assert_eq!(counters.matched, 40 * 20 * 60);
-    // Without the places, of which there were only sixty.
+    // Places do not count: there were only sixty.
     assert_eq!(counters.responders + counters.responders_forgotten, 40 * 20 * 60);
     simulation.assert_idle();
 }

@@ -116,7 +116,7 @@ fn syn_ack(target: IpAddr, client: IpAddr) -> Reply {
 /// What is captured for a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quote {
-    /// Of the first attempt, by a router of which nothing was known.
+    /// Of the first attempt, by a router that was not known.
     First,
     Retry,
     /// By a NAT that does not translate it back: only marks lead to the flow.

@@ -11,7 +11,7 @@ use traceroute_wire::{Probe, Reply};
 const METHODS: [Method; 4] = [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack];
 const LENGTH: u8 = 11;
 
-/// A path of eleven hops, of which each adds 5 ms to the round trip; these are silent.
+/// A path of eleven hops that add 5 ms each to the round trip; these are silent.
 fn path(silent: &'static [u8]) -> impl FnMut(Time, &Probe) -> Vec<(Time, Reply)> {
     let mut straight = straight(LENGTH);
     move |now, probe| {

@@ -123,7 +123,7 @@ impl Damage {
     }
 }
 
-/// A router's error, of which the quote has been damaged so.
+/// A router's error whose quote has been damaged so.
 fn damaged(probe: &Probe, damages: &[Damage]) -> Reply {
     let mut reply = time_exceeded(probe);
     if let ReplyKind::IcmpError { quoted, .. } = &mut reply.kind {
@@ -145,7 +145,7 @@ fn cases() -> impl Iterator<Item = (Method, bool)> {
         .flat_map(|method| [(method, false), (method, true)])
 }
 
-/// All probes of a run with these attempts for each TTL, all of which stay unanswered.
+/// All probes of a run with these attempts for each TTL. Nobody answers.
 fn sent(method: Method, v6: bool) -> (Simulation<'static>, traceroute_engine::TraceId) {
     let mut simulation = Simulation::new(|_, _: &Probe| Vec::new());
     let id = simulation.start_connected(TraceSpec {

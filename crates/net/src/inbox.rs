@@ -37,8 +37,8 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    /// Whether the item may be dropped for want of room. The others are at most one for each call
-    /// of the engine.
+    /// Whether the item may be dropped when there is no room. The others are at most one for each
+    /// call of the engine.
     fn is_droppable(&self) -> bool {
         matches!(self, Item::Reply { .. } | Item::Answered { .. })
     }

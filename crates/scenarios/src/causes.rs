@@ -1,5 +1,5 @@
-//! How well the causes of lost probes are recognised: random networks of which it is known what
-//! happens where.
+//! How well the causes of lost probes are recognised: on random networks in which it is known
+//! what happens where.
 //!
 //! Each network has a random length and, at random places, some of these mechanisms: a link that
 //! loses packets, limits on ICMP errors with several runs at once, silent routers, a filter or a
@@ -277,8 +277,8 @@ impl Sample {
         (longest / self.e2e_queries.max(1)).min(Duration::from_secs(1))
     }
 
-    /// Why `total` probes to this place are lost, of which this machine refused some and a limit
-    /// took some.
+    /// Why `total` probes to this place are lost. This machine refused `refused` of them, and a limit
+    /// took `limited`.
     fn truth(&self, place: u8, total: u32, refused: u32, limited: u32) -> Losses {
         let mut truth = Losses::default();
         let local = refused.min(total);
@@ -444,7 +444,7 @@ pub fn measure(seeds: impl Iterator<Item = u64>) -> Result<Report, TopologyError
 }
 
 impl Matrix {
-    /// Probes of which the wrong cause was named.
+    /// Probes whose cause was named wrongly.
     pub fn wrong(&self) -> u64 {
         let right: u64 = Cause::ALL.iter().map(|cause| self.count(*cause, *cause)).sum();
         self.total() - right

@@ -217,7 +217,7 @@ fn write_engine(page: &mut Page, statistics: Statistics) -> fmt::Result {
         ),
         (
             "kernel_drops",
-            "Packets that the kernel dropped for want of buffer.",
+            "Packets that the kernel dropped because its buffer was full.",
             network.kernel_drops,
         ),
         (

@@ -35,8 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When to ask a silent client whether it is still there, how often then, and how many times.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 /// How long a connection goes on after its client has closed it: hyper ends it at once unless it
-/// has bytes left of which it will not read on before it has answered, and what is answered at once
-/// is answered.
+/// has unread bytes and an answer to give first, and what can be answered at once is answered.
 const AFTER_CLOSE: Duration = Duration::from_secs(1);
 /// The least that hyper takes.
 const SMALLEST_BUFFER: usize = 8192;

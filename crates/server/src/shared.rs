@@ -1,4 +1,4 @@
-//! Stream sockets of which two things are asked at once: to carry bytes, and whether the peer is still there.
+//! Stream sockets: wait for input and for hang-up at the same time.
 
 use std::future::{Future, pending};
 use std::io;

@@ -104,7 +104,7 @@ pub fn require_lab() -> Option<Lab> {
     }
 }
 
-/// Says that the calling test is not run, for want of something that [`require_lab`] does not cover.
+/// Says that the calling test is not run, because something is missing that [`require_lab`] does not cover.
 ///
 /// # Panics
 /// Where the environment variable `CI` is set, as [`require_lab`] does.

@@ -254,8 +254,8 @@ impl Pump {
         }
     }
 
-    /// Runs, and begins anew after a panic, of which the panic hook tells: one defect must not end
-    /// a service for good.
+    /// Runs, and restarts after a panic, so that one defect does not end a service for good. The
+    /// panic hook has already logged it.
     fn keep_running(mut self) {
         while catch_unwind(AssertUnwindSafe(|| self.run())).is_err() {
             tracing::error!("a defect in the probing engine; all traces in flight end");
@@ -278,7 +278,7 @@ impl Pump {
     }
 
     /// Turns of commands, packets, and what is due. What is due comes right after the packets: a
-    /// trace must not end for want of an answer that has arrived but was not read yet.
+    /// trace must not end before an answer that has arrived is read.
     fn run(&mut self) {
         let mut pending = false;
         loop {

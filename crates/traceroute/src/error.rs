@@ -151,3 +151,16 @@ impl From<ResolveError> for Error {
         Error::Resolve(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_thread_left_is_told_which_limit_to_raise() {
+        let none_left = Error::Start(io::Error::from(io::ErrorKind::WouldBlock)).to_string();
+        assert!(none_left.contains("ulimit -u"), "{none_left}");
+        let refused = Error::Start(io::Error::from(io::ErrorKind::PermissionDenied)).to_string();
+        assert!(!refused.contains("ulimit"), "{refused}");
+    }
+}

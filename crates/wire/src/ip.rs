@@ -166,8 +166,7 @@ struct Extensions {
 }
 
 impl Extensions {
-    /// Skips the extension headers at the start of `bytes`, of which `first` says what the first
-    /// one is.
+    /// Skips the extension headers at the start of `bytes`; `first` is the kind of the first one.
     fn skip(first: u8, bytes: &[u8]) -> Result<Extensions, Ignored> {
         let mut extensions = Extensions {
             protocol: first,

@@ -59,8 +59,8 @@ impl ReplyKind {
         (u8_at::<{ icmp::TYPE }, _>(header) == wanted).then(|| echo::reply(header, payload))
     }
 
-    /// What a UDP socket received: the payload, of which the buffer may hold only the beginning of
-    /// its `len` bytes.
+    /// What a UDP socket received: a payload of `len` bytes, though the buffer may hold only its
+    /// beginning.
     pub fn from_datagram(
         v4: bool,
         source_port: u16,

@@ -297,7 +297,7 @@ impl Strategy for EndToEnd {
             let cause = if let Some(why) = why {
                 why
             } else if answered || view.responders.is_known(place) {
-                match view.responders.explains(place, sent, view.now) {
+                match view.responders.explains_probe(place, sent, view.now) {
                     Some(true) => Cause::RateLimited,
                     Some(false) => Cause::Network,
                     None => Cause::Unknown,

@@ -397,7 +397,7 @@ fn losses(
             // Somebody is known to answer here: either its limit explains the silence, or the
             // network lost the probe.
             Fate::Waiting if is_answered || view.responders.is_known(place) => {
-                match view.responders.explains(place, attempt.mark(), view.now) {
+                match view.responders.explains_probe(place, attempt.mark(), view.now) {
                     Some(true) => Cause::RateLimited,
                     Some(false) => Cause::Network,
                     None => Cause::Unknown,
@@ -409,7 +409,7 @@ fn losses(
             }
             Fate::Waiting if may_be_target && distance == Distance::Unknown => Cause::Unknown,
             Fate::Waiting if highest_answered.is_some_and(|highest| highest > ttl) => {
-                if view.responders.explain_silence(place) {
+                if view.responders.explains_silent_place(place) {
                     Cause::RateLimited
                 } else {
                     Cause::Silent

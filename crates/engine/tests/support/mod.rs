@@ -128,7 +128,7 @@ pub struct Simulation<'p> {
     pub left: Vec<Time>,
     /// Which attempt of its trace, flow and TTL each of the probes in `sent` was.
     pub numbers: Vec<usize>,
-    /// What came back: of which of the probes in `sent`, when it arrives, what.
+    /// What came back: the index of the probe in `sent`, when it arrives, what.
     pub answers: Vec<(usize, Time, Reply)>,
     /// Every time that it was tried to send: when, and which probe.
     pub tries: Vec<(Time, Token, Probe)>,

@@ -104,7 +104,7 @@ impl Capture {
     /// Lets nothing through until [`Capture::resume`], so that foreign packets do not fill the room
     /// for replies while nobody reads.
     pub(super) fn rest(&mut self) {
-        // Cannot fail but for want of memory; then it is as if it had not been tried.
+        // Fails only without memory; then the capture goes on, at its cost.
         self.rests |= sys::attach_filter(self.socket.as_fd(), &[NOTHING]).is_ok();
     }
 

@@ -76,8 +76,8 @@ impl Notes {
 
 impl ExtendedError {
     /// Where the extensions of an ICMP error begin in the message, in bytes, if its length
-    /// attribute says so and `IP_RECVERR_RFC4884` is set: the first half of `data`, of which the
-    /// rest is the kernel's opinion on them (`struct sock_ee_data_rfc4884`).
+    /// attribute says so and `IP_RECVERR_RFC4884` is set: the first half of `data`. The rest of it
+    /// is the kernel's opinion on them (`struct sock_ee_data_rfc4884`).
     pub(super) fn extensions_at(&self) -> Option<usize> {
         let [first, second, ..] = self.data.to_ne_bytes();
         let offset = u16::from_ne_bytes([first, second]);

@@ -239,7 +239,7 @@ fn is_v6(name: &[u8]) -> bool {
     family == Some(libc::AF_INET6 as u16)
 }
 
-/// The IPv6 header of a packet of which the kernel delivers what follows it. Traffic class and flow
+/// The IPv6 header of a packet; the kernel delivers only what follows it. Traffic class and flow
 /// label are not told.
 fn ipv6_header(length: u16, protocol: u8, hop_limit: u8, addresses: [Ipv6Addr; 2]) -> [u8; IPV6_HEADER] {
     let mut header = [0; IPV6_HEADER];

@@ -2,7 +2,7 @@
 //! socket's packets go there.
 //!
 //! Routing may depend on the source, the protocol, the ports, a mark and the user (ip-rule(8)), and
-//! a route may have several next hops, of which the kernel chooses by a hash of addresses or ports.
+//! a route may have several next hops; the kernel chooses one by a hash of addresses or ports.
 //! So the kernel is asked for the flow, by netlink.
 //!
 //! A raw socket's packets are routed by what the socket tells, not by their headers: `raw_sendmsg`
@@ -126,7 +126,7 @@ impl Routes {
         }
     }
 
-    /// The route of packets to `target` from `source`, of which the caller knows no more.
+    /// The route of packets to `target` from `source`, about which the caller knows no more.
     /// Interfaces come and go: a link-local address's is looked for each time.
     pub(super) fn between(source: IpAddr, target: IpAddr) -> Route {
         let interface = if needs_scope(target) || needs_scope(source) {

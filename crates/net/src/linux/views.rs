@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use traceroute_wire::{Reply, ReplyKind};
 
-/// Packets that are remembered, in sets of which each stamp belongs to one. The views are read in
-/// turns of 64 packets, so they are never far apart.
+/// Packets that are remembered, in sets; each stamp belongs to one. The views are read in turns of
+/// 64 packets, so they are never far apart.
 const SETS: usize = 256;
 const SET: usize = 8;
 /// A packet that was delivered to no program of this host by then will not be.

@@ -128,8 +128,8 @@ pub(super) fn check() -> io::Result<()> {
     for_all_protocols(new_socket).map(drop)
 }
 
-/// One socket for packets of every protocol; or one for each of those that matter, of which only
-/// ICMP must be had: without it no hop would answer.
+/// One socket for packets of every protocol; or one for each of those that matter. Only ICMP's
+/// must open: without it no hop would answer.
 fn for_all_protocols<T>(mut open: impl FnMut(i32) -> io::Result<T>) -> io::Result<Vec<T>> {
     match open(ANY_PROTOCOL) {
         Ok(socket) => Ok(vec![socket]),

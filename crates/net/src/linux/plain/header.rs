@@ -40,7 +40,7 @@ impl Header {
         if self.tos & ECN != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "without raw sockets the ECN bits of TCP cannot be set (the two low bits of --tos)",
+                "without raw sockets the ECN bits of TCP cannot be set (the two low bits of the type of service)",
             ));
         }
         // "Probe" leaves DF out of segments.

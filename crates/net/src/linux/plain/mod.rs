@@ -276,8 +276,8 @@ impl Network for PlainNetwork {
     fn capabilities(&self, _: bool, transport: Option<Transport>) -> Capabilities {
         let is_tcp = transport == Some(Transport::Tcp);
         Capabilities {
-            // An error's probe is found by the quoted message, of which no two are the same. The
-            // kernel checks sequence numbers, so what is about an earlier connection from the port
+            // An error's probe is found by the quoted message; no two are the same. The kernel
+            // checks sequence numbers, so what is about an earlier connection from the port
             // ends no later one.
             tells_attempts: true,
             // TCP_SYNCNT. What answers a repeated SYN is not reported.

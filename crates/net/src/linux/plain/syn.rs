@@ -182,8 +182,8 @@ impl Syns {
     pub(super) fn reset(&mut self, readiness: &Readiness) {
         if self.pending.take().is_some() {
             readiness.forget(self.socket.as_fd());
-            // Fails only when there is nothing to reset. Leaves an error behind, of which nobody
-            // wants to hear.
+            // Fails only when there is nothing to reset. The error that it leaves behind is
+            // read by nobody.
             let _ = dissolve(&mut self.socket, self.local);
             let _ = SockRef::from(&self.socket).take_error();
         }
