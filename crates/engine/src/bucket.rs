@@ -73,6 +73,14 @@ impl Bucket {
         }
     }
 
+    /// All was used before `at`.
+    pub(crate) fn empty(limit: Limit, at: Time) -> Self {
+        Bucket {
+            most: limit.interval,
+            ..Bucket::unknown(limit, at)
+        }
+    }
+
     /// Lets time pass.
     pub(crate) fn advance(&mut self, to: Time) {
         let passed = to.since(self.at);

@@ -32,11 +32,20 @@ const LIMITED: [(f64, f64); 3] = [(0.03, 0.6), (0.5, 0.2), (0.97, 0.2)];
 const LIMITED_AS_LINUX: f64 = 0.4;
 /// Chance that an answer which a limit allows is lost nevertheless.
 const LOST_ANYWAY: f64 = 0.03;
-/// How likely a limit had all its tokens before our first probe.
-const UNUSED: f64 = 0.9;
+/// Which shares of a path's limits others had left untouched before our first probe, used somewhat,
+/// and used up; and how likely it is so: who traces a path uses all of them.
+const USES: [([f64; 3], f64); 3] = [
+    ([0.985, 0.01, 0.005], 0.92),
+    ([0.08, 0.87, 0.05], 0.05),
+    ([0.05, 0.1, 0.85], 0.03),
+];
 /// The share of a path's limits that other hosts or processes use, too, and how likely it is so: such
 /// a limit may answer any share of our probes, at any time.
 const SHARED: [(f64, f64); 2] = [(0.01, 0.95), (0.9, 0.05)];
+/// The same of a limit that is looked at by itself.
+const USE: [f64; 3] = [0.9, 0.09, 0.01];
+/// How likely each of these leaves our first probe unanswered.
+const FIRST_LOST: [f64; 3] = [0.0, 0.2, 0.9];
 /// Fewer losses do not show that.
 const MANY_LOST: usize = 5;
 /// Chance of an answer that a limit forbids: clocks differ.
@@ -66,11 +75,14 @@ impl Default for Candidates {
 /// How likely a node's answers are under each explanation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Evidence {
-    /// The logarithm of how likely a limit is to give just this. Of a node that has no limit or did
-    /// not reach it, minus infinity.
-    limited: f64,
+    /// The logarithm of how likely a limit is to give just this that had all its tokens at first,
+    /// any number of them, and none. Of a node that has no limit or did not reach it, minus
+    /// infinity.
+    own: [f64; 3],
     /// The same of a limit that others use, too.
     shared: f64,
+    /// If it has a limit, our first probe was within it.
+    began_within: bool,
     answered: u32,
     lost: u32,
 }
@@ -79,8 +91,9 @@ impl Evidence {
     /// Of a node whose answers nobody limits, or that answered all.
     pub(crate) fn unlimited(answered: u32, lost: u32) -> Self {
         Evidence {
-            limited: f64::NEG_INFINITY,
+            own: [f64::NEG_INFINITY; 3],
             shared: f64::NEG_INFINITY,
+            began_within: false,
             answered,
             lost,
         }
@@ -92,6 +105,7 @@ impl Evidence {
         let mut evidence = Evidence::unlimited((marks.len() - lost) as u32, lost as u32);
         let mut candidates = Candidates::default();
         if lost == 0 {
+            evidence.began_within = !marks.is_empty();
             return (evidence, candidates);
         }
         let (mut best, mut closest) = (0.0, 0.0);
@@ -107,7 +121,8 @@ impl Evidence {
                 } else {
                     (1.0 - LIMITED_AS_LINUX) / others
                 };
-                let likelihood = likelihood(limit, marks);
+                let likelihoods = likelihoods(limit, marks);
+                let likelihood = weighted(likelihoods, USE);
                 if likelihood > closest {
                     (candidates.closest, closest) = (limit, likelihood);
                 }
@@ -115,7 +130,9 @@ impl Evidence {
                 if weight > best {
                     (candidates.best, best) = (limit, weight);
                 }
-                evidence.limited = log_sum(evidence.limited, weight.ln());
+                for (sum, likelihood) in evidence.own.iter_mut().zip(likelihoods) {
+                    *sum = log_sum(*sum, (likelihood * prior).ln());
+                }
             }
         }
         if lost >= MANY_LOST {
@@ -148,19 +165,64 @@ impl Evidence {
         f64::from(self.lost) * share.ln() + f64::from(self.answered) * (1.0 - share).ln()
     }
 
-    /// The same if it is limited, with the chance `shared` by a limit that others use, too.
-    fn if_limited(&self, shared: f64) -> f64 {
-        log_sum(self.limited + (1.0 - shared).ln(), self.shared + shared.ln())
+    /// The same if a limit of its own explains it.
+    fn own(&self, uses: [f64; 3]) -> f64 {
+        let explained = self
+            .own
+            .into_iter()
+            .zip(uses)
+            .map(|(own, share)| own + share.ln());
+        explained.fold(f64::NEG_INFINITY, log_sum)
     }
 
-    /// The same if it is limited with the chance `limited`, and otherwise loses so. A limit that
-    /// was not reached explains nothing.
-    fn mixed(&self, share: f64, (limited, shared): (f64, f64)) -> f64 {
-        if self.limited == f64::NEG_INFINITY {
-            return self.random(share);
+    /// The same if it is limited as `picture` has it, and otherwise loses so. A limit that was not
+    /// reached explains nothing, but it was not used up before.
+    fn mixed(&self, share: f64, picture: Picture) -> f64 {
+        let Picture {
+            limited,
+            shared,
+            uses,
+        } = picture;
+        if self.own == [f64::NEG_INFINITY; 3] {
+            let lost = if self.began_within {
+                limited * weighted(FIRST_LOST, uses)
+            } else {
+                0.0
+            };
+            return self.random(share) + (1.0 - lost).ln();
         }
         let random = self.random(share) + (1.0 - limited).ln();
-        log_sum(random, self.if_limited(shared) + limited.ln())
+        let own = self.own(uses) + (1.0 - shared).ln();
+        log_sum(random, log_sum(own, self.shared + shared.ln()) + limited.ln())
+    }
+}
+
+/// What the limits on a path may be like, in shares.
+#[derive(Debug, Clone, Copy)]
+struct Picture {
+    /// Of the nodes: how many are limited.
+    limited: f64,
+    /// Of those: how many by limits that others use all the time.
+    shared: f64,
+    /// Of those: how many by limits that others had left untouched, used somewhat, and used up.
+    uses: [f64; 3],
+}
+
+impl Picture {
+    /// Each with its chance, before anything was seen.
+    fn all() -> impl Iterator<Item = (Picture, f64)> {
+        LIMITED.into_iter().flat_map(|(limited, limits)| {
+            SHARED.into_iter().flat_map(move |(shared, shares)| {
+                USES.into_iter().map(move |(uses, likely)| {
+                    let picture = Picture {
+                        limited,
+                        shared,
+                        uses,
+                    };
+                    (picture, limits * shares * likely)
+                })
+            })
+        })
     }
 }
 
@@ -180,20 +242,21 @@ pub(crate) fn odds(path: &[Evidence], of: usize) -> Odds {
     };
     let mut sums = [f64::NEG_INFINITY; 3];
     let links = path.len() as f64;
-    let pictures = LIMITED
-        .into_iter()
-        .flat_map(|limits| SHARED.map(|uses| (limits, uses)));
-    for ((limited, limits), (shared, uses)) in pictures {
-        let prior = limits * uses;
+    for (picture, prior) in Picture::all() {
+        let Picture {
+            limited,
+            shared,
+            uses,
+        } = picture;
         // This node is left out, and comes in with what it is said to be.
         let clean = |index: usize| {
             if index == of {
                 0.0
             } else {
-                path[index].mixed(HARDLY_ANY, (limited, shared))
+                path[index].mixed(HARDLY_ANY, picture)
             }
         };
-        let as_own = node.limited + (limited * (1.0 - shared)).ln();
+        let as_own = node.own(uses) + (limited * (1.0 - shared)).ln();
         let as_shared = node.shared + (limited * shared).ln();
         let mut weigh = |weight: f64, share: f64| {
             let as_random = node.random(share) + (1.0 - limited).ln();
@@ -208,7 +271,7 @@ pub(crate) fn odds(path: &[Evidence], of: usize) -> Odds {
             // The first link that loses leads to this one.
             for first in (0..path.len()).rev() {
                 if first != of {
-                    weight += path[first].mixed(share, (limited, shared)) - clean(first);
+                    weight += path[first].mixed(share, picture) - clean(first);
                 }
                 weigh(weight, if first <= of { share } else { HARDLY_ANY });
             }
@@ -233,10 +296,25 @@ fn log_sum(one: f64, other: f64) -> f64 {
     }
 }
 
-/// How likely a limit is to give just this: mostly nobody else has used it before.
-fn likelihood(limit: Limit, marks: &[Mark]) -> f64 {
-    let Some(first) = marks.first() else { return 1.0 };
-    let from = |mut bucket: Bucket| {
+fn weighted(values: [f64; 3], weights: [f64; 3]) -> f64 {
+    values
+        .into_iter()
+        .zip(weights)
+        .map(|(value, weight)| value * weight)
+        .sum()
+}
+
+/// How likely a limit is to give just this, with all its tokens at first, any number, and none.
+fn likelihoods(limit: Limit, marks: &[Mark]) -> [f64; 3] {
+    let Some(first) = marks.first() else {
+        return [1.0; 3];
+    };
+    [
+        Bucket::full(limit, first.at),
+        Bucket::unknown(limit, first.at),
+        Bucket::empty(limit, first.at),
+    ]
+    .map(|mut bucket| {
         let mut product = 1.0;
         for mark in marks {
             bucket.advance(mark.at);
@@ -246,8 +324,7 @@ fn likelihood(limit: Limit, marks: &[Mark]) -> f64 {
             bucket.take(mark.answered);
         }
         product
-    };
-    from(Bucket::full(limit, first.at)) * UNUSED + from(Bucket::unknown(limit, first.at)) * (1.0 - UNUSED)
+    })
 }
 
 #[cfg(test)]

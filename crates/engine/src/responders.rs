@@ -38,8 +38,6 @@ const TURN: Duration = Duration::from_millis(10);
 /// The same where several probes in a row went unanswered.
 const SUSPICIOUS_TURN: Duration = Duration::from_millis(100);
 const SUSPICIOUS: usize = 3;
-/// The same where a responder may be out of tokens.
-const SLOW_TURN: Duration = Duration::from_millis(1030);
 /// Up to this TTL a path is looked at for losses.
 const FARTHEST: u8 = 64;
 /// How many hops further on a path is looked at for limits.
@@ -477,13 +475,21 @@ impl Responders {
         is_limited * share.powf(f64::from(probes)) > SILENT
     }
 
-    /// When this place may be probed again that may be out of tokens at any time: traces take
-    /// turns, a token's time apart.
-    pub(crate) fn slow_turn(&mut self, place: Place, now: Time) -> Time {
+    /// When this place may be probed again that may be out of tokens at any time, up to `latest`:
+    /// traces take turns, so far apart.
+    pub(crate) fn slow_turn(
+        &mut self,
+        place: Place,
+        (now, latest): (Time, Time),
+        apart: Duration,
+    ) -> Option<Time> {
         let path = self.paths.entry(place, Path::new);
         let at = path.next_slow_turn.max(now);
-        path.next_slow_turn = at + SLOW_TURN;
-        at
+        if at > latest {
+            return None;
+        }
+        path.next_slow_turn = at + apart;
+        Some(at)
     }
 
     /// The router that was seen at this place, if it was one.

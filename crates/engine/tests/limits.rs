@@ -117,6 +117,32 @@ fn a_run_after_one_that_drained_the_limits_waits_for_them() {
     assert!(found * 10 >= 5 * 7 * 9, "{found} of 35 hops");
 }
 
+/// Another process has used up the limits: nothing is known of them here.
+#[test]
+fn runs_after_another_process_drained_the_limits_find_each_new_token() {
+    for (runs, left) in [(3, 0), (3, 400), (3, 900), (1, 0), (1, 600)] {
+        let mut world = World::new(ROUTERS + 1, 1);
+        for ttl in 1..=ROUTERS {
+            world
+                .limits
+                .insert(ttl, Limiter::linux().drained(ms(7000 - left)));
+        }
+        let (mut simulation, _) = world.simulate();
+        let spec = TraceSpec::full(Method::Icmp, target(), 0, 30, ms(3000));
+        let ids: Vec<_> = (0..runs).map(|_| simulation.start(spec)).collect();
+        simulation.run();
+        let hops = ids.iter().flat_map(|id| &simulation.result(*id).hops);
+        let (mut found, mut lost) = (0, Losses::default());
+        for hop in hops {
+            found += usize::from(hop.answer.is_some());
+            lost += hop.lost;
+        }
+        assert!(found * 10 >= runs * 7 * 9, "{runs} {left}: {found} hops");
+        let limited = lost[Cause::RateLimited];
+        assert!(limited * 10 >= lost.total() * 9, "{runs} {left}: {lost:?}");
+    }
+}
+
 /// The losses of one run over this network, by TTL.
 fn losses(world: World, method: Method) -> (Vec<Hop>, World) {
     let (mut simulation, world) = world.simulate();

@@ -3,8 +3,9 @@
 //! First after two round trips or 200 ms, then at growing distances, last one round trip before the
 //! run ends. Where the responder is known to limit its answers, each retry waits for a token of its
 //! own, and may do so as long as something else of the same request goes on (`TraceSpec::linger`).
-//! The same holds, a second apart, for a silent TTL between others that answer, when a limit is
-//! likely: it may be out of tokens whenever it is asked, for other processes ask, too.
+//! The same holds for a silent TTL between others that answer, when a limit is likely: it may be
+//! out of tokens whenever it is asked, for other processes ask, too. Such retries are spread over
+//! the run's own time, so that each new token is found soon, and come a second apart after it.
 
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ const GROWTH: u32 = 3;
 const MANY_SILENT: usize = 2;
 /// After so many retries in vain there is no hurry.
 const HASTY: u8 = 4;
+/// Where a router may be out of tokens, two retries are so far apart: Linux gives one a second.
+const SLOW_TURN: Duration = Duration::from_millis(1030);
+/// In a run's own time so many retries are made there, by all traces together.
+const TURNS: u32 = 10;
 /// An answer takes this long at least.
 const SHORTEST: Duration = Duration::from_millis(20);
 
@@ -198,17 +203,21 @@ fn decide(
     } else {
         What::Nothing
     };
+    if lingering > view.now && may_be_limited(view, ledger, ttl) {
+        let is_own = view.now < own;
+        let (latest, apart, earliest) = if is_own {
+            (own, (own.since(view.started) / TURNS).min(SLOW_TURN), view.now)
+        } else {
+            (lingering, SLOW_TURN, calm)
+        };
+        return match view.responders.slow_turn(place, (earliest, latest), apart) {
+            Some(at) => What::Token(at),
+            None if is_own => later,
+            None => What::Nothing,
+        };
+    }
     if is_wanted && let Ticket::Turn(at) = view.responders.ticket(place, view.now, own) {
         return if at <= own { What::At(at) } else { later };
-    }
-    let may_be_limited = lingering > view.now && may_be_limited(view, ledger, ttl);
-    if may_be_limited && view.now >= own {
-        let at = view.responders.slow_turn(place, view.now).max(calm);
-        return if at <= lingering {
-            What::Token(at)
-        } else {
-            What::Nothing
-        };
     }
     later
 }
