@@ -15,6 +15,7 @@ mod own;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod ports;
 mod privileges;
+mod program;
 
 // Parts of the Windows backend that call no operating system are tested on all of them.
 #[cfg(any(windows, test))]
@@ -72,6 +73,7 @@ pub use imp::{keep_marking_privileges, keep_probing_privileges};
 pub use options::Options;
 pub use own::OwnAddresses;
 pub use privileges::Privileges;
+pub use program::program_path;
 
 /// Names a probe in tests that need no more than a number.
 #[cfg(all(test, any(target_os = "linux", windows)))]

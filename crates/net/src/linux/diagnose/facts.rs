@@ -40,7 +40,7 @@ pub(super) struct Facts {
     pub(super) groups: Vec<u32>,
     pub(super) capabilities: Capabilities,
     pub(super) no_new_privileges: bool,
-    /// The path of this program.
+    /// The path of this program, as a shell takes it.
     pub(super) program: String,
     /// That a program may have when it is started, and whether it has them right away; `None`:
     /// none.
@@ -74,7 +74,7 @@ impl Facts {
             capabilities: Capabilities(u64::from_str_radix(field(&status, "CapEff"), 16).unwrap_or(0)),
             no_new_privileges: field(&status, "NoNewPrivs") == "1",
             file_capabilities: sys::file_capabilities(&program).and_then(|bytes| parse_xattr(&bytes)),
-            program: program.display().to_string(),
+            program: crate::program_path().to_owned(),
             initial_user_namespace: is_initial(&read("/proc/self/uid_map")),
             ping_groups: match numbers(&read("/proc/sys/net/ipv4/ping_group_range"))[..] {
                 [first, last] => Some((first, last)),
