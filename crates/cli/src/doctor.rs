@@ -31,6 +31,7 @@ pub(crate) fn render(findings: &[Finding]) -> String {
         let mark = match finding.verdict {
             Verdict::Good => "ok",
             Verdict::Limited => "could be better",
+            Verdict::Notable => "note",
             Verdict::Bad => "bad",
             Verdict::Unknown => "unknown",
         };
@@ -56,7 +57,7 @@ fn table(findings: &[Finding]) -> String {
             let subject = Subject::Probing { protocol, v6 };
             let found = findings.iter().find(|finding| finding.subject == subject);
             found.map_or("unknown", |finding| match finding.verdict {
-                Verdict::Good | Verdict::Limited => &finding.text,
+                Verdict::Good | Verdict::Limited | Verdict::Notable => &finding.text,
                 Verdict::Bad => "not possible",
                 Verdict::Unknown => "unknown",
             })
