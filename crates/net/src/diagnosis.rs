@@ -92,6 +92,7 @@ pub(crate) const ELSEWHERE: [IpAddr; 2] = [
 
 /// For systems that tell no [`Host`](crate::Host): whether packets get anywhere: `source` is the address that they would leave [`ELSEWHERE`] from, `command` shows the
 /// routes.
+#[cfg_attr(target_os = "linux", allow(dead_code))]
 pub(crate) fn route(v6: bool, source: Option<IpAddr>, command: &str) -> Finding {
     let subject = Subject::System(if v6 { "IPv6 route" } else { "IPv4 route" });
     match source {
