@@ -1,12 +1,43 @@
 //! What the doctor says.
 
+mod names;
+mod routes;
+mod rules;
+mod translation;
+
 use std::fmt::Write as _;
 
-use datadog_traceroute::system::{Finding, PROTOCOLS, Subject, Verdict};
+use datadog_traceroute::system::{
+    Access, Finding, PROTOCOLS, Subject, Verdict, access, check_name_servers, diagnose, host,
+    keep_probing_privileges, program_path,
+};
+use tokio::runtime;
 
 /// Width of the table's columns, in characters.
 const PROTOCOL_WIDTH: usize = 10;
 const CELL_WIDTH: usize = 18;
+
+/// Looks at everything. Sends nothing but questions to the name servers, and gives up privileges
+/// before it reads their answers.
+pub(crate) fn examine() -> Vec<Finding> {
+    let mut findings = diagnose();
+    if let Some(host) = host() {
+        let is_raw = access() == Access::Raw;
+        for (v6, routing) in [(false, &host.v4), (true, &host.v6)] {
+            findings.extend(routes::findings(v6, routing));
+            findings.extend(rules::findings(v6, routing, is_raw));
+        }
+        findings.push(translation::finding(&host.translation, is_raw, program_path()));
+    }
+    if let Err(error) = keep_probing_privileges() {
+        tracing::debug!(%error, "cannot drop privileges");
+    }
+    // It needs a few descriptors. Where there are none, other findings say so.
+    if let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() {
+        findings.extend(names::findings(runtime.block_on(check_name_servers()).as_deref()));
+    }
+    findings
+}
 
 /// Whether anything can be probed, as far as is known.
 pub(crate) fn can_probe(findings: &[Finding]) -> bool {
@@ -28,16 +59,21 @@ pub(crate) fn render(findings: &[Finding]) -> String {
         text.push_str("\nThis system:\n");
     }
     for finding in system {
-        let mark = match finding.verdict {
-            Verdict::Good => "ok",
-            Verdict::Limited => "could be better",
-            Verdict::Bad => "bad",
-            Verdict::Unknown => "unknown",
-        };
-        let _ = writeln!(text, "  {} [{mark}]: {}", finding.subject, finding.text);
-        write_remedy(&mut text, finding);
+        write_finding(&mut text, finding);
     }
     text
+}
+
+fn write_finding(text: &mut String, finding: &Finding) {
+    let mark = match finding.verdict {
+        Verdict::Good => "ok",
+        Verdict::Limited => "could be better",
+        Verdict::Bad => "bad",
+        Verdict::Notable => "note",
+        Verdict::Unknown => "unknown",
+    };
+    let _ = writeln!(text, "  {} [{mark}]: {}", finding.subject, finding.text);
+    write_remedy(text, finding);
 }
 
 fn is_probing(finding: &Finding) -> bool {
@@ -56,7 +92,7 @@ fn table(findings: &[Finding]) -> String {
             let subject = Subject::Probing { protocol, v6 };
             let found = findings.iter().find(|finding| finding.subject == subject);
             found.map_or("unknown", |finding| match finding.verdict {
-                Verdict::Good | Verdict::Limited => &finding.text,
+                Verdict::Good | Verdict::Limited | Verdict::Notable => &finding.text,
                 Verdict::Bad => "not possible",
                 Verdict::Unknown => "unknown",
             })
@@ -93,6 +129,16 @@ fn write_remedy(text: &mut String, finding: &Finding) {
     if !finding.remedy.is_empty() {
         let _ = writeln!(text, "    -> {}", finding.remedy);
     }
+}
+
+/// Findings about the system alone, as [`render`] writes them.
+#[cfg(test)]
+fn system(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        write_finding(&mut text, finding);
+    }
+    text
 }
 
 #[cfg(test)]

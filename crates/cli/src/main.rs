@@ -11,7 +11,6 @@ mod trace;
 use std::process::ExitCode;
 
 use args::Action;
-use datadog_traceroute::system::diagnose;
 use trace::Failure;
 use traceroute_flags::{fail, print};
 
@@ -36,7 +35,7 @@ fn main() -> ExitCode {
 
 /// Succeeds when something can be probed.
 fn doctor() -> ExitCode {
-    let findings = diagnose();
+    let findings = doctor::examine();
     let printed = print(doctor::render(&findings).as_bytes());
     if doctor::can_probe(&findings) {
         printed

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 
-use traceroute_net::{Options, access, diagnose, open};
+use traceroute_net::{Options, access, diagnose, host, open};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let target = match std::env::args().nth(1) {
@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for finding in diagnose() {
         println!("{}: {:?}, {}", finding.subject, finding.verdict, finding.text);
     }
+    println!("{:?}", host());
     let mut network = open(Options::default())?;
     println!("to {target} from {}", network.prepare(target)?);
     println!("{:?}", network.counters());

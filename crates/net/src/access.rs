@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::program_path;
+
 /// By which sockets this process may probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -28,8 +30,12 @@ impl fmt::Display for Access {
                  or the Windows driver"
             }
             Access::Ordinary => {
-                "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run with \
-                 sudo, or `setcap cap_net_raw+ep <binary>`"
+                return write!(
+                    f,
+                    "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run \
+                     with sudo, or `setcap cap_net_raw+ep {}`",
+                    program_path()
+                );
             }
             Access::IcmpApi => {
                 "no administrator rights: ICMP is probed through the ICMP API, TCP can be with the method \

@@ -47,6 +47,8 @@ pub enum Verdict {
     Limited,
     /// It does not work.
     Bad,
+    /// It works, and changes what results mean.
+    Notable,
     /// Nobody knows.
     Unknown,
 }
@@ -88,8 +90,9 @@ pub(crate) const ELSEWHERE: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// Whether packets get anywhere: `source` is the address that they would leave [`ELSEWHERE`] from, `command` shows the
-/// routes.
+/// Whether packets get anywhere, on systems that tell no [`Host`](crate::Host). `source` is the
+/// address that they would leave [`ELSEWHERE`] from, `command` shows the routes.
+#[cfg_attr(target_os = "linux", allow(dead_code))]
 pub(crate) fn route(v6: bool, source: Option<IpAddr>, command: &str) -> Finding {
     let subject = Subject::System(if v6 { "IPv6 route" } else { "IPv4 route" });
     match source {

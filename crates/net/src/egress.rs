@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use traceroute_engine::Egress;
 
-use crate::imp;
+use crate::{imp, program_path};
 
 /// How to see what can be chosen.
 const LISTED_BY: &str = if cfg!(windows) {
@@ -53,7 +53,8 @@ pub enum EgressError {
     /// This process may not mark packets, or it cannot be found out.
     #[error(
         "this process may not mark packets: {0}; needs CAP_NET_ADMIN: run with sudo, or \
-         `setcap cap_net_raw,cap_net_admin+ep <binary>`"
+         `setcap cap_net_raw,cap_net_admin+ep {program}`",
+        program = program_path()
     )]
     Mark(io::Error),
     /// The operating system has nothing of the kind.

@@ -10,11 +10,13 @@
 mod access;
 mod diagnosis;
 mod egress;
+mod host;
 mod options;
 mod own;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod ports;
 mod privileges;
+mod program;
 
 // Parts of the Windows backend that call no operating system are tested on all of them.
 #[cfg(any(windows, test))]
@@ -64,6 +66,12 @@ use unsupported as imp;
 pub use access::Access;
 pub use diagnosis::{Finding, PROTOCOLS, Subject, Verdict};
 pub use egress::{EgressError, check_egress, interface_index, only_zone};
+pub use host::{
+    Action, Condition, DefaultRoute, Hook, Host, NatChain, NextHop, Prefix, Routes, Routing, Rule,
+    Translation,
+};
+#[cfg(target_os = "linux")]
+pub use imp::host;
 #[cfg(windows)]
 pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
@@ -72,6 +80,7 @@ pub use imp::{keep_marking_privileges, keep_probing_privileges};
 pub use options::Options;
 pub use own::OwnAddresses;
 pub use privileges::Privileges;
+pub use program::program_path;
 
 /// Names a probe in tests that need no more than a number.
 #[cfg(all(test, any(target_os = "linux", windows)))]
@@ -95,6 +104,12 @@ pub fn keep_probing_privileges() -> std::io::Result<Privileges> {
 #[cfg(not(target_os = "linux"))]
 pub fn keep_marking_privileges() -> std::io::Result<Privileges> {
     Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// What this host does with what it sends; this system does not tell.
+#[cfg(not(target_os = "linux"))]
+pub fn host() -> Option<Host> {
+    None
 }
 
 /// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none

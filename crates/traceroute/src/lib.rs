@@ -44,12 +44,16 @@ mod warning;
 /// What this system lets the process do: [`access`](system::access) says by which sockets it
 /// probes, [`diagnose`](system::diagnose) looks at everything that decides it, and
 /// [`keep_probing_privileges`](system::keep_probing_privileges) gives up what probing does not
-/// need.
+/// need. [`host`](system::host) tells what the host does with what it sends, and
+/// [`check_name_servers`](system::check_name_servers) whether names can be looked up.
 pub mod system {
     pub use traceroute_net::{
-        Access, Finding, PROTOCOLS, Privileges, Subject, Verdict, access, diagnose, keep_marking_privileges,
-        keep_probing_privileges,
+        Access, Action, Condition, DefaultRoute, Finding, Hook, Host, NatChain, NextHop, PROTOCOLS, Prefix,
+        Privileges, Routes, Routing, Rule, Subject, Translation, Verdict, access, diagnose, host,
+        keep_marking_privileges, keep_probing_privileges, program_path,
     };
+
+    pub use crate::names::check::{ASKED_NAME, NameReply, NameServer, check_name_servers};
 }
 
 pub use driver::Statistics;

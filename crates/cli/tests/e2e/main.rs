@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 mod capture;
+mod doctor;
 mod egress;
 mod filters;
 mod formats;

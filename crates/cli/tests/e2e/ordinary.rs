@@ -13,8 +13,12 @@ use traceroute_testbed::{Chain, Lab, Node, Reject, Result, require_lab};
 use crate::program::{Outcome, PROGRAM, Path, each_family, finish, hops, paths, trace};
 use crate::tun::behind_a_tunnel;
 
-const NOTICE: &str = "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run \
-                      with sudo, or `setcap cap_net_raw+ep <binary>`; see `datadog-traceroute doctor`\n";
+const NOTICE: &str = concat!(
+    "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run with sudo, or \
+     `setcap cap_net_raw+ep ",
+    env!("CARGO_BIN_EXE_datadog-traceroute"),
+    "`; see `datadog-traceroute doctor`\n"
+);
 /// A trace that waits for nothing in vain takes far less than the usual timeout of 3 s.
 const PROMPT: Duration = Duration::from_millis(2500);
 
@@ -252,7 +256,7 @@ fn sack_needs_raw_sockets_and_says_so() -> Result<()> {
             outcome.failure(),
             format!(
                 "SACK not supported for this target/source: cannot connect to {}: ordinary sockets cannot probe with \
-                 TCP SACK (needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`)",
+                 TCP SACK (needs CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep {PROGRAM}`)",
                 path.target
             )
         );
@@ -272,9 +276,11 @@ fn icmp_needs_a_group_that_may_and_says_so() -> Result<()> {
         let outcome = run_trace(&chain.client, path.target, "-P icmp -q 1 -Q 1");
         assert_eq!(
             outcome.failure(),
-            "cannot open an ICMP socket to send probes: Permission denied (os error 13) (this user's groups are not in \
-             net.ipv4.ping_group_range: `sudo sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"`; or give the \
-             program CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep <binary>`)"
+            format!(
+                "cannot open an ICMP socket to send probes: Permission denied (os error 13) (this user's groups are \
+                 not in net.ipv4.ping_group_range: `sudo sysctl -w net.ipv4.ping_group_range=\"0 2147483647\"`; or \
+                 give the program CAP_NET_RAW: run with sudo, or `setcap cap_net_raw+ep {PROGRAM}`)"
+            )
         );
         let report = trace_as_nobody(&chain.client, path.target, "-P udp -q 1 -Q 1");
         assert_eq!(hops(&report), path.hops, "UDP does not need it");

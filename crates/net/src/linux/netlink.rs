@@ -1,4 +1,4 @@
-//! Route look-ups by netlink (rtnetlink(7), `RTM_GETROUTE`).
+//! Route look-ups by netlink (rtnetlink(7), `RTM_GETROUTE`), and lists of what the kernel has.
 //!
 //! The kernel answers for a flow that does not exist yet: with its protocol, ports, mark and user.
 //! One socket serves all look-ups. It is opened early, so a look-up needs no free port and no free
@@ -6,9 +6,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia,
@@ -114,10 +116,15 @@ pub(super) struct Netlink {
 
 impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
+        Self::open_to(libc::NETLINK_ROUTE)
+    }
+
+    /// A socket to another part of the kernel than routing (netlink(7)).
+    pub(super) fn open_to(part: libc::c_int) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::from(libc::AF_NETLINK),
             Type::RAW.nonblocking().cloexec(),
-            Some(Protocol::from(libc::NETLINK_ROUTE)),
+            Some(Protocol::from(part)),
         )?;
         Ok(Netlink {
             socket,
@@ -173,15 +180,42 @@ impl Netlink {
     pub(super) fn rules(&mut self, family: AddressFamily) -> io::Result<Vec<RuleMessage>> {
         let mut question = RuleMessage::default();
         question.header.family = family;
-        self.send(RouteNetlinkMessage::GetRule(question), NLM_F_REQUEST | NLM_F_DUMP)?;
         let mut rules = Vec::new();
+        self.list(RouteNetlinkMessage::GetRule(question), |answer| {
+            if let RouteNetlinkMessage::NewRule(rule) = answer? {
+                rules.push(rule);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(rules)
+    }
+
+    /// Asks for a list. `entry` gets each answer, or why it could not be understood, and says when
+    /// it has had enough: then this socket must not be used again, because the rest is still to
+    /// come.
+    ///
+    /// # Errors
+    /// What the kernel says, and what `entry` does.
+    pub(super) fn list<M: NetlinkSerializable + NetlinkDeserializable>(
+        &mut self,
+        question: M,
+        mut entry: impl FnMut(io::Result<M>) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<()> {
+        self.send(question, NLM_F_REQUEST | NLM_F_DUMP)?;
         loop {
             for message in self.receive()? {
-                match message {
-                    NetlinkPayload::Done(_) => return Ok(rules),
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRule(rule)) => rules.push(rule),
-                    NetlinkPayload::Error(error) => error_of(&error)?,
-                    _ => {}
+                let answer = match message {
+                    Ok(NetlinkPayload::Done(_)) => return Ok(()),
+                    Ok(NetlinkPayload::InnerMessage(answer)) => Ok(answer),
+                    Ok(NetlinkPayload::Error(error)) => {
+                        error_of(&error)?;
+                        continue;
+                    }
+                    Ok(_) => continue,
+                    Err(error) => Err(error),
+                };
+                if entry(answer)?.is_break() {
+                    return Ok(());
                 }
             }
         }
@@ -194,7 +228,7 @@ impl Netlink {
         )?;
         loop {
             for message in self.receive()? {
-                match message {
+                match message? {
                     NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => return Ok(route),
                     NetlinkPayload::Error(error) => {
                         error_of(&error)?;
@@ -206,7 +240,7 @@ impl Netlink {
         }
     }
 
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    fn send<M: NetlinkSerializable>(&mut self, message: M, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -220,19 +254,22 @@ impl Netlink {
         if sent == length { Ok(()) } else { Err(unexpected()) }
     }
 
-    /// The messages of one datagram that answer the last question. The kernel answers during the
-    /// system call that asks, so there is nothing to wait for.
-    fn receive(&mut self) -> io::Result<Vec<NetlinkPayload<RouteNetlinkMessage>>> {
+    /// The messages of one datagram that answer the last question, and errors for those that cannot
+    /// be understood. The kernel answers during the system call that asks, so there is nothing to
+    /// wait for.
+    fn receive<M: NetlinkDeserializable>(&mut self) -> io::Result<Vec<io::Result<NetlinkPayload<M>>>> {
         let length = (&self.socket).read(&mut self.buffer)?;
         let mut rest = self.buffer.get(..length).unwrap_or_default();
         let mut messages = Vec::new();
-        while !rest.is_empty() {
-            let message = parse::<RouteNetlinkMessage>(rest)?;
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length.max(1)..).unwrap_or_default();
-            if message.header.sequence_number == self.sequence {
-                messages.push(message.payload);
+        // Each message begins with its length (struct nlmsghdr).
+        while let Some(length) = rest.first_chunk() {
+            let length = (u32::from_ne_bytes(*length) as usize).next_multiple_of(4);
+            match parse(rest) {
+                Ok(message) if message.header.sequence_number != self.sequence => {}
+                Ok(message) => messages.push(Ok(message.payload)),
+                Err(error) => messages.push(Err(error)),
             }
+            rest = rest.get(length.max(4)..).unwrap_or_default();
         }
         Ok(messages)
     }
@@ -285,7 +322,7 @@ fn way(message: &RouteMessage) -> io::Result<Way> {
 }
 
 /// The neighbour that a route leads to. It may be of the other family (RFC 8950).
-fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+pub(super) fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(gateway) => ip(gateway),
         RouteAttribute::Via(RouteVia::Inet(gateway)) => Some((*gateway).into()),
@@ -294,7 +331,7 @@ fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     })
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),

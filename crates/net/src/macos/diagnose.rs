@@ -39,7 +39,7 @@ fn gather() -> Facts {
             group: node.gid(),
         }),
         user: sys::user(),
-        program: std::env::current_exe().unwrap_or_default().display().to_string(),
+        program: crate::program_path().to_owned(),
         open_files: open_files().unwrap_or_default(),
         interfaces: interfaces::all()
             .unwrap_or_default()

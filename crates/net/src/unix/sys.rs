@@ -153,8 +153,18 @@ pub(crate) fn interface_index(name: &str) -> Option<u32> {
 
 /// Whether an interface has this index.
 pub(crate) fn has_interface(index: u32) -> bool {
+    interface_name(index).is_some()
+}
+
+/// The name of the interface with this index.
+pub(crate) fn interface_name(index: u32) -> Option<String> {
     let mut name = [0; libc::IF_NAMESIZE];
     // SAFETY: room for the longest name of an interface, as if_indextoname(3) wants it.
     let found = unsafe { libc::if_indextoname(index, name.as_mut_ptr()) };
-    !found.is_null()
+    if found.is_null() {
+        return None;
+    }
+    // SAFETY: the call succeeded, so a string that ends with a zero is in `name`.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) };
+    Some(name.to_string_lossy().into_owned())
 }

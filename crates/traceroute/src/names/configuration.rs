@@ -23,6 +23,8 @@ const MAX_ATTEMPTS: u32 = 5;
 pub(crate) struct Configuration {
     /// In the order in which they are asked.
     pub(crate) servers: Vec<SocketAddr>,
+    /// None is configured: the server is the one that this machine may have.
+    pub(crate) is_assumed: bool,
     /// Domains in which names are tried.
     pub(crate) search: Vec<Name>,
     /// A name with fewer dots is tried in the search domains first.
@@ -44,6 +46,7 @@ impl Configuration {
     pub(crate) fn with_servers(servers: Vec<SocketAddr>) -> Self {
         Configuration {
             servers,
+            is_assumed: false,
             search: Vec::new(),
             ndots: 1,
             timeout: Duration::from_secs(5),
@@ -68,7 +71,8 @@ impl Configuration {
             .filter_map(|address| server(address, port))
             .collect();
         servers.truncate(MAX_SERVERS);
-        if servers.is_empty() {
+        let is_assumed = servers.is_empty();
+        if is_assumed {
             // As C libraries do (resolv.conf(5)).
             servers.push(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         }
@@ -92,6 +96,7 @@ impl Configuration {
             rotate: parsed.rotate,
             tcp_only: parsed.use_vc,
             no_ipv6: parsed.no_aaaa,
+            is_assumed,
             ..Configuration::with_servers(servers)
         }
     }

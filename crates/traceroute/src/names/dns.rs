@@ -143,7 +143,7 @@ fn in_turn(configuration: &Configuration) -> Vec<SocketAddr> {
     servers
 }
 
-fn judge(server: SocketAddr, answer: io::Result<Message>) -> Result<Message, Failure> {
+pub(super) fn judge(server: SocketAddr, answer: io::Result<Message>) -> Result<Message, Failure> {
     let answer = answer.map_err(|error| Failure::Unreachable { server, error })?;
     match answer.metadata.response_code {
         ResponseCode::NoError if is_referral(&answer) => Err(Failure::NotServed { server }),
@@ -166,7 +166,7 @@ fn is_referral(answer: &Message) -> bool {
 }
 
 /// A question to one server: over UDP, and again over TCP when the answer does not fit.
-async fn exchange(
+pub(super) async fn exchange(
     server: SocketAddr,
     question: &Query,
     configuration: &Configuration,

@@ -6,6 +6,7 @@
 //! has the same answer whatever the program is linked with.
 
 mod c_library;
+pub(crate) mod check;
 pub(crate) mod configuration;
 pub(crate) mod dns;
 mod hosts;

@@ -742,3 +742,71 @@ proptest! {
         let _ = dns::answer_to(&query, &[&query.metadata.id.to_be_bytes(), bytes.as_slice()].concat());
     }
 }
+
+/// What the only server says to the questions for A and AAAA, and how long that took.
+async fn checked(behaviour: Behaviour) -> (String, Duration) {
+    let server = Server::start(behaviour).await;
+    let began = Instant::now();
+    let found = check::check(&server.configuration()).await;
+    let [found] = &found[..] else {
+        panic!("one server: {found:?}");
+    };
+    assert_eq!(found.address, server.address);
+    assert!(server.asked().iter().all(|(name, _)| name == check::ASKED_NAME));
+    (format!("{:?}, {:?}", found.v4, found.v6), began.elapsed())
+}
+
+#[tokio::test]
+async fn what_name_servers_answer_is_told_by_record_type() {
+    let cases: [(Behaviour, &str); 5] = [
+        (
+            |_, kind| if kind == A { v4(1) } else { v6(1) },
+            "Addresses, Some(Addresses)",
+        ),
+        (
+            |_, kind| if kind == A { v4(1) } else { none() },
+            "Addresses, Some(None)",
+        ),
+        (|_, _| NO_SUCH_NAME, "None, Some(None)"),
+        (
+            |_, kind| if kind == A { v4(1) } else { REFUSED },
+            "Addresses, Some(Trouble(\"Query Refused\"))",
+        ),
+        (
+            |_, kind| {
+                if kind == A {
+                    Reply::Truncated(vec![])
+                } else {
+                    v6(1)
+                }
+            },
+            "None, Some(Addresses)",
+        ),
+    ];
+    for (behaviour, expected) in cases {
+        assert_eq!(checked(behaviour).await.0, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_server_that_ignores_a_record_type_is_asked_twice() {
+    let (found, took) = checked(|_, kind| if kind == A { v4(1) } else { Reply::Silence }).await;
+    assert_eq!(found, "Addresses, Some(Silence)");
+    assert_eq!(took.as_secs(), 2, "{took:?}");
+}
+
+#[tokio::test]
+async fn name_servers_are_asked_only_what_is_configured() {
+    let server = Server::start(|_, _| v4(1)).await;
+    let without_v6 = Configuration {
+        no_ipv6: true,
+        ..server.configuration()
+    };
+    assert!(check::check(&without_v6).await[0].v6.is_none());
+    assert_eq!(server.asked(), [(check::ASKED_NAME.to_owned(), A)]);
+    // None is configured.
+    let assumed = Configuration::parse(b"search test\n", "", server.address.port());
+    assert_eq!(assumed.servers.len(), 1);
+    assert!(check::check(&assumed).await.is_empty());
+    assert!(server.asked().is_empty());
+}

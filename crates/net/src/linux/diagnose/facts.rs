@@ -3,13 +3,11 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::IpAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::super::source_address;
 use super::sys;
-use crate::diagnosis::ELSEWHERE;
+use crate::program_path;
 
 /// Bits of capabilities (linux/capability.h).
 pub(super) const NET_ADMIN: u64 = 1 << 12;
@@ -25,8 +23,6 @@ pub(super) struct Sockets {
     pub(super) switched_off: bool,
     pub(super) raw: io::Result<()>,
     pub(super) echo: io::Result<()>,
-    /// Address from which packets leave to somewhere else.
-    pub(super) source: Option<IpAddr>,
 }
 
 /// Everything that was looked at.
@@ -40,7 +36,7 @@ pub(super) struct Facts {
     pub(super) groups: Vec<u32>,
     pub(super) capabilities: Capabilities,
     pub(super) no_new_privileges: bool,
-    /// The path of this program.
+    /// The path of this program, as a shell takes it.
     pub(super) program: String,
     /// That a program may have when it is started, and whether it has them right away; `None`:
     /// none.
@@ -66,15 +62,15 @@ impl Facts {
         // Real, effective, saved, of the file system.
         groups.extend(numbers(field(&status, "Gid")).get(1));
         Facts {
-            v4: Sockets::open(Domain::IPV4, Protocol::ICMPV4, ELSEWHERE[0]),
-            v6: Sockets::open(Domain::IPV6, Protocol::ICMPV6, ELSEWHERE[1]),
+            v4: Sockets::open(Domain::IPV4, Protocol::ICMPV4),
+            v6: Sockets::open(Domain::IPV6, Protocol::ICMPV6),
             capture: open(Domain::PACKET, Type::DGRAM, None),
             user: numbers(field(&status, "Uid")).get(1).copied(),
             groups,
             capabilities: Capabilities(u64::from_str_radix(field(&status, "CapEff"), 16).unwrap_or(0)),
             no_new_privileges: field(&status, "NoNewPrivs") == "1",
             file_capabilities: sys::file_capabilities(&program).and_then(|bytes| parse_xattr(&bytes)),
-            program: program.display().to_string(),
+            program: program_path().to_owned(),
             initial_user_namespace: is_initial(&read("/proc/self/uid_map")),
             ping_groups: match numbers(&read("/proc/sys/net/ipv4/ping_group_range"))[..] {
                 [first, last] => Some((first, last)),
@@ -104,15 +100,15 @@ impl Facts {
 }
 
 impl Sockets {
-    fn open(domain: Domain, echo: Protocol, elsewhere: IpAddr) -> Self {
+    fn open(domain: Domain, echo: Protocol) -> Self {
         let raw = Protocol::from(libc::IPPROTO_RAW);
-        let disabled = elsewhere.is_ipv6() && read("/proc/sys/net/ipv6/conf/all/disable_ipv6").trim() == "1";
+        let disabled =
+            domain == Domain::IPV6 && read("/proc/sys/net/ipv6/conf/all/disable_ipv6").trim() == "1";
         Sockets {
             switched_off: disabled
                 || open(domain, Type::DGRAM, None).is_err_and(|error| is_unknown_family(&error)),
             raw: open(domain, Type::RAW, Some(raw)),
             echo: open(domain, Type::DGRAM, Some(echo)),
-            source: source_address(elsewhere).ok(),
         }
     }
 }

@@ -5,7 +5,7 @@ mod sys;
 
 use std::io;
 
-use crate::diagnosis::{PROTOCOLS, route};
+use crate::diagnosis::PROTOCOLS;
 use crate::{Finding, Subject, Verdict};
 use facts::{Capabilities, Facts};
 
@@ -32,8 +32,6 @@ fn report(facts: &Facts) -> Vec<Finding> {
     findings.push(open_files(facts));
     findings.extend(receive_buffer(facts));
     findings.push(interfaces(facts));
-    findings.push(route(false, facts.v4.source, "ip route"));
-    findings.push(route(true, facts.v6.source, "ip -6 route"));
     findings.extend(reverse_path(facts));
     findings.push(
         Finding::new(

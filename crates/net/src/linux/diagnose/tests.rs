@@ -15,7 +15,6 @@ fn sockets(raw: bool, echo: bool) -> Sockets {
         switched_off: false,
         raw: result(raw),
         echo: result(echo),
-        source: None,
     }
 }
 
@@ -150,8 +149,6 @@ fn what_is_scarce_is_named_with_its_remedy() {
         ("open files", "ulimit -n"),
         ("receive buffer", "rmem_max=4194304"),
         ("rp_filter", "rp_filter=2"),
-        ("IPv4 route", "ip route"),
-        ("IPv6 route", "ip -6 route"),
     ] {
         let finding = find(&facts, subject);
         assert_eq!(finding.verdict, Verdict::Limited, "{subject}");

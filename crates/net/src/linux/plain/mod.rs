@@ -24,7 +24,7 @@ use traceroute_engine::{
 };
 use traceroute_wire::{Probe, ProbeKind};
 
-use super::advice::NEEDS_RAW;
+use super::advice::needs_raw;
 use super::connections::Readiness;
 use super::routes::{Routes, Want};
 use super::{BATCH, local_ports, no_way, stamps};
@@ -412,7 +412,7 @@ fn no_sack(target: IpAddr) -> NetError {
         io::ErrorKind::Unsupported,
         "ordinary sockets cannot probe with TCP SACK",
     );
-    NetError::new(Operation::Connect, Some(target), cause).with_hint(NEEDS_RAW)
+    NetError::new(Operation::Connect, Some(target), cause).with_hint(needs_raw())
 }
 
 /// The protocol, the local port or echo identifier, and the remote port of a probe's socket;
