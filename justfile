@@ -156,9 +156,9 @@ accuracy rounds="5":
     target/release/accuracy {{ rounds }}
 
 # This tool beside traceroute, tcptraceroute, mtr, scamper and Trippy, those of them that are installed, on the same simulated paths: the table of docs/comparison.md (needs root)
-compare rounds="5":
+compare rounds="5" *tools:
     cargo build --release --locked --package datadog-traceroute-cli --package traceroute-simnet --package traceroute-bench
-    target/release/compare {{ rounds }}
+    target/release/compare {{ rounds }} {{ tools }}
 
 # Tests that take minutes, or a CPU for themselves: a flood of 100,000 packets a second, the limits of real kernels
 slow:

@@ -2,9 +2,10 @@
 //! load balancers, forged answers, MPLS labels, and ten runs at once.
 //!
 //! ```text
-//! cargo build --release -p datadog-traceroute-cli -p traceroute-simnet -p traceroute-bench && target/release/compare [ROUNDS]
+//! cargo build --release -p datadog-traceroute-cli -p traceroute-simnet -p traceroute-bench && target/release/compare [ROUNDS] [TOOL …]
 //! ```
 //!
+//! Only these tools, if any are named.
 //! Prints the table of `docs/comparison.md`, which says what its columns mean. Tools that are not installed are left out
 //! and named. Needs root: the simulator runs before all others.
 
@@ -75,6 +76,9 @@ const WAYS: &[Way] = &[
     way(OURS, "ICMP", true, &["--details", "-q", "1", "-Q", "0", "--timeout", "1000", "-P", "icmp", "{}"]),
     way(OURS, "UDP", true, &["--details", "-q", "1", "-Q", "0", "--timeout", "1000", "-P", "udp", "{}"]),
     way(OURS, "TCP", true, &["--details", "-q", "1", "-Q", "0", "--timeout", "1000", "-P", "tcp", "-p", "80", "{}"]),
+    way(OURS, "ICMP `--delay 0`", true, &["--details", "--delay", "0", "-q", "1", "-Q", "0", "--timeout", "1000", "-P", "icmp", "{}"]),
+    way(OURS, "UDP `--delay 0`", true, &["--details", "--delay", "0", "-q", "1", "-Q", "0", "--timeout", "1000", "-P", "udp", "{}"]),
+    way(OURS, "TCP `--delay 0`", true, &["--details", "--delay", "0", "-q", "1", "-Q", "0", "--timeout", "1000", "-P", "tcp", "-p", "80", "{}"]),
     way(TRACEROUTE, "ICMP", true, &["-n", "-e", "-q", "1", "-w", "1", "-I", "{}"]),
     way(TRACEROUTE, "UDP", true, &["-n", "-e", "-q", "1", "-w", "1", "{}"]),
     way(TRACEROUTE, "UDP `-U --sport`", true, &["-n", "-e", "-q", "1", "-w", "1", "-U", "--sport={port}", "{}"]),
@@ -112,9 +116,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return work(targets, command);
     }
     let rounds: u64 = arguments.first().map_or(Ok(5), |rounds| rounds.parse())?;
+    let wanted = arguments.get(1..).unwrap_or_default();
+    let is_wanted = |tool: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == tool);
     let bench = Bench::new(rounds)?;
     let mut missing = Vec::new();
-    for ((tool, _), option) in VERSIONS {
+    for ((tool, _), option) in VERSIONS.into_iter().filter(|((tool, _), _)| is_wanted(tool)) {
         match Command::new(bench.program(tool)).arg(option).output() {
             Ok(output) => {
                 let text = [output.stdout, output.stderr].concat();
@@ -134,7 +140,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
          | mixed paths of {BALANCED} | wrong hops by forged answers | MPLS labels of 4 | complete of {AT_ONCE} at once |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-    for way in WAYS.iter().filter(|way| !missing.contains(&way.tool)) {
+    let ways = WAYS
+        .iter()
+        .filter(|way| is_wanted(way.tool) && !missing.contains(&way.tool));
+    for way in ways {
         for v6 in [false, true].into_iter().filter(|v6| way.v6 || !v6) {
             let what = format!("{} | {} IPv{}", way.tool, way.probes, if v6 { '6' } else { '4' });
             match bench.row(way, v6) {
