@@ -15,6 +15,8 @@ mod own;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod ports;
 mod privileges;
+#[cfg(any(target_os = "linux", target_os = "macos", windows))]
+mod route;
 
 // Parts of the Windows backend that call no operating system are tested on all of them.
 #[cfg(any(windows, test))]
