@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use traceroute_wire::{IcmpError, Ignored, MplsStack, Probe, Reply};
 
-use crate::{Egress, FlowRequest, NetError, OpenFlow, Operation, Route, Time};
+use crate::{FlowRequest, NetError, OpenFlow, Route, Time};
 
-/// Names a probe between [`Network::send`] and the events about it. Opaque to the network.
+/// Names a probe between [`Network::send_on`] and the events about it. Opaque to the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token {
     /// The trace.
@@ -161,13 +161,6 @@ impl AddAssign for NetworkCounters {
     }
 }
 
-/// A choice of [`Egress`] that nothing comes of.
-fn unsupported(target: IpAddr) -> NetError {
-    let unsupported = std::io::ErrorKind::Unsupported.into();
-    NetError::new(Operation::Route, Some(target), unsupported)
-        .with_hint("this choice of source, interface or mark is not supported on this system")
-}
-
 /// Wakes a thread that waits in [`Network::poll`]. Callable from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
@@ -182,64 +175,32 @@ pub trait Network {
     /// A handle that makes a running or the next [`Network::poll`] return early.
     fn waker(&self) -> Waker;
 
-    /// Opens what probing `target`'s family needs, so that permission problems show before anything
-    /// is sent, and returns the source address that the kernel would use for `target`.
+    /// Opens a flow: opens what probing the target's family needs, so that permission problems show
+    /// before anything is sent, finds the flow's way, and reserves its port or echo identifier. To
+    /// be closed with [`Network::close_flow`].
+    ///
+    /// Until then replies to a reserved port are captured, and no other process can use it. Where
+    /// any echo identifier will do, none is reserved: [`OpenFlow::number`] is `None`.
     ///
     /// # Errors
-    /// No permission (with a hint that says how to get it), no route, interface down, too many open
-    /// files.
-    fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError>;
+    /// - No permission (with a hint that says how to get it).
+    /// - No route, interface down, a choice of [`Egress`](crate::Egress) that this system cannot
+    ///   make: [`Operation::Route`](crate::Operation::Route).
+    /// - No port left, too many open files.
+    fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError>;
 
-    /// As [`Network::prepare`], for probes from `source`, an address of this host that was chosen.
-    ///
-    /// # Errors
-    /// As [`Network::prepare`]; this system cannot make that choice.
-    fn prepare_from(&mut self, target: IpAddr, source: IpAddr) -> Result<IpAddr, NetError> {
-        let _ = source;
-        Err(unsupported(target))
-    }
+    /// Gives back what a flow reserved. Flows that are not open are ignored.
+    fn close_flow(&mut self, request: &FlowRequest, flow: &OpenFlow);
 
-    /// What this backend can do with probes over `transport`, or with ICMP echo requests (`None`).
-    /// Asked after [`Network::prepare`] for a target of that family.
-    fn capabilities(&self, target_is_ipv6: bool, transport: Option<Transport>) -> Capabilities {
-        let _ = (target_is_ipv6, transport);
-        Capabilities::RAW
-    }
-
-    /// Reserves a local port on `source` until [`Network::release_port`], such that replies to it
-    /// are captured and no other process can use it.
-    ///
-    /// # Errors
-    /// No port left, too many open files.
-    fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError>;
-
-    /// Gives a reserved port back. Unknown ports are ignored.
-    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16);
-
-    /// Reserves the identifier of echo requests from `source` until
-    /// [`Network::release_identifier`], where the kernel hands them out. `None`: any identifier
-    /// will do, and nothing needs to be released.
-    ///
-    /// # Errors
-    /// No permission (with a hint that says how to get it), none left, too many open files.
-    fn reserve_identifier(&mut self, source: IpAddr) -> Result<Option<u16>, NetError> {
-        let _ = source;
-        Ok(None)
-    }
-
-    /// Gives a reserved identifier back. Unknown ones are ignored.
-    fn release_identifier(&mut self, source: IpAddr, identifier: u16) {
-        let _ = (source, identifier);
-    }
-
-    /// Sends one probe now and returns when it left.
+    /// Sends one probe now, the way that its flow takes, and returns when it left.
     ///
     /// # Errors
     /// What the kernel says; [`std::io::ErrorKind::WouldBlock`] and [`NetError::is_queue_full`]
     /// mean "later".
-    fn send(&mut self, probe: &Probe, token: Token) -> Result<SendStamp, NetError>;
+    fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError>;
 
-    /// Begins a TCP connection from the reserved port `local` to `remote`; the outcome is an event.
+    /// Begins a TCP connection from a flow's reserved port, `local`, to `remote`; the outcome is an
+    /// event.
     ///
     /// # Errors
     /// What can be told at once: no route, too many open files.
@@ -248,61 +209,6 @@ pub trait Network {
     /// Closes a connection at once (RST, no lingering state). Unknown ids are ignored. The port
     /// stays reserved.
     fn disconnect(&mut self, id: ConnectionId);
-
-    /// Opens a flow: finds its way, and reserves its port or echo identifier. To be closed with
-    /// [`Network::close_flow`].
-    ///
-    /// # Errors
-    /// As [`Network::prepare`] and [`Network::reserve_port`]; a choice of [`Egress`] that this
-    /// system cannot make.
-    fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
-        let Egress {
-            source,
-            interface,
-            mark,
-        } = request.egress;
-        if interface.is_some() || mark.is_some() {
-            return Err(unsupported(request.target));
-        }
-        let source = match source {
-            Some(source) => self.prepare_from(request.target, source)?,
-            None => self.prepare(request.target)?,
-        };
-        let number = match request.transport {
-            Some(transport) => Some(self.reserve_port(transport, source)?),
-            None => self.reserve_identifier(source)?,
-        };
-        let route = Route {
-            source,
-            interface: 0,
-            mark: 0,
-        };
-        let capabilities = self.capabilities(request.target.is_ipv6(), request.transport);
-        Ok(OpenFlow {
-            route,
-            number,
-            capabilities,
-        })
-    }
-
-    /// Gives back what a flow reserved.
-    fn close_flow(&mut self, request: &FlowRequest, flow: &OpenFlow) {
-        let source = flow.route.source;
-        match (request.transport, flow.number) {
-            (Some(transport), Some(port)) => self.release_port(transport, source, port),
-            (None, Some(identifier)) => self.release_identifier(source, identifier),
-            (_, None) => {}
-        }
-    }
-
-    /// As [`Network::send`], the way that the probe's flow takes.
-    ///
-    /// # Errors
-    /// As [`Network::send`].
-    fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {
-        let _ = route;
-        self.send(probe, token)
-    }
 
     /// Waits until something happens, `deadline` passes (`None`: no deadline; a past deadline: do
     /// not wait) or the waker is called, then delivers every event that is ready, up to a bounded
@@ -316,7 +222,7 @@ pub trait Network {
         events: &mut dyn FnMut(NetworkEvent<'_>),
     ) -> Result<(), NetError>;
 
-    /// Nothing is probed until the next [`Network::prepare`], and nobody calls [`Network::poll`]
+    /// No flow is open until the next [`Network::open_flow`], and nobody calls [`Network::poll`]
     /// meanwhile: a backend that can stops capturing.
     fn rest(&mut self) {}
 

@@ -22,7 +22,7 @@ mod linux {
     use std::time::Instant;
 
     use socket2::{Domain, Protocol, Socket, Type};
-    use traceroute_engine::{Network, NetworkEvent, Token};
+    use traceroute_engine::{Egress, FlowRequest, Network, NetworkEvent, Token};
     use traceroute_wire::{ECHO_PAYLOAD, MAX_PROBE_LEN, Probe, ProbeKind};
 
     /// Fewer than the capture holds.
@@ -65,7 +65,13 @@ mod linux {
 
     fn measure(address: IpAddr) {
         let mut network = traceroute_net::open(traceroute_net::Options::default()).expect("the network");
-        network.prepare(address).expect("sockets");
+        let request = FlowRequest {
+            target: address,
+            transport: None,
+            port: 0,
+            egress: Egress::default(),
+        };
+        let route = network.open_flow(&request).expect("sockets").route;
         println!("{address}: resident with sockets: {} KiB", resident());
         for (burst, rounds) in [(BURST, ROUNDS), (1, 20_000)] {
             let (mut sending, mut receiving, mut replies) = (0, 0, 0_u64);
@@ -77,7 +83,7 @@ mod linux {
                         trace: sequence,
                         probe: 0,
                     };
-                    network.send(&probe, token).expect("sent");
+                    network.send_on(&probe, &route, token).expect("sent");
                 }
                 sending += start.elapsed().as_nanos();
                 let start = Instant::now();

@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 
+use traceroute_engine::{Egress, FlowRequest};
 use traceroute_net::{Options, access, diagnose, host, open};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -19,7 +20,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("{:?}", host());
     let mut network = open(Options::default())?;
-    println!("to {target} from {}", network.prepare(target)?);
+    let flow = network.open_flow(&FlowRequest {
+        target,
+        transport: None,
+        port: 0,
+        egress: Egress::default(),
+    })?;
+    println!("to {target} from {}", flow.route.source);
     println!("{:?}", network.counters());
     Ok(())
 }

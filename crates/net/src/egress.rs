@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use traceroute_engine::Egress;
+#[cfg(any(target_os = "macos", windows))]
+use traceroute_engine::{NetError, Operation};
 
 use crate::{imp, program_path};
 
@@ -17,6 +19,33 @@ const LISTED_BY: &str = if cfg!(windows) {
     "`ifconfig` lists those there are"
 };
 
+/// How a link-local address is written with its interface.
+const ZONE_EXAMPLE: &str = if cfg!(windows) {
+    "%12"
+} else if cfg!(target_os = "linux") {
+    "%eth0"
+} else {
+    "%en0"
+};
+
+/// Hints on errors of a flow that does not leave as the routing tables say.
+#[cfg(any(target_os = "linux", target_os = "macos", windows))]
+pub(crate) mod hints {
+    pub(crate) const FOREIGN_SOURCE: &str = "the chosen source is no address of this host";
+    pub(crate) const NO_ROUTE: &str = "this host has no route to it by the chosen interface";
+    pub(crate) const GONE: &str = "the chosen interface is gone";
+    pub(crate) const WHICH_ZONE: &str = if cfg!(windows) {
+        "a link-local address, and there is not exactly one interface that it could be on: say \
+         which, as in fe80::1%12"
+    } else if cfg!(target_os = "linux") {
+        "a link-local address, and there is not exactly one interface that it could be on: say \
+         which, as in fe80::1%eth0"
+    } else {
+        "a link-local address, and there is not exactly one interface that it could be on: say \
+         which, as in fe80::1%en0"
+    };
+}
+
 /// Why packets cannot leave this host as chosen. Displayed, it says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
@@ -26,6 +55,9 @@ pub enum EgressError {
     /// The source address is not one of this host's.
     #[error("the source {0} is not an address of this host; {LISTED_BY}")]
     ForeignSource(IpAddr),
+    /// The source address is this host's, but packets cannot leave from it by the chosen interface.
+    #[error("the source {0} is not an address of the chosen interface: choose only one of them")]
+    OtherInterface(IpAddr),
     /// The target's zone and the chosen interface are different interfaces.
     #[error(
         "the target is in the zone {zone:?}, which is not the interface {interface:?}: name only one of them"
@@ -47,7 +79,7 @@ pub enum EgressError {
     /// A link-local target that could be on several interfaces, or on none.
     #[error(
         "{0} is a link-local address, and there is not exactly one interface that it could be on: \
-         say which, as in {0}%eth0"
+         say which, as in {0}{ZONE_EXAMPLE}"
     )]
     NoZone(IpAddr),
     /// This process may not mark packets, or it cannot be found out.
@@ -57,9 +89,9 @@ pub enum EgressError {
         program = program_path()
     )]
     Mark(io::Error),
-    /// The operating system has nothing of the kind.
-    #[error("to choose {0} is not supported on this system")]
-    Unsupported(&'static str),
+    /// The operating system has no marks.
+    #[error("this system cannot mark packets, only Linux can: leave the mark out")]
+    NoMarks,
     /// The system does not say.
     #[error("cannot find out what addresses this host has: {0}")]
     Unknown(io::Error),
@@ -89,9 +121,6 @@ pub fn interface_index(text: &str) -> Result<NonZeroU32, EgressError> {
 /// # Errors
 /// They cannot.
 pub fn check_egress(egress: &Egress) -> Result<(), EgressError> {
-    if egress.interface.is_some() && !imp::CHOOSES_INTERFACES {
-        return Err(EgressError::Unsupported("an interface"));
-    }
     if egress.mark.is_some() {
         imp::check_marking()?;
     }
@@ -100,6 +129,9 @@ pub fn check_egress(egress: &Egress) -> Result<(), EgressError> {
     };
     match imp::is_own_source(source, egress.interface) {
         Ok(true) => Ok(()),
+        Ok(false) if egress.interface.is_some() && imp::is_own_source(source, None).unwrap_or(false) => {
+            Err(EgressError::OtherInterface(source))
+        }
         Ok(false) => Err(EgressError::ForeignSource(source)),
         Err(error) => Err(EgressError::Unknown(error)),
     }
@@ -115,12 +147,20 @@ pub fn only_zone(target: IpAddr) -> Result<Option<NonZeroU32>, EgressError> {
     if !is_scoped {
         return Ok(None);
     }
-    match imp::only_zone() {
-        // Here the system chooses by itself.
-        Err(_) => Ok(None),
-        Ok(Some(index)) => Ok(Some(index)),
-        Ok(None) => Err(EgressError::NoZone(target)),
+    imp::only_zone().map(Some).ok_or(EgressError::NoZone(target))
+}
+
+/// Refuses a flow whose packets are to be marked, where no system call marks them.
+///
+/// # Errors
+/// They are.
+#[cfg(any(target_os = "macos", windows))]
+pub(crate) fn refuse_mark(target: IpAddr, egress: &Egress) -> Result<(), NetError> {
+    if egress.mark.is_none() {
+        return Ok(());
     }
+    let reason = io::Error::new(io::ErrorKind::Unsupported, EgressError::NoMarks.to_string());
+    Err(NetError::new(Operation::Route, Some(target), reason))
 }
 
 #[cfg(test)]
@@ -131,7 +171,6 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    #[cfg(unix)]
     #[test]
     fn interfaces_that_are_not_there() {
         for text in ["no-such-if", "", "0", "4294967295", "4294967296", "+1", "lo\0"] {

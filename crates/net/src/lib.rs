@@ -17,6 +17,8 @@ mod own;
 mod ports;
 mod privileges;
 mod program;
+#[cfg(any(target_os = "linux", target_os = "macos", windows))]
+mod route;
 
 // Parts of the Windows backend that call no operating system are tested on all of them.
 #[cfg(any(windows, test))]

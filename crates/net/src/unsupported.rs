@@ -2,16 +2,11 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use traceroute_engine::{NetError, Network, Operation};
 
-#[path = "windows/egress.rs"]
-mod egress;
-pub(crate) use egress::{
-    CHOOSES_INTERFACES, check_marking, has_interface, interface_of_name, is_own_source, only_zone,
-};
-
-use crate::{Access, Finding, Options, diagnosis};
+use crate::{Access, EgressError, Finding, Options, diagnosis};
 
 fn unsupported(operation: Operation) -> NetError {
     NetError::new(
@@ -45,4 +40,29 @@ pub fn access() -> Access {
 /// That nothing can be probed.
 pub fn diagnose() -> Vec<Finding> {
     diagnosis::unknown()
+}
+
+/// There are no marks.
+pub(crate) fn check_marking() -> Result<(), EgressError> {
+    Err(EgressError::NoMarks)
+}
+
+/// Nothing is known of addresses.
+pub(crate) fn is_own_source(_: IpAddr, _: Option<NonZeroU32>) -> io::Result<bool> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Nothing is known of interfaces.
+pub(crate) fn interface_of_name(_: &str) -> Option<NonZeroU32> {
+    None
+}
+
+/// Nothing is known of interfaces.
+pub(crate) fn has_interface(_: NonZeroU32) -> bool {
+    false
+}
+
+/// Nothing is known of interfaces.
+pub(crate) fn only_zone() -> Option<NonZeroU32> {
+    None
 }

@@ -3,7 +3,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use traceroute_engine::{NetError, Operation};
+use traceroute_engine::{Egress, NetError, Operation};
+
+use crate::egress::hints;
 
 pub(crate) const ERROR_FILE_NOT_FOUND: i32 = 2;
 pub(crate) const ERROR_PATH_NOT_FOUND: i32 = 3;
@@ -36,6 +38,29 @@ pub(crate) fn error(operation: Operation, address: Option<IpAddr>, source: io::E
         is_queue_full: code == WSAENOBUFS,
         ..NetError::new(operation, address, source).with_hint(advice(operation, code))
     }
+}
+
+/// The error of a route look-up: about what was chosen, where that is the cause.
+pub(crate) fn no_way(target: IpAddr, egress: &Egress, source: io::Error) -> NetError {
+    let code = source.raw_os_error().unwrap_or(0);
+    let error = error(Operation::Route, Some(target), source);
+    match code {
+        WSAEADDRNOTAVAIL if egress.source.is_some() && egress.interface.is_some() => error
+            .with_hint("the chosen source is no address of the chosen interface: choose only one of them"),
+        WSAEADDRNOTAVAIL if egress.source.is_some() => error.with_hint(hints::FOREIGN_SOURCE),
+        WSAEADDRNOTAVAIL | WSAENETUNREACH | WSAEHOSTUNREACH if egress.interface.is_some() => {
+            error.with_hint(hints::NO_ROUTE)
+        }
+        _ => error,
+    }
+}
+
+/// What the driver cannot do: it hands packets to Windows, which routes them.
+pub(crate) fn driver_has_no_interfaces(target: IpAddr) -> NetError {
+    let text = "the driver cannot choose the interface or zone";
+    let reason = io::Error::new(io::ErrorKind::Unsupported, text);
+    NetError::new(Operation::Route, Some(target), reason)
+        .with_hint("choose a source address instead, or trace without the driver")
 }
 
 /// The same where the system's number is not in the error itself any more.
@@ -128,6 +153,28 @@ mod tests {
         for way in ["Administrator", "Windows driver", "ICMP", "syn_socket"] {
             assert!(text.contains(way), "{way}: {text}");
         }
+    }
+
+    #[test]
+    fn a_choice_that_leads_nowhere_is_named() {
+        let from_source = Egress {
+            source: Some(TARGET),
+            ..Egress::default()
+        };
+        let by_interface = Egress {
+            interface: std::num::NonZeroU32::new(4),
+            ..Egress::default()
+        };
+        let both = Egress {
+            interface: by_interface.interface,
+            ..from_source
+        };
+        let hint = |code, egress| no_way(TARGET, egress, io::Error::from_raw_os_error(code)).hint;
+        assert_eq!(hint(WSAEADDRNOTAVAIL, &from_source), hints::FOREIGN_SOURCE);
+        assert_eq!(hint(WSAENETUNREACH, &by_interface), hints::NO_ROUTE);
+        assert!(hint(WSAEADDRNOTAVAIL, &both).contains("choose only one"));
+        let unchosen = hint(WSAENETUNREACH, &Egress::default());
+        assert_eq!(unchosen, "this host has no route to it");
     }
 
     #[test]

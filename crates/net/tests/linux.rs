@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use support::{
     BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, heavy_load, ip, isolated, numbered, probe,
-    run, skip, syn, udp,
+    request, run, skip, syn, udp,
 };
 use traceroute_engine::{Capabilities, ConnectionId, Token, Transport};
 use traceroute_net::Access;
@@ -40,7 +40,7 @@ fn udp_to_a_closed_port_is_answered_with_our_packet() {
     isolated("udp_to_a_closed_port_is_answered_with_our_packet", || {
         let mut subject = Subject::new();
         for address in BOTH {
-            assert_eq!(subject.network.prepare(address).expect("prepared"), address);
+            assert_eq!(subject.prepare(address).source, address);
             let port = subject.reserve(Transport::Udp, address);
             let probe = probe(address, udp(port, CLOSED));
             subject.send(&probe, 1);
@@ -73,7 +73,7 @@ fn an_echo_is_answered_once() {
     isolated("an_echo_is_answered_once", || {
         let mut subject = Subject::new();
         for address in BOTH {
-            subject.network.prepare(address).expect("prepared");
+            subject.prepare(address);
             subject.send(&probe(address, echo(1)), 1);
             subject.send(&probe(address, echo(2)), 2);
             let is_reply = |event: &Event, wanted: u16| match event {
@@ -119,7 +119,7 @@ fn a_syn_is_answered_by_the_target() {
                 assert_eq!((tcp.flags.syn, tcp.flags.rst), (target == open, target == CLOSED));
                 // Once more for the reset that our kernel sends to an open port's answer, which
                 // passes the same interface.
-                subject.network.release_port(Transport::Tcp, address, port);
+                subject.release(Transport::Tcp, address, port);
                 let now = subject.network.now();
                 subject.poll_until(now);
             }
@@ -132,7 +132,7 @@ fn the_kernel_says_when_a_probe_left_before_its_reply() {
     isolated("the_kernel_says_when_a_probe_left_before_its_reply", || {
         let mut subject = Subject::new();
         for address in BOTH {
-            subject.network.prepare(address).expect("prepared");
+            subject.prepare(address);
             for token in 1..=200 {
                 let handed_over = subject.send(&probe(address, echo(token as u16)), token);
                 let seen = subject.collect(|event| matches!(event, Event::Reply(..)));
@@ -156,7 +156,7 @@ fn the_kernel_says_when_a_probe_left_before_its_reply() {
 fn a_reply_is_stamped_on_arrival_however_late_it_is_read() {
     isolated("a_reply_is_stamped_on_arrival_however_late_it_is_read", || {
         let mut subject = Subject::new();
-        subject.network.prepare(LOCALHOST).expect("prepared");
+        subject.prepare(LOCALHOST);
         let handed_over = subject.send(&probe(LOCALHOST, echo(1)), 1);
         let sent = subject.network.now();
         while subject.network.now().since(sent) < Duration::from_millis(30) {
@@ -245,8 +245,8 @@ fn a_link_without_link_layer_is_captured() {
         let source: IpAddr = "10.9.0.1".parse().expect("address");
         let target: IpAddr = "10.9.0.77".parse().expect("address");
         let mut subject = Subject::new();
-        assert_eq!(subject.network.prepare(target).expect("prepared"), source);
-        let port = subject.reserve(Transport::Udp, source);
+        assert_eq!(subject.prepare(target).source, source);
+        let port = subject.reserve(Transport::Udp, target);
         let probe = Probe {
             source,
             destination: target,
@@ -299,14 +299,16 @@ fn a_link_local_target_is_probed_on_its_interface() {
         let source: IpAddr = "fe80::1".parse().expect("address");
         let target: IpAddr = "fe80::2".parse().expect("address");
         let mut subject = Subject::new();
-        assert_eq!(subject.network.prepare(target).expect("prepared"), source);
-        let port = subject.reserve(Transport::Udp, source);
+        let route = subject.prepare(target);
+        assert_eq!(route.source, source);
+        let port = subject.reserve(Transport::Udp, target);
         let probe = Probe {
             source,
             destination: target,
             ..probe(source, udp(port, 33_434))
         };
-        subject.send(&probe, 1);
+        let sent = subject.network.send_on(&probe, &route, numbered(1));
+        sent.expect("sent");
         let mut buffer = [0; MAX_PROBE_LEN];
         let packet = read_packet(&mut tun, |packet| packet.get(6) == Some(&17));
         assert_eq!(
@@ -323,8 +325,10 @@ fn a_link_local_target_is_probed_on_its_interface() {
         ip("link set other up");
         ip("link set end up");
         ip("addr add fe80::1/64 dev other nodad");
-        assert_eq!(subject.network.prepare(target).expect("prepared"), source);
-        subject.send(&probe, 2);
+        let route = subject.prepare(target);
+        assert_eq!(route.source, source);
+        let sent = subject.network.send_on(&probe, &route, numbered(2));
+        sent.expect("sent");
     });
 }
 
@@ -349,7 +353,7 @@ fn foreign_traffic_never_gets_in_not_even_while_the_capture_opens() {
             });
             for _ in 0..20 {
                 let mut subject = Subject::new();
-                subject.network.prepare(LOCALHOST).expect("prepared");
+                subject.prepare(LOCALHOST);
                 subject.send(&probe(LOCALHOST, echo(1)), 1);
                 let seen = subject.collect(|event| matches!(event, Event::Reply(..)));
                 assert!(
@@ -373,7 +377,7 @@ fn drops_by_the_kernel_are_counted() {
         // More than fit: 8192 frames of a ring, or some 10,000 packets of a queue's 8 MiB.
         let probes = if heavy_load() { 12_000 } else { 30_000 };
         let mut subject = Subject::new();
-        subject.network.prepare(LOCALHOST).expect("prepared");
+        subject.prepare(LOCALHOST);
         for token in 0..probes {
             subject.send(&probe(LOCALHOST, echo(token as u16)), token);
         }
@@ -425,14 +429,14 @@ fn a_network_at_rest_captures_nothing() {
     isolated("a_network_at_rest_captures_nothing", || {
         let mut subject = Subject::new();
         for address in BOTH {
-            subject.network.prepare(address).expect("prepared");
+            subject.prepare(address);
             let port = subject.reserve(Transport::Tcp, address);
             subject.network.rest();
             let before = subject.network.counters();
             for number in 0..FLOOD {
                 subject.send(&probe(address, echo(1)), number);
             }
-            subject.network.prepare(address).expect("prepared again");
+            subject.prepare(address);
             // The ports that it watched before are watched again.
             subject.send(&probe(address, syn(port, CLOSED)), FLOOD);
             let (reply, _) = subject.reply();
@@ -450,7 +454,7 @@ fn stamps_of_a_backlog_stay_as_they_are() {
     isolated("stamps_of_a_backlog_stay_as_they_are", || {
         let mut subject = Subject::new();
         for address in BOTH {
-            subject.network.prepare(address).expect("prepared");
+            subject.prepare(address);
             for sequence in 1..=PROBES {
                 subject.send(&probe(address, echo(sequence)), sequence.into());
             }
@@ -506,14 +510,14 @@ fn a_reserved_port_is_ours_until_released() {
             let port = subject.reserve(Transport::Udp, address);
             let taken = UdpSocket::bind((address, port)).expect_err("taken");
             assert_eq!(taken.kind(), ErrorKind::AddrInUse);
-            subject.network.release_port(Transport::Udp, address, port);
-            subject.network.release_port(Transport::Udp, address, port);
+            subject.release(Transport::Udp, address, port);
+            subject.release(Transport::Udp, address, port);
             UdpSocket::bind((address, port)).expect("free again");
 
             let port = subject.reserve(Transport::Tcp, address);
             let taken = TcpListener::bind((address, port)).expect_err("taken");
             assert_eq!(taken.kind(), ErrorKind::AddrInUse);
-            subject.network.release_port(Transport::Tcp, address, port);
+            subject.release(Transport::Tcp, address, port);
             // The kernel may take a moment to unhash a listener.
             let mut tries = (0..100)
                 .map(|_| TcpListener::bind((address, port)).inspect_err(|_| std::thread::yield_now()));
@@ -553,7 +557,7 @@ fn a_connection_is_opened_seen_and_reset() {
                 assert_eq!(taken.kind(), ErrorKind::AddrInUse);
             }
             subject.network.disconnect(ConnectionId(2));
-            subject.network.release_port(Transport::Tcp, address, port);
+            subject.release(Transport::Tcp, address, port);
             assert_free_again(local);
         }
     });
@@ -586,7 +590,7 @@ fn releasing_the_port_ends_its_connection() {
             .expect("begun");
         subject.collect(|event| *event == Event::Connected(ConnectionId(1)));
         let (mut peer, _) = listener.accept().expect("a connection");
-        subject.network.release_port(Transport::Tcp, LOCALHOST, port);
+        subject.release(Transport::Tcp, LOCALHOST, port);
         assert_reset(&mut peer);
         subject.network.disconnect(ConnectionId(1));
     });
@@ -640,7 +644,8 @@ fn without_a_route_the_address_is_named() {
         let mut subject = Subject::new();
         for target in ["192.0.2.1", "2001:db8::1"] {
             let target: IpAddr = target.parse().expect("address");
-            let text = subject.network.prepare(target).expect_err("no route").to_string();
+            let flow = subject.network.open_flow(&request(None, target));
+            let text = flow.expect_err("no route").to_string();
             assert!(
                 text.contains(&target.to_string()) && text.contains("no route"),
                 "{text}"
@@ -657,14 +662,13 @@ fn without_a_route_the_address_is_named() {
 fn a_send_that_fails_does_not_mix_up_later_reports() {
     isolated("a_send_that_fails_does_not_mix_up_later_reports", || {
         let mut subject = Subject::new();
-        subject.network.prepare(LOCALHOST).expect("prepared");
+        subject.prepare(LOCALHOST);
         subject.send(&probe(LOCALHOST, echo(1)), 1);
         run("nft", "add table ip t");
         run("nft", "add chain ip t o { type filter hook output priority 0 ; }");
         run("nft", "add rule ip t o icmp type echo-request drop");
         let error = subject
-            .network
-            .send(&probe(LOCALHOST, echo(2)), numbered(2))
+            .try_send(&probe(LOCALHOST, echo(2)), 2)
             .expect_err("forbidden");
         assert_eq!(error.source.raw_os_error(), Some(libc::EPERM));
         assert!(error.to_string().contains("firewall"), "{error}");
@@ -716,7 +720,7 @@ fn dead_neighbours_do_not_keep_probes_to_others_from_leaving() {
             };
             let mut subject = Subject::new();
             for address in BOTH {
-                subject.network.prepare(address).expect("prepared");
+                subject.prepare(address);
                 for number in 0..4 {
                     for sequence in 0..500 {
                         let probe = Probe {
@@ -724,7 +728,7 @@ fn dead_neighbours_do_not_keep_probes_to_others_from_leaving() {
                             destination: dead(address, number),
                             ..probe(address, echo(sequence))
                         };
-                        subject.network.send(&probe, numbered(1)).expect("taken");
+                        subject.send(&probe, 1);
                     }
                 }
                 subject.send(&probe(address, echo(7)), 2);
@@ -753,7 +757,7 @@ fn a_packet_that_the_interface_has_no_room_for_was_not_sent() {
         let mut subject = Subject::new();
         for (source, destination) in [("192.0.2.1", "192.0.2.9"), ("2001:db8::1", "2001:db8::9")] {
             let source: IpAddr = source.parse().expect("an address");
-            subject.network.prepare(source).expect("prepared");
+            subject.prepare(source);
             let away = Probe {
                 source,
                 destination: destination.parse().expect("an address"),
@@ -761,8 +765,7 @@ fn a_packet_that_the_interface_has_no_room_for_was_not_sent() {
             };
             let mut send = |token| {
                 subject
-                    .network
-                    .send(&away, numbered(token))
+                    .try_send(&away, token)
                     .map_err(|error| error.is_queue_full)
             };
             while send(1).is_ok() {}
@@ -793,17 +796,14 @@ fn a_send_without_route_does_not_mix_up_later_reports() {
         ip("route add unreachable 192.0.2.0/24");
         ip("-6 route add unreachable 2001:db8::/32");
         for (address, nowhere) in [(LOCALHOST, "192.0.2.1"), (LOCALHOST_V6, "2001:db8::1")] {
-            subject.network.prepare(address).expect("prepared");
+            subject.prepare(address);
             let sockets = subject.network.counters().sockets;
             for token in 0..10 {
                 let unreachable = Probe {
                     destination: nowhere.parse().expect("address"),
                     ..probe(address, echo(1))
                 };
-                let error = subject
-                    .network
-                    .send(&unreachable, numbered(1_000))
-                    .expect_err("no route");
+                let error = subject.try_send(&unreachable, 1_000).expect_err("no route");
                 assert!(error.to_string().contains(nowhere), "{error}");
                 assert_eq!(subject.network.counters().sockets, sockets, "the socket is kept");
                 subject.send(&probe(address, echo(token as u16)), token);
@@ -822,7 +822,7 @@ fn one_family_does_not_keep_the_other_waiting() {
     isolated("one_family_does_not_keep_the_other_waiting", || {
         let mut subject = Subject::new();
         for address in BOTH {
-            subject.network.prepare(address).expect("prepared");
+            subject.prepare(address);
         }
         for token in 0..1_000 {
             subject.send(&probe(LOCALHOST, echo(token as u16)), token);
@@ -860,7 +860,7 @@ fn the_waker_ends_a_wait_without_end() {
 fn a_wait_ends_at_its_deadline() {
     isolated("a_wait_ends_at_its_deadline", || {
         let mut subject = Subject::new();
-        subject.network.prepare(LOCALHOST_V6).expect("prepared");
+        subject.prepare(LOCALHOST_V6);
         let deadline = subject.network.now() + Duration::from_millis(5);
         assert_eq!(subject.poll_until(deadline), []);
         let late = subject.network.now().since(deadline);
@@ -879,10 +879,7 @@ fn probes_of_two_families_are_refused() {
             destination: LOCALHOST_V6,
             ..probe(LOCALHOST, echo(1))
         };
-        let error = subject
-            .network
-            .send(&mixed, numbered(1))
-            .expect_err("cannot be encoded");
+        let error = subject.try_send(&mixed, 1).expect_err("cannot be encoded");
         assert_eq!(error.source.kind(), ErrorKind::InvalidInput);
     });
 }
@@ -964,11 +961,8 @@ fn without_permission_the_error_says_how_to_get_it() {
         let mut subject = Subject::new();
         drop_capabilities();
         for address in BOTH {
-            let text = subject
-                .network
-                .prepare(address)
-                .expect_err("forbidden")
-                .to_string();
+            let flow = subject.network.open_flow(&request(None, address));
+            let text = flow.expect_err("forbidden").to_string();
             assert!(text.contains("CAP_NET_RAW") && text.contains("sudo"), "{text}");
         }
         assert_eq!(
@@ -987,8 +981,13 @@ fn without_permission_ordinary_sockets_probe() {
         std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", v4_ttl.to_string()).expect("set");
         std::fs::write("/proc/sys/net/ipv6/conf/lo/hop_limit", v6_ttl.to_string()).expect("set");
         assert_eq!(traceroute_net::access(), Access::Raw);
-        let raw = Subject::new().network.capabilities(false, Some(Transport::Tcp));
-        assert_eq!(raw, Capabilities::RAW);
+        let capabilities = |subject: &mut Subject, transport, address| {
+            let request = request(transport, address);
+            let flow = subject.network.open_flow(&request).expect("a flow");
+            subject.network.close_flow(&request, &flow);
+            flow.capabilities
+        };
+        let raw = capabilities(&mut Subject::new(), Some(Transport::Tcp), LOCALHOST);
         drop_capabilities();
         assert_eq!(traceroute_net::access(), Access::Ordinary);
         let mut subject = Subject::new();
@@ -996,17 +995,20 @@ fn without_permission_ordinary_sockets_probe() {
             sees_after_nat: true,
             ..Capabilities::RAW
         };
+        assert_eq!(raw, datagrams);
         let connects = Capabilities {
             retransmits: true,
             one_at_a_time: true,
             ..datagrams
         };
-        let capabilities = |transport| [false, true].map(|v6| subject.network.capabilities(v6, transport));
-        assert_eq!(capabilities(None), [datagrams; 2]);
-        assert_eq!(capabilities(Some(Transport::Udp)), [datagrams; 2]);
-        assert_eq!(capabilities(Some(Transport::Tcp)), [connects; 2]);
         for address in BOTH {
-            assert_eq!(subject.network.prepare(address).expect("prepared"), address);
+            for (transport, expected) in [
+                (None, datagrams),
+                (Some(Transport::Udp), datagrams),
+                (Some(Transport::Tcp), connects),
+            ] {
+                assert_eq!(capabilities(&mut subject, transport, address), expected);
+            }
             let answered = |subject: &mut Subject, token| {
                 let is_it = |event: &Event| matches!(event, Event::Answered(Token { trace: found, .. }, ..) if *found == token);
                 let mut seen = subject.collect(is_it);
@@ -1028,13 +1030,12 @@ fn without_permission_ordinary_sockets_probe() {
                 matches!(before[..], [Event::Sent(Token { trace: 1, .. }, _)]),
                 "the kernel's send time comes first: {before:?}"
             );
-            subject.network.release_port(Transport::Udp, address, port);
+            subject.release(Transport::Udp, address, port);
 
-            let identifier = subject
-                .network
-                .reserve_identifier(address)
-                .expect("an identifier");
-            let identifier = identifier.expect("the kernel hands them out");
+            let request = request(None, address);
+            let flow = subject.network.open_flow(&request).expect("an identifier");
+            assert_eq!(flow.route.source, address);
+            let identifier = flow.number.expect("the kernel hands them out");
             let kind = ProbeKind::Echo {
                 identifier,
                 sequence: 7,
@@ -1054,7 +1055,7 @@ fn without_permission_ordinary_sockets_probe() {
             );
             assert_eq!(reply.ttl, ttl);
             assert_eq!(subject.network.counters().sockets, 1);
-            subject.network.release_identifier(address, identifier);
+            subject.network.close_flow(&request, &flow);
 
             let listener = TcpListener::bind((address, 0)).expect("a listener");
             let open = listener.local_addr().expect("its address").port();
@@ -1066,7 +1067,7 @@ fn without_permission_ordinary_sockets_probe() {
                 let is_told = address.is_ipv6() && target == open;
                 assert_eq!(answer.reply_ttl, if is_told { ttl } else { 0 }, "port {target}");
             }
-            subject.network.release_port(Transport::Tcp, address, port);
+            subject.release(Transport::Tcp, address, port);
             let counters = subject.network.counters();
             assert_eq!((counters.sockets, counters.reserved_ports), (0, 0));
         }
@@ -1089,7 +1090,7 @@ fn too_many_open_files_is_an_error_that_says_so() {
         let mut subject = Subject::new();
         let mut ports = Vec::new();
         let error = loop {
-            match subject.network.reserve_port(Transport::Udp, LOCALHOST) {
+            match subject.try_reserve(Transport::Udp, LOCALHOST) {
                 Ok(port) => ports.push(port),
                 Err(error) => break error,
             }
@@ -1103,10 +1104,9 @@ fn too_many_open_files_is_an_error_that_says_so() {
         assert_eq!(error.source.raw_os_error(), Some(libc::EMFILE));
         assert!(error.to_string().contains("ulimit -n"), "{error}");
         let released = ports.pop().expect("a port");
-        subject.network.release_port(Transport::Udp, LOCALHOST, released);
+        subject.release(Transport::Udp, LOCALHOST, released);
         subject
-            .network
-            .reserve_port(Transport::Udp, LOCALHOST)
+            .try_reserve(Transport::Udp, LOCALHOST)
             .expect("one is free again");
     });
 }

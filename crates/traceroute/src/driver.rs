@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -508,7 +509,7 @@ impl Pump {
                 Action::Send { token, probe } => {
                     let sent = match route {
                         Some(route) => network.send_on(&probe, &route, token),
-                        None => network.send(&probe, token),
+                        None => Err(not_open(probe.destination)),
                     };
                     match sent {
                         Ok(stamp) => self.engine.sent(token, stamp.at),
@@ -613,6 +614,12 @@ impl Pump {
         self.network = None;
         (self.publish)(None);
     }
+}
+
+/// The error of a probe whose flow is not open. The engine sends none.
+fn not_open(destination: IpAddr) -> NetError {
+    let reason = std::io::ErrorKind::NotConnected.into();
+    NetError::new(Operation::Send, Some(destination), reason)
 }
 
 fn open_network<'n>(

@@ -8,7 +8,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Waker as TaskWaker};
 use std::time::Duration;
@@ -17,8 +17,9 @@ use datadog_traceroute::driver::{Driver, News, Trace};
 use support::*;
 use tokio::runtime::Runtime;
 use traceroute_engine::{
-    ConnectionId, EndToEndResult, Method, NetError, Network, NetworkCounters, NetworkEvent, Operation,
-    Outcome, SendStamp, Time, Token, TraceError, TraceResult, TraceSpec, Transport, Waker,
+    Capabilities, ConnectionId, EndToEndResult, FlowRequest, Method, NetError, Network, NetworkCounters,
+    NetworkEvent, OpenFlow, Operation, Outcome, Route, SendStamp, Time, Token, TraceError, TraceResult,
+    TraceSpec, Waker,
 };
 use traceroute_wire::{Ignored, Probe, Reply};
 
@@ -46,14 +47,14 @@ struct State {
     foreign: usize,
     resting: bool,
     /// What the next calls say.
-    prepare_error: Option<ErrorKind>,
+    open_error: Option<ErrorKind>,
     poll_error: Option<ErrorKind>,
     poll_panics: bool,
     /// Do not let time pass: waits for something later last until the waker is called.
     frozen: bool,
-    /// Preparing a trace waits while this is set.
+    /// Opening a flow waits while this is set.
     shut: bool,
-    preparing: bool,
+    opening: bool,
 }
 
 fn failure(operation: Operation, kind: ErrorKind) -> NetError {
@@ -107,34 +108,41 @@ impl Network for Fake {
         })
     }
 
-    fn prepare(&mut self, _: IpAddr) -> Result<IpAddr, NetError> {
+    fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
         let mut state = self.changing();
         state.resting = false;
-        state.preparing = true;
+        state.opening = true;
         while state.shut {
             state = self.0.1.wait(state).unwrap();
         }
-        state.preparing = false;
-        match state.prepare_error {
-            Some(kind) => Err(failure(Operation::Route, kind)),
-            None => Ok(client()),
+        state.opening = false;
+        if let Some(kind) = state.open_error {
+            return Err(failure(Operation::Route, kind));
         }
+        let number = request.transport.map(|_| {
+            (40_000..=u16::MAX)
+                .find(|port| !state.ports.contains(port))
+                .unwrap()
+        });
+        state.ports.extend(number);
+        Ok(OpenFlow {
+            route: Route {
+                source: client(),
+                interface: 0,
+                mark: 0,
+            },
+            number,
+            capabilities: Capabilities::RAW,
+        })
     }
 
-    fn reserve_port(&mut self, _: Transport, _: IpAddr) -> Result<u16, NetError> {
-        let mut state = self.state();
-        let port = (40_000..=u16::MAX)
-            .find(|port| !state.ports.contains(port))
-            .unwrap();
-        state.ports.push(port);
-        Ok(port)
+    fn close_flow(&mut self, _: &FlowRequest, flow: &OpenFlow) {
+        self.changing()
+            .ports
+            .retain(|reserved| Some(*reserved) != flow.number);
     }
 
-    fn release_port(&mut self, _: Transport, _: IpAddr, port: u16) {
-        self.changing().ports.retain(|reserved| *reserved != port);
-    }
-
-    fn send(&mut self, probe: &Probe, _: Token) -> Result<SendStamp, NetError> {
+    fn send_on(&mut self, probe: &Probe, _: &Route, _: Token) -> Result<SendStamp, NetError> {
         let mut state = self.changing();
         state.sent += 1;
         let at = state.now;
@@ -338,7 +346,7 @@ fn no_command_is_left_lying_when_many_come_at_once() {
     fake.wait_for("the first probe", |state| state.sent == 1);
     fake.state().shut = true;
     let blocked = driver.trace(spec(Method::Udp), None);
-    fake.wait_for("the thread is busy", |state| state.preparing);
+    fake.wait_for("the thread is busy", |state| state.opening);
     let cancelled: Vec<_> = (0..1000).map(|_| driver.trace(spec(Method::Udp), None)).collect();
     drop(cancelled);
     let mut question = Box::pin(async move { driver.statistics().await.unwrap() });
@@ -359,7 +367,7 @@ fn no_command_is_left_lying_when_many_come_at_once() {
 #[test]
 fn a_problem_before_the_first_probe_is_the_traces_error() {
     let fake = Fake::default();
-    fake.state().prepare_error = Some(ErrorKind::NetworkUnreachable);
+    fake.state().open_error = Some(ErrorKind::NetworkUnreachable);
     let driver = fake.driver(10);
     let error = wait(driver.trace(spec(Method::Udp), None)).unwrap_err();
     assert_eq!(

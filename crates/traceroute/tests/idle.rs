@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use datadog_traceroute::driver::Driver;
-use traceroute_engine::{Method, Outcome, Token, TraceSpec};
+use traceroute_engine::{Method, Outcome, Route, Token, TraceSpec};
 use traceroute_net::Options;
 use traceroute_testbed::{not_run, require_lab};
 use traceroute_wire::{ECHO_PAYLOAD, Probe, ProbeKind};
@@ -17,6 +17,11 @@ const FLOOD: u64 = 20_000;
 /// Echo replies for somebody else.
 fn flood(address: IpAddr) {
     let mut network = traceroute_net::open(Options::default()).unwrap();
+    let route = Route {
+        source: address,
+        interface: 0,
+        mark: 0,
+    };
     for number in 0..FLOOD {
         let probe = Probe {
             source: address,
@@ -38,7 +43,7 @@ fn flood(address: IpAddr) {
             trace: number,
             probe: 0,
         };
-        network.send(&probe, token).unwrap();
+        network.send_on(&probe, &route, token).unwrap();
     }
 }
 

@@ -11,9 +11,6 @@ use super::routes::Routes;
 use super::sys;
 use crate::EgressError;
 
-/// Whether flows can be bound to interfaces.
-pub(crate) const CHOOSES_INTERFACES: bool = true;
-
 /// Any mark: whether it may be set does not depend on it.
 const ANY_MARK: u32 = 1;
 

@@ -36,20 +36,22 @@ use traceroute_engine::{
 use traceroute_wire::filter::Family;
 use traceroute_wire::{Ignored, Probe, ProbeKind, Reply, ReplyKind};
 
+use crate::egress::hints;
 use crate::ports::PortPool;
+use crate::route;
+use crate::route::needs_scope;
 use crate::unix::clock::{Converter, Sample};
 pub(crate) use crate::unix::egress::{has_interface, interface_of_name, only_zone};
+use crate::unix::errors;
 use crate::unix::families::PerFamily;
-use crate::unix::interfaces::needs_scope;
 use crate::unix::reservations::Reservations;
-use crate::unix::{errors, route};
 use crate::{Access, Options};
 pub(crate) use advice::advice;
 use attention::{Attention, Verdict};
 use capture::{Capture, Captured};
 pub(crate) use connections::{Readiness, dissolve};
 pub use diagnose::diagnose;
-pub(crate) use egress::{CHOOSES_INTERFACES, check_marking, is_own_source};
+pub(crate) use egress::{check_marking, is_own_source};
 pub use host::host;
 use local_delivery::{Delivered, LocalDelivery};
 use plain::PlainNetwork;
@@ -139,19 +141,16 @@ fn no_way(want: &Want, source: io::Error) -> NetError {
     let is_gone = source.raw_os_error() == Some(libc::ENODEV);
     let error = errors::error(Operation::Route, Some(want.target), source);
     if is_ambiguous && is_unclear {
-        return error.with_hint(
-            "a link-local address, and there is not exactly one interface that it could be on: \
-             say which, as in fe80::1%eth0",
-        );
+        return error.with_hint(hints::WHICH_ZONE);
     }
     if is_foreign {
-        return error.with_hint("the chosen source is no address of this host");
+        return error.with_hint(hints::FOREIGN_SOURCE);
     }
     if is_bound && has_no_route {
-        return error.with_hint("this host has no route to it by the chosen interface");
+        return error.with_hint(hints::NO_ROUTE);
     }
     if is_bound && is_gone {
-        return error.with_hint("the chosen interface is gone");
+        return error.with_hint(hints::GONE);
     }
     error
 }
@@ -367,6 +366,24 @@ impl LinuxNetwork {
         Ok((way?, local.port()))
     }
 
+    /// Gives a reserved port back. Unknown ports are ignored.
+    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
+        if self.reservations.release(transport, source, port)
+            && let Ok(family) = self.families.get_or_open(source, self.opener())
+        {
+            family.ports.release(transport, port);
+        }
+    }
+
+    /// What can be done with probes of a family.
+    fn capabilities(&self, target_is_ipv6: bool) -> Capabilities {
+        let family = self.families.of(target_is_ipv6);
+        Capabilities {
+            sees_after_nat: family.is_some_and(|family| family.delivery.is_some()),
+            ..Capabilities::RAW
+        }
+    }
+
     /// Opens a flow with a socket of its own, by whose ports the kernel routes.
     fn open_own_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
         let own = match &mut self.own {
@@ -579,30 +596,6 @@ impl Network for LinuxNetwork {
         Arc::new(move || sys::raise(wake.as_fd()))
     }
 
-    fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        self.ready(target)?;
-        let want = Want::new(target, Egress::default());
-        let route = self.routes.ordinary_flow(&want);
-        Ok(route.map_err(|error| no_way(&want, error))?.source)
-    }
-
-    fn capabilities(&self, target_is_ipv6: bool, _: Option<Transport>) -> Capabilities {
-        let family = self.families.of(target_is_ipv6);
-        Capabilities {
-            sees_after_nat: family.is_some_and(|family| family.delivery.is_some()),
-            ..Capabilities::RAW
-        }
-    }
-
-    fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
-        let way = FlowWay {
-            route: Routes::between(source, source),
-            needs_own_socket: false,
-        };
-        self.reserve(transport, source, |_, _| Ok(way))
-            .map(|(_, port)| port)
-    }
-
     fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
         self.ready(request.target)?;
         let want = |port| Want::of(request, port);
@@ -627,24 +620,17 @@ impl Network for LinuxNetwork {
         Ok(OpenFlow {
             route: way.route,
             number,
-            capabilities: self.capabilities(request.target.is_ipv6(), request.transport),
+            capabilities: self.capabilities(request.target.is_ipv6()),
         })
     }
 
-    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
+    fn close_flow(&mut self, request: &FlowRequest, flow: &OpenFlow) {
         if let Some(own) = &mut self.own {
-            own.release_port(transport, source, port);
+            own.close_flow(request, flow);
         }
-        if self.reservations.release(transport, source, port)
-            && let Ok(family) = self.families.get_or_open(source, self.opener())
-        {
-            family.ports.release(transport, port);
+        if let (Some(transport), Some(port)) = (request.transport, flow.number) {
+            self.release_port(transport, flow.route.source, port);
         }
-    }
-
-    fn send(&mut self, probe: &Probe, token: Token) -> Result<SendStamp, NetError> {
-        let route = Routes::between(probe.source, probe.destination);
-        self.send_on(probe, &route, token)
     }
 
     fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {

@@ -23,7 +23,8 @@ use traceroute_engine::{Egress, FlowRequest, Route, Time, Transport};
 
 use super::netlink::{Netlink, Question, Way};
 use super::sys;
-use crate::unix::interfaces::{self, needs_scope};
+use crate::route::needs_scope;
+use crate::unix::interfaces;
 
 /// What raw sends are routed by is looked up anew after this time. Runs of one request share it.
 const FRESH: Duration = Duration::from_millis(100);

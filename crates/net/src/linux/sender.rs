@@ -10,9 +10,9 @@ use traceroute_wire::filter::Family;
 use super::cmsg::Notes;
 use super::privileges;
 use super::sys::{self, ERROR_BATCH, ErrorBatch, Settings};
+use crate::route;
+use crate::route::needs_scope;
 use crate::unix::clock::Converter;
-use crate::unix::interfaces::needs_scope;
-use crate::unix::route;
 
 /// Reports come within a few packets' time; a probe this many probes ago has lost its.
 const REMEMBERED: usize = 1024;

@@ -2,7 +2,9 @@
 
 use std::io;
 
-use traceroute_engine::Operation;
+use traceroute_engine::{Egress, Operation};
+
+use crate::egress::hints;
 
 /// What to do about an error; `None` when nothing special to macOS is known.
 pub(crate) fn advice(operation: Operation, error: &io::Error) -> Option<&'static str> {
@@ -15,7 +17,7 @@ pub(crate) fn advice(operation: Operation, error: &io::Error) -> Option<&'static
             "needs root: run with sudo"
         }
         (Operation::OpenCapture, libc::EBUSY) => "all BPF devices are in use by other programs",
-        (Operation::OpenCapture, libc::ENXIO) => "the network interface is gone",
+        (_, libc::ENXIO) => "the network interface is gone",
         (Operation::Send, libc::EHOSTUNREACH) => {
             "no route, or blocked: see System Settings, Privacy & Security, Local Network; or by a security agent"
         }
@@ -24,9 +26,46 @@ pub(crate) fn advice(operation: Operation, error: &io::Error) -> Option<&'static
     })
 }
 
+/// What to do when there is no way to leave as chosen; `None`: it is not about the choice.
+pub(super) fn of_way(code: Option<i32>, egress: &Egress) -> Option<&'static str> {
+    let is_bound = egress.interface.is_some();
+    match code? {
+        libc::EADDRNOTAVAIL if egress.source.is_some() => Some(hints::FOREIGN_SOURCE),
+        libc::ENXIO if is_bound => Some(hints::GONE),
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EADDRNOTAVAIL if is_bound => Some(hints::NO_ROUTE),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::num::NonZeroU32;
+
     use super::*;
+
+    #[test]
+    fn a_choice_that_leads_nowhere_is_named() {
+        let by_interface = Egress {
+            interface: NonZeroU32::new(4),
+            ..Egress::default()
+        };
+        let from_source = Egress {
+            source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            ..Egress::default()
+        };
+        let hint = |code, egress| of_way(Some(code), egress);
+        assert_eq!(hint(libc::ENXIO, &by_interface), Some(hints::GONE));
+        for code in [libc::ENETUNREACH, libc::EHOSTUNREACH] {
+            assert_eq!(hint(code, &by_interface), Some(hints::NO_ROUTE));
+            assert_eq!(hint(code, &from_source), None);
+        }
+        assert_eq!(
+            hint(libc::EADDRNOTAVAIL, &from_source),
+            Some(hints::FOREIGN_SOURCE)
+        );
+        assert_eq!(hint(libc::EADDRNOTAVAIL, &Egress::default()), None);
+    }
 
     fn text(operation: Operation, errno: i32) -> &'static str {
         advice(operation, &io::Error::from_raw_os_error(errno)).unwrap_or_default()

@@ -7,9 +7,10 @@ mod diagnose;
 mod egress;
 mod rules;
 mod sender;
-mod source;
 mod sys;
+mod way;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, RawFd};
@@ -17,26 +18,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use traceroute_engine::{
-    ConnectionId, NetError, Network, NetworkCounters, NetworkEvent, Operation, SendStamp, Time, Token,
-    Transport, Waker,
+    Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
+    OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
 use traceroute_wire::Probe;
 use traceroute_wire::filter::Family;
 
 use crate::Options;
 use crate::ports::{LocalPorts, PortPool};
+use crate::route;
 use crate::unix::clock::{Converter, Sample};
 pub(crate) use crate::unix::egress::{has_interface, interface_of_name, only_zone};
+use crate::unix::errors;
 use crate::unix::families::PerFamily;
-use crate::unix::interfaces::{self, Interface, Scopes};
+use crate::unix::interfaces::{self, Interface};
 use crate::unix::reservations::Reservations;
 use crate::unix::sys::monotonic;
-use crate::unix::{errors, route};
 pub(crate) use advice::advice;
 use capture::{Capture, Statistics};
 pub(crate) use connections::{Readiness, dissolve};
 pub use diagnose::{access, diagnose};
-pub(crate) use egress::{CHOOSES_INTERFACES, check_marking, is_own_source};
+pub(crate) use egress::{check_marking, is_own_source};
 use sender::Sender;
 use sys::{EVENTS, Event, Queue};
 
@@ -74,7 +76,7 @@ fn most_open_files() -> io::Result<u64> {
 /// No route, interface down, no address of that family; a link-local target that could be on
 /// several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    source::source_address(target).map(|routed| rules::source(target, routed))
+    way::find(target, &Egress::default()).map(|route| route.source)
 }
 
 struct MacNetwork {
@@ -83,7 +85,8 @@ struct MacNetwork {
     queue: Arc<Queue>,
     events: Vec<Event>,
     clock: Converter,
-    scopes: Scopes,
+    /// The interfaces of TCP flows that are bound to one, by local address and port.
+    interfaces: HashMap<(IpAddr, u16), u32>,
     sent: u64,
 }
 
@@ -112,9 +115,54 @@ impl MacNetwork {
             queue: Arc::new(queue),
             events: Vec::with_capacity(EVENTS),
             clock: Converter::new(Sample::take()),
-            scopes: Scopes::default(),
+            interfaces: HashMap::new(),
             sent: 0,
         })
+    }
+
+    /// Has replies captured, wherever those of a flow arrive.
+    fn capture_replies(&mut self, target: IpAddr, route: &Route) -> Result<(), NetError> {
+        let failed = |error| errors::error(Operation::Route, Some(target), error);
+        let sockets = self.families.get_or_open(target, FamilySockets::open)?;
+        let all = interfaces::all().map_err(failed)?;
+        let mut found = rules::interfaces(&all, target, route.source, route.interface).peekable();
+        if found.peek().is_none() {
+            return Err(failed(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL)));
+        }
+        for interface in found {
+            sockets
+                .capture(interface, &self.queue)
+                .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
+        }
+        Ok(())
+    }
+
+    /// Reserves a port on a flow's source address.
+    fn reserve_port(&mut self, transport: Transport, route: &Route) -> Result<u16, NetError> {
+        let Route {
+            source, interface, ..
+        } = *route;
+        let sockets = self.families.get_or_open(source, FamilySockets::open)?;
+        let FamilySockets {
+            captures,
+            ports,
+            blocks,
+            ..
+        } = sockets;
+        let scope = route::scope_of(source, interface);
+        let local = |port| Ok(route::with_scope(source, port, scope));
+        let local = self
+            .reservations
+            .reserve(ports, transport, local, |wanted| {
+                captures.iter().try_for_each(|capture| capture.watch(wanted))?;
+                *blocks = wanted.to_vec();
+                Ok(())
+            })
+            .map_err(|error| errors::error(Operation::ReservePort, Some(source), error))?;
+        if transport == Transport::Tcp && interface != 0 {
+            self.interfaces.insert((source, local.port()), interface);
+        }
+        Ok(local.port())
     }
 
     /// Waits for packets, connections or the waker.
@@ -258,74 +306,57 @@ impl Network for MacNetwork {
         Arc::new(move || queue.wake())
     }
 
-    fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        let source = source_address(target)?;
-        self.prepare_from(target, source)
+    fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
+        let route = way::find(request.target, &request.egress)?;
+        self.capture_replies(request.target, &route)?;
+        let number = match request.transport {
+            Some(transport) => Some(self.reserve_port(transport, &route)?),
+            None => None,
+        };
+        Ok(OpenFlow {
+            route,
+            number,
+            capabilities: Capabilities::RAW,
+        })
     }
 
-    fn prepare_from(&mut self, target: IpAddr, source: IpAddr) -> Result<IpAddr, NetError> {
-        let failed = |operation| move |error| errors::error(operation, Some(target), error);
-        let sockets = self.families.get_or_open(target, FamilySockets::open)?;
-        if interfaces::needs_scope(target) {
-            self.scopes.forget();
-        }
-        let all = interfaces::all().map_err(failed(Operation::Route))?;
-        let mut found = rules::interfaces(&all, target, source).peekable();
-        if found.peek().is_none() {
-            let gone = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
-            return Err(failed(Operation::Route)(gone));
-        }
-        for interface in found {
-            sockets
-                .capture(interface, &self.queue)
-                .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
-        }
-        Ok(source)
-    }
-
-    fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
-        let scope = self.scopes.of(source, source);
-        let sockets = self.families.get_or_open(source, FamilySockets::open)?;
-        let FamilySockets {
-            captures,
-            ports,
-            blocks,
-            ..
-        } = sockets;
-        let local = |port| Ok(route::with_scope(source, port, scope));
-        self.reservations
-            .reserve(ports, transport, local, |wanted| {
-                captures.iter().try_for_each(|capture| capture.watch(wanted))?;
-                *blocks = wanted.to_vec();
-                Ok(())
-            })
-            .map(|local| local.port())
-            .map_err(|error| errors::error(Operation::ReservePort, Some(source), error))
-    }
-
-    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
-        if self.reservations.release(transport, source, port)
-            && let Ok(family) = self.families.get_or_open(source, FamilySockets::open)
+    fn close_flow(&mut self, request: &FlowRequest, flow: &OpenFlow) {
+        let source = flow.route.source;
+        if let (Some(transport), Some(port)) = (request.transport, flow.number)
+            && self.reservations.release(transport, source, port)
         {
-            family.ports.release(transport, port);
+            if transport == Transport::Tcp {
+                self.interfaces.remove(&(source, port));
+            }
+            if let Ok(family) = self.families.get_or_open(source, FamilySockets::open) {
+                family.ports.release(transport, port);
+            }
         }
     }
 
-    fn send(&mut self, probe: &Probe, _: Token) -> Result<SendStamp, NetError> {
+    fn send_on(&mut self, probe: &Probe, route: &Route, _: Token) -> Result<SendStamp, NetError> {
         let destination = probe.destination;
-        let scope = self.scopes.of(destination, probe.source);
         let sockets = self.families.get_or_open(destination, FamilySockets::open)?;
         let at = sockets
             .sender
-            .send(probe, scope)
+            .send(probe, route.interface)
             .map_err(|error| errors::error(Operation::Send, Some(destination), error))?;
         self.sent += 1;
         Ok(SendStamp { at })
     }
 
     fn connect(&mut self, id: ConnectionId, local: SocketAddr, remote: SocketAddr) -> Result<(), NetError> {
-        let scope = self.scopes.of(remote.ip(), local.ip());
-        self.reservations.connect(id, local, route::scoped(remote, scope))
+        let interface = self.interfaces.get(&(local.ip(), local.port())).copied();
+        let interface = interface.unwrap_or(0);
+        // Each time: a port has another socket after its connection was reset.
+        if interface != 0
+            && let Some(socket) = self.reservations.socket(Transport::Tcp, local)
+        {
+            way::bind_to_interface(socket, local.is_ipv6(), interface)
+                .map_err(|error| errors::error(Operation::Connect, Some(remote.ip()), error))?;
+        }
+        let scoped = |address: SocketAddr| route::scoped(address, route::scope_of(address.ip(), interface));
+        self.reservations.connect(id, scoped(local), scoped(remote))
     }
 
     fn disconnect(&mut self, id: ConnectionId) {

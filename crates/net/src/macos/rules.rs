@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::route::needs_scope;
 use crate::unix::interfaces::Interface;
 
 /// The source address for probes to `target`, where the kernel says `routed`: for addresses of the
@@ -14,16 +15,27 @@ pub(super) fn source(target: IpAddr, routed: IpAddr) -> IpAddr {
     }
 }
 
-/// The interfaces where answers of `target` to `source` arrive: those with that address, and the
-/// loopback interface when the target is this host itself, whatever address it goes by.
+/// Whether an address is this interface's. `bound`: the interface that a flow leaves by, which
+/// decides whose a link-local address is; 0: the routing tables decide.
+pub(super) fn is_at(interface: &Interface, address: IpAddr, bound: u32) -> bool {
+    let is_right_link = bound == 0 || interface.index == bound;
+    interface.has(address) && (is_right_link || !needs_scope(address))
+}
+
+/// The interfaces where answers of `target` to `source` arrive: those with that address, the one
+/// that the flow leaves by, and the loopback interface when the target is this host itself, whatever
+/// address it goes by.
 pub(super) fn interfaces(
     all: &[Interface],
     target: IpAddr,
     source: IpAddr,
+    bound: u32,
 ) -> impl Iterator<Item = &Interface> {
-    let is_here = target.is_loopback() || all.iter().any(|interface| interface.has(target));
-    all.iter()
-        .filter(move |interface| interface.has(source) || (is_here && interface.is_loopback))
+    let is_here = target.is_loopback() || all.iter().any(|interface| is_at(interface, target, bound));
+    all.iter().filter(move |interface| {
+        let is_bound = bound != 0 && interface.index == bound;
+        is_bound || is_at(interface, source, bound) || (is_here && interface.is_loopback)
+    })
 }
 
 /// `ip_len` and `ip_off` in an IPv4 header.
@@ -143,8 +155,12 @@ mod tests {
     }
 
     fn chosen(target: &str, source: &str) -> Vec<String> {
+        chosen_by(target, source, 0)
+    }
+
+    fn chosen_by(target: &str, source: &str, bound: u32) -> Vec<String> {
         let all = interfaces_of_a_laptop();
-        interfaces(&all, ip(target), ip(source))
+        interfaces(&all, ip(target), ip(source), bound)
             .map(|interface| interface.name.clone())
             .collect()
     }
@@ -163,6 +179,21 @@ mod tests {
         assert_eq!(chosen("127.1.2.3", "127.0.0.1"), ["lo0"]);
         assert_eq!(chosen("::1", "::1"), ["lo0"]);
         assert_eq!(chosen("192.0.2.10", "192.0.2.10"), ["lo0", "en0"]);
+    }
+
+    #[test]
+    fn replies_arrive_by_the_chosen_interface_too() {
+        assert_eq!(chosen_by("198.51.100.1", "192.0.2.10", 4), ["en0"]);
+        assert_eq!(chosen_by("198.51.100.1", "192.0.2.10", 9), ["en0", "utun3"]);
+    }
+
+    #[test]
+    fn a_link_local_address_is_that_of_the_chosen_interface() {
+        // Also the loopback interface's address; here it is a router's.
+        assert_eq!(chosen_by("fe80::1", "fe80::4", 4), ["en0"]);
+        assert_eq!(chosen_by("fe80::1", "fe80::1", 1), ["lo0"]);
+        assert_eq!(chosen_by("fe80::2", "fe80::9", 9), ["utun3"]);
+        assert_eq!(chosen_by("fe80::4", "fe80::4", 4), ["lo0", "en0"]);
     }
 
     #[test]

@@ -9,7 +9,9 @@ use traceroute_wire::Probe;
 use traceroute_wire::filter::Family;
 
 use super::rules::{self, V6Packet};
-use crate::unix::{route, sys};
+use super::way;
+use crate::route;
+use crate::unix::sys;
 
 /// The protocols of IPv6 probes; each needs its socket, as the kernel takes the next header from
 /// it.
@@ -17,20 +19,28 @@ const V6_PROTOCOLS: [i32; 3] = [libc::IPPROTO_ICMPV6, libc::IPPROTO_UDP, libc::I
 
 /// Sends probes of one address family.
 pub(super) enum Sender {
-    V4(Socket),
-    V6([Socket; V6_PROTOCOLS.len()]),
+    V4(RawSocket),
+    V6([RawSocket; V6_PROTOCOLS.len()]),
+}
+
+/// A socket whose packets leave by one interface at a time.
+pub(super) struct RawSocket {
+    socket: Socket,
+    is_ipv6: bool,
+    /// The index of that interface; 0: the routing tables decide.
+    interface: u32,
 }
 
 impl Sender {
     pub(super) fn open(family: Family) -> io::Result<Self> {
         match family {
             Family::V4 => {
-                let socket = raw(Domain::IPV4, libc::IPPROTO_RAW)?;
-                socket.set_header_included_v4(true)?;
-                Ok(Sender::V4(socket))
+                let raw = RawSocket::open(Domain::IPV4, libc::IPPROTO_RAW)?;
+                raw.socket.set_header_included_v4(true)?;
+                Ok(Sender::V4(raw))
             }
             Family::V6 => {
-                let [icmp, udp, tcp] = V6_PROTOCOLS.map(|protocol| raw(Domain::IPV6, protocol));
+                let [icmp, udp, tcp] = V6_PROTOCOLS.map(|protocol| RawSocket::open(Domain::IPV6, protocol));
                 Ok(Sender::V6([icmp?, udp?, tcp?]))
             }
         }
@@ -44,46 +54,57 @@ impl Sender {
         }
     }
 
-    /// Sends a probe; when, by the clock just before. `scope`: interface of a link-local
-    /// destination, otherwise 0.
-    pub(super) fn send(&self, probe: &Probe, scope: u32) -> io::Result<Time> {
+    /// Sends a probe by an interface (0: as the routing tables say); when, by the clock just before.
+    pub(super) fn send(&mut self, probe: &Probe, interface: u32) -> io::Result<Time> {
         let mut packet = vec![0; probe.packet_len()];
         probe.encode(&mut packet).ok_or(io::ErrorKind::InvalidInput)?;
+        let scope = route::scope_of(probe.destination, interface);
         // Raw sockets have no ports.
         let to = route::with_scope(probe.destination, 0, scope).into();
         match (self, probe.source) {
-            (Sender::V4(socket), IpAddr::V4(_)) => {
+            (Sender::V4(raw), IpAddr::V4(_)) => {
                 rules::to_host_order(&mut packet);
+                let socket = raw.by(interface)?;
                 at_once(|| socket.send_to(&packet, &to))
             }
             (Sender::V6(sockets), IpAddr::V6(source)) => {
                 let parts = V6Packet::parse(&packet).ok_or(io::ErrorKind::InvalidInput)?;
                 let control = rules::v6_control(&parts, source, scope, probe.dont_fragment);
-                send_v6(sockets, &parts, &to, &control)
+                let mut by_protocol = V6_PROTOCOLS.iter().zip(sockets);
+                let (_, raw) = by_protocol
+                    .find(|(protocol, _)| **protocol == i32::from(parts.protocol))
+                    .ok_or(io::ErrorKind::InvalidInput)?;
+                send_v6(raw.by(interface)?, &parts, &to, &control)
             }
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 }
 
-/// A raw socket that receives next to nothing: replies are captured.
-fn raw(domain: Domain, protocol: i32) -> io::Result<Socket> {
-    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(protocol)))?;
-    socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(1)?;
-    Ok(socket)
+impl RawSocket {
+    /// Receives next to nothing: replies are captured.
+    fn open(domain: Domain, protocol: i32) -> io::Result<Self> {
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(protocol)))?;
+        socket.set_nonblocking(true)?;
+        socket.set_recv_buffer_size(1)?;
+        Ok(RawSocket {
+            socket,
+            is_ipv6: domain == Domain::IPV6,
+            interface: 0,
+        })
+    }
+
+    /// The socket, whose next packet leaves by this interface.
+    fn by(&mut self, interface: u32) -> io::Result<&Socket> {
+        if self.interface != interface {
+            way::bind_to_interface(&self.socket, self.is_ipv6, interface)?;
+            self.interface = interface;
+        }
+        Ok(&self.socket)
+    }
 }
 
-fn send_v6(
-    sockets: &[Socket; V6_PROTOCOLS.len()],
-    parts: &V6Packet<'_>,
-    to: &SockAddr,
-    control: &[u8],
-) -> io::Result<Time> {
-    let mut by_protocol = V6_PROTOCOLS.iter().zip(sockets);
-    let (_, socket) = by_protocol
-        .find(|(protocol, _)| **protocol == i32::from(parts.protocol))
-        .ok_or(io::ErrorKind::InvalidInput)?;
+fn send_v6(socket: &Socket, parts: &V6Packet<'_>, to: &SockAddr, control: &[u8]) -> io::Result<Time> {
     let payload = [io::IoSlice::new(parts.payload)];
     let message = MsgHdr::new()
         .with_addr(to)

@@ -1,6 +1,5 @@
 //! Interfaces by name and index.
 
-use std::io;
 use std::num::NonZeroU32;
 
 use super::{interfaces, sys};
@@ -14,7 +13,6 @@ pub(crate) fn has_interface(index: NonZeroU32) -> bool {
 }
 
 /// The only interface that a link-local target can be on.
-#[expect(clippy::unnecessary_wraps, reason = "other systems do not say")]
-pub(crate) fn only_zone() -> io::Result<Option<NonZeroU32>> {
-    Ok(interfaces::only_interface().and_then(NonZeroU32::new))
+pub(crate) fn only_zone() -> Option<NonZeroU32> {
+    interfaces::only_interface().and_then(NonZeroU32::new)
 }

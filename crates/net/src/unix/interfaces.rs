@@ -1,15 +1,13 @@
 //! The interfaces of this host, and which of them a link-local address is on.
 //!
 //! `fe80::1` means a different host on each link, so the kernel wants to be told the link (RFC 4007
-//! §6). Addresses come here without it; the interface is the one that has the source address, or
-//! the only one that it can be.
+//! §6). Where a target comes without it, the interface is the only one that it can be.
 
-#[cfg(not(target_os = "linux"))]
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::sys::{self, InterfaceAddress};
+use crate::route::needs_scope;
 
 /// An interface that has IP addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,11 +61,6 @@ fn without_index(address: IpAddr, index: u32) -> IpAddr {
     }
 }
 
-/// Whether an address means nothing without its interface.
-pub(crate) fn needs_scope(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
-}
-
 /// The index of the interface that a link-local target must be on, because no other has link-local
 /// addresses; or no other that has further addresses too, as macOS has link-local ones on
 /// interfaces of its own.
@@ -97,35 +90,6 @@ fn only(interfaces: &[Interface]) -> Option<&Interface> {
 fn single<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
     let first = items.next()?;
     items.next().is_none().then_some(first)
-}
-
-/// The interfaces of link-local source addresses, as far as they were asked for and found.
-#[cfg(not(target_os = "linux"))]
-#[derive(Default)]
-pub(crate) struct Scopes(HashMap<IpAddr, u32>);
-
-#[cfg(not(target_os = "linux"))]
-impl Scopes {
-    /// The interface for packets from `source` to `address`: 0, the kernel's choice, unless
-    /// `address` is link-local.
-    pub(crate) fn of(&mut self, address: IpAddr, source: IpAddr) -> u32 {
-        if !needs_scope(address) || !source.is_ipv6() {
-            return 0;
-        }
-        let known = self.0.get(&source).copied();
-        known.or_else(|| self.look_up(source)).unwrap_or(0)
-    }
-
-    fn look_up(&mut self, source: IpAddr) -> Option<u32> {
-        let index = of(source)?;
-        self.0.insert(source, index);
-        Some(index)
-    }
-
-    /// Asks anew from now on: interfaces come and go, and get other indices.
-    pub(crate) fn forget(&mut self) {
-        self.0.clear();
-    }
 }
 
 #[cfg(test)]

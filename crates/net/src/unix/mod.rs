@@ -10,5 +10,4 @@ pub(crate) mod errors;
 pub(crate) mod families;
 pub(crate) mod interfaces;
 pub(crate) mod reservations;
-pub(crate) mod route;
 pub(crate) mod sys;

@@ -9,9 +9,10 @@ use std::time::Duration;
 use socket2::{Protocol, Socket, Type};
 use traceroute_engine::{ConnectionId, NetError, NetworkEvent, Operation, Transport};
 
-use super::{errors, route};
+use super::errors;
 use crate::imp::{Readiness, dissolve};
 use crate::ports::{PortPool, Ports};
+use crate::route;
 
 /// Outcomes delivered at once.
 const BATCH: usize = 128;
@@ -75,7 +76,6 @@ impl Reservations {
     }
 
     /// The socket that holds a port.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub(crate) fn socket(&self, transport: Transport, local: SocketAddr) -> Option<&Socket> {
         self.sockets.get(&(transport, local.ip(), local.port()))
     }

@@ -18,6 +18,7 @@ use windows_sys::Win32::Networking::WinSock::{POLLIN, POLLOUT, WSAPOLLFD};
 
 use super::{clock, sys};
 use crate::inbox::{Inbox, Item};
+use crate::route;
 use crate::winerror::{self, WSAECONNREFUSED, WSAEWOULDBLOCK};
 
 /// After this many milliseconds without an answer the system gives a probe up: the most that it can
@@ -106,14 +107,14 @@ impl Connector {
         Connector { inbox, shared: None }
     }
 
-    /// Sends a SYN with a TTL as a probe; when, by the clock just before. `local` is what
-    /// [`Connector::end_probes`] is told.
+    /// Sends a SYN with a TTL as a probe by an interface (0: as the routing table says); when, by the
+    /// clock just before. `local` is what [`Connector::end_probes`] is told.
     ///
     /// # Errors
     /// `WSAENOPROTOOPT` where the system does not report ICMP errors of connects.
     pub(super) fn probe(
         &mut self,
-        source: IpAddr,
+        (source, interface): (IpAddr, u32),
         remote: SocketAddr,
         ttl: u8,
         token: Token,
@@ -127,7 +128,11 @@ impl Connector {
         } else {
             socket.set_unicast_hops_v6(ttl.into())?;
         }
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        if interface != 0 {
+            sys::send_by(&socket, remote.is_ipv6(), interface)?;
+        }
+        socket.bind(&route::with_scope(source, 0, route::scope_of(source, interface)).into())?;
+        let remote = route::scoped(remote, route::scope_of(remote.ip(), interface));
         self.begin(socket, remote, Purpose::Probe { token, local })
     }
 
@@ -392,7 +397,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listener");
         let remote = listener.local_addr().expect("address");
         let source = remote.ip();
-        match connector.probe(source, remote, 5, numbered(9), (source, 1)) {
+        match connector.probe((source, 0), remote, 5, numbered(9), (source, 1)) {
             Ok(_) => match next(&inbox)[..] {
                 [Item::Answered { token, answer, .. }] => {
                     assert_eq!((token, answer.from, answer.error), (numbered(9), source, None));

@@ -33,6 +33,7 @@ use windows_sys::Win32::System::Threading::{INFINITE, QueueUserAPC, SleepEx};
 use super::{clock, sys};
 use crate::icmp_api::{self, at};
 use crate::inbox::{Inbox, Item};
+use crate::route;
 
 /// Requests under way at most; the next ones have to wait. Each has a kilobyte.
 const MAX_REQUESTS: usize = 8192;
@@ -111,6 +112,8 @@ struct Request {
     report: SyncSender<io::Result<Time>>,
     source: IpAddr,
     destination: IpAddr,
+    /// The interface of link-local addresses.
+    scope: u32,
     ttl: u8,
     token: Token,
 }
@@ -130,11 +133,12 @@ impl EchoApi {
         }
     }
 
-    /// Sends a request with a TTL; when, by the clock just before.
+    /// Sends a request with a TTL; when, by the clock just before. `scope`: the interface of a
+    /// link-local destination, otherwise 0. Others leave by the interface that has the source.
     pub(super) fn send(
         &mut self,
         source: IpAddr,
-        destination: IpAddr,
+        (destination, scope): (IpAddr, u32),
         ttl: u8,
         token: Token,
     ) -> io::Result<Time> {
@@ -155,6 +159,7 @@ impl EchoApi {
             report: thread.report.clone(),
             source,
             destination,
+            scope,
             ttl,
             token,
         }));
@@ -274,10 +279,17 @@ unsafe extern "system" fn start(request: usize) {
 /// # Safety
 /// `request` must be valid until [`finish`] is called with it.
 unsafe fn send(request: *mut Request) -> io::Result<()> {
-    let (handle, source, destination, ttl) = {
+    let (handle, source, destination, scope, ttl) = {
         // SAFETY: the caller vouches for `request`, and nothing has been started with it.
         let request = unsafe { &*request };
-        (request.handle.0, request.source, request.destination, request.ttl)
+        let handle = request.handle.0;
+        (
+            handle,
+            request.source,
+            request.destination,
+            request.scope,
+            request.ttl,
+        )
     };
     let options = IP_OPTION_INFORMATION {
         Ttl: ttl,
@@ -308,7 +320,7 @@ unsafe fn send(request: *mut Request) -> io::Result<()> {
             )
         },
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let (source, destination) = (sockaddr(source), sockaddr(destination));
+            let (source, destination) = (sockaddr(source, scope), sockaddr(destination, scope));
             // SAFETY: as above, and the addresses are copied too.
             unsafe {
                 Icmp6SendEcho2(
@@ -337,10 +349,11 @@ unsafe fn send(request: *mut Request) -> io::Result<()> {
     }
 }
 
-fn sockaddr(address: Ipv6Addr) -> SOCKADDR_IN6 {
+fn sockaddr(address: Ipv6Addr, interface: u32) -> SOCKADDR_IN6 {
     // SAFETY: made of integers and unions of them, for which all zeros is a value.
     let mut socket_address: SOCKADDR_IN6 = unsafe { zeroed() };
     socket_address.sin6_family = AF_INET6;
+    socket_address.Anonymous.sin6_scope_id = route::scope_of(address.into(), interface);
     socket_address.sin6_addr = IN6_ADDR {
         u: IN6_ADDR_0 {
             Byte: address.octets(),
@@ -394,7 +407,7 @@ mod tests {
         let mut api = EchoApi::new(Arc::clone(&inbox));
         let sent = clock::now();
         for token in 0..count {
-            assert!(api.send(source, destination, 64, numbered(token))? >= sent);
+            assert!(api.send(source, (destination, 0), 64, numbered(token))? >= sent);
         }
         let mut items = Vec::new();
         while (items.len() as u64) < count {
@@ -452,7 +465,7 @@ mod tests {
         let inbox = Arc::new(Inbox::new(10));
         let mut api = EchoApi::new(Arc::clone(&inbox));
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        api.send(loopback, loopback, 64, numbered(1)).expect("sent");
+        api.send(loopback, (loopback, 0), 64, numbered(1)).expect("sent");
         drop(api);
         let mut items = Vec::new();
         inbox

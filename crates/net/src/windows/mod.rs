@@ -14,32 +14,33 @@ mod diagnose;
 mod driver;
 mod echo;
 mod egress;
+mod interfaces;
 mod ports;
 mod raw;
 mod sys;
+mod way;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use traceroute_engine::{
-    Capabilities, ConnectionId, NetError, Network, NetworkCounters, NetworkEvent, Operation, SendStamp, Time,
-    Token, Transport, Waker,
+    Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
+    OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
 use traceroute_wire::{ECHO_PAYLOAD, Ignored, Probe, ProbeKind};
 
 use crate::Options;
 use crate::ddnpm::TRANSPORT_PATH;
 use crate::inbox::{Inbox, Item};
+use crate::route;
 use crate::winerror::{self, WSAEACCES};
 use connect::Connector;
 pub use diagnose::{access, diagnose};
 use driver::Driver;
 pub use driver::start_windows_driver;
 use echo::EchoApi;
-pub(crate) use egress::{
-    CHOOSES_INTERFACES, check_marking, has_interface, interface_of_name, is_own_source, only_zone,
-};
+pub(crate) use egress::{check_marking, has_interface, interface_of_name, is_own_source, only_zone};
 use ports::{Keeping, Ports};
 use raw::RawSockets;
 
@@ -47,33 +48,21 @@ use raw::RawSockets;
 const BATCH: usize = 256;
 /// Packets that may wait to be delivered, some 10 MB.
 const INBOX: usize = 1 << 16;
-/// Any port will do where nothing is sent.
-const ROUTE_PORT: u16 = 33434;
 
 /// Opens the backend. Its sockets and handles are opened when they are first needed.
 ///
 /// # Errors
-/// None; they come with the first [`Network::prepare`].
+/// None; they come with the first [`Network::open_flow`].
 pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
     Ok(Box::new(WindowsNetwork::new(options.effective(), TRANSPORT_PATH)))
 }
 
-/// The address that the system would use for packets to `target`: that of a UDP socket connected to
-/// it.
+/// The address that the system would use for packets to `target`.
 ///
 /// # Errors
-/// No route, no address of that family.
+/// No route, no address of that family; a link-local target that could be on several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    let find = || -> io::Result<IpAddr> {
-        let any: SocketAddr = match target {
-            IpAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
-            IpAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let socket = UdpSocket::bind(any)?;
-        socket.connect((target, ROUTE_PORT))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    find().map_err(|error| winerror::error(Operation::Route, Some(target), error))
+    way::find(target, &Egress::default()).map(|route| route.source)
 }
 
 /// What sends probes.
@@ -123,6 +112,73 @@ impl WindowsNetwork {
         }
     }
 
+    /// Opens what sends from `source`, and sees the replies.
+    fn open_backend(&mut self, source: IpAddr) -> Result<(), NetError> {
+        match (&mut self.backend, source) {
+            (Backend::Driver(driver), _) => driver.open(),
+            (Backend::Raw { sockets, refused }, IpAddr::V4(source)) if refused.is_none() => {
+                match sockets.open(source) {
+                    Err(error) if error.source.raw_os_error() == Some(WSAEACCES) => {
+                        tracing::debug!(%error, "ICMP goes through the ICMP API");
+                        *refused = Some(error);
+                        Ok(())
+                    }
+                    result => result,
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What can be done with probes over `transport`, or with ICMP echo requests (`None`).
+    fn capabilities(&self, target_is_ipv6: bool, transport: Option<Transport>) -> Capabilities {
+        let system_matches = match &self.backend {
+            // One request of the ICMP API for each probe.
+            Backend::Raw { refused, .. } => transport.is_none() && (target_is_ipv6 || refused.is_some()),
+            Backend::Driver(_) => false,
+            // One socket for each probe, which sends its SYN once.
+            Backend::Connects => true,
+        };
+        Capabilities {
+            sees_after_nat: system_matches,
+            ..Capabilities::RAW
+        }
+    }
+
+    /// Reserves a port on a flow's source address.
+    fn reserve_port(&mut self, transport: Transport, route: &Route) -> Result<u16, NetError> {
+        let source = route.source;
+        self.check_transport(transport, source)?;
+        let port = self
+            .ports
+            .reserve(transport, source, route::scope_of(source, route.interface))
+            .map_err(|error| winerror::error(Operation::ReservePort, Some(source), error))?;
+        self.inbox.watched().add(transport, port);
+        if let Backend::Driver(driver) = &mut self.backend
+            && let Err(error) = driver.watch(transport)
+        {
+            self.release_port(transport, source, port);
+            return Err(error);
+        }
+        Ok(port)
+    }
+
+    /// Gives a reserved port back. Unknown ports are ignored.
+    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
+        if !self.ports.release(transport, source, port) {
+            return;
+        }
+        self.inbox.watched().remove(transport, port);
+        if transport == Transport::Tcp {
+            self.connector.end_probes((source, port));
+        }
+        if let Backend::Driver(driver) = &mut self.backend
+            && !self.ports.any(transport)
+        {
+            driver.unwatch(transport);
+        }
+    }
+
     /// Whether probes of a transport can be sent from `source` at all.
     fn check_transport(&self, transport: Transport, source: IpAddr) -> Result<(), NetError> {
         match &self.backend {
@@ -139,7 +195,7 @@ impl WindowsNetwork {
         }
     }
 
-    fn send_now(&mut self, probe: &Probe, token: Token) -> Result<Time, NetError> {
+    fn send_now(&mut self, probe: &Probe, interface: u32, token: Token) -> Result<Time, NetError> {
         let destination = probe.destination;
         let failed = |error| winerror::error(Operation::Send, Some(destination), error);
         let is_echo = matches!(probe.kind, ProbeKind::Echo { .. });
@@ -147,7 +203,7 @@ impl WindowsNetwork {
         let pair = raw::v4_pair(probe.source, destination);
         match (&mut self.backend, pair) {
             (Backend::Connects, _) if is_special => Err(no_packet_options(destination)),
-            (Backend::Connects, _) => self.send_connect(probe, token),
+            (Backend::Connects, _) => self.send_connect(probe, interface, token),
             (Backend::Driver(driver), _) => encoded(probe, |packet| driver.send(packet)).map_err(failed),
             (
                 Backend::Raw {
@@ -156,7 +212,7 @@ impl WindowsNetwork {
                 },
                 Some((source, target)),
             ) => {
-                let result = encoded(probe, |packet| sockets.send(source, target, packet));
+                let result = encoded(probe, |packet| sockets.send((source, interface), target, packet));
                 match probe.kind {
                     ProbeKind::TcpSyn { .. } => result.map_err(|error| {
                         let is_server = diagnose::edition().map(|edition| edition.is_server);
@@ -168,7 +224,7 @@ impl WindowsNetwork {
             (Backend::Raw { .. }, _) if is_echo && is_special => Err(no_packet_options(destination)),
             (Backend::Raw { .. }, _) if is_echo => self
                 .echo
-                .send(probe.source, destination, probe.ttl, token)
+                .send(probe.source, (destination, interface), probe.ttl, token)
                 .map_err(failed),
             (Backend::Raw { refused, .. }, _) => Err(match refused {
                 Some(error) => error.duplicate(),
@@ -177,7 +233,7 @@ impl WindowsNetwork {
         }
     }
 
-    fn send_connect(&mut self, probe: &Probe, token: Token) -> Result<Time, NetError> {
+    fn send_connect(&mut self, probe: &Probe, interface: u32, token: Token) -> Result<Time, NetError> {
         let ProbeKind::TcpSyn {
             source_port,
             destination_port,
@@ -189,7 +245,7 @@ impl WindowsNetwork {
         let remote = SocketAddr::new(probe.destination, destination_port);
         let local = (probe.source, source_port);
         self.connector
-            .probe(probe.source, remote, probe.ttl, token, local)
+            .probe((probe.source, interface), remote, probe.ttl, token, local)
             .map_err(|error| winerror::error(Operation::Connect, Some(probe.destination), error))
     }
 }
@@ -232,75 +288,37 @@ impl Network for WindowsNetwork {
         Arc::new(move || inbox.wake())
     }
 
-    fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        let source = source_address(target)?;
-        self.prepare_from(target, source)
-    }
-
-    fn prepare_from(&mut self, _: IpAddr, source: IpAddr) -> Result<IpAddr, NetError> {
-        match (&mut self.backend, source) {
-            (Backend::Driver(driver), _) => driver.open()?,
-            (Backend::Raw { sockets, refused }, IpAddr::V4(source)) if refused.is_none() => {
-                match sockets.open(source) {
-                    Err(error) if error.source.raw_os_error() == Some(WSAEACCES) => {
-                        tracing::debug!(%error, "ICMP goes through the ICMP API");
-                        *refused = Some(error);
-                    }
-                    result => result?,
-                }
-            }
-            _ => {}
+    fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
+        let FlowRequest {
+            target,
+            transport,
+            egress,
+            ..
+        } = request;
+        if matches!(self.backend, Backend::Driver(_)) && egress.interface.is_some() {
+            return Err(winerror::driver_has_no_interfaces(*target));
         }
-        Ok(source)
-    }
-
-    fn capabilities(&self, target_is_ipv6: bool, transport: Option<Transport>) -> Capabilities {
-        let system_matches = match &self.backend {
-            // One request of the ICMP API for each probe.
-            Backend::Raw { refused, .. } => transport.is_none() && (target_is_ipv6 || refused.is_some()),
-            Backend::Driver(_) => false,
-            // One socket for each probe, which sends its SYN once.
-            Backend::Connects => true,
+        let route = way::find(*target, egress)?;
+        self.open_backend(route.source)?;
+        let number = match transport {
+            Some(transport) => Some(self.reserve_port(*transport, &route)?),
+            None => None,
         };
-        Capabilities {
-            sees_after_nat: system_matches,
-            ..Capabilities::RAW
+        Ok(OpenFlow {
+            route,
+            number,
+            capabilities: self.capabilities(target.is_ipv6(), *transport),
+        })
+    }
+
+    fn close_flow(&mut self, request: &FlowRequest, flow: &OpenFlow) {
+        if let (Some(transport), Some(port)) = (request.transport, flow.number) {
+            self.release_port(transport, flow.route.source, port);
         }
     }
 
-    fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
-        self.check_transport(transport, source)?;
-        let port = self
-            .ports
-            .reserve(transport, source)
-            .map_err(|error| winerror::error(Operation::ReservePort, Some(source), error))?;
-        self.inbox.watched().add(transport, port);
-        if let Backend::Driver(driver) = &mut self.backend
-            && let Err(error) = driver.watch(transport)
-        {
-            self.release_port(transport, source, port);
-            return Err(error);
-        }
-        Ok(port)
-    }
-
-    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
-        if !self.ports.release(transport, source, port) {
-            return;
-        }
-        self.inbox.watched().remove(transport, port);
-        if transport == Transport::Tcp {
-            self.connector.end_probes((source, port));
-        }
-        if let Backend::Driver(driver) = &mut self.backend
-            && !self.ports.any(transport)
-        {
-            driver.unwatch(transport);
-        }
-    }
-
-    fn send(&mut self, probe: &Probe, token: Token) -> Result<SendStamp, NetError> {
-        let at = self.send_now(probe, token)?;
+    fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {
+        let at = self.send_now(probe, route.interface, token)?;
         self.sent += 1;
         Ok(SendStamp { at })
     }
@@ -317,6 +335,10 @@ impl Network for WindowsNetwork {
             .ports
             .take_socket(local.ip(), local.port())
             .ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
+        // The port is bound to the interface of a link-local source, which is the target's too.
+        let bound = socket.local_addr().map_err(failed)?.as_socket_ipv6();
+        let scope = route::scope_of(remote.ip(), bound.map_or(0, |bound| bound.scope_id()));
+        let remote = route::scoped(remote, scope);
         self.connector.connect(id, socket, remote).map_err(failed)
     }
 

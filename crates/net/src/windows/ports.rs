@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 use traceroute_engine::Transport;
 
+use crate::route;
 use crate::winerror::{WSAEACCES, WSAENOBUFS};
 
 /// Where Windows takes dynamic ports from, unless told otherwise (RFC 6335 §6).
@@ -43,14 +44,14 @@ impl Ports {
         }
     }
 
-    /// Reserves a free port.
-    pub(super) fn reserve(&mut self, transport: Transport, source: IpAddr) -> io::Result<u16> {
+    /// Reserves a free port. `scope`: the interface of a link-local source.
+    pub(super) fn reserve(&mut self, transport: Transport, source: IpAddr, scope: u32) -> io::Result<u16> {
         for _ in 0..TRIES {
             let port = self.rng.u16(DYNAMIC);
             if self.reserved.contains_key(&(transport, source, port)) {
                 continue;
             }
-            match bind(transport, source, port) {
+            match bind(transport, route::with_scope(source, port, scope)) {
                 Ok(socket) => {
                     let kept = (self.keeping == Keeping::Socket).then_some(socket);
                     self.reserved.insert((transport, source, port), kept);
@@ -84,12 +85,11 @@ impl Ports {
     }
 }
 
-fn bind(transport: Transport, source: IpAddr, port: u16) -> io::Result<Socket> {
+fn bind(transport: Transport, address: SocketAddr) -> io::Result<Socket> {
     let (kind, protocol) = match transport {
         Transport::Udp => (Type::DGRAM, Protocol::UDP),
         Transport::Tcp => (Type::STREAM, Protocol::TCP),
     };
-    let address = SocketAddr::new(source, port);
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     socket.bind(&address.into())?;
     Ok(socket)
@@ -108,7 +108,7 @@ mod tests {
         let mut ports = Ports::new(Keeping::Memory);
         let mut seen = std::collections::HashSet::new();
         for _ in 0..500 {
-            let port = ports.reserve(Transport::Udp, LOOPBACK).expect("port");
+            let port = ports.reserve(Transport::Udp, LOOPBACK, 0).expect("port");
             assert!(DYNAMIC.contains(&port) && seen.insert(port));
         }
         assert_eq!(ports.count(), 500);
@@ -123,20 +123,20 @@ mod tests {
     #[test]
     fn a_port_is_kept_by_a_socket_or_only_in_memory() {
         let mut kept = Ports::new(Keeping::Socket);
-        let port = kept.reserve(Transport::Udp, LOOPBACK).expect("port");
+        let port = kept.reserve(Transport::Udp, LOOPBACK, 0).expect("port");
         UdpSocket::bind((LOOPBACK, port)).expect_err("taken");
         kept.release(Transport::Udp, LOOPBACK, port);
         UdpSocket::bind((LOOPBACK, port)).expect("free again");
 
         let mut remembered = Ports::new(Keeping::Memory);
-        let port = remembered.reserve(Transport::Tcp, LOOPBACK).expect("port");
+        let port = remembered.reserve(Transport::Tcp, LOOPBACK, 0).expect("port");
         TcpListener::bind((LOOPBACK, port)).expect("no socket holds it");
     }
 
     #[test]
     fn the_socket_of_a_port_can_be_taken_once() {
         let mut ports = Ports::new(Keeping::Socket);
-        let port = ports.reserve(Transport::Tcp, LOOPBACK).expect("port");
+        let port = ports.reserve(Transport::Tcp, LOOPBACK, 0).expect("port");
         let socket = ports.take_socket(LOOPBACK, port).expect("socket");
         let bound = socket.local_addr().expect("address").as_socket().expect("inet");
         assert_eq!(bound, SocketAddr::new(LOOPBACK, port));

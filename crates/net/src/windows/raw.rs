@@ -39,6 +39,8 @@ pub(super) struct RawSockets {
 
 struct RawSocket {
     sockets: Arc<Vec<Socket>>,
+    /// The index of the interface that packets leave by; 0: the routing table decides.
+    interface: u32,
     stopping: Arc<AtomicBool>,
     ready: Arc<OwnedHandle>,
 }
@@ -67,17 +69,23 @@ impl RawSockets {
         Ok(())
     }
 
-    /// Sends a packet that starts at its IP header; when, by the clock just before.
+    /// Sends a packet that starts at its IP header by an interface (0: as the routing table says);
+    /// when, by the clock just before.
     pub(super) fn send(
         &mut self,
-        source: Ipv4Addr,
+        (source, interface): (Ipv4Addr, u32),
         destination: Ipv4Addr,
         packet: &[u8],
     ) -> io::Result<Time> {
-        let sockets = self.by_source.get(&source).map(|raw| &raw.sockets);
-        let socket = sockets
-            .and_then(|sockets| sockets.first())
+        let raw = self
+            .by_source
+            .get_mut(&source)
             .ok_or(io::ErrorKind::NotConnected)?;
+        let socket = raw.sockets.first().ok_or(io::ErrorKind::NotConnected)?;
+        if raw.interface != interface {
+            sys::send_by(socket, false, interface)?;
+            raw.interface = interface;
+        }
         let destination = SocketAddr::V4(SocketAddrV4::new(destination, 0)).into();
         let at = clock::now();
         socket.send_to(packet, &destination)?;
@@ -99,6 +107,7 @@ impl RawSocket {
         }
         let raw = RawSocket {
             sockets: Arc::new(sockets),
+            interface: 0,
             stopping: Arc::default(),
             ready,
         };

@@ -10,10 +10,10 @@ use std::ptr;
 use socket2::Socket;
 use windows_sys::Win32::Foundation::{HANDLE, WAIT_FAILED};
 use windows_sys::Win32::Networking::WinSock::{
-    AF_INET, AF_INET6, FD_READ, ICMP_ERROR_INFO, IPPROTO_TCP, POLLOUT, SIO_TCP_INITIAL_RTO, SOCKET,
-    TCP_FAIL_CONNECT_ON_ICMP_ERROR, TCP_ICMP_ERROR_INFO, TCP_INITIAL_RTO_NO_SYN_RETRANSMISSIONS,
-    TCP_INITIAL_RTO_PARAMETERS, WSAEventSelect, WSAGetLastError, WSAIoctl, WSAPOLLFD, WSAPoll, getsockopt,
-    setsockopt,
+    AF_INET, AF_INET6, FD_READ, ICMP_ERROR_INFO, IP_UNICAST_IF, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
+    IPV6_UNICAST_IF, POLLOUT, SIO_TCP_INITIAL_RTO, SOCKADDR_INET, SOCKET, TCP_FAIL_CONNECT_ON_ICMP_ERROR,
+    TCP_ICMP_ERROR_INFO, TCP_INITIAL_RTO_NO_SYN_RETRANSMISSIONS, TCP_INITIAL_RTO_PARAMETERS, WSAEventSelect,
+    WSAGetLastError, WSAIoctl, WSAPOLLFD, WSAPoll, getsockopt, setsockopt,
 };
 use windows_sys::Win32::System::Threading::{
     CreateEventW, GetCurrentThread, INFINITE, SetEvent, SetThreadPriority, THREAD_PRIORITY_HIGHEST,
@@ -134,22 +134,7 @@ pub(super) fn is_writable(revents: i16) -> bool {
 /// # Errors
 /// `WSAENOPROTOOPT` before Windows build 19041.
 pub(super) fn fail_on_icmp_error(socket: &Socket) -> io::Result<()> {
-    const OPTION_LEN: i32 = 4;
-    let on = 1_u32.to_ne_bytes();
-    // SAFETY: the value is as long as stated.
-    let result = unsafe {
-        setsockopt(
-            raw_socket(socket),
-            IPPROTO_TCP,
-            TCP_FAIL_CONNECT_ON_ICMP_ERROR,
-            on.as_ptr(),
-            OPTION_LEN,
-        )
-    };
-    if result != 0 {
-        return Err(last_socket_error());
-    }
-    Ok(())
+    set_option(socket, IPPROTO_TCP, TCP_FAIL_CONNECT_ON_ICMP_ERROR, 1)
 }
 
 /// An ICMP error as the system reports it.
@@ -182,26 +167,52 @@ pub(super) fn icmp_error(socket: &Socket) -> Option<ReportedIcmp> {
 }
 
 fn reported(info: &ICMP_ERROR_INFO) -> Option<ReportedIcmp> {
-    // SAFETY: all members of the union begin with the family.
-    let family = unsafe { info.srcaddress.si_family };
-    let from = match family {
-        AF_INET => {
-            // SAFETY: the family says that it is an IPv4 address; any bytes are one.
-            let address = unsafe { info.srcaddress.Ipv4.sin_addr.S_un.S_addr };
-            IpAddr::V4(Ipv4Addr::from(address.to_ne_bytes()))
-        }
-        AF_INET6 => {
-            // SAFETY: the family says that it is an IPv6 address; any bytes are one.
-            let address = unsafe { info.srcaddress.Ipv6.sin6_addr.u.Byte };
-            IpAddr::V6(Ipv6Addr::from(address))
-        }
-        _ => return None,
-    };
     Some(ReportedIcmp {
-        from,
+        from: ip_address(&info.srcaddress)?,
         kind: info.r#type,
         code: info.code,
     })
+}
+
+/// The IP address in a socket address; `None` if it is of another family.
+pub(super) fn ip_address(address: &SOCKADDR_INET) -> Option<IpAddr> {
+    // SAFETY: all members of the union begin with the family.
+    let family = unsafe { address.si_family };
+    match family {
+        AF_INET => {
+            // SAFETY: the family says that it is an IPv4 address; any bytes are one.
+            let v4 = unsafe { address.Ipv4.sin_addr.S_un.S_addr };
+            Some(Ipv4Addr::from(v4.to_ne_bytes()).into())
+        }
+        AF_INET6 => {
+            // SAFETY: the family says that it is an IPv6 address; any bytes are one.
+            let v6 = unsafe { address.Ipv6.sin6_addr.u.Byte };
+            Some(Ipv6Addr::from(v6).into())
+        }
+        _ => None,
+    }
+}
+
+/// Has a socket's packets leave by an interface; 0: as the routing table says.
+pub(super) fn send_by(socket: &Socket, is_ipv6: bool, interface: u32) -> io::Result<()> {
+    let (level, option, value) = if is_ipv6 {
+        (IPPROTO_IPV6, IPV6_UNICAST_IF, interface)
+    } else {
+        // In network byte order, unlike in IPv6.
+        (IPPROTO_IP, IP_UNICAST_IF, interface.to_be())
+    };
+    set_option(socket, level, option, value)
+}
+
+fn set_option(socket: &Socket, level: i32, option: i32, value: u32) -> io::Result<()> {
+    const LEN: i32 = 4;
+    let value = value.to_ne_bytes();
+    // SAFETY: the value is as long as stated.
+    let result = unsafe { setsockopt(raw_socket(socket), level, option, value.as_ptr(), LEN) };
+    if result != 0 {
+        return Err(last_socket_error());
+    }
+    Ok(())
 }
 
 /// Lets a SYN be sent once only, so that the time of its answer is that of this SYN, and a refusal is reported at the

@@ -2,6 +2,7 @@
 //! does not, and the driver is not there.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use traceroute_engine::MatchedReply;
@@ -50,6 +51,21 @@ const ECHO: ProbeKind = ProbeKind::Echo {
     payload_len: ECHO_PAYLOAD,
 };
 
+/// A flow over loopback that leaves as the routing table says.
+fn request(transport: Option<Transport>) -> FlowRequest {
+    FlowRequest {
+        target: LOOPBACK,
+        transport,
+        port: 0,
+        egress: Egress::default(),
+    }
+}
+
+/// Opens a flow over loopback.
+fn open_flow(network: &mut WindowsNetwork, transport: Option<Transport>) -> OpenFlow {
+    network.open_flow(&request(transport)).expect("a flow")
+}
+
 /// Polls until `found` says that an event is the one, at most 10 seconds.
 fn wait(network: &mut WindowsNetwork, mut found: impl FnMut(&NetworkEvent<'_>) -> bool) {
     let deadline = network.now() + Duration::from_secs(10);
@@ -65,8 +81,10 @@ fn wait(network: &mut WindowsNetwork, mut found: impl FnMut(&NetworkEvent<'_>) -
 #[test]
 fn an_echo_request_over_a_raw_socket_is_answered() {
     let mut network = network(false, false);
-    assert_eq!(network.prepare(LOOPBACK).expect("route"), LOOPBACK);
-    let sent = network.send(&probe(ECHO), numbered(3)).expect("sent").at;
+    let route = open_flow(&mut network, None).route;
+    assert_eq!((route.source, route.interface, route.mark), (LOOPBACK, 0, 0));
+    let sent = network.send_on(&probe(ECHO), &route, numbered(3));
+    let sent = sent.expect("sent").at;
     wait(&mut network, |event| match event {
         NetworkEvent::Reply { reply, at } => {
             let expected = traceroute_wire::ReplyKind::Echo {
@@ -88,10 +106,10 @@ fn a_refused_syn_over_a_raw_socket_is_answered() {
     let closed_port = listener.local_addr().expect("address").port();
     drop(listener);
     let mut network = network(false, false);
-    network.prepare(LOOPBACK).expect("route");
-    let port = network.reserve_port(Transport::Tcp, LOOPBACK).expect("port");
+    let flow = open_flow(&mut network, Some(Transport::Tcp));
+    let port = flow.number.expect("port");
     network
-        .send(&probe(syn(port, closed_port)), numbered(1))
+        .send_on(&probe(syn(port, closed_port)), &flow.route, numbered(1))
         .expect("sent");
     wait(&mut network, |event| match event {
         NetworkEvent::Reply { reply, .. } => match reply.kind {
@@ -101,7 +119,7 @@ fn a_refused_syn_over_a_raw_socket_is_answered() {
         _ => false,
     });
     assert_eq!(network.counters().reserved_ports, 1);
-    network.release_port(Transport::Tcp, LOOPBACK, port);
+    network.close_flow(&request(Some(Transport::Tcp)), &flow);
     assert_eq!(network.counters().reserved_ports, 0);
 }
 
@@ -116,8 +134,8 @@ fn without_raw_sockets_icmp_works_and_the_rest_says_what_would() {
             io::Error::from_raw_os_error(WSAEACCES),
         )),
     };
-    network.prepare(LOOPBACK).expect("route");
-    network.send(&probe(ECHO), numbered(8)).expect("sent");
+    let route = open_flow(&mut network, None).route;
+    network.send_on(&probe(ECHO), &route, numbered(8)).expect("sent");
     let expected = MatchedReply::new(LOOPBACK, None);
     wait(&mut network, |event| match event {
         NetworkEvent::Answered { token, answer, .. } => *token == numbered(8) && *answer == expected,
@@ -125,7 +143,7 @@ fn without_raw_sockets_icmp_works_and_the_rest_says_what_would() {
     });
     for transport in [Transport::Udp, Transport::Tcp] {
         let text = network
-            .reserve_port(transport, LOOPBACK)
+            .open_flow(&request(Some(transport)))
             .expect_err("no raw sockets")
             .to_string();
         assert!(
@@ -154,13 +172,18 @@ fn sack_without_the_driver_fails_like_a_target_that_cannot() {
 fn udp_and_tcp_over_ipv6_need_the_driver() {
     let mut network = network(false, false);
     let loopback = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
-    let error = network.reserve_port(Transport::Udp, loopback).expect_err("IPv6");
+    let request = FlowRequest {
+        target: loopback,
+        ..request(Some(Transport::Udp))
+    };
+    let error = network.open_flow(&request).expect_err("IPv6");
     assert!(error.to_string().contains("without the driver"), "{error}");
 }
 
 #[test]
 fn without_the_driver_its_network_does_not_open() {
-    let error = network(true, false).prepare(LOOPBACK).expect_err("no driver");
+    let flow = network(true, false).open_flow(&request(None));
+    let error = flow.expect_err("no driver");
     assert!(error.to_string().contains("ddnpm is not running"), "{error}");
 }
 
@@ -169,20 +192,85 @@ fn syn_socket_traces_or_wine_says_which_windows_it_needs() {
     let listener = TcpListener::bind((LOOPBACK, 0)).expect("listener");
     let open_port = listener.local_addr().expect("address").port();
     let mut network = network(false, true);
-    network.prepare(LOOPBACK).expect("route");
-    let port = network.reserve_port(Transport::Tcp, LOOPBACK).expect("port");
-    match network.send(&probe(syn(port, open_port)), numbered(1)) {
+    let flow = open_flow(&mut network, Some(Transport::Tcp));
+    let port = flow.number.expect("port");
+    match network.send_on(&probe(syn(port, open_port)), &flow.route, numbered(1)) {
         Ok(_) => wait(&mut network, |event| {
             matches!(event, NetworkEvent::Answered { .. })
         }),
         Err(error) => assert!(error.to_string().contains("version 2004"), "{error}"),
     }
     network
-        .send(&probe(ECHO), numbered(2))
+        .send_on(&probe(ECHO), &flow.route, numbered(2))
         .expect_err("no echo requests");
     network
-        .reserve_port(Transport::Udp, LOOPBACK)
+        .open_flow(&request(Some(Transport::Udp)))
         .expect_err("no UDP either");
+}
+
+/// The interface that has 127.0.0.1.
+fn loopback_interface() -> NonZeroU32 {
+    let all = interfaces::addresses().expect("addresses");
+    let own = all.iter().find(|own| own.address == LOOPBACK).expect("loopback");
+    own.interface.try_into().expect("an index")
+}
+
+fn chosen(egress: Egress) -> FlowRequest {
+    FlowRequest {
+        egress,
+        ..request(None)
+    }
+}
+
+#[test]
+fn an_echo_request_leaves_by_the_chosen_interface_and_the_next_as_the_routing_table_says() {
+    let mut network = network(false, false);
+    let interface = loopback_interface();
+    let by_interface = Egress {
+        interface: Some(interface),
+        ..Egress::default()
+    };
+    for (token, egress) in [(1, by_interface), (2, Egress::default())] {
+        let route = network.open_flow(&chosen(egress)).expect("a flow").route;
+        assert_eq!(route.source, LOOPBACK);
+        assert_eq!(route.interface, egress.interface.map_or(0, NonZeroU32::get));
+        network
+            .send_on(&probe(ECHO), &route, numbered(token))
+            .expect("sent");
+        wait(&mut network, |event| matches!(event, NetworkEvent::Reply { .. }));
+    }
+}
+
+#[test]
+fn a_way_that_cannot_be_is_refused_before_anything_is_sent() {
+    let mut raw = network(false, false);
+    let mut refused = |egress| {
+        let flow = raw.open_flow(&chosen(egress));
+        flow.expect_err("no way").to_string()
+    };
+    let nobodys = Egress {
+        interface: Some(NonZeroU32::MAX),
+        ..Egress::default()
+    };
+    assert!(refused(nobodys).contains("interface is gone"));
+    let marked = Egress {
+        mark: NonZeroU32::new(7),
+        ..Egress::default()
+    };
+    assert!(refused(marked).contains("cannot mark packets"));
+    let foreign = Egress {
+        source: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77))),
+        interface: Some(loopback_interface()),
+        ..Egress::default()
+    };
+    assert!(refused(foreign).contains("choose only one"));
+    let by_driver = Egress {
+        interface: Some(loopback_interface()),
+        ..Egress::default()
+    };
+    let flow = network(true, false).open_flow(&chosen(by_driver));
+    let text = flow.expect_err("not by the driver").to_string();
+    assert!(text.contains("driver cannot choose the interface"), "{text}");
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Duration;
 
-use traceroute_engine::{ConnectionId, MatchedReply, Network, NetworkEvent, Time, Token, Transport};
+use traceroute_engine::{
+    Capabilities, ConnectionId, Egress, FlowRequest, MatchedReply, NetError, Network, NetworkEvent, OpenFlow,
+    Route, Time, Token, Transport,
+};
 use traceroute_net::Options;
 use traceroute_wire::{ECHO_PAYLOAD, Ignored, Probe, ProbeKind, Reply};
 
@@ -227,12 +230,60 @@ impl Subject {
             .expect("collect saw it")
     }
 
-    pub(crate) fn reserve(&mut self, transport: Transport, source: IpAddr) -> u16 {
-        self.network.reserve_port(transport, source).expect("a port")
+    /// Opens an ICMP flow, and with it what probing a family needs.
+    pub(crate) fn prepare(&mut self, target: IpAddr) -> Route {
+        let flow = self.network.open_flow(&request(None, target));
+        flow.expect("prepared").route
     }
 
+    /// Opens a flow; its port.
+    pub(crate) fn reserve(&mut self, transport: Transport, target: IpAddr) -> u16 {
+        self.try_reserve(transport, target).expect("a port")
+    }
+
+    pub(crate) fn try_reserve(&mut self, transport: Transport, target: IpAddr) -> Result<u16, NetError> {
+        let flow = self.network.open_flow(&request(Some(transport), target))?;
+        Ok(flow.number.expect("a port"))
+    }
+
+    /// Closes a flow to this host itself.
+    pub(crate) fn release(&mut self, transport: Transport, address: IpAddr, port: u16) {
+        let flow = OpenFlow {
+            route: route_from(address),
+            number: Some(port),
+            capabilities: Capabilities::RAW,
+        };
+        self.network.close_flow(&request(Some(transport), address), &flow);
+    }
+
+    /// Sends a probe; when it left.
     pub(crate) fn send(&mut self, probe: &Probe, token: u64) -> Time {
-        self.network.send(probe, numbered(token)).expect("sent").at
+        self.try_send(probe, token).expect("sent")
+    }
+
+    pub(crate) fn try_send(&mut self, probe: &Probe, token: u64) -> Result<Time, NetError> {
+        let route = route_from(probe.source);
+        let stamp = self.network.send_on(probe, &route, numbered(token))?;
+        Ok(stamp.at)
+    }
+}
+
+/// A flow that leaves as the routing tables say, to a port that does not matter to them.
+pub(crate) fn request(transport: Option<Transport>, target: IpAddr) -> FlowRequest {
+    FlowRequest {
+        target,
+        transport,
+        port: if transport.is_some() { 33_434 } else { 0 },
+        egress: Egress::default(),
+    }
+}
+
+/// The route of packets from an address that the routing tables decide about.
+fn route_from(source: IpAddr) -> Route {
+    Route {
+        source,
+        interface: 0,
+        mark: 0,
     }
 }
 

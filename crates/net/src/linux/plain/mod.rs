@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use socket2::{Protocol, Socket, Type};
 use traceroute_engine::{
-    Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
-    OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
+    Capabilities, ConnectionId, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent, OpenFlow,
+    Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
 use traceroute_wire::{Probe, ProbeKind};
 
@@ -29,10 +29,10 @@ use super::connections::Readiness;
 use super::routes::{Routes, Want};
 use super::{BATCH, local_ports, no_way, stamps};
 use crate::ports::{PortPool, Ports};
+use crate::route;
 use crate::unix::clock::{Converter, Sample};
-use crate::unix::interfaces::needs_scope;
+use crate::unix::errors;
 use crate::unix::reservations::new_socket;
-use crate::unix::{errors, route};
 use datagrams::{Datagrams, Kind};
 use header::Header;
 use syn::{Outcome, Syns};
@@ -181,7 +181,7 @@ impl PlainNetwork {
         Ok(OpenFlow {
             route,
             number: Some(port),
-            capabilities: self.capabilities(request.target.is_ipv6(), request.transport),
+            capabilities: capabilities(request.transport),
         })
     }
 
@@ -267,27 +267,6 @@ impl Network for PlainNetwork {
         Arc::new(move || super::sys::raise(wake.as_fd()))
     }
 
-    fn prepare(&mut self, target: IpAddr) -> Result<IpAddr, NetError> {
-        let want = Want::new(target, Egress::default());
-        let route = self.routes.ordinary_flow(&want);
-        Ok(route.map_err(|error| no_way(&want, error))?.source)
-    }
-
-    fn capabilities(&self, _: bool, transport: Option<Transport>) -> Capabilities {
-        let is_tcp = transport == Some(Transport::Tcp);
-        Capabilities {
-            // An error's probe is found by the quoted message; no two are the same. The kernel
-            // checks sequence numbers, so what is about an earlier connection from the port
-            // ends no later one.
-            tells_attempts: true,
-            // TCP_SYNCNT. What answers a repeated SYN is not reported.
-            retransmits: is_tcp,
-            sees_after_nat: true,
-            // A socket has one connection at a time.
-            one_at_a_time: is_tcp,
-        }
-    }
-
     fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
         match request.transport {
             Some(transport) => self.open_port(transport, request),
@@ -302,63 +281,35 @@ impl Network for PlainNetwork {
                 Ok(OpenFlow {
                     route,
                     number: Some(identifier),
-                    capabilities: self.capabilities(request.target.is_ipv6(), request.transport),
+                    capabilities: capabilities(request.transport),
                 })
             }
         }
     }
 
-    fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {
-        let scope = if needs_scope(probe.destination) {
-            route.interface
-        } else {
-            0
+    fn close_flow(&mut self, request: &FlowRequest, flow: &OpenFlow) {
+        let (source, Some(number)) = (flow.route.source, flow.number) else {
+            return;
         };
+        match request.transport {
+            Some(transport) => {
+                if self.remove((protocol(transport), source, number)) {
+                    self.ports(source).release(transport, number);
+                }
+            }
+            None => {
+                self.remove((Protocols::Echo, source, number));
+            }
+        }
+    }
+
+    fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {
+        let scope = route::scope_of(probe.destination, route.interface);
         let at = self
             .transmit(probe, scope, token)
             .map_err(|error| errors::error(Operation::Send, Some(probe.destination), error))?;
         self.counters.sent += 1;
         Ok(SendStamp { at })
-    }
-
-    fn reserve_port(&mut self, transport: Transport, source: IpAddr) -> Result<u16, NetError> {
-        let failed = |error| errors::error(Operation::ReservePort, Some(source), error);
-        let mut binder = Binder {
-            transport,
-            route: Routes::between(source, source),
-        };
-        let (port, socket) = self
-            .ports(source)
-            .reserve(transport, &mut binder)
-            .map_err(failed)?;
-        if let Err(error) = self.add((protocol(transport), source, port), socket) {
-            self.ports(source).release(transport, port);
-            return Err(failed(error));
-        }
-        Ok(port)
-    }
-
-    fn release_port(&mut self, transport: Transport, source: IpAddr, port: u16) {
-        if self.remove((protocol(transport), source, port)) {
-            self.ports(source).release(transport, port);
-        }
-    }
-
-    fn reserve_identifier(&mut self, source: IpAddr) -> Result<Option<u16>, NetError> {
-        let failed = |error| errors::error(Operation::OpenEcho, None, error);
-        let (identifier, socket) = echo_socket(&Routes::between(source, source)).map_err(failed)?;
-        self.add((Protocols::Echo, source, identifier), socket)
-            .map_err(failed)?;
-        Ok(Some(identifier))
-    }
-
-    fn release_identifier(&mut self, source: IpAddr, identifier: u16) {
-        self.remove((Protocols::Echo, source, identifier));
-    }
-
-    fn send(&mut self, probe: &Probe, token: Token) -> Result<SendStamp, NetError> {
-        let route = Routes::between(probe.source, probe.destination);
-        self.send_on(probe, &route, token)
     }
 
     /// Fails, as an event: connections are for TCP SACK, and this way another method can be tried
@@ -404,6 +355,22 @@ fn protocol(transport: Transport) -> Protocols {
     match transport {
         Transport::Udp => Protocols::Udp,
         Transport::Tcp => Protocols::Tcp,
+    }
+}
+
+/// What can be done with probes over `transport`, or with ICMP echo requests (`None`).
+fn capabilities(transport: Option<Transport>) -> Capabilities {
+    let is_tcp = transport == Some(Transport::Tcp);
+    Capabilities {
+        // An error's probe is found by the quoted message; no two are the same. The kernel
+        // checks sequence numbers, so what is about an earlier connection from the port
+        // ends no later one.
+        tells_attempts: true,
+        // TCP_SYNCNT. What answers a repeated SYN is not reported.
+        retransmits: is_tcp,
+        sees_after_nat: true,
+        // A socket has one connection at a time.
+        one_at_a_time: is_tcp,
     }
 }
 
@@ -460,35 +427,8 @@ fn echo_socket(route: &Route) -> io::Result<(u16, Socket)> {
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
-/// Binds sockets for [`PortPool`]. Nothing is captured, so nothing needs to be watched.
-struct Binder {
-    transport: Transport,
-    route: Route,
-}
-
-impl Binder {
-    fn bind(&self, port: u16) -> io::Result<Socket> {
-        let socket = new_socket(self.transport, self.route.source)?;
-        super::sys::bind_to_route(socket.as_fd(), &self.route)?;
-        let local = route::with_scope(self.route.source, port, self.route.interface);
-        socket.bind(&local.into())?;
-        Ok(socket)
-    }
-}
-
-impl Ports for Binder {
-    type Socket = Socket;
-
-    fn bind(&mut self, port: u16) -> io::Result<Socket> {
-        Binder::bind(self, port)
-    }
-
-    fn watch(&mut self, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Binds sockets to the address that a flow's packets leave from, which may depend on the port.
+/// Binds sockets for [`PortPool`] to the address that a flow's packets leave from, which may depend
+/// on the port.
 struct Router<'a> {
     transport: Transport,
     request: &'a FlowRequest,
@@ -507,11 +447,13 @@ impl Ports for Router<'_> {
             // Unlike a port that is taken, this ends the search.
             io::ErrorKind::InvalidData
         })?;
-        let transport = self.transport;
-        let socket = Binder { transport, route }.bind(port)?;
+        let socket = new_socket(self.transport, route.source)?;
+        super::sys::bind_to_route(socket.as_fd(), &route)?;
+        socket.bind(&route::with_scope(route.source, port, route.interface).into())?;
         Ok((route, socket))
     }
 
+    /// Nothing is captured, so nothing needs to be watched.
     fn watch(&mut self, _: &[u8]) -> io::Result<()> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Socket addresses.
+//! Socket addresses, and the interfaces of link-local ones (RFC 4007 §6).
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -10,6 +10,17 @@ pub(crate) fn domain(address: IpAddr) -> Domain {
         IpAddr::V4(_) => Domain::IPV4,
         IpAddr::V6(_) => Domain::IPV6,
     }
+}
+
+/// Whether an address means nothing without its interface.
+pub(crate) fn needs_scope(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// What the kernel is to be told with an address of a flow that leaves by `interface`: 0 unless the
+/// address means nothing without.
+pub(crate) fn scope_of(address: IpAddr, interface: u32) -> u32 {
+    if needs_scope(address) { interface } else { 0 }
 }
 
 /// A socket address with the interface of a link-local address.
