@@ -50,6 +50,12 @@ pub enum Action {
         /// The flow: the first has number 0, those of [`Action::Open`] follow in order.
         flow: u32,
     },
+    /// Ask [`Network::lacks_neighbour`](crate::Network::lacks_neighbour) about a trace's last
+    /// flow, then call [`Engine::neighbour`]: nobody has answered any of its probes.
+    AskForNeighbour {
+        /// The trace it is for.
+        trace: TraceId,
+    },
     /// Open a TCP connection; the outcome comes back as [`NetworkEvent::Connected`] or
     /// [`NetworkEvent::ConnectFailed`], or by [`Engine::fail`] when it cannot even begin.
     Connect {
@@ -255,6 +261,14 @@ impl Engine {
         }
     }
 
+    /// What [`Action::AskForNeighbour`] asked for.
+    pub fn neighbour(&mut self, id: TraceId, is_missing: bool) {
+        if let Some(trace) = self.trace_mut(id) {
+            trace.neighbour(is_missing);
+            self.reschedule(id.slot);
+        }
+    }
+
     /// Takes a trace out of its slot for a moment.
     fn take(&mut self, id: TraceId) -> Option<Trace> {
         let slot = self.slots.get_mut(id.slot as usize)?;
@@ -382,6 +396,10 @@ impl Engine {
                 Due::Open => {
                     slot.wake_at = Time::MAX;
                     return Some(Action::Open { trace: id });
+                }
+                Due::AskForNeighbour => {
+                    slot.wake_at = Time::MAX;
+                    return Some(Action::AskForNeighbour { trace: id });
                 }
                 Due::Close { flow, settled } => {
                     if let Some((index, rtt)) = settled {

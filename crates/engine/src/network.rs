@@ -199,6 +199,14 @@ pub trait Network {
     /// mean "later".
     fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError>;
 
+    /// Whether packets of this flow do not leave this host because the target, or the gateway to
+    /// it, answers no ARP (RFC 826) or neighbour solicitation (RFC 4861), or has not done so yet.
+    /// `false` also where that is not known. The flow may have been closed.
+    fn lacks_neighbour(&mut self, request: &FlowRequest, flow: &OpenFlow) -> bool {
+        let _ = (request, flow);
+        false
+    }
+
     /// Begins a TCP connection from a flow's reserved port, `local`, to `remote`; the outcome is an
     /// event.
     ///

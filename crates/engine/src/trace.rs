@@ -167,6 +167,8 @@ pub(crate) type FlowIndex = u32;
 #[derive(Debug)]
 pub(crate) enum Due {
     Connect,
+    /// Whether the first flow's packets leave this host at all.
+    AskForNeighbour,
     /// A further flow, whose port or identifier is to be reserved.
     Open,
     /// This flow is not needed any more.
@@ -243,6 +245,10 @@ pub(crate) struct Trace {
     probes_sent: u32,
     /// Why a probe could not be sent.
     refusal: Option<TraceError>,
+    /// Somebody has answered.
+    is_answered: bool,
+    /// Whether nobody answers on the local link; `None`: that was not asked.
+    lacks_neighbour: Option<bool>,
 }
 
 impl Trace {
@@ -261,6 +267,8 @@ impl Trace {
             queue_full_since: None,
             probes_sent: 0,
             refusal: None,
+            is_answered: false,
+            lacks_neighbour: None,
         }
     }
 
@@ -357,9 +365,25 @@ impl Trace {
         }
     }
 
+    /// Whether nobody answers on the local link, so that no packet leaves.
+    pub(crate) fn neighbour(&mut self, is_missing: bool) {
+        self.lacks_neighbour = Some(is_missing);
+        self.wake_at = Time::ZERO;
+    }
+
+    /// The trace is over, unless it is still to be asked why nobody has answered.
+    fn over(&mut self) -> Due {
+        if self.is_answered || self.probes_sent == 0 || self.lacks_neighbour.is_some() {
+            Due::Finish
+        } else {
+            self.lacks_neighbour = Some(false);
+            Due::AskForNeighbour
+        }
+    }
+
     fn step(&mut self, now: Time, responders: &mut Responders) -> Due {
         if now >= self.started + self.spec.longest {
-            return Due::Finish;
+            return self.over();
         }
         if let Some((flow, id, _)) = self.asked {
             return Due::Send { flow, id };
@@ -370,6 +394,7 @@ impl Trace {
             spec: &self.spec,
             flows: &self.flows,
             responders,
+            lacks_neighbour: false,
         };
         let step = self.strategy.next(&mut view);
         self.closing = None;
@@ -391,7 +416,7 @@ impl Trace {
                 self.closing = last.then_some(self.wake_at);
                 Due::Nothing
             }
-            Step::Done => Due::Finish,
+            Step::Done => self.over(),
         }
     }
 
@@ -757,6 +782,7 @@ impl Trace {
         if !datagrams.add(received.at, apart) {
             return Credit::Duplicate;
         }
+        self.is_answered = true;
         self.wake_at = Time::ZERO;
         Credit::Kept
     }
@@ -824,6 +850,7 @@ impl Trace {
             responders.answered(place, answer.address, answer.error.is_some(), sent, answer.rtt);
         }
         self.wake_at = Time::ZERO;
+        self.is_answered = true;
         if is_new {
             Credit::Matched {
                 found: Found { ttl, answer },
@@ -864,6 +891,7 @@ impl Trace {
             spec: &self.spec,
             flows: &self.flows,
             responders,
+            lacks_neighbour: self.lacks_neighbour == Some(true),
         };
         Ok(self.strategy.outcome(&mut view))
     }

@@ -248,6 +248,28 @@ fn what_this_machine_does_not_send_is_local() {
     }
 }
 
+#[test]
+fn what_has_no_neighbour_to_go_to_is_local() {
+    for lacks_neighbour in [true, false] {
+        let mut world = World::new(6, 1);
+        world.filtered_from = Some(1);
+        let (mut simulation, _) = world.simulate();
+        simulation.lacks_neighbour = lacks_neighbour;
+        let run = simulation.start(spec(Method::Icmp));
+        let single = TraceSpec::single(Method::Icmp, target(), 0, 30, ms(400));
+        let series = simulation.start(TraceSpec::end_to_end(single, 3, ms(100), false));
+        simulation.run();
+        let cause = if lacks_neighbour {
+            Cause::Local
+        } else {
+            Cause::Filtered
+        };
+        let hops = &simulation.result(run).hops;
+        assert!(hops.iter().all(|hop| only(&hop.lost, cause)), "{hops:?}");
+        assert!(only(&simulation.series[&series].1.lost, cause));
+    }
+}
+
 /// More routers than are remembered: the memory stays bounded, and counts what it forgets.
 #[test]
 fn a_flood_of_responders_does_not_grow_the_memory() {

@@ -202,6 +202,7 @@ impl Simulation {
                         self.engine.opened(time(self.now), trace, source, port);
                     }
                 }
+                Action::AskForNeighbour { trace } => self.engine.neighbour(trace, false),
                 Action::Close { .. } => {}
                 Action::Connect {
                     id, local, remote, ..

@@ -218,6 +218,8 @@ struct Job {
     request: FlowRequest,
     /// By their numbers; `None`: closed, or never opened.
     flows: Vec<Option<OpenFlow>>,
+    /// The last one that was opened, even if it is closed.
+    last_flow: OpenFlow,
     on_news: Option<OnNews>,
     result: oneshot::Sender<Result<Outcome, TraceError>>,
 }
@@ -378,6 +380,7 @@ impl Pump {
                         ticket,
                         request,
                         flows: vec![Some(flow)],
+                        last_flow: flow,
                         on_news,
                         result,
                     },
@@ -465,6 +468,7 @@ impl Pump {
         let opened = network.open_flow(&job.request);
         let now = network.now();
         job.flows.push(opened.as_ref().ok().copied());
+        job.last_flow = opened.as_ref().copied().unwrap_or(job.last_flow);
         match opened {
             Ok(flow) => self
                 .engine
@@ -517,6 +521,12 @@ impl Pump {
                     }
                 }
                 Action::Open { trace } => self.open_flow(trace),
+                Action::AskForNeighbour { trace } => {
+                    let job = self.jobs.get(&trace);
+                    let is_missing =
+                        job.is_some_and(|job| network.lacks_neighbour(&job.request, &job.last_flow));
+                    self.engine.neighbour(trace, is_missing);
+                }
                 Action::Close { trace, flow } => self.close_flow(trace, flow),
                 Action::Connect {
                     id,

@@ -294,7 +294,9 @@ impl Strategy for EndToEnd {
                 Fortune::Waiting => (view.now, None),
             };
             result.probes.push(None);
-            let cause = if let Some(why) = why {
+            let cause = if view.lacks_neighbour {
+                Cause::Local
+            } else if let Some(why) = why {
                 why
             } else if answered || view.responders.is_known(place) {
                 match view.responders.explains_probe(place, sent, view.now) {

@@ -64,6 +64,8 @@ pub(crate) struct View<'v> {
     pub spec: &'v TraceSpec,
     pub flows: &'v [Option<FlowState>],
     pub responders: &'v mut Responders,
+    /// In the end: nobody answers on the local link, so that no probe has left this host.
+    pub lacks_neighbour: bool,
 }
 
 impl<'v> View<'v> {

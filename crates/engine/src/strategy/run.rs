@@ -387,8 +387,8 @@ fn losses(
     let may_be_target =
         place.method == Method::Udp && is_beyond && is_open && !view.responders.is_before_router(place);
     // One probe that found no neighbour speaks for those that nobody reported on.
-    let dropped_here =
-        highest_answered.is_none() && ledger.attempts().iter().any(|sent| sent.fate == Fate::Dropped);
+    let dropped_here = view.lacks_neighbour
+        || highest_answered.is_none() && ledger.attempts().iter().any(|sent| sent.fate == Fate::Dropped);
     for attempt in ledger.attempts().iter().filter(|attempt| attempt.id.ttl == ttl) {
         let cause = match attempt.fate {
             Fate::Answered => continue,

@@ -136,6 +136,8 @@ pub struct Simulation<'p> {
     attempts_of: BTreeMap<(u64, Name, u8), Vec<Token>>,
     /// Flows opened and closed besides the first ones.
     pub opened: usize,
+    /// Nobody answers on the local link.
+    pub lacks_neighbour: bool,
     pub closed: usize,
     /// Fails the n-th send (from 0).
     pub fail_send: BTreeMap<usize, ErrorKind>,
@@ -176,6 +178,7 @@ impl<'p> Simulation<'p> {
             tries: Vec::new(),
             attempts_of: BTreeMap::new(),
             opened: 0,
+            lacks_neighbour: false,
             closed: 0,
             fail_send: BTreeMap::new(),
             attempts: Vec::new(),
@@ -318,6 +321,7 @@ impl<'p> Simulation<'p> {
                     self.opened += 1;
                     self.engine.opened(self.now, trace, client, port);
                 }
+                Action::AskForNeighbour { trace } => self.engine.neighbour(trace, self.lacks_neighbour),
                 Action::Close { .. } => self.closed += 1,
                 Action::Connect { id, .. } => {
                     self.connection = Some(id);

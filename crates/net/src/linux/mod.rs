@@ -633,6 +633,11 @@ impl Network for LinuxNetwork {
         }
     }
 
+    fn lacks_neighbour(&mut self, request: &FlowRequest, flow: &OpenFlow) -> bool {
+        let want = Want::of(request, flow.number.unwrap_or(0));
+        self.routes.lacks_neighbour(&want, &flow.route)
+    }
+
     fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {
         if let Some(own) = self.own.as_mut().filter(|own| own.has_socket_of(probe)) {
             let stamp = own.send_on(probe, route, token)?;

@@ -12,6 +12,9 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
     NetlinkSerializable,
 };
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia,
 };
@@ -173,6 +176,34 @@ impl Netlink {
             })
     }
 
+    /// Whether a neighbour (ip-neighbour(8)) was asked for its link-layer address and has not
+    /// answered. Not known before Linux 5.0.
+    ///
+    /// # Errors
+    /// What the kernel says; there may be no entry.
+    pub(super) fn is_missing(&mut self, address: IpAddr, interface: u32) -> io::Result<bool> {
+        let mut question = NeighbourMessage::default();
+        question.header.family = family(address);
+        question.header.ifindex = interface;
+        let destination = match address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        };
+        question
+            .attributes
+            .push(NeighbourAttribute::Destination(destination));
+        self.ask(
+            RouteNetlinkMessage::GetNeighbour(question),
+            |answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(neighbour) => Some(matches!(
+                    neighbour.header.state,
+                    NeighbourState::Incomplete | NeighbourState::Failed
+                )),
+                _ => None,
+            },
+        )
+    }
+
     /// The routing rules of a family (ip-rule(8)).
     ///
     /// # Errors
@@ -222,14 +253,28 @@ impl Netlink {
     }
 
     fn ask_for_route(&mut self, question: &Question, flags: RouteFlags) -> io::Result<RouteMessage> {
-        self.send(
-            RouteNetlinkMessage::GetRoute(question.message(flags)),
-            NLM_F_REQUEST,
-        )?;
+        let question = RouteNetlinkMessage::GetRoute(question.message(flags));
+        self.ask(question, |answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        })
+    }
+
+    /// Asks for one thing. `take` knows it among what else comes.
+    fn ask<T>(
+        &mut self,
+        question: RouteNetlinkMessage,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> io::Result<T> {
+        self.send(question, NLM_F_REQUEST)?;
         loop {
             for message in self.receive()? {
                 match message? {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => return Ok(route),
+                    NetlinkPayload::InnerMessage(answer) => {
+                        if let Some(answer) = take(answer) {
+                            return Ok(answer);
+                        }
+                    }
                     NetlinkPayload::Error(error) => {
                         error_of(&error)?;
                         return Err(unexpected());

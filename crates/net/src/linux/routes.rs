@@ -342,6 +342,21 @@ impl Routes {
         Ok(answer)
     }
 
+    /// Whether nobody answers on the link where a flow's packets leave.
+    pub(super) fn lacks_neighbour(&mut self, want: &Want, route: &Route) -> bool {
+        let find = |routes: &mut Self| {
+            let question = Question {
+                source: Some(route.source),
+                interface: route.interface,
+                ..routes.question(want)?
+            };
+            let way = routes.netlink.route(&question)?;
+            let neighbour = way.gateway.unwrap_or(want.target);
+            Ok::<_, io::Error>(!way.is_local && routes.netlink.is_missing(neighbour, way.interface)?)
+        };
+        find(self).unwrap_or(false)
+    }
+
     /// Whether no routing rule depends on anything.
     fn rules_are_plain(&mut self, target: IpAddr) -> bool {
         let now = sys::monotonic();

@@ -303,6 +303,11 @@ impl Network for PlainNetwork {
         }
     }
 
+    fn lacks_neighbour(&mut self, request: &FlowRequest, flow: &OpenFlow) -> bool {
+        let want = Want::of(request, flow.number.unwrap_or(0));
+        self.routes.lacks_neighbour(&want, &flow.route)
+    }
+
     fn send_on(&mut self, probe: &Probe, route: &Route, token: Token) -> Result<SendStamp, NetError> {
         let scope = route::scope_of(probe.destination, route.interface);
         let at = self
