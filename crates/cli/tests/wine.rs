@@ -203,6 +203,38 @@ fn sack_needs_the_driver_and_prefer_sack_falls_back() {
 }
 
 #[test]
+fn source_and_interface_are_the_users_choice() {
+    let lane = Lane::new();
+    let Path { client, target, .. } = lane.path();
+    for protocol in ["icmp", "udp", "tcp --port 80"] {
+        lane.trace(&format!("--proto {protocol} --interface eth0"));
+    }
+    lane.trace(&format!("--proto udp --interface eth0 --source {client}"));
+    for (choice, text) in [
+        (
+            "--source 192.0.2.7".to_owned(),
+            "the source 192.0.2.7 is not an address of this host",
+        ),
+        (
+            format!("--source {client} --interface lo"),
+            "is not an address of the chosen interface",
+        ),
+        (
+            "--interface no-such-if".to_owned(),
+            "this host has no interface \"no-such-if\"; `ipconfig` lists",
+        ),
+        ("--fwmark 5".to_owned(), "this system cannot mark packets"),
+    ] {
+        lane.refuses(&format!("--proto udp {choice} -q 1 -Q 0 {target}"), text);
+    }
+}
+
+#[test]
+fn the_icmp_api_sends_from_the_chosen_interface() {
+    Lane::without_raw_sockets().trace("--proto icmp --interface eth0");
+}
+
+#[test]
 fn what_wine_cannot_do_is_refused_with_what_would_help() {
     let lane = Lane::new();
     let [v4, v6] = paths(&lane.chain);

@@ -66,6 +66,9 @@ fn connect(target: IpAddr, interface: u32, chosen: Option<IpAddr>) -> io::Result
     let source = chosen.unwrap_or_else(|| unspecified(target));
     socket.bind(&with_scope(source, 0))?;
     socket.connect(&with_scope(target, PORT))?;
+    if let Some(source) = chosen {
+        return Ok(source);
+    }
     let local = socket.local_addr()?.as_socket();
     Ok(local.map_or(source, |local| local.ip()))
 }
