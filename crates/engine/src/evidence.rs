@@ -183,7 +183,7 @@ impl Evidence {
             shared,
             uses,
         } = picture;
-        if self.own == [f64::NEG_INFINITY; 3] {
+        if self.own.iter().all(|own| own.is_infinite()) {
             let lost = if self.began_within {
                 limited * weighted(FIRST_LOST, uses)
             } else {
