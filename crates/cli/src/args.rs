@@ -81,7 +81,8 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         .validate()
         .map_err(|error| PROGRAM.usage_error(error.for_command_line()))?;
     let details = request.details;
-    request.details |= format.needs_details();
+    // Remarks are made of them.
+    request.details |= format.is_for_people();
     Ok(Action::Trace(Trace {
         request,
         format,

@@ -19,7 +19,10 @@ fn main() -> ExitCode {
     match args::parse(arguments) {
         Ok(Action::Trace(trace)) => match trace::run(&trace) {
             Ok(document) => print(document.as_bytes()),
-            Err(failure) => fail(&failure, failure.exit_status()),
+            Err(failure) => {
+                print(failure.known().as_bytes());
+                fail(&failure, failure.exit_status())
+            }
         },
         Ok(Action::Help(text)) => print(text.as_bytes()),
         Ok(Action::Version) => print(args::PROGRAM.version().as_bytes()),

@@ -1,36 +1,53 @@
-//! The line on the terminal that shows how far a trace is.
+//! What a terminal shows while a trace goes on: each hop as soon as it is found, and how far the rest
+//! is.
 
-use std::collections::BTreeSet;
-use std::fmt;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use datadog_traceroute::Request;
+use datadog_traceroute::{Answer, Request, details};
 
 use crate::backend::Progress;
+use crate::format::rtt;
 
-/// How far a trace is.
+/// Of more round-trip times, the least, the mean and the greatest are shown.
+const MOST_RTTS: usize = 3;
+
+/// What is known of a trace so far.
 #[derive(Debug, Clone)]
-pub(crate) struct Counts {
+pub(crate) struct Live {
     runs: u32,
     runs_finished: u32,
     probes: u32,
     probes_finished: u32,
     probes_lost: u32,
-    /// TTLs at which a hop was found, in whichever run.
-    hops: BTreeSet<u8>,
+    hops: BTreeMap<u8, Vec<Seen>>,
+    /// The lowest TTL at which the destination answered.
+    destination: Option<u8>,
 }
 
-impl Counts {
+/// Who answered at a TTL, in whichever run.
+#[derive(Debug, Clone)]
+struct Seen {
+    address: IpAddr,
+    rtts: Vec<Duration>,
+    /// Why it is worth a look: `!X`, `NAT`.
+    notes: Vec<String>,
+}
+
+impl Live {
     /// A trace that has just begun.
     pub(crate) fn new(request: &Request) -> Self {
-        Counts {
+        Live {
             runs: request.traceroute_queries,
             runs_finished: 0,
             probes: request.e2e_queries,
             probes_finished: 0,
             probes_lost: 0,
-            hops: BTreeSet::new(),
+            hops: BTreeMap::new(),
+            destination: None,
         }
     }
 
@@ -38,7 +55,7 @@ impl Counts {
     pub(crate) fn update(&mut self, progress: &Progress) {
         match progress {
             Progress::RunFinished { .. } => self.runs_finished += 1,
-            Progress::HopFound { ttl, .. } => _ = self.hops.insert(*ttl),
+            Progress::HopFound { ttl, answer, .. } => self.found(*ttl, answer),
             Progress::E2eProbe { rtt, .. } => {
                 self.probes_finished += 1;
                 self.probes_lost += u32::from(rtt.is_none());
@@ -46,61 +63,188 @@ impl Counts {
         }
     }
 
-    /// The line after `elapsed`, without control characters.
-    pub(crate) fn line(&self, elapsed: Duration) -> String {
-        format!("{self}, {:.1} s", elapsed.as_secs_f64())
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hops = self.hops.len();
-        write!(f, "Tracing: {hops} {}", if hops == 1 { "hop" } else { "hops" })?;
-        write!(f, ", runs {}/{}", self.runs_finished, self.runs)?;
-        write!(f, ", end-to-end probes {}/{}", self.probes_finished, self.probes)?;
-        if self.probes_lost > 0 {
-            write!(f, " ({} lost)", self.probes_lost)?;
+    fn found(&mut self, ttl: u8, answer: &Answer) {
+        if answer.destination {
+            self.destination = Some(self.destination.map_or(ttl, |known| known.min(ttl)));
         }
-        Ok(())
+        let hop = self.hops.entry(ttl).or_default();
+        let known = hop.iter().position(|seen| seen.address == answer.address);
+        let seen = match known {
+            Some(index) => &mut hop[index],
+            None => hop.push_mut(Seen {
+                address: answer.address,
+                rtts: Vec::new(),
+                notes: Vec::new(),
+            }),
+        };
+        seen.rtts.extend(answer.rtt);
+        let nat = answer.translated.then(|| "NAT".to_owned());
+        let mpls = (!answer.mpls.is_empty()).then(|| "MPLS".to_owned());
+        for note in [details::notation(answer), nat, mpls].into_iter().flatten() {
+            if !seen.notes.contains(&note) {
+                seen.notes.push(note);
+            }
+        }
+    }
+
+    /// One line for each address at each TTL, up to the destination.
+    pub(crate) fn hops(&self) -> Vec<String> {
+        let last = self.destination.or_else(|| self.hops.keys().next_back().copied());
+        let first = self.hops.keys().next().copied();
+        let (Some(first), Some(last)) = (first, last) else {
+            return Vec::new();
+        };
+        let shown = || (first..=last).map(|ttl| (ttl, self.hops.get(&ttl).map_or(&[][..], Vec::as_slice)));
+        let width = shown()
+            .flat_map(|(_, hop)| hop)
+            .map(|seen| seen.address.to_string().len())
+            .max()
+            .unwrap_or_default();
+        let mut lines = Vec::new();
+        for (ttl, hop) in shown() {
+            if hop.is_empty() {
+                lines.push(format!("{ttl:>3}  *"));
+            }
+            for (index, seen) in hop.iter().enumerate() {
+                let ttl = if index == 0 {
+                    ttl.to_string()
+                } else {
+                    String::new()
+                };
+                let mut line = format!("{ttl:>3}  {:width$}", seen.address.to_string());
+                let times = seen.times();
+                for word in [times].iter().chain(&seen.notes).filter(|word| !word.is_empty()) {
+                    let _ = write!(line, "  {word}");
+                }
+                lines.push(line);
+            }
+        }
+        lines
+    }
+
+    /// How far the trace is after `elapsed`.
+    pub(crate) fn status(&self, elapsed: Duration) -> String {
+        let hops = self.hops.range(..=self.destination.unwrap_or(u8::MAX)).count();
+        let mut line = format!("Tracing: {hops} {}", if hops == 1 { "hop" } else { "hops" });
+        let _ = write!(line, ", runs {}/{}", self.runs_finished, self.runs);
+        let _ = write!(
+            line,
+            ", end-to-end probes {}/{}",
+            self.probes_finished, self.probes
+        );
+        if self.probes_lost > 0 {
+            let _ = write!(line, " ({} lost)", self.probes_lost);
+        }
+        let _ = write!(line, ", {:.1} s", elapsed.as_secs_f64());
+        line
     }
 }
 
-/// One line of a terminal, redrawn in place; gone when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Line<W: Write> {
-    terminal: W,
-    shown: String,
+impl Seen {
+    fn times(&self) -> String {
+        let milliseconds = self.rtts.iter().map(|rtt| rtt.as_secs_f64() * 1000.0);
+        let texts: Vec<String> = if self.rtts.len() <= MOST_RTTS {
+            milliseconds.map(rtt).collect()
+        } else {
+            let count = self.rtts.len() as f64;
+            let (least, most, sum) = milliseconds
+                .fold((f64::MAX, 0.0_f64, 0.0), |(least, most, sum), value| {
+                    (value.min(least), value.max(most), sum + value)
+                });
+            return format!(
+                "{} ms of {}",
+                [least, sum / count, most].map(rtt).join("/"),
+                self.rtts.len()
+            );
+        };
+        if texts.is_empty() {
+            String::new()
+        } else {
+            format!("{} ms", texts.join("  "))
+        }
+    }
 }
 
-impl Line<io::Stderr> {
-    /// The line on standard error; `None` when that is no terminal, or one that cannot redraw a
-    /// line.
+/// Lines at the bottom of a terminal, redrawn in place. Dropped without [`Block::keep`], they are
+/// gone.
+#[derive(Debug)]
+pub(crate) struct Block<W: Write> {
+    terminal: W,
+    shown: Vec<String>,
+    /// Height of the terminal in lines, as it is now; `None`: not known.
+    height: fn() -> Option<usize>,
+}
+
+impl Block<io::Stderr> {
+    /// Lines on standard error; `None` when that is no terminal, or one that cannot redraw a line.
     pub(crate) fn on_stderr() -> Option<Self> {
         let terminal = io::stderr();
         let capable = terminal.is_terminal()
             && anstyle_query::term_supports_ansi_color()
             && anstyle_query::windows::enable_ansi_colors() != Some(false);
-        capable.then(|| Line::new(terminal))
+        let height = || {
+            let size = terminal_size::terminal_size_of(io::stderr());
+            size.map(|(_, terminal_size::Height(height))| usize::from(height))
+                .filter(|height| *height > 0)
+        };
+        capable.then(|| Block::new(terminal, height))
     }
 }
 
-impl<W: Write> Line<W> {
-    fn new(terminal: W) -> Self {
-        Line {
+impl<W: Write> Block<W> {
+    fn new(terminal: W, height: fn() -> Option<usize>) -> Self {
+        Block {
             terminal,
-            shown: String::new(),
+            shown: Vec::new(),
+            height,
         }
     }
 
-    /// Shows `text` in place of what was shown before.
-    pub(crate) fn draw(&mut self, text: &str) {
-        if text != self.shown {
-            // One write, and erasing only what is left of the old text: no flicker. Line wrapping
-            // is off meanwhile (DECAWM, `CSI ? 7 l`), so that in a narrow window the line is cut
-            // and stays one line.
-            self.write(&format!("\r\x1b[?7l{text}\x1b[K\x1b[?7h"));
-            text.clone_into(&mut self.shown);
+    /// Shows these lines in place of what was shown before: the last ones, where there is no room
+    /// for all.
+    pub(crate) fn draw(&mut self, mut lines: Vec<String>) {
+        // What has left the screen at the top cannot be drawn again.
+        if let Some(height) = (self.height)() {
+            lines.drain(..lines.len().saturating_sub(height));
         }
+        let same = self.shown.iter().zip(&lines).take_while(|(old, new)| old == new);
+        let first = same.count();
+        if first == lines.len() && first == self.shown.len() {
+            return;
+        }
+        // The last line is always written again: the cursor is in it.
+        let first = first
+            .min(lines.len().saturating_sub(1))
+            .min(self.shown.len().saturating_sub(1));
+        let up = self.shown.len().saturating_sub(1) - first;
+        let mut text = "\r".to_owned();
+        if up > 0 {
+            let _ = write!(text, "\x1b[{up}A");
+        }
+        // One write, and erasing only what is left of the old text: no flicker. Line wrapping is off
+        // meanwhile (DECAWM, `CSI ? 7 l`), so that in a narrow window each line is cut and stays one
+        // line.
+        text.push_str("\x1b[?7l");
+        for (index, line) in lines.iter().enumerate().skip(first) {
+            let end = if index + 1 < lines.len() { "\r\n" } else { "" };
+            let _ = write!(text, "{line}\x1b[K{end}");
+        }
+        text.push_str("\x1b[J\x1b[?7h");
+        self.write(&text);
+        self.shown = lines;
+    }
+
+    /// Whether anything is shown.
+    pub(crate) fn is_shown(&self) -> bool {
+        !self.shown.is_empty()
+    }
+
+    /// Leaves what is shown on the terminal.
+    pub(crate) fn keep(mut self) {
+        if !self.shown.is_empty() {
+            self.write("\r\n");
+        }
+        self.shown.clear();
     }
 
     /// A terminal that is gone does not end the trace.
@@ -110,81 +254,140 @@ impl<W: Write> Line<W> {
     }
 }
 
-impl<W: Write> Drop for Line<W> {
+impl<W: Write> Drop for Block<W> {
     fn drop(&mut self) {
-        if !self.shown.is_empty() {
-            self.write("\r\x1b[K");
+        match self.shown.len() {
+            0 => {}
+            1 => self.write("\r\x1b[J"),
+            lines => self.write(&format!("\r\x1b[{}A\x1b[J", lines - 1)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::num::NonZero;
+
+    use datadog_traceroute::IcmpError;
 
     use super::*;
 
-    fn counts() -> Counts {
+    fn live() -> Live {
         let parameters = datadog_traceroute::Parameters {
             target: "192.0.2.1".to_owned(),
             ..Default::default()
         };
-        Counts::new(&parameters.validate().unwrap())
+        Live::new(&parameters.validate().unwrap())
     }
 
-    fn hop(run: u32, ttl: u8) -> Progress {
+    fn hop(run: u32, ttl: u8, address: &str, micros: u64, error: Option<IcmpError>) -> Progress {
+        let rtt = Some(Duration::from_micros(micros));
         Progress::HopFound {
             run,
             ttl,
-            answer: datadog_traceroute::Answer::new(Ipv4Addr::LOCALHOST.into(), None, None),
+            answer: Answer::new(address.parse().unwrap(), rtt, error),
         }
     }
 
     #[test]
-    fn line_of_a_trace_that_has_just_begun() {
-        let line = counts().line(Duration::ZERO);
-        assert_eq!(line, "Tracing: 0 hops, runs 0/3, end-to-end probes 0/50, 0.0 s");
-    }
-
-    #[test]
-    fn line_counts_what_happened() {
-        let mut counts = counts();
-        let rtt = Some(Duration::from_millis(2));
-        counts.update(&hop(0, 1));
+    fn a_trace_that_has_just_begun() {
+        assert_eq!(live().hops(), Vec::<String>::new());
         assert_eq!(
-            counts.line(Duration::from_millis(149)),
-            "Tracing: 1 hop, runs 0/3, end-to-end probes 0/50, 0.1 s"
-        );
-        counts.update(&hop(0, 2));
-        counts.update(&hop(1, 2));
-        counts.update(&Progress::RunFinished { run: 1 });
-        counts.update(&Progress::E2eProbe { index: 0, rtt });
-        counts.update(&Progress::E2eProbe { index: 1, rtt: None });
-        assert_eq!(
-            counts.line(Duration::from_millis(75_250)),
-            "Tracing: 2 hops, runs 1/3, end-to-end probes 2/50 (1 lost), 75.2 s"
+            live().status(Duration::ZERO),
+            "Tracing: 0 hops, runs 0/3, end-to-end probes 0/50, 0.0 s"
         );
     }
 
     #[test]
-    fn a_line_is_drawn_once_per_text_and_erased_at_the_end() {
+    fn hops_as_they_are_found() {
+        let mut live = live();
+        let exceeded = Some(IcmpError::TimeExceeded);
+        live.update(&hop(0, 1, "10.0.0.1", 500, exceeded));
+        live.update(&hop(0, 3, "10.0.3.1", 1500, exceeded));
+        live.update(&hop(1, 3, "10.0.30.1", 1600, exceeded));
+        assert_eq!(
+            live.hops(),
+            [
+                "  1  10.0.0.1   0.500 ms",
+                "  2  *",
+                "  3  10.0.3.1   1.500 ms",
+                "     10.0.30.1  1.600 ms"
+            ]
+        );
+        for run in 1..5 {
+            live.update(&hop(run, 1, "10.0.0.1", 400 + u64::from(run) * 100, exceeded));
+        }
+        live.update(&hop(
+            0,
+            4,
+            "10.0.3.1",
+            1700,
+            Some(IcmpError::Unreachable { code: 13 }),
+        ));
+        // What goes beyond the destination is answered by it, too.
+        live.update(&hop(1, 5, "192.0.2.1", 2000, None));
+        live.update(&hop(1, 6, "192.0.2.1", 2000, None));
+        live.update(&Progress::RunFinished { run: 1 });
+        live.update(&Progress::E2eProbe { index: 0, rtt: None });
+        let hops = live.hops();
+        assert_eq!(hops[0], "  1  10.0.0.1   0.500/0.620/0.800 ms of 5");
+        assert_eq!(
+            hops[4..],
+            ["  4  10.0.3.1   1.700 ms  !X", "  5  192.0.2.1  2.000 ms"]
+        );
+        assert_eq!(
+            live.status(Duration::from_millis(75_250)),
+            "Tracing: 4 hops, runs 1/3, end-to-end probes 1/50 (1 lost), 75.2 s"
+        );
+    }
+
+    /// What a terminal of six lines shows after these drawings.
+    fn screen(drawings: &[&[&str]], keep: bool) -> String {
+        let mut written = Vec::new();
+        let mut block = Block::new(&mut written, || Some(6));
+        for lines in drawings {
+            block.draw(lines.iter().map(|line| (*line).to_owned()).collect());
+        }
+        if keep {
+            block.keep();
+        } else {
+            drop(block);
+        }
+        let mut terminal = vt100::Parser::new(NonZero::new(6).unwrap(), NonZero::new(40).unwrap(), 0);
+        terminal.process(b"$ traceroute\r\n");
+        terminal.process(&written);
+        terminal.process(b"$");
+        terminal.screen().contents()
+    }
+
+    #[test]
+    fn a_block_is_drawn_in_place() {
+        assert_eq!(
+            screen(&[&["long", "s"], &["a", "b", "t"], &["a", "c", "u"]], true),
+            "$ traceroute\na\nc\nu\n$"
+        );
+        assert_eq!(screen(&[&["a", "b", "s"], &["t"]], true), "$ traceroute\nt\n$");
+        assert_eq!(screen(&[&["a", "b", "s"]], false), "$ traceroute\n$");
+        // The last lines, where there is no room for all; above them is what has left the screen.
+        let many = ["1", "2", "3", "4", "5", "6", "7", "s"];
+        assert_eq!(screen(&[&many[..7], &many], true), "4\n5\n6\n7\ns\n$");
+    }
+
+    #[test]
+    fn a_block_that_does_not_change_is_not_drawn_again() {
         let mut terminal = Vec::new();
-        let mut line = Line::new(&mut terminal);
-        line.draw("one");
-        line.draw("one");
-        line.draw("two");
-        drop(line);
+        let mut block = Block::new(&mut terminal, || None);
+        block.draw(vec!["one".to_owned()]);
+        block.draw(vec!["one".to_owned()]);
+        drop(block);
         let written = String::from_utf8(terminal).unwrap();
-        assert_eq!(
-            written,
-            "\r\x1b[?7lone\x1b[K\x1b[?7h\r\x1b[?7ltwo\x1b[K\x1b[?7h\r\x1b[K"
-        );
+        assert_eq!(written, "\r\x1b[?7lone\x1b[K\x1b[J\x1b[?7h\r\x1b[J");
     }
 
     #[test]
-    fn a_line_never_drawn_leaves_the_terminal_alone() {
+    fn a_block_never_drawn_leaves_the_terminal_alone() {
         let mut terminal = Vec::new();
-        drop(Line::new(&mut terminal));
+        drop(Block::new(&mut terminal, || None));
         assert_eq!(terminal, b"");
     }
 }

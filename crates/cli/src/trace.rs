@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use datadog_traceroute::Warning;
@@ -17,10 +17,10 @@ use tracing::Level;
 use crate::args::{self, Trace};
 use crate::backend;
 use crate::format::{Screen, View};
-use crate::progress::{Counts, Line};
+use crate::progress::{Block, Live};
 use crate::signals::{self, Interruption};
 
-/// How often the progress line is redrawn.
+/// How often the terminal is redrawn.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why there is no document.
@@ -31,7 +31,12 @@ pub(crate) enum Failure {
     /// The trace failed, and why.
     Trace(String),
     /// Somebody stopped it.
-    Interrupted(Interruption),
+    Interrupted {
+        by: Interruption,
+        after: Duration,
+        /// What was known until then, for people to read.
+        known: String,
+    },
 }
 
 impl Failure {
@@ -42,7 +47,15 @@ impl Failure {
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Failure::Start(_) | Failure::Trace(_) => Failure::EXIT_STATUS,
-            Failure::Interrupted(interruption) => interruption.exit_status(),
+            Failure::Interrupted { by, .. } => by.exit_status(),
+        }
+    }
+
+    /// What is worth printing nevertheless.
+    pub(crate) fn known(&self) -> &str {
+        match self {
+            Failure::Start(_) | Failure::Trace(_) => "",
+            Failure::Interrupted { known, .. } => known,
         }
     }
 }
@@ -52,12 +65,14 @@ impl fmt::Display for Failure {
         match self {
             Failure::Start(error) => write!(f, "cannot start: {error}"),
             Failure::Trace(cause) => write!(f, "failed to run traceroute: {cause}"),
-            Failure::Interrupted(_) => f.write_str("interrupted"),
+            Failure::Interrupted { after, .. } => {
+                write!(f, "interrupted after {:.0} s", after.as_secs_f64())
+            }
         }
     }
 }
 
-/// Makes the trace, with logs or else a progress line on standard error.
+/// Makes the trace, with logs or else what is found so far on standard error, if that is a terminal.
 ///
 /// # Errors
 /// When it fails or is stopped.
@@ -76,12 +91,12 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
     backend::drop_privileges(&trace.request);
     check_open_files().map_err(Failure::Start)?;
     let stop = signals::watch();
-    let line = if trace.verbose { None } else { Line::on_stderr() };
+    let block = if trace.verbose { None } else { Block::on_stderr() };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Failure::Start)?;
-    let result = runtime.block_on(document(trace, line, stop));
+    let result = runtime.block_on(document(trace, block, stop));
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();
     result
@@ -97,20 +112,40 @@ fn log_everything() {
 
 async fn document(
     trace: &Trace,
-    line: Option<Line<io::Stderr>>,
+    mut block: Option<Block<io::Stderr>>,
     stop: oneshot::Receiver<Interruption>,
 ) -> Result<String, Failure> {
-    let counts = Mutex::new(Counts::new(&trace.request));
+    let begin = Instant::now();
+    let live = Mutex::new(Live::new(&trace.request));
     let tracing = backend::run_trace(&trace.request, |progress| {
-        counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .update(&progress);
+        lock(&live).update(&progress);
     });
-    let report = tokio::select! {
-        result = tracing => result.map_err(|error| Failure::Trace(error.to_string()))?,
-        interruption = interrupted(stop) => return Err(Failure::Interrupted(interruption)),
-        never = show(line, &counts) => match never {},
+    let ended = tokio::select! {
+        result = tracing => Ok(result),
+        by = interrupted(stop) => Err(by),
+        never = show(block.as_mut(), &live, begin) => match never {},
+    };
+    // A table takes the place of what was shown.
+    if !trace.format.is_for_people()
+        && let Some(mut block) = block.filter(Block::is_shown)
+    {
+        block.draw(lines(&live, begin));
+        block.keep();
+    }
+    let report = match ended {
+        Ok(result) => result.map_err(|error| Failure::Trace(error.to_string()))?,
+        Err(by) => {
+            let known = if trace.format.is_for_people() {
+                lines(&live, begin).join("\n") + "\n"
+            } else {
+                String::new()
+            };
+            return Err(Failure::Interrupted {
+                by,
+                after: begin.elapsed(),
+                known,
+            });
+        }
     };
     if !trace.verbose {
         // The log has them.
@@ -141,21 +176,27 @@ async fn interrupted(stop: oneshot::Receiver<Interruption>) -> Interruption {
     }
 }
 
-/// Keeps `line` up to date, until dropped.
-async fn show(line: Option<Line<io::Stderr>>, counts: &Mutex<Counts>) -> Infallible {
-    let Some(mut line) = line else {
+/// Keeps `block` up to date, until dropped.
+async fn show(block: Option<&mut Block<io::Stderr>>, live: &Mutex<Live>, begin: Instant) -> Infallible {
+    let Some(block) = block else {
         return future::pending().await;
     };
-    let begin = Instant::now();
     loop {
-        // Not at once: a trace that ends before this shows no line at all.
+        // Not at once: a trace that ends before this shows nothing but its result.
         sleep(REDRAW_INTERVAL).await;
-        let text = counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .line(begin.elapsed());
-        line.draw(&text);
+        block.draw(lines(live, begin));
     }
+}
+
+fn lines(live: &Mutex<Live>, begin: Instant) -> Vec<String> {
+    let live = lock(live);
+    let mut lines = live.hops();
+    lines.push(live.status(begin.elapsed()));
+    lines
+}
+
+fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -164,14 +205,19 @@ mod tests {
 
     #[test]
     fn failures_as_a_user_sees_them() {
+        let interrupted = |by| Failure::Interrupted {
+            by,
+            after: Duration::from_millis(5200),
+            known: String::new(),
+        };
         let cases = [
             (
                 Failure::Trace("no route".to_owned()),
                 "failed to run traceroute: no route",
                 1,
             ),
-            (Failure::Interrupted(Interruption::Interrupt), "interrupted", 130),
-            (Failure::Interrupted(Interruption::Terminate), "interrupted", 143),
+            (interrupted(Interruption::Interrupt), "interrupted after 5 s", 130),
+            (interrupted(Interruption::Terminate), "interrupted after 5 s", 143),
         ];
         for (failure, text, status) in cases {
             assert_eq!(

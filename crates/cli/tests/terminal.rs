@@ -1,9 +1,10 @@
-//! The program on a terminal: its progress line, and what Ctrl-C does.
+//! The program on a terminal: hops as they are found, and what Ctrl-C does.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::num::NonZero;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::pty::openpty;
@@ -131,23 +132,38 @@ fn a_terminal_shows_progress_and_is_left_clean() {
     let Some(program) = program() else { return };
     let ended = Session::start(program, &SHORT, "xterm").end();
     assert!(ended.status.success(), "{:?}", ended.shown);
+    let screen = screen(&ended.shown);
+    let (hop, status) = screen.split_once('\n').unwrap();
     assert!(
-        ended.shown.starts_with("\r\x1b[?7lTracing: "),
-        "{:?}",
-        ended.shown
+        hop.starts_with("  1  127.0.0.1  ") && hop.ends_with(" ms"),
+        "{screen}"
     );
     assert!(
-        ended.shown.contains("runs 1/1, end-to-end probes 1/2, "),
-        "{:?}",
-        ended.shown
+        status.starts_with("Tracing: 1 hop, runs 1/1, end-to-end probes 2/2, "),
+        "{screen}"
     );
-    assert!(ended.shown.ends_with("\r\x1b[K"), "{:?}", ended.shown);
     assert!(
         ended.stdout.starts_with("{\n  \"protocol\": \"udp\""),
         "{:?}",
         ended.stdout
     );
     assert!(ended.stdout.ends_with("\n}\n"), "{:?}", ended.stdout);
+}
+
+/// What a terminal that has shown this shows in the end.
+fn screen(shown: &str) -> String {
+    let mut terminal = vt100::Parser::new(NonZero::new(24).unwrap(), NonZero::new(80).unwrap(), 0);
+    terminal.process(shown.as_bytes());
+    terminal.screen().contents()
+}
+
+#[test]
+fn a_table_takes_the_place_of_what_was_shown() {
+    let Some(program) = program() else { return };
+    let ended = Session::start(program, &[&SHORT[..], &["--format", "table"]].concat(), "xterm").end();
+    assert!(ended.shown.contains("  1  127.0.0.1  "), "{:?}", ended.shown);
+    assert_eq!(screen(&ended.shown), "");
+    assert!(ended.stdout.contains("127.0.0.1"), "{:?}", ended.stdout);
 }
 
 #[test]
@@ -240,19 +256,32 @@ fn tables_have_colours_on_terminals_that_want_them() {
 }
 
 #[test]
-fn signals_end_a_trace() {
+fn signals_end_a_trace_and_what_is_known_is_shown() {
     for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
-        let Some(program) = program() else { return };
-        let mut session = Session::start(program, &LONG, "xterm");
-        session.wait_for("Tracing: ");
-        session.signal(signal);
-        let ended = session.end();
-        assert_eq!(ended.status.code(), Some(status));
-        assert_eq!(ended.stdout, "");
-        assert!(
-            ended.shown.ends_with("\r\x1b[KError: interrupted\r\n"),
-            "{:?}",
-            ended.shown
-        );
+        for format in ["json", "table"] {
+            let Some(program) = program() else { return };
+            let mut session = Session::start(program, &[&LONG[..], &["--format", format]].concat(), "xterm");
+            session.wait_for("Tracing: 1 hop");
+            session.signal(signal);
+            let ended = session.end();
+            assert_eq!(ended.status.code(), Some(status));
+            let screen = screen(&ended.shown);
+            let (known, error) = screen
+                .trim_end()
+                .rsplit_once("Error: interrupted after ")
+                .unwrap();
+            assert!(error.ends_with(" s"), "{screen}");
+            // The document is for programs: there is none. What was shown remains.
+            let (shown, printed) = if format == "json" {
+                (known, ended.stdout.as_str())
+            } else {
+                (ended.stdout.as_str(), known)
+            };
+            assert_eq!(printed, "", "{format}");
+            assert!(
+                shown.starts_with("  1  127.0.0.1  ") && shown.contains("Tracing: 1 hop"),
+                "{format}: {shown}"
+            );
+        }
     }
 }

@@ -403,10 +403,7 @@ impl AnswerDetails {
             attempt: answer.attempt,
             icmp_type,
             icmp_code,
-            notation: match answer.error {
-                Some(IcmpError::Unreachable { code }) => notation(v4, code, answer.destination),
-                _ => None,
-            },
+            notation: notation(answer),
             reply_ttl: (answer.reply_ttl != 0).then_some(answer.reply_ttl),
             quoted_ttl: answer.quoted_ttl,
             mpls: answer.mpls.labels().map(MplsEntry::from).collect(),
@@ -438,12 +435,15 @@ impl AnswerKind {
     }
 }
 
-/// What traceroute programs write for a destination unreachable. The letters are those of
-/// traceroute(8) on Linux, and for codes that it has no letter for those of the BSDs; a port
-/// unreachable is worth a note only when it is not the destination's.
-fn notation(v4: bool, code: u8, destination: bool) -> Option<String> {
-    let letter = match (v4, code) {
-        (true, 3) | (false, 4) if destination => return None,
+/// What traceroute programs write for a destination unreachable: `!H`, `!X`, `!<13>` …. The letters
+/// are those of traceroute(8) on Linux, and for codes that it has no letter for those of the BSDs; a
+/// port unreachable is worth a note only when it is not the destination's.
+pub fn notation(answer: &Answer) -> Option<String> {
+    let Some(IcmpError::Unreachable { code }) = answer.error else {
+        return None;
+    };
+    let letter = match (answer.address.is_ipv4(), code) {
+        (true, 3) | (false, 4) if answer.destination => return None,
         (true | false, 0) => 'N',
         (true, 1) | (false, 3) => 'H',
         (true, 2) => 'P',

@@ -75,6 +75,7 @@ pub use traceroute_engine::{
     Answer, Cause, DEFAULT_HOP_RETRIES, Distance, Egress, End, Losses, MAX_HOP_RETRIES, PacketOptions,
 };
 pub use traceroute_net::{EgressError, interface_index, only_zone, start_windows_driver};
+pub use traceroute_wire::{IcmpError, MplsStack};
 pub use uuid::Uuid;
 pub use values::{InvalidValue, parse_bool, parse_int};
 pub use warning::{Warning, WarningCode};

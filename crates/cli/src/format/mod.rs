@@ -19,6 +19,7 @@ use std::str::FromStr;
 use datadog_traceroute::{Report, json};
 
 pub(crate) use screen::Screen;
+pub(crate) use text::rtt;
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +42,8 @@ impl Format {
     /// The usual one's name.
     pub(crate) const DEFAULT: &'static str = Format::NAMES[0];
 
-    /// Whether the report should have details, although nobody asked for them: remarks are made of
-    /// them.
-    pub(crate) fn needs_details(self) -> bool {
+    /// Whether it is made for people to read.
+    pub(crate) fn is_for_people(self) -> bool {
         matches!(self, Format::Table | Format::Wide)
     }
 
