@@ -27,7 +27,7 @@ const HARDLY_ANY: f64 = 0.02;
 /// How likely no link loses.
 const LOSSLESS: f64 = 0.5;
 /// The share of a path's nodes that are limited, and how likely it is so.
-const LIMITED: [(f64, f64); 3] = [(0.03, 0.6), (0.5, 0.2), (0.97, 0.2)];
+const LIMITED: [(f64, f64); 3] = [(0.001, 0.58), (0.5, 0.2), (0.97, 0.22)];
 /// How likely a limit is Linux's.
 const LIMITED_AS_LINUX: f64 = 0.4;
 /// Chance that an answer which a limit allows is lost nevertheless.
@@ -35,8 +35,8 @@ const LOST_ANYWAY: f64 = 0.03;
 /// Which shares of a path's limits others had left untouched before our first probe, used somewhat,
 /// and used up; and how likely it is so: who traces a path uses all of them.
 const USES: [([f64; 3], f64); 3] = [
-    ([0.985, 0.01, 0.005], 0.92),
-    ([0.08, 0.87, 0.05], 0.05),
+    ([0.9994, 0.0005, 0.0001], 0.965),
+    ([0.08, 0.87, 0.05], 0.005),
     ([0.05, 0.1, 0.85], 0.03),
 ];
 /// The share of a path's limits that other hosts or processes use, too, and how likely it is so: such

@@ -281,6 +281,24 @@ impl Ledger {
         self.kept(ttl).is_some()
     }
 
+    /// Whether an attempt at a TTL that was answered was answered, too, or may still be: the answer
+    /// did not say which attempt it is to, or has taken longer than this one had.
+    pub(crate) fn may_be_answered(&self, attempt: &Attempt, now: Time) -> bool {
+        let Some(kept) = self.kept(attempt.id.ttl) else {
+            return false;
+        };
+        let took = kept
+            .attempt
+            .and_then(|attempt_of| {
+                self.attempt(ProbeId {
+                    attempt: attempt_of,
+                    ..attempt.id
+                })
+            })
+            .map(|answered| rtt(answered.at, kept.at));
+        took.is_none_or(|took| now < attempt.at + took * 2)
+    }
+
     /// Whether nothing can come back from `ttl` any more: it was answered, or this machine did not
     /// send anything.
     pub(crate) fn is_settled(&self, ttl: u8) -> bool {

@@ -498,6 +498,14 @@ impl Responders {
         path.responder.filter(|address| *address != place.target)
     }
 
+    /// Whether the target of this place has answered probes of any TTL.
+    pub(crate) fn has_answered(&self, place: Place) -> bool {
+        (1..=u8::MAX).any(|ttl| {
+            let path = self.paths.peek(&Place { ttl, ..place });
+            path.is_some_and(|path| path.responder == Some(place.target))
+        })
+    }
+
     /// Whether the target is known to limit the errors by which it answers.
     pub(crate) fn is_target_limited(&self, target: IpAddr) -> bool {
         self.responders

@@ -185,6 +185,9 @@ pub(crate) enum Due {
     Finish,
 }
 
+/// When so many of a run's first probes are refused, none will leave.
+const MOST_REFUSED_FIRST: u8 = 3;
+
 /// What became of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Credit {
@@ -245,6 +248,8 @@ pub(crate) struct Trace {
     probes_sent: u32,
     /// Why a probe could not be sent.
     refusal: Option<TraceError>,
+    /// Probes that were refused before any left.
+    refused_first: u8,
     /// Somebody has answered.
     is_answered: bool,
     /// Whether nobody answers on the local link; `None`: that was not asked.
@@ -267,6 +272,7 @@ impl Trace {
             queue_full_since: None,
             probes_sent: 0,
             refusal: None,
+            refused_first: 0,
             is_answered: false,
             lacks_neighbour: None,
         }
@@ -487,20 +493,25 @@ impl Trace {
         } else {
             self.queue_patience = Duration::ZERO;
             self.queue_full_since = None;
+            // It was tried often enough.
+            self.refused_first = MOST_REFUSED_FIRST;
             self.send_failed(now, error.with_hint(QUEUE_STAYS_FULL).into());
         }
         is_patient
     }
 
-    /// The kernel refused the probe. Ends a run if no probe of it has left yet.
+    /// The kernel refused the probe. Ends a run if that was so of all of the first ones.
     pub(crate) fn send_failed(&mut self, at: Time, error: TraceError) {
         let Some((flow, id, _)) = self.asked.take() else {
             return;
         };
         self.wake_at = Time::ZERO;
         if self.probes_sent == 0 && self.spec.plan == Plan::Run {
-            self.phase = Phase::Failed(error);
-            return;
+            self.refused_first = self.refused_first.saturating_add(1);
+            if self.refused_first >= MOST_REFUSED_FIRST {
+                self.phase = Phase::Failed(error);
+                return;
+            }
         }
         self.refusal.get_or_insert(error);
         if let Some(state) = self.flow_mut(flow) {

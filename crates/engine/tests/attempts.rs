@@ -76,6 +76,45 @@ fn a_silent_hop_is_probed_again_while_the_run_waits() {
 }
 
 #[test]
+fn in_a_short_time_there_are_as_many_attempts() {
+    for timeout in [200, 300, 500, 1000] {
+        let mut world = World::new(6, 1);
+        world.silent.insert(3);
+        let (mut simulation, _) = world.simulate();
+        let id = simulation.start(TraceSpec::full(Method::Icmp, target(), 0, 30, ms(timeout)));
+        simulation.run();
+        let attempts = offsets(&simulation, id, 3);
+        assert_eq!(attempts.len(), 3, "{timeout}: {attempts:?}");
+    }
+}
+
+/// Neither what this host did not send nor what was not asked for shows how far it is.
+#[test]
+fn a_distance_is_known_only_where_the_hop_before_was_asked() {
+    for method in [Method::Icmp, Method::Udp, Method::TcpSyn] {
+        let (mut simulation, _) = World::new(6, 1).simulate();
+        simulation.refused_ttl = Some(6);
+        let id = simulation.start(spec(method));
+        let later = simulation.start(TraceSpec {
+            first_ttl: 9,
+            ..spec(method)
+        });
+        simulation.run();
+        let result = simulation.result(id);
+        assert_eq!(result.distance, Distance::Unknown, "{method:?}");
+        let shown = result.hops.iter().filter_map(|hop| hop.answer);
+        assert!(shown.clone().all(|answer| !answer.destination), "{method:?}");
+        let result = simulation.result(later);
+        assert_eq!(
+            (result.distance, result.hops.len()),
+            (Distance::Unknown, 1),
+            "{method:?}"
+        );
+        assert!(result.hops[0].answer.is_some(), "what was asked for is shown");
+    }
+}
+
+#[test]
 fn two_round_trips_are_waited_for_on_a_slow_path() {
     let mut slow = swallowing(&[(2, 99)]);
     let mut simulation = Simulation::new(move |now, probe: &Probe| {

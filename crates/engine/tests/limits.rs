@@ -195,11 +195,13 @@ fn silence_has_its_cause() {
 
 #[test]
 fn a_lost_answer_of_a_hop_that_answers_is_the_networks() {
-    for method in [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack] {
+    for (share, method) in [0.1, 0.2].into_iter().flat_map(|share| {
+        [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack].map(|method| (share, method))
+    }) {
         let (mut network, mut all) = (0, 0);
-        for seed in 0..50 {
+        for seed in 0..200 {
             let mut world = World::new(8, seed);
-            world.answers_lost = 0.1;
+            world.answers_lost = share;
             for hop in losses(world, method).0.iter().filter(|hop| hop.answer.is_some()) {
                 network += hop.lost[Cause::Network];
                 all += hop.lost.total();
@@ -208,7 +210,7 @@ fn a_lost_answer_of_a_hop_that_answers_is_the_networks() {
         // Several lost in a row at one hop of a lone run look like a limit.
         assert!(
             all > 0 && network * 100 >= all * 90,
-            "{method:?}: {network} of {all}"
+            "{method:?} {share}: {network} of {all}"
         );
     }
 }
@@ -245,6 +247,24 @@ fn what_this_machine_does_not_send_is_local() {
         let hops = &simulation.result(id).hops;
         assert_eq!((hops.len(), hops[2].answer), (6, None), "{method:?}");
         assert!(only(&hops[2].lost, Cause::Local), "{:?}", hops[2]);
+    }
+}
+
+#[test]
+fn a_slow_path_that_loses_nothing_has_no_losses() {
+    for method in [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack] {
+        for hop_rtt in [30, 60, 150, 350] {
+            let mut world = World::new(6, 1);
+            world.hop = ms(hop_rtt);
+            let (mut simulation, _) = world.simulate();
+            let spec = TraceSpec::full(method, target(), 33434, 30, ms(3000));
+            let id = simulation.start_connected(spec);
+            simulation.run();
+            let hops = &simulation.result(id).hops;
+            assert_eq!(hops.len(), 6, "{method:?} {hop_rtt}");
+            let lost = hops.iter().find(|hop| hop.lost.total() > 0);
+            assert_eq!(lost, None, "{method:?} {hop_rtt}");
+        }
     }
 }
 

@@ -474,7 +474,9 @@ fn a_full_send_queue_is_tried_again_and_a_refusal_is_an_error() {
     assert_eq!(simulation.engine.counters().send_retries, 2);
 
     let mut simulation = Simulation::new(straight(3));
-    simulation.fail_send.insert(0, ErrorKind::NetworkUnreachable);
+    simulation
+        .fail_send
+        .extend((0..3).map(|send| (send, ErrorKind::NetworkUnreachable)));
     let id = simulation.start(spec(Method::Udp));
     simulation.run();
     assert!(
@@ -485,12 +487,18 @@ fn a_full_send_queue_is_tried_again_and_a_refusal_is_an_error() {
         simulation.error(id)
     );
 
-    // Once probes have left, a refused one is a hop without an answer.
-    let mut simulation = Simulation::new(straight(3));
-    simulation.fail_send.insert(1, ErrorKind::PermissionDenied);
-    let id = simulation.start(spec(Method::Udp));
-    simulation.run();
-    assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:* 3:203.0.113.9/6!");
+    // Where others leave, a refused one is a hop without an answer.
+    for (refused, summary) in [
+        (0, "1:* 2:10.0.2.1/4 3:203.0.113.9/6!"),
+        // Asked again, for it may be the destination that is there.
+        (1, "1:10.0.1.1/2 2:10.0.2.1/4 3:203.0.113.9/6!"),
+    ] {
+        let mut simulation = Simulation::new(straight(3));
+        simulation.fail_send.insert(refused, ErrorKind::PermissionDenied);
+        let id = simulation.start(spec(Method::Udp));
+        simulation.run();
+        assert_eq!(simulation.summary(id), summary);
+    }
 }
 
 #[test]

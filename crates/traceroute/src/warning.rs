@@ -68,7 +68,16 @@ impl Warning {
                 ),
             )),
         }
-        let is_limited = |hop: &&Hop| hop.answer.is_none() && hop.lost.main() == Some(Cause::RateLimited);
+        // What a run asked for beyond the destination is no hop.
+        let is_destination = |hop: &&Hop| hop.answer.is_some_and(|answer| answer.destination);
+        let length = hops()
+            .filter(is_destination)
+            .map(|hop| hop.ttl)
+            .min()
+            .unwrap_or(u8::MAX);
+        let is_limited = |hop: &&Hop| {
+            hop.ttl <= length && hop.answer.is_none() && hop.lost.main() == Some(Cause::RateLimited)
+        };
         match hops().filter(is_limited).count() {
             0 => {}
             1 => warnings.push(Warning::new(

@@ -96,11 +96,7 @@ impl Asking {
     ) {
         let spec = view.spec;
         let before = destination - 1;
-        if before < spec.first_ttl
-            || ledger.is_passed(before)
-            || !was_sent(ledger, before)
-            || !spec.may_repeat()
-        {
+        if before < spec.first_ttl || ledger.is_passed(before) || !spec.may_repeat() {
             return;
         }
         let is_serial = spec.is_serial();
@@ -228,6 +224,6 @@ impl Asking {
 }
 
 /// What this machine did not send says nothing.
-pub(super) fn was_sent(ledger: &Ledger, ttl: u8) -> bool {
+fn was_sent(ledger: &Ledger, ttl: u8) -> bool {
     ledger.attempts_at(ttl) > ledger.refused_at(ttl)
 }

@@ -304,6 +304,9 @@ impl Strategy for EndToEnd {
                     Some(false) => Cause::Network,
                     None => Cause::Unknown,
                 }
+            } else if view.responders.has_answered(place) {
+                // Runs reach it: its answers may take longer than is waited for.
+                Cause::Unknown
             } else {
                 Cause::Filtered
             };

@@ -28,6 +28,8 @@ const HASTY: u8 = 4;
 const SLOW_TURN: Duration = Duration::from_millis(1030);
 /// In a run's own time so many retries are made there, by all traces together.
 const TURNS: u32 = 10;
+/// So many retries are made also in the shortest time.
+const FEW: u8 = 2;
 /// An answer takes this long at least.
 const SHORTEST: Duration = Duration::from_millis(20);
 
@@ -125,9 +127,8 @@ impl Repeats {
         let what = if let Some(what) = what {
             what
         } else {
-            let grown = patience * GROWTH.pow(u32::from(retries.min(6)));
             let natural = is_left
-                .then(|| natural(ledger, last, (grown, patience), bounds.window))
+                .then(|| natural(ledger, last, (retries, patience), bounds.window))
                 .flatten();
             // What others learn of the responder meanwhile counts.
             let decide_at = natural.unwrap_or(last + patience);
@@ -155,17 +156,18 @@ impl Repeats {
     }
 }
 
-/// When a retry is due that no limit concerns: `grown` after the last attempt, but early enough for
-/// its answer.
-fn natural(
-    ledger: &Ledger,
-    last: Time,
-    (grown, patience): (Duration, Duration),
-    window: Time,
-) -> Option<Time> {
-    let latest = window - ledger.rtt().max(SHORTEST);
-    let at = (last + grown).min(latest);
-    (at >= last + patience.min(grown)).then_some(at)
+/// When a retry is due that no limit concerns, after so many: ever longer after the last attempt, but
+/// early enough for its answer, and not before one to that attempt.
+fn natural(ledger: &Ledger, last: Time, (retries, patience): (u8, Duration), window: Time) -> Option<Time> {
+    let grown = patience * GROWTH.pow(u32::from(retries.min(6)));
+    let rtt = ledger.rtt().max(SHORTEST);
+    let at = (last + grown).min(window - rtt);
+    let apart = if retries < FEW {
+        patience.min(rtt * 2)
+    } else {
+        patience
+    };
+    (at >= last + apart).then_some(at)
 }
 
 fn decide(
@@ -203,8 +205,10 @@ fn decide(
     } else {
         What::Nothing
     };
-    if lingering > view.now && may_be_limited(view, ledger, ttl) {
-        let is_own = view.now < own;
+    // A serial run's answers may not say which TTL they are to: silent ones are left alone.
+    let is_own = view.now < own && !view.spec.is_serial();
+    let is_time = is_own || view.now >= own;
+    if is_time && lingering > view.now && may_be_limited(view, ledger, ttl) {
         let (latest, apart, earliest) = if is_own {
             (own, (own.since(view.started) / TURNS).min(SLOW_TURN), view.now)
         } else {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::distance::{Asking, was_sent};
+use super::distance::Asking;
 use super::repeat::{Bounds, Repeats};
 use super::{FIRST, Step, Strategy, View};
 use crate::Method;
@@ -320,13 +320,15 @@ impl<P: Pace> Run<P> {
             Some(ttl) if ttl > spec.first_ttl && !ledger.is_passed(ttl - 1) => {
                 self.asking.verdict(view, ledger, ttl)
             }
+            // What is nearer was not to be asked.
+            Some(ttl) if ttl > 1 && ttl == spec.first_ttl => Distance::Unknown,
             None if state.datagrams.is_some() => Distance::Unknown,
             _ => Distance::Known,
         };
-        // What may be wrong is not shown, unless the caller wants one probe for each TTL, whatever
-        // that means, or it is this machine that did not ask.
-        let was_asked = destination.is_none_or(|ttl| ttl == spec.first_ttl || was_sent(ledger, ttl - 1));
-        let is_shown = distance == Distance::Known || !spec.may_repeat() || !was_asked;
+        // What may be wrong is not shown, unless that is what the caller wants: one probe for each
+        // TTL, or none for what is nearer.
+        let is_wanted = !spec.may_repeat() || destination == Some(spec.first_ttl);
+        let is_shown = distance == Distance::Known || is_wanted;
         let (last, end) = match (destination.filter(|_| is_shown), ledger.refusal()) {
             (Some(ttl), _) => (ttl, End::Destination),
             (None, Some((ttl, from, code))) => (ttl, End::Refused { from, code }),
@@ -392,6 +394,7 @@ fn losses(
     for attempt in ledger.attempts().iter().filter(|attempt| attempt.id.ttl == ttl) {
         let cause = match attempt.fate {
             Fate::Answered => continue,
+            Fate::Waiting if ledger.may_be_answered(attempt, view.now) => continue,
             Fate::Refused | Fate::Dropped => Cause::Local,
             Fate::Waiting if dropped_here => Cause::Local,
             // Somebody is known to answer here: either its limit explains the silence, or the

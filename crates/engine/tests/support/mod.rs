@@ -141,6 +141,8 @@ pub struct Simulation<'p> {
     pub closed: usize,
     /// Fails the n-th send (from 0).
     pub fail_send: BTreeMap<usize, ErrorKind>,
+    /// Fails sends with this TTL.
+    pub refused_ttl: Option<u8>,
     /// When it was tried to send.
     pub attempts: Vec<Time>,
     /// How connecting ends, at once; `None`: never.
@@ -181,6 +183,7 @@ impl<'p> Simulation<'p> {
             lacks_neighbour: false,
             closed: 0,
             fail_send: BTreeMap::new(),
+            refused_ttl: None,
             attempts: Vec::new(),
             connect: Some(Ok(())),
             connect_by: None,
@@ -305,7 +308,9 @@ impl<'p> Simulation<'p> {
                         assert!(!numbers.contains(&token), "a token names two probes");
                         numbers.push(token);
                     }
-                    if let Some(kind) = self.fail_send.get(&(self.attempts.len() - 1)) {
+                    let is_refused = self.refused_ttl == Some(probe.ttl);
+                    let refusal = is_refused.then_some(&ErrorKind::PermissionDenied);
+                    if let Some(kind) = self.fail_send.get(&(self.attempts.len() - 1)).or(refusal) {
                         let source = std::io::Error::from(*kind);
                         let error = NetError::new(Operation::Send, Some(probe.destination), source);
                         self.engine.send_failed(self.now, token, error);

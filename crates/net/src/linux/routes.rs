@@ -398,7 +398,12 @@ fn route(asked: &Question, way: &Way) -> Route {
     let is_scoped = needs_scope(asked.target) || needs_scope(source);
     Route {
         source,
-        interface: if is_scoped { way.interface } else { asked.interface },
+        // To an address of this host's own the way is the loopback interface, its zone is not.
+        interface: if is_scoped && !(way.is_local && asked.interface != 0) {
+            way.interface
+        } else {
+            asked.interface
+        },
         mark: asked.mark,
     }
 }

@@ -170,17 +170,31 @@ impl Sender {
     }
 }
 
-/// A socket that sends packets with their header. `IPPROTO_RAW` receives nothing (raw(7)).
+/// A socket that sends packets with their header. `IPPROTO_RAW` receives nothing (raw(7)). A "too
+/// big" that this host has heard keeps no packet back (`IP_PMTUDISC_PROBE`, ip(7)): who says so is
+/// what a trace is to find out.
 pub(super) fn socket(family: Family) -> io::Result<OwnedFd> {
-    match family {
-        Family::V4 => sys::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_RAW),
-        Family::V6 => {
-            let socket = sys::socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
-            // Linux 4.5; the default of IPPROTO_RAW, stated.
-            sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_HDRINCL, 1_i32)?;
-            Ok(socket)
-        }
+    let (domain, level, discovery, probe) = match family {
+        Family::V4 => (
+            libc::AF_INET,
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_PROBE,
+        ),
+        Family::V6 => (
+            libc::AF_INET6,
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_PROBE,
+        ),
+    };
+    let socket = sys::socket(domain, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+    sys::set_option(socket.as_fd(), level, discovery, probe)?;
+    if family == Family::V6 {
+        // Linux 4.5; the default of IPPROTO_RAW, stated.
+        sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_HDRINCL, 1_i32)?;
     }
+    Ok(socket)
 }
 
 /// When the kernel finds an error, with respect to counting the request for a report.
