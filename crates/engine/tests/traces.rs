@@ -407,7 +407,7 @@ fn a_distant_udp_service_is_credited_to_the_first_probe_that_reached_it() {
     );
     assert_eq!(
         simulation.finished[&id].0,
-        at(1 + 29 * 50 + 180 + 200 + 180),
+        at(1 + 29 * 50 + 180 + 180 * 5 / 4 + 180),
         "after all answers have come, one more probe shows where it is"
     );
 }

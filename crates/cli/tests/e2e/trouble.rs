@@ -297,7 +297,7 @@ fn ctrl_c_stops_at_once_and_frees_everything() -> Result<()> {
                 (Some(status), ""),
                 "{method}"
             );
-            assert_eq!(outcome.stderr, "Error: interrupted\n", "{method}");
+            assert_eq!(outcome.stderr, "Error: interrupted after 0 s\n", "{method}");
             assert_eq!(sockets(&chain.client), "", "{method}");
         }
     }

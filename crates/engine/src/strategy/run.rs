@@ -74,7 +74,14 @@ impl<P: Pace> Run<P> {
         window: Time,
     ) -> Option<Step> {
         let spec = view.spec;
-        let quiet = patience(ledger, spec.timeout);
+        let lowest = ledger
+            .highest_passed(u8::MAX)
+            .map_or(spec.first_ttl, |ttl| ttl.saturating_add(1));
+        // Its answers take no longer than the first one did, if that was to the lowest TTL.
+        let longest = ledger
+            .first_sent(lowest)
+            .map_or(Duration::ZERO, |sent| datagrams.first.at.since(sent) * 5 / 4);
+        let quiet = patience(ledger, spec.timeout).max(longest.min(spec.timeout));
         let last_sent = ledger.attempts().last().map_or(view.now, |attempt| attempt.at);
         let since = if self.seeking.is_some() {
             last_sent
@@ -92,9 +99,6 @@ impl<P: Pace> Run<P> {
         if view.now > (window + spec.timeout.min(EXTRA)).min(view.end()) {
             return None;
         }
-        let lowest = ledger
-            .highest_passed(u8::MAX)
-            .map_or(spec.first_ttl, |ttl| ttl.saturating_add(1));
         let counted = count_datagrams(ledger, datagrams, spec.delay).0;
         let next = match self.seeking {
             None => counted.unwrap_or(lowest),
