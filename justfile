@@ -165,6 +165,10 @@ slow:
     source scripts/privileged; \
         cargo test --locked --package traceroute-scenarios --test flood --test false_loss --test limits -- --ignored
 
+# Test the look-up of names in the static programs that releases are made of (Linux; installs musl-gcc if it is missing)
+test-musl:
+    scripts/test-musl
+
 # Install what linting and testing for other systems needs (Debian, root)
 cross-setup:
     scripts/cross-setup
