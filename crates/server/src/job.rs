@@ -3,11 +3,10 @@
 use std::future::{Future, pending};
 use std::sync::Arc;
 
-use datadog_traceroute::{
-    Egress, EgressError, Error, ErrorCode, Host, Parameters, Report, Request, only_zone,
-};
+use datadog_traceroute::{Egress, EgressError, Error, ErrorCode, Host, Report, Request, only_zone};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
+use traceroute_flags::Parameters;
 
 use crate::backend::OnProgress;
 use crate::failure::Failure;

@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn unless_told_otherwise_the_system_decides() {
         assert_eq!(request(|_| ()).egress().unwrap(), Egress::default());
-        let unmarked = request(|parameters| parameters.fwmark = Some("0".to_owned()));
+        let unmarked = request(|parameters| parameters.fwmark = Some(0));
         assert_eq!(unmarked.egress().unwrap(), Egress::default());
     }
 

@@ -38,7 +38,6 @@ mod reverse_dns;
 mod statistics;
 mod target;
 mod tracer;
-mod values;
 mod warning;
 
 /// What this system lets the process do: [`access`](system::access) says by which sockets it
@@ -76,5 +75,4 @@ pub use traceroute_engine::{
 };
 pub use traceroute_net::{EgressError, interface_index, only_zone, start_windows_driver};
 pub use uuid::Uuid;
-pub use values::{InvalidValue, parse_bool, parse_int};
 pub use warning::{Warning, WarningCode};

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use traceroute_engine::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Method, PacketOptions};
 
 use crate::target::Target;
-use crate::values::parse_int;
 
 /// What a user asks for, as given: not yet checked. [`Parameters::default`] has the contract's
 /// defaults.
@@ -69,9 +68,8 @@ pub struct Parameters {
     pub source: Option<String>,
     /// The interface by which probes leave, by name or index. `None`: the routing tables decide.
     pub interface: Option<String>,
-    /// The mark of probes that routing rules and firewalls see (Linux), 0–4294967295, decimal or
-    /// hexadecimal (`0x…`); 0 means none.
-    pub fwmark: Option<String>,
+    /// The mark of probes that routing rules and firewalls see (Linux); 0 means none.
+    pub fwmark: Option<u32>,
 }
 
 /// Port probed unless told otherwise.
@@ -176,7 +174,7 @@ impl Parameters {
             packet,
             source,
             interface: self.checked_interface()?,
-            fwmark: self.checked_fwmark()?,
+            fwmark: self.fwmark.and_then(NonZeroU32::new),
         })
     }
 
@@ -208,17 +206,6 @@ impl Parameters {
             )),
             interface => Ok(interface.map(str::to_owned)),
         }
-    }
-
-    fn checked_fwmark(&self) -> Result<Option<NonZeroU32>, InvalidParameter> {
-        let Some(text) = &self.fwmark else {
-            return Ok(None);
-        };
-        let value = parse_int(text).ok().and_then(|value| u32::try_from(value).ok());
-        value.map(NonZeroU32::new).ok_or_else(|| {
-            let problem = format!("must be a number between 0 and {}, got {text:?}", u32::MAX);
-            InvalidParameter::new("fwmark", problem)
-        })
     }
 
     /// At most the timeout, so that all TTLs are probed within the longest time that runs may take.
@@ -355,7 +342,6 @@ where
 ///
 /// Displayed, it starts with the parameter's name as in a query string: `max-ttl must be between 1
 /// and 255, got 300`, except for `missing required parameter: target`.
-/// [`InvalidParameter::for_command_line`] names the flag instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidParameter {
     /// The parameter's name, as in a query string: `max-ttl`.
@@ -375,15 +361,6 @@ impl InvalidParameter {
         InvalidParameter {
             name,
             problem: Some(problem),
-        }
-    }
-
-    /// The same message for a command line: `--max-ttl must be between 1 and 255, got 300`.
-    pub fn for_command_line(&self) -> String {
-        match (&self.problem, self.name) {
-            (None, _) | (_, "target") => self.to_string(),
-            (Some(problem), "protocol") => format!("--proto {problem}"),
-            (Some(problem), name) => format!("--{name} {problem}"),
         }
     }
 }
@@ -606,14 +583,6 @@ mod tests {
             message(&chosen),
             "interface must be the name or the index of an interface, got \"\""
         );
-        let mut chosen = parameters();
-        for mark in ["", "x", "-1", "4294967296", "1.5"] {
-            chosen.fwmark = Some(mark.to_owned());
-            assert_eq!(
-                message(&chosen),
-                format!("fwmark must be a number between 0 and 4294967295, got {mark:?}")
-            );
-        }
     }
 
     #[test]
@@ -668,10 +637,10 @@ mod tests {
         let mut chosen = parameters();
         chosen.source = Some("::ffff:192.0.2.1".to_owned());
         chosen.interface = Some("eth0".to_owned());
-        for (text, mark) in [("0x2a", 42), ("42", 42), ("0", 0), ("4294967295", u32::MAX)] {
-            chosen.fwmark = Some(text.to_owned());
+        for mark in [42, 0, u32::MAX] {
+            chosen.fwmark = Some(mark);
             let request = chosen.validate_on(false).unwrap();
-            assert_eq!(request.fwmark, NonZeroU32::new(mark), "{text}");
+            assert_eq!(request.fwmark, NonZeroU32::new(mark));
             assert_eq!(request.source, Some(IpAddr::from([192, 0, 2, 1])));
             assert_eq!(request.interface.as_deref(), Some("eth0"));
             assert!(!request.ipv6);
@@ -796,8 +765,8 @@ mod tests {
             "e2e-interval must let all 50 end-to-end probes be sent within max-ttl × timeout = 90000 ms, got 1837 ms"
         );
         assert_eq!(
-            with(1001, 2, 1, 1000).validate().unwrap_err().for_command_line(),
-            "--e2e-interval must let all 2 end-to-end probes be sent within max-ttl × timeout = 1000 ms, got 1001 ms"
+            message(&with(1001, 2, 1, 1000)),
+            "e2e-interval must let all 2 end-to-end probes be sent within max-ttl × timeout = 1000 ms, got 1001 ms"
         );
         // Of one probe, or none, any interval is right.
         assert!(with(86_400_000, 1, 1, 1).validate().is_ok());
@@ -842,10 +811,6 @@ mod tests {
             message(&parameters),
             r#"protocol must be udp, tcp or icmp, got "sctp""#
         );
-        assert_eq!(
-            parameters.validate().unwrap_err().for_command_line(),
-            r#"--proto must be udp, tcp or icmp, got "sctp""#
-        );
         parameters.protocol = "udp".to_owned();
         parameters.tcp_method = "ack".to_owned();
         assert_eq!(
@@ -865,8 +830,8 @@ mod tests {
             TcpMethod::SynSocket
         );
         assert_eq!(
-            parameters.validate_on(false).unwrap_err().for_command_line(),
-            "--tcp-method syn_socket is supported on Windows only; use syn, sack or prefer_sack"
+            message(&parameters),
+            "tcp-method syn_socket is supported on Windows only; use syn, sack or prefer_sack"
         );
     }
 
@@ -878,10 +843,6 @@ mod tests {
         assert_eq!(
             message(&parameters),
             r#"target "example.com:0" has a port that is not between 1 and 65535: "0""#
-        );
-        assert_eq!(
-            parameters.validate().unwrap_err().for_command_line(),
-            message(&parameters)
         );
     }
 

@@ -17,6 +17,7 @@ use std::error::Error;
 use std::str::FromStr;
 
 use datadog_traceroute::{Report, json};
+use traceroute_flags::{FORMATS, alternatives};
 
 pub(crate) use screen::Screen;
 
@@ -36,11 +37,6 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Their names, the usual one first.
-    pub(crate) const NAMES: [&'static str; 5] = ["json", "table", "wide", "csv", "dot"];
-    /// The usual one's name.
-    pub(crate) const DEFAULT: &'static str = Format::NAMES[0];
-
     /// Whether the report should have details, although nobody asked for them: remarks are made of
     /// them.
     pub(crate) fn needs_details(self) -> bool {
@@ -83,7 +79,7 @@ impl FromStr for Format {
             "wide" => Ok(Format::Wide),
             "csv" => Ok(Format::Csv),
             "dot" => Ok(Format::Dot),
-            _ => Err(format!("must be json, table, wide, csv or dot, got {name:?}")),
+            _ => Err(format!("must be {}, got {name:?}", alternatives(&FORMATS))),
         }
     }
 }

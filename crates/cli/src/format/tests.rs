@@ -553,12 +553,12 @@ fn without_colour(text: &str) -> String {
 
 #[test]
 fn names_of_formats() {
-    for name in Format::NAMES {
+    for name in traceroute_flags::FORMATS {
         let format: Format = name.parse().unwrap();
         assert_eq!(format!("{format:?}").to_lowercase(), name);
         assert_eq!(name.to_uppercase().parse(), Ok(format));
     }
-    assert_eq!(Format::DEFAULT.parse(), Ok(Format::Json));
+    assert_eq!(traceroute_flags::FORMATS[0].parse(), Ok(Format::Json));
     let problem = "xml".parse::<Format>().unwrap_err();
     assert_eq!(problem, "must be json, table, wide, csv or dot, got \"xml\"");
 }
