@@ -8,7 +8,7 @@ use crate::format::Format;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Subcommand};
 use datadog_traceroute::Request;
 use traceroute_flags::{
-    OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, for_command_line, go_style,
+    InvalidParameter, OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style,
 };
 
 /// Name of the program, also where it was renamed.
@@ -72,10 +72,8 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         });
     }
     let parameters = Parameters::from_flags(&matches);
-    let format: Format = parameters
-        .text("format")
-        .parse()
-        .map_err(|problem| PROGRAM.usage_error(format!("--format {problem}")))?;
+    let invalid = |error: InvalidParameter| PROGRAM.usage_error(error.for_command_line());
+    let format = Format::named(parameters.choice("format").map_err(invalid)?);
     let surplus = matches.get_many::<String>(SURPLUS).map_or(0, Iterator::count);
     if surplus > 0 {
         let received = 1 + surplus;
@@ -87,11 +85,11 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     if !literal && is_command(&target) {
         return Err(command_as_target(&target));
     }
-    let mut request = parameters
-        .validate()
-        .map_err(|error| PROGRAM.usage_error(for_command_line(&error)))?;
-    let details = request.details;
-    request.details |= format.needs_details();
+    let mut request = parameters.validate().map_err(invalid)?;
+    let details = request.details();
+    if format.needs_details() {
+        request = request.with_details();
+    }
     Ok(Action::Trace(Trace {
         request,
         format,
@@ -169,7 +167,6 @@ enum Command {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use traceroute_flags::FORMATS;
 
     use super::*;
 
@@ -323,7 +320,7 @@ mod tests {
                 panic!("{line}");
             };
             assert_eq!(
-                (trace.request.details, trace.details),
+                (trace.request.details(), trace.details),
                 (requested, shown),
                 "{line}"
             );
@@ -396,13 +393,12 @@ mod tests {
             other => panic!("{line}: {other:?}"),
         };
         assert_eq!(format("host"), Format::Json);
-        for name in FORMATS {
-            let expected: Format = name.parse().unwrap();
+        for name in ["json", "table", "wide", "csv", "dot"] {
+            let expected = Format::named(name);
+            assert_eq!(format!("{expected:?}").to_lowercase(), name);
             assert_eq!(format(&format!("--format {name} host")), expected);
-            assert_eq!(
-                format(&format!("host --format={}", name.to_uppercase())),
-                expected
-            );
+            let upper_case = format!("host --format={}", name.to_uppercase());
+            assert_eq!(format(&upper_case), expected);
         }
     }
 
@@ -453,7 +449,7 @@ mod tests {
                 let Ok(Action::Trace(trace)) = parse(arguments(&line)) else {
                     panic!("{line} traces nothing");
                 };
-                assert_eq!(trace.request.hostname, name);
+                assert_eq!(trace.request.hostname(), name);
             }
             assert_eq!(
                 error(&format!("-v {name}")),

@@ -25,9 +25,9 @@ impl Counts {
     /// A trace that has just begun.
     pub(crate) fn new(request: &Request) -> Self {
         Counts {
-            runs: request.traceroute_queries,
+            runs: request.runs(),
             runs_finished: 0,
-            probes: request.e2e_queries,
+            probes: request.e2e_probes(),
             probes_finished: 0,
             probes_lost: 0,
             hops: BTreeSet::new(),
@@ -125,11 +125,7 @@ mod tests {
     use super::*;
 
     fn counts() -> Counts {
-        let parameters = datadog_traceroute::Parameters {
-            target: "192.0.2.1".to_owned(),
-            ..Default::default()
-        };
-        Counts::new(&parameters.validate().unwrap())
+        Counts::new(&Request::to("192.0.2.1").build().unwrap())
     }
 
     fn hop(run: u32, ttl: u8) -> Progress {

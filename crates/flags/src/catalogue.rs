@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::num::ParseIntError;
 use std::ops::RangeInclusive;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, ValueHint};
-use datadog_traceroute::Parameters as Request;
+use datadog_traceroute::RequestBuilder;
 
 use crate::options::OPTIONS;
 use crate::values::{parse_bool, parse_int};
@@ -22,6 +23,10 @@ pub struct TraceOption {
     pub query: Option<&'static str>,
     /// What the value is called in help texts.
     pub value_name: &'static str,
+    /// Other options narrow the range of an integer: the library checks it.
+    pub narrowed: bool,
+    /// Default in a query string, where it is not that of the command line.
+    pub query_default: Option<i64>,
     /// One sentence for help texts, without a full stop. `{range}` and `{names}` stand for those
     /// of the option's kind.
     pub help: &'static str,
@@ -31,39 +36,39 @@ pub struct TraceOption {
     pub kind: Kind,
 }
 
-/// What values an option takes, which one it has when it is not given, and what they change.
+/// What values an option takes, and how it puts one into a request.
 #[derive(Debug)]
 pub enum Kind {
     /// The target, which must be given: on the command line without a flag.
     Target,
-    /// One of some names, in any letter case.
-    Choice {
-        /// The names, the default first.
-        names: &'static [&'static str],
-        /// Puts the value into a request.
-        set: fn(&mut Request, &str),
-    },
+    /// One of some names, in any letter case; the first is the default.
+    Choice(&'static [Choice]),
     /// A number.
     Integer {
-        /// Lowest and highest value. Other options may narrow the range.
+        /// Lowest and highest value.
         range: RangeInclusive<i64>,
-        /// Value on the command line when none is given; `None`: no number says the same.
+        /// Value when none is given; `None`: no number says the same.
         default: Option<i64>,
-        /// The same in a query string.
-        query_default: Option<i64>,
-        /// Puts the value into a request.
-        set: fn(&mut Request, i64),
+        /// Takes a value in the range. Where that is narrowed, takes any: what the library's type
+        /// cannot hold becomes a value that the library refuses.
+        set: fn(RequestBuilder, i64) -> RequestBuilder,
     },
     /// On or off. Off when it is not given.
-    Switch {
-        /// Puts the value into a request.
-        set: fn(&mut Request, bool),
-    },
-    /// Any text. Unlike other values, it must be right also in a query string.
-    Text {
-        /// Puts the value into a request, or says what it must be.
-        set: fn(&mut Request, &str) -> Result<(), &'static str>,
-    },
+    Switch(fn(RequestBuilder, bool) -> RequestBuilder),
+    /// Any text. Unlike other values, it must be right also in a query string. An error says what
+    /// it must be.
+    Text(fn(RequestBuilder, &str) -> Result<RequestBuilder, &'static str>),
+}
+
+/// A name that an option takes.
+#[derive(Debug)]
+pub struct Choice {
+    /// The name.
+    pub name: &'static str,
+    /// Only Windows has it.
+    pub only_windows: bool,
+    /// Puts it into a request.
+    pub set: fn(RequestBuilder) -> RequestBuilder,
 }
 
 /// Where users give options.
@@ -100,31 +105,30 @@ impl TraceOption {
     /// Its value where it is not given; `None`: no value says the same.
     pub fn default(&self, interface: Interface) -> Option<Value> {
         match (&self.kind, interface) {
-            (Kind::Target | Kind::Text { .. }, _) => None,
-            (Kind::Choice { names, .. }, _) => names.first().map(|name| Value::Text((*name).to_owned())),
+            (Kind::Target | Kind::Text(_), _) => None,
+            (Kind::Choice(choices), _) => choices.first().map(|choice| Value::Text(choice.name.to_owned())),
             (Kind::Integer { default, .. }, Interface::CommandLine) => default.map(Value::Integer),
-            (Kind::Integer { query_default, .. }, Interface::Query) => query_default.map(Value::Integer),
-            (Kind::Switch { .. }, _) => Some(Value::Switch(false)),
+            (Kind::Integer { default, .. }, Interface::Query) => {
+                self.query_default.or(*default).map(Value::Integer)
+            }
+            (Kind::Switch(_), _) => Some(Value::Switch(false)),
         }
     }
 
-    /// Reads a value.
+    /// Reads a value in a query string.
     ///
     /// # Errors
     /// The text is no number or no boolean; ranges and names are not checked.
-    pub fn parse(&self, interface: Interface, text: &str) -> Result<Value, String> {
-        let message = |error: &dyn fmt::Display| error.to_string();
-        match (&self.kind, interface) {
-            (Kind::Target | Kind::Choice { .. } | Kind::Text { .. }, _) => Ok(Value::Text(text.to_owned())),
-            (Kind::Integer { .. }, Interface::CommandLine) => parse_int(text)
+    pub(crate) fn parse_query(&self, text: &str) -> Result<Value, String> {
+        match &self.kind {
+            Kind::Target | Kind::Choice(_) | Kind::Text(_) => Ok(Value::Text(text.to_owned())),
+            Kind::Integer { .. } => text
+                .parse()
                 .map(Value::Integer)
-                .map_err(|error| message(&error)),
-            (Kind::Integer { .. }, Interface::Query) => {
-                text.parse().map(Value::Integer).map_err(|error| message(&error))
-            }
-            (Kind::Switch { .. }, _) => parse_bool(text)
+                .map_err(|error: ParseIntError| error.to_string()),
+            Kind::Switch(_) => parse_bool(text)
                 .map(Value::Switch)
-                .map_err(|error| message(&error)),
+                .map_err(|error| error.to_string()),
         }
     }
 
@@ -132,7 +136,7 @@ impl TraceOption {
     pub fn help(&self) -> String {
         match &self.kind {
             Kind::Integer { range, .. } => self.help.replace("{range}", &words(range)),
-            Kind::Choice { names, .. } => self.help.replace("{names}", &alternatives(names)),
+            Kind::Choice(choices) => self.help.replace("{names}", &alternatives(choices)),
             _ => self.help.to_owned(),
         }
     }
@@ -151,14 +155,14 @@ impl TraceOption {
         let argument = Arg::new(self.flag).value_name(self.value_name).help(self.help());
         let argument = match &self.kind {
             Kind::Target => return argument.value_hint(ValueHint::Hostname),
-            Kind::Choice { names, .. } => argument.value_parser(Suggest(names)).hide_possible_values(true),
+            Kind::Choice(choices) => argument.value_parser(Suggest(choices)).hide_possible_values(true),
             Kind::Integer { .. } => argument.value_parser(parse_int),
-            Kind::Switch { .. } => argument.action(ArgAction::SetTrue),
-            Kind::Text { .. } => argument,
+            Kind::Switch(_) => argument.action(ArgAction::SetTrue),
+            Kind::Text(_) => argument,
         };
         let default = match self.kind {
             // Which has it anyway.
-            Kind::Switch { .. } => None,
+            Kind::Switch(_) => None,
             _ => self.default(Interface::CommandLine),
         };
         argument
@@ -167,50 +171,29 @@ impl TraceOption {
             .default_values(default.map(|value| value.to_string()))
     }
 
+    /// What messages call it: its query parameter, or else its flag.
+    pub fn name(&self) -> &'static str {
+        self.query.unwrap_or(self.flag)
+    }
+
+    /// Its unit in messages, after a space.
+    pub(crate) fn unit(&self) -> &'static str {
+        match self.value_name {
+            "ms" => " ms",
+            "bytes" => " bytes",
+            _ => "",
+        }
+    }
+
     /// Whether this is its flag or its query parameter.
     pub(crate) fn is_called(&self, name: &str) -> bool {
         self.flag == name || self.query == Some(name)
     }
-
-    /// Its row in [`table`].
-    fn row(&self) -> String {
-        let flag = match (&self.kind, self.short) {
-            (Kind::Target, _) => self.flag.to_owned(),
-            (_, None) => format!("`--{}`", self.flag),
-            (_, Some(short)) => format!("`-{short}`, `--{}`", self.flag),
-        };
-        let query = self.query.map_or(String::new(), |query| format!("`{query}`"));
-        let [default, query_default] = [Interface::CommandLine, Interface::Query].map(|interface| {
-            self.default(interface)
-                .map_or(String::new(), |value| value.to_string())
-        });
-        let default = if default == query_default {
-            default
-        } else {
-            format!("{default}; over HTTP {query_default}")
-        };
-        let values = match &self.kind {
-            Kind::Integer { range, .. } => words(range),
-            Kind::Choice { names, .. } => alternatives(names),
-            Kind::Target | Kind::Switch { .. } | Kind::Text { .. } => String::new(),
-        };
-        format!(
-            "| {flag} | {query} | {default} | {values} | {} |\n",
-            self.description()
-        )
-    }
 }
 
 /// The option that has this name, as a flag or in a query string.
-pub fn option(name: &str) -> Option<&'static TraceOption> {
+pub(crate) fn option(name: &str) -> Option<&'static TraceOption> {
     OPTIONS.iter().find(|option| option.is_called(name))
-}
-
-/// The table of all options for the documentation (Markdown).
-pub fn table() -> String {
-    let head = "| flag | query parameter | default | values | what it does |\n|---|---|---|---|---|\n";
-    let rows = OPTIONS.iter().map(TraceOption::row);
-    head.to_owned() + &rows.collect::<String>()
 }
 
 fn words(range: &RangeInclusive<i64>) -> String {
@@ -218,17 +201,29 @@ fn words(range: &RangeInclusive<i64>) -> String {
 }
 
 /// `udp, tcp or icmp`.
-pub fn alternatives(names: &[&str]) -> String {
-    match names {
-        [names @ .., last] if !names.is_empty() => format!("{} or {last}", names.join(", ")),
-        _ => names.concat(),
-    }
+fn alternatives(choices: &[Choice]) -> String {
+    let names: Vec<&str> = choices.iter().map(|choice| choice.name).collect();
+    let (last, others) = names.split_last().unwrap_or((&"", &[]));
+    format!("{} or {last}", others.join(", "))
+}
+
+/// The choice that `name` means, in any letter case.
+///
+/// # Errors
+/// There is none: what it must be.
+pub(crate) fn choose(choices: &'static [Choice], name: &str) -> Result<&'static Choice, String> {
+    let mut choices_of_name = choices
+        .iter()
+        .filter(|choice| choice.name.eq_ignore_ascii_case(name));
+    choices_of_name
+        .next()
+        .ok_or_else(|| format!("must be {}, got {name:?}", alternatives(choices)))
 }
 
 /// Takes any text, and knows the names to offer in completions. Names are checked together with
 /// everything else.
 #[derive(Clone)]
-struct Suggest(&'static [&'static str]);
+struct Suggest(&'static [Choice]);
 
 impl TypedValueParser for Suggest {
     type Value = String;
@@ -243,7 +238,9 @@ impl TypedValueParser for Suggest {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(self.0.iter().map(PossibleValue::new)))
+        Some(Box::new(
+            self.0.iter().map(|choice| PossibleValue::new(choice.name)),
+        ))
     }
 }
 
@@ -253,26 +250,49 @@ mod tests {
 
     use super::*;
 
+    fn row(option: &TraceOption) -> String {
+        let flag = match (&option.kind, option.short) {
+            (Kind::Target, _) => option.flag.to_owned(),
+            (_, None) => format!("`--{}`", option.flag),
+            (_, Some(short)) => format!("`-{short}`, `--{}`", option.flag),
+        };
+        let query = option.query.map_or(String::new(), |query| format!("`{query}`"));
+        let [default, query_default] = [Interface::CommandLine, Interface::Query].map(|interface| {
+            option
+                .default(interface)
+                .map_or(String::new(), |value| value.to_string())
+        });
+        let default = if default == query_default {
+            default
+        } else {
+            format!("{default}; over HTTP {query_default}")
+        };
+        let values = match &option.kind {
+            Kind::Integer { range, .. } => words(range),
+            Kind::Choice(choices) => alternatives(choices),
+            Kind::Target | Kind::Switch(_) | Kind::Text(_) => String::new(),
+        };
+        let description = option.description();
+        format!("| {flag} | {query} | {default} | {values} | {description} |\n")
+    }
+
     /// After an intended change: `UPDATE=1 cargo test -p traceroute-flags table`.
     #[test]
     fn the_guides_table_is_the_catalogues() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide.md");
         let guide = fs::read_to_string(path).unwrap();
-        let (before, rest) = guide.split_once("| flag | query parameter |").unwrap();
-        let (_, after) = rest.split_once("\n\n").unwrap();
-        let expected = format!("{before}{}\n{after}", table());
+        let head = "| flag | query parameter | default | values | what it does |\n|---|---|---|---|---|\n";
+        let (before, table) = guide.split_once(head).unwrap();
+        let (_, after) = table.split_once("\n\n").unwrap();
+        let rows: String = OPTIONS.iter().map(row).collect();
+        let expected = format!("{before}{head}{rows}\n{after}");
         if std::env::var_os("UPDATE").is_some() {
-            fs::write(path, &expected).unwrap();
+            fs::write(path, expected).unwrap();
+        } else {
+            assert!(
+                guide == expected,
+                "docs/guide.md is out of date: run with UPDATE=1"
+            );
         }
-        assert!(
-            guide == expected || std::env::var_os("UPDATE").is_some(),
-            "docs/guide.md is out of date: run with UPDATE=1"
-        );
-    }
-
-    #[test]
-    fn names_are_listed_as_in_a_sentence() {
-        assert_eq!(alternatives(&["a"]), "a");
-        assert_eq!(alternatives(&["a", "b", "c"]), "a, b or c");
     }
 }

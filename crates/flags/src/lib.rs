@@ -17,11 +17,11 @@ use std::io;
 use clap::ArgAction;
 pub use clap_complete::Shell;
 
-pub use catalogue::{Interface, Kind, TraceOption, Value, alternatives, option, table};
+pub use catalogue::{Choice, Interface, Kind, TraceOption, Value};
 pub use files::check_open_files;
-pub use options::{FORMATS, OPTIONS, WINDOWS_ONLY};
+pub use options::OPTIONS;
 pub use output::{fail, print};
-pub use parameters::{Parameters, for_command_line};
+pub use parameters::{InvalidParameter, Parameters};
 pub use usage::UsageError;
 pub use utc::rfc3339;
 pub use values::{InvalidValue, parse_bool, parse_int};

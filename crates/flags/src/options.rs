@@ -3,22 +3,18 @@
 //! From this list come the flags, the help text, the manual page, the completions, the query
 //! parameters, the OpenAPI parameters and the table in `docs/guide.md`.
 
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use datadog_traceroute::{
     DEFAULT_E2E_QUERIES, DEFAULT_HOP_RETRIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS,
-    DEFAULT_TRACEROUTE_QUERIES, MAX_HOP_RETRIES, MAX_PACKET_SIZE, MAX_QUERIES, MAX_TIMEOUT_MS,
-    Parameters as Request,
+    DEFAULT_TRACEROUTE_QUERIES, MAX_HOP_RETRIES, MAX_PACKET_SIZE, MAX_QUERIES, MAX_TIMEOUT_MS, Protocol,
+    RequestBuilder, TcpMethod,
 };
 
-use crate::catalogue::{Kind, TraceOption};
+use crate::catalogue::{Choice, Kind, TraceOption};
 use crate::values::parse_int;
-
-/// Names of the formats that `--format` takes, the default first.
-pub const FORMATS: [&str; 5] = ["json", "table", "wide", "csv", "dot"];
-
-/// Names of choices that only Windows has.
-pub const WINDOWS_ONLY: [&str; 1] = ["syn_socket"];
 
 /// All options, in the order of `--help`.
 pub static OPTIONS: &[TraceOption] = &[
@@ -31,9 +27,14 @@ pub static OPTIONS: &[TraceOption] = &[
         query: Some("protocol"),
         help: "Protocol of the probes: {names}",
         description: "Protocol of the probes, in any letter case; empty means the default.",
-        ..choice("proto", &["udp", "tcp", "icmp"], |request, name| {
-            name.clone_into(&mut request.protocol);
-        })
+        ..choice(
+            "proto",
+            &[
+                name(Protocol::Udp.name(), |r| r.protocol(Protocol::Udp)),
+                name(Protocol::Tcp.name(), |r| r.protocol(Protocol::Tcp)),
+                name(Protocol::Icmp.name(), |r| r.protocol(Protocol::Icmp)),
+            ],
+        )
     },
     TraceOption {
         short: Some('p'),
@@ -44,8 +45,9 @@ pub static OPTIONS: &[TraceOption] = &[
             "number",
             0..=65535,
             Some(DEFAULT_PORT as i64),
-            |request, value| {
-                request.port = value;
+            |r, v| match v {
+                0 => r,
+                port => r.port(port as u16),
             },
         )
     },
@@ -58,9 +60,7 @@ pub static OPTIONS: &[TraceOption] = &[
             "number",
             0..=MAX_QUERIES as i64,
             Some(DEFAULT_TRACEROUTE_QUERIES as i64),
-            |request, value| {
-                request.traceroute_queries = value;
-            },
+            |r, v| r.runs(v as u32),
         )
     },
     TraceOption {
@@ -72,53 +72,58 @@ pub static OPTIONS: &[TraceOption] = &[
             "hops",
             1..=255,
             Some(DEFAULT_MAX_TTL as i64),
-            |request, value| {
-                request.max_ttl = value;
-            },
+            |r, v| r.max_ttl(v as u8),
         )
     },
     TraceOption {
         short: Some('v'),
         query: None,
         help: "Log everything to standard error",
-        ..switch("verbose", |_, _| ())
+        ..switch("verbose", |r, _| r)
     },
     TraceOption {
         help: "How TCP probes: syn, sack, prefer_sack or, on Windows, syn_socket",
         description: "How TCP probes, in any letter case; empty means the default; on Windows also syn_socket.",
         ..choice(
             "tcp-method",
-            &["syn", "sack", "prefer_sack", "syn_socket"],
-            |request, name| {
-                name.clone_into(&mut request.tcp_method);
-            },
+            &[
+                name("syn", |r| r.tcp_method(TcpMethod::Syn)),
+                name("sack", |r| r.tcp_method(TcpMethod::Sack)),
+                name("prefer_sack", |r| r.tcp_method(TcpMethod::PreferSack)),
+                Choice {
+                    only_windows: true,
+                    ..name("syn_socket", |r| r.tcp_method(TcpMethod::SynSocket))
+                },
+            ],
         )
     },
     TraceOption {
         help: "Take an IPv6 address of a target given by name",
-        ..switch("ipv6", |request, value| request.ipv6 = value)
+        ..switch("ipv6", RequestBuilder::ipv6)
     },
     TraceOption {
         help: "Milliseconds an answer may take, {range}; 0 means 3000",
         description: "Milliseconds that an answer may take; 0 means the default.",
-        ..integer_with(
+        query_default: Some(DEFAULT_TIMEOUT_MS.cast_signed()),
+        ..integer(
             "timeout",
             "ms",
             0..=MAX_TIMEOUT_MS.cast_signed(),
-            [Some(0), Some(DEFAULT_TIMEOUT_MS.cast_signed())],
-            |request, value| request.timeout_ms = value,
+            Some(0),
+            |r, v| match v {
+                0 => r,
+                ms => r.timeout(milliseconds(ms)),
+            },
         )
     },
     TraceOption {
         help: "Look up the names of hops and destination",
-        ..switch("reverse-dns", |request, value| request.reverse_dns = value)
+        ..switch("reverse-dns", RequestBuilder::reverse_dns)
     },
     TraceOption {
         help: "Ask web services for this machine's public IPv4 address",
         description: "Ask web services for the server's public IPv4 address.",
-        ..switch("source-public-ip", |request, value| {
-            request.source_public_ip = value;
-        })
+        ..switch("source-public-ip", RequestBuilder::source_public_ip)
     },
     TraceOption {
         short: Some('Q'),
@@ -129,22 +134,18 @@ pub static OPTIONS: &[TraceOption] = &[
             "number",
             0..=MAX_QUERIES as i64,
             Some(DEFAULT_E2E_QUERIES as i64),
-            |request, value| {
-                request.e2e_queries = value;
-            },
+            |r, v| r.e2e_probes(v as u32),
         )
     },
     TraceOption {
         help: "Use the Windows driver (ignored elsewhere)",
         description: "Use the Windows driver; ignored elsewhere.",
-        ..switch("windows-driver", |request, value| request.windows_driver = value)
+        ..switch("windows-driver", RequestBuilder::windows_driver)
     },
     TraceOption {
         help: "Blank hops with private addresses in the result",
         description: "Blank hops with private addresses.",
-        ..switch("skip-private-hops", |request, value| {
-            request.skip_private_hops = value;
-        })
+        ..switch("skip-private-hops", RequestBuilder::skip_private_hops)
     },
     TraceOption {
         help: "How often a silent hop is probed again, {range}; costs no time",
@@ -154,9 +155,7 @@ pub static OPTIONS: &[TraceOption] = &[
             "number",
             0..=MAX_HOP_RETRIES as i64,
             Some(DEFAULT_HOP_RETRIES as i64),
-            |request, value| {
-                request.hop_retries = value;
-            },
+            |r, v| r.hop_retries(v as u8),
         )
     },
     TraceOption {
@@ -168,16 +167,18 @@ pub static OPTIONS: &[TraceOption] = &[
             "ms",
             0..=MAX_TIMEOUT_MS.cast_signed(),
             Some(0),
-            |request, value| {
-                request.e2e_interval_ms = value;
+            |r, v| match v {
+                0 => r,
+                ms => r.e2e_interval(milliseconds(ms)),
             },
         )
     },
     TraceOption {
         help: "Lowest TTL to probe, 1 to max-ttl hops",
         description: "Lowest TTL to probe, in hops; at most max-ttl.",
-        ..integer("first-ttl", "hops", 1..=255, Some(1), |request, value| {
-            request.first_ttl = value;
+        narrowed: true,
+        ..integer("first-ttl", "hops", 1..=255, Some(1), |r, v| {
+            r.first_ttl(u8::try_from(v).unwrap_or(0))
         })
     },
     TraceOption {
@@ -185,82 +186,83 @@ pub static OPTIONS: &[TraceOption] = &[
                [default: 50, for TCP SACK 10]",
         description: "Milliseconds between a run's probes, at most the timeout; 0 means that up to sixteen are on their way \
                       at once, TCP SYN too. By default 50, for TCP SACK 10.",
-        ..integer(
-            "delay",
-            "ms",
-            0..=MAX_TIMEOUT_MS.cast_signed(),
-            None,
-            |request, value| request.delay_ms = Some(value),
-        )
+        narrowed: true,
+        ..integer("delay", "ms", 0..=MAX_TIMEOUT_MS.cast_signed(), None, |r, v| {
+            r.delay(milliseconds(v))
+        })
     },
     TraceOption {
         help: "Bytes of each probe's IP packet, at most 65535; not for TCP [default: as short as can be]",
         description: "Bytes of each probe's IP packet, not for TCP. At least 36 (ICMP over IPv4), 38 (UDP over IPv4), 54 (UDP \
                       otherwise), 56 (ICMP otherwise); by default as short as can be.",
+        narrowed: true,
         ..integer(
             "packet-size",
             "bytes",
             36..=MAX_PACKET_SIZE as i64,
             None,
-            |request, value| {
-                request.packet_size = Some(value);
-            },
+            |r, v| r.packet_size(u16::try_from(v).unwrap_or(0)),
         )
     },
     TraceOption {
         help: "Type of service (IPv4) or traffic class (IPv6) of the probes, {range} [default: 0]",
         description: "Type of service (IPv4) or traffic class (IPv6) of the probes.",
-        ..integer("tos", "number", 0..=255, None, |request, value| {
-            request.tos = Some(value);
-        })
+        ..integer("tos", "number", 0..=255, None, |r, v| r.tos(v as u8))
     },
     TraceOption {
         help: "The same by its DSCP alone, {range}; not together with --tos",
         description: "The same by its DSCP alone; not together with tos.",
-        ..integer("dscp", "number", 0..=63, None, |request, value| {
-            request.dscp = Some(value);
-        })
+        ..integer("dscp", "number", 0..=63, None, |r, v| r.tos((v as u8) << 2))
     },
     TraceOption {
         help: "Set IPv4's DF bit in probes; UDP always has it",
-        ..switch("dont-fragment", |request, value| request.dont_fragment = value)
+        ..switch("dont-fragment", RequestBuilder::dont_fragment)
     },
     TraceOption {
         help: "Source address of probes, one of this host's; without it, the routing tables decide",
         description: "Source address of probes, one of the server's; without it, its routing tables decide. Only with \
                       --allow-egress.",
-        ..text("source", "address", |request, text| {
-            request.source = Some(text.to_owned());
-            Ok(())
+        ..text("source", "address", |r, text| {
+            let source = text.parse().map_err(|_| "must be an IPv4 or IPv6 address")?;
+            Ok(r.source(source))
         })
     },
     TraceOption {
         help: "Interface by which probes leave, by name or index; without it, the routing tables decide",
         description: "Interface by which probes leave, by name or index; without it, the routing tables decide. Only with \
                       --allow-egress.",
-        ..text("interface", "name", |request, text| {
-            request.interface = Some(text.to_owned());
-            Ok(())
-        })
+        ..text("interface", "name", |r, text| Ok(r.interface(text)))
     },
     TraceOption {
         help: "Mark of probes that routing rules and firewalls see (Linux, CAP_NET_ADMIN), 0 to 4294967295; 0 means none",
         description: "Mark of probes that routing rules and firewalls of the server see, 0 to 4294967295; 0 means none. Only \
                       with --allow-egress.",
-        ..text("fwmark", "number", |request, text| {
+        ..text("fwmark", "number", |r, text| {
             let value = parse_int(text).ok().and_then(|value| u32::try_from(value).ok());
-            request.fwmark = Some(value.ok_or("must be a number between 0 and 4294967295")?);
-            Ok(())
+            let value = value.ok_or("must be a number between 0 and 4294967295")?;
+            Ok(match NonZeroU32::new(value) {
+                None => r,
+                Some(mark) => r.fwmark(mark),
+            })
         })
     },
     TraceOption {
         query: None,
         help: "How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz)",
-        ..choice("format", &FORMATS, |_, _| ())
+        ..choice(
+            "format",
+            &[
+                name("json", |r| r),
+                name("table", |r| r),
+                name("wide", |r| r),
+                name("csv", |r| r),
+                name("dot", |r| r),
+            ],
+        )
     },
     TraceOption {
         help: "Report why probes went unanswered, ICMP codes, TTLs, MPLS labels and counters as well",
-        ..switch("details", |request, value| request.details = value)
+        ..switch("details", RequestBuilder::details)
     },
 ];
 
@@ -270,19 +272,24 @@ const fn option(name: &'static str, value_name: &'static str, kind: Kind) -> Tra
         short: None,
         query: Some(name),
         value_name,
+        narrowed: false,
+        query_default: None,
         help: "",
         description: "",
         kind,
     }
 }
 
-/// The first of `names` is the default.
-const fn choice(
-    name: &'static str,
-    names: &'static [&'static str],
-    set: fn(&mut Request, &str),
-) -> TraceOption {
-    option(name, "name", Kind::Choice { names, set })
+const fn choice(name: &'static str, choices: &'static [Choice]) -> TraceOption {
+    option(name, "name", Kind::Choice(choices))
+}
+
+const fn name(name: &'static str, set: fn(RequestBuilder) -> RequestBuilder) -> Choice {
+    Choice {
+        name,
+        only_windows: false,
+        set,
+    }
 }
 
 const fn integer(
@@ -290,36 +297,24 @@ const fn integer(
     value_name: &'static str,
     range: RangeInclusive<i64>,
     default: Option<i64>,
-    set: fn(&mut Request, i64),
+    set: fn(RequestBuilder, i64) -> RequestBuilder,
 ) -> TraceOption {
-    integer_with(name, value_name, range, [default, default], set)
+    option(name, value_name, Kind::Integer { range, default, set })
 }
 
-/// An integer with a default for the command line, and another one for query strings.
-const fn integer_with(
-    name: &'static str,
-    value_name: &'static str,
-    range: RangeInclusive<i64>,
-    [default, query_default]: [Option<i64>; 2],
-    set: fn(&mut Request, i64),
-) -> TraceOption {
-    let kind = Kind::Integer {
-        range,
-        default,
-        query_default,
-        set,
-    };
-    option(name, value_name, kind)
-}
-
-const fn switch(name: &'static str, set: fn(&mut Request, bool)) -> TraceOption {
-    option(name, "bool", Kind::Switch { set })
+const fn switch(name: &'static str, set: fn(RequestBuilder, bool) -> RequestBuilder) -> TraceOption {
+    option(name, "bool", Kind::Switch(set))
 }
 
 const fn text(
     name: &'static str,
     value_name: &'static str,
-    set: fn(&mut Request, &str) -> Result<(), &'static str>,
+    set: fn(RequestBuilder, &str) -> Result<RequestBuilder, &'static str>,
 ) -> TraceOption {
-    option(name, value_name, Kind::Text { set })
+    option(name, value_name, Kind::Text(set))
+}
+
+/// A negative time becomes one that the library refuses.
+fn milliseconds(value: i64) -> Duration {
+    u64::try_from(value).map_or(Duration::MAX, Duration::from_millis)
 }

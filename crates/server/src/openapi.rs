@@ -4,9 +4,9 @@
 //! It is committed as `docs/openapi.json`; a test compares. After an intended change:
 //! `UPDATE=1 cargo test -p datadog-traceroute-server openapi`.
 
-use datadog_traceroute::Cause;
+use datadog_traceroute::{Cause, Protocol};
 use serde_json::{Map, Value, json};
-use traceroute_flags::{Interface, Kind, OPTIONS, TraceOption, WINDOWS_ONLY};
+use traceroute_flags::{Interface, Kind, OPTIONS, TraceOption};
 
 /// The document, indented and with a final newline.
 pub(crate) fn document() -> String {
@@ -175,17 +175,17 @@ fn parameters() -> Value {
 fn schema(option: &TraceOption) -> Value {
     let mut schema = match &option.kind {
         Kind::Target => json!({ "type": "string", "minLength": 1 }),
-        Kind::Choice { names, .. } => {
-            let everywhere = names.iter().filter(|name| !WINDOWS_ONLY.contains(name));
+        Kind::Choice(choices) => {
+            let everywhere = choices.iter().filter(|choice| !choice.only_windows);
             // An empty value counts as absent.
-            let names: Vec<&str> = everywhere.copied().chain([""]).collect();
+            let names: Vec<&str> = everywhere.map(|choice| choice.name).chain([""]).collect();
             json!({ "type": "string", "enum": names })
         }
         Kind::Integer { range, .. } => {
             json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() })
         }
-        Kind::Switch { .. } => json!({ "type": "boolean" }),
-        Kind::Text { .. } => json!({ "type": "string" }),
+        Kind::Switch(_) => json!({ "type": "boolean" }),
+        Kind::Text(_) => json!({ "type": "string" }),
     };
     match option.default(Interface::Query) {
         None => {}
@@ -272,7 +272,7 @@ fn report() -> Value {
     });
     let loss = json!({ "type": "number", "minimum": 0, "maximum": 1, "description": "A fraction." });
     object(&[
-        ("protocol", one_of(&["udp", "tcp", "icmp"])),
+        ("protocol", one_of(&Protocol::ALL.map(Protocol::name))),
         (
             "source",
             object(&[("public_ip", described("string", "Empty when not known."))]),

@@ -63,7 +63,7 @@ impl Events {
         let mut keep_alive = interval(KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         keep_alive.reset();
-        let hide_private = job.request().skip_private_hops;
+        let hide_private = job.request().skip_private_hops();
         let (sender, progress) = mpsc::channel(QUEUE);
         let mut work = JoinSet::new();
         // A task of its own: limits of time hold, and probes are sent, whether or not somebody

@@ -10,7 +10,7 @@ use idna::{AsciiDenyList, domain_to_ascii_cow};
 use tokio::time::{Instant, timeout_at};
 
 use crate::names::{Failure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
-use crate::parameters::Host;
+use crate::request::Host;
 
 /// A host, perhaps with a port: `host`, `host:443`, `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`,
 /// `[2001:db8::1]` or `[2001:db8::1]:443`.

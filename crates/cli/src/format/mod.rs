@@ -14,10 +14,8 @@ mod wide;
 mod tests;
 
 use std::error::Error;
-use std::str::FromStr;
 
 use datadog_traceroute::{Report, json};
-use traceroute_flags::{FORMATS, alternatives};
 
 pub(crate) use screen::Screen;
 
@@ -37,6 +35,17 @@ pub(crate) enum Format {
 }
 
 impl Format {
+    /// The format that `--format` calls so.
+    pub(crate) fn named(name: &str) -> Self {
+        match name {
+            "table" => Format::Table,
+            "wide" => Format::Wide,
+            "csv" => Format::Csv,
+            "dot" => Format::Dot,
+            _ => Format::Json,
+        }
+    }
+
     /// Whether the report should have details, although nobody asked for them: remarks are made of
     /// them.
     pub(crate) fn needs_details(self) -> bool {
@@ -66,20 +75,4 @@ pub(crate) struct View {
     pub(crate) screen: Screen,
     /// Whether they asked for details.
     pub(crate) details: bool,
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    /// In any letter case, as protocols are.
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name.to_ascii_lowercase().as_str() {
-            "json" => Ok(Format::Json),
-            "table" => Ok(Format::Table),
-            "wide" => Ok(Format::Wide),
-            "csv" => Ok(Format::Csv),
-            "dot" => Ok(Format::Dot),
-            _ => Err(format!("must be {}, got {name:?}", alternatives(&FORMATS))),
-        }
-    }
 }
