@@ -167,6 +167,7 @@ enum Command {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use traceroute_flags::{Interface, Kind};
 
     use super::*;
 
@@ -186,22 +187,6 @@ mod tests {
         (None, "windows-driver", "false"),
         (None, "skip-private-hops", "false"),
     ];
-    /// Flags beyond the contract.
-    const OWN: [(Option<char>, &str, &str); 13] = [
-        (None, "hop-retries", "2"),
-        (None, "e2e-interval", "0"),
-        (None, "first-ttl", "1"),
-        (None, "delay", ""),
-        (None, "packet-size", ""),
-        (None, "tos", ""),
-        (None, "dscp", ""),
-        (None, "dont-fragment", "false"),
-        (None, "source", ""),
-        (None, "interface", ""),
-        (None, "fwmark", ""),
-        (None, "format", "json"),
-        (None, "details", "false"),
-    ];
 
     fn arguments(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
@@ -215,12 +200,18 @@ mod tests {
     /// Asserts that `line` gives the flags these values, and all others their defaults.
     fn assert_values(line: &str, expected: &[(&str, &str)]) {
         let parameters = parameters(line);
-        for (_, name, default) in CONTRACT.iter().chain(&OWN) {
-            let given = expected.iter().find(|(given, _)| given == name);
-            let value = parameters.get(name).map_or(String::new(), ToString::to_string);
+        for option in OPTIONS.iter().filter(|option| option.flag != "target") {
+            let name = option.flag;
+            let given = expected.iter().find(|(given, _)| *given == name);
+            let value = match given {
+                Some((_, value)) => Some((*value).to_owned()),
+                None => option
+                    .default(Interface::CommandLine)
+                    .map(|value| value.to_string()),
+            };
             assert_eq!(
+                parameters.get(name).map(ToString::to_string),
                 value,
-                given.map_or(*default, |(_, value)| value),
                 "{line}: {name}"
             );
         }
@@ -245,16 +236,14 @@ mod tests {
     #[test]
     fn flags_are_the_contracts() {
         let command = go_style(command());
-        let flags: Vec<_> = command
-            .get_arguments()
-            .filter(|flag| !flag.is_positional() && flag.get_id() != "help")
-            .map(|flag| {
-                let default = flag.get_default_values().first();
-                let default = default.map_or("", |default| default.to_str().unwrap());
-                (flag.get_short(), flag.get_long().unwrap(), default)
-            })
-            .collect();
-        assert_eq!(flags, [&CONTRACT[..], &OWN].concat());
+        for (short, name, default) in CONTRACT {
+            let mut flags = command.get_arguments();
+            let flag = flags.find(|flag| flag.get_long() == Some(name)).unwrap();
+            assert_eq!(
+                (flag.get_short(), flag.get_default_values()),
+                (short, &[default.into()][..])
+            );
+        }
     }
 
     #[test]
@@ -264,44 +253,34 @@ mod tests {
 
     #[test]
     fn every_flag_has_its_effect() {
-        let expected = [
+        let mut line = vec!["host".to_owned()];
+        let mut expected = Vec::new();
+        for option in OPTIONS {
+            let value = match &option.kind {
+                Kind::Target => continue,
+                Kind::Choice(choices) => choices[1].name.to_uppercase(),
+                Kind::Integer { range, .. } => (range.end() - 1).to_string(),
+                Kind::Switch(_) => "true".to_owned(),
+                Kind::Text(_) => "text".to_owned(),
+            };
+            line.push(format!("--{}={value}", option.flag));
+            expected.push((option.flag, value));
+        }
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(flag, value)| (*flag, value.as_str()))
+            .collect();
+        assert_values(&line.join(" "), &expected);
+        let short = [
             ("proto", "TCP"),
-            ("tcp-method", "prefer_sack"),
             ("port", "443"),
             ("traceroute-queries", "4"),
             ("e2e-queries", "5"),
             ("max-ttl", "6"),
-            ("timeout", "7"),
-            ("ipv6", "true"),
-            ("reverse-dns", "true"),
-            ("source-public-ip", "true"),
-            ("windows-driver", "true"),
-            ("skip-private-hops", "true"),
-            ("details", "true"),
-            ("hop-retries", "8"),
-            ("e2e-interval", "9"),
-            ("first-ttl", "2"),
-            ("delay", "0"),
-            ("packet-size", "100"),
-            ("tos", "184"),
-            ("dscp", "46"),
-            ("dont-fragment", "true"),
-            ("source", "10.0.0.1"),
-            ("interface", "eth1"),
-            ("fwmark", "0x10"),
-            ("format", "csv"),
             ("verbose", "true"),
+            ("tos", "184"),
         ];
-        assert_eq!(expected.len(), CONTRACT.len() + OWN.len());
-        let long = expected
-            .map(|(name, value)| format!("--{name}={value}"))
-            .join(" ");
-        assert_values(&format!("{long} host"), &expected);
-        let short = "-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tcp-method prefer_sack --timeout 7 --ipv6=1 \
-                     --reverse-dns=t --source-public-ip=T --windows-driver --skip-private-hops=TRUE --details \
-                     --hop-retries 8 --e2e-interval 9 --first-ttl 2 --delay 0 --packet-size 100 --tos 0xB8 --dscp 46 \
-                     --dont-fragment=1 --source 10.0.0.1 --interface eth1 --fwmark 0x10 --format csv";
-        assert_values(short, &expected);
+        assert_values("-P TCP -p 443 -q 4 -Q 5 -m 6 -v host --tos 0xB8", &short);
     }
 
     /// Remarks in tables are made of details.
@@ -543,14 +522,17 @@ mod tests {
     #[test]
     fn the_manual_page_tells_defaults() {
         let page = String::from_utf8(man().unwrap()).unwrap();
-        for (short, name, default) in CONTRACT.iter().chain(&OWN) {
-            let name = name.replace('-', "\\-");
+        for option in OPTIONS.iter().filter(|option| option.flag != "target") {
+            let name = option.flag.replace('-', "\\-");
             let long = format!("\\fB\\-\\-{name}\\fR");
-            let flag = short.map_or(long.clone(), |short| format!("\\fB\\-{short}\\fR, {long}"));
+            let flag = option
+                .short
+                .map_or(long.clone(), |short| format!("\\fB\\-{short}\\fR, {long}"));
             let line = page.lines().find(|line| line.starts_with(&flag));
             let line = line.unwrap_or_else(|| panic!("no {flag} in {page}"));
             // Those without a value of their own for it say so in words.
-            let told = default.is_empty() || line.ends_with(&format!("[default: {default}]"));
+            let default = option.default(Interface::CommandLine);
+            let told = default.is_none_or(|default| line.ends_with(&format!("[default: {default}]")));
             assert!(told, "{line}");
         }
         assert!(page.contains("\n.TH DATADOG-TRACEROUTE 1 "), "{page}");

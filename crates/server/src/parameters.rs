@@ -67,45 +67,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::fmt::Write;
-
-    /// The contract's parameters and those beyond it, with their defaults.
-    const DEFAULTS: [(&str, &str); 25] = [
-        ("target", ""),
-        ("protocol", "udp"),
-        ("port", "33434"),
-        ("traceroute-queries", "3"),
-        ("max-ttl", "30"),
-        ("timeout", "3000"),
-        ("tcp-method", "syn"),
-        ("e2e-queries", "50"),
-        ("ipv6", "false"),
-        ("reverse-dns", "false"),
-        ("source-public-ip", "false"),
-        ("windows-driver", "false"),
-        ("skip-private-hops", "false"),
-        ("details", "false"),
-        ("hop-retries", "2"),
-        ("e2e-interval", "0"),
-        ("first-ttl", "1"),
-        ("delay", ""),
-        ("packet-size", ""),
-        ("tos", ""),
-        ("dscp", ""),
-        ("dont-fragment", "false"),
-        ("source", ""),
-        ("interface", ""),
-        ("fwmark", ""),
-    ];
+    use traceroute_flags::{Interface, Kind, OPTIONS};
 
     /// Asserts that `query` gives the parameters these values, and all others their defaults.
     fn assert_values(query: &str, expected: &[(&str, &str)]) {
         let parameters = from_query(query);
-        for (name, default) in DEFAULTS {
+        for option in OPTIONS {
+            let Some(name) = option.query else { continue };
             let given = expected.iter().find(|(given, _)| *given == name);
-            let value = parameters.get(name).map_or(String::new(), ToString::to_string);
+            let value = match given {
+                Some((_, value)) => Some((*value).to_owned()),
+                None => option.default(Interface::Query).map(|value| value.to_string()),
+            };
             assert_eq!(
+                parameters.get(name).map(ToString::to_string),
                 value,
-                given.map_or(default, |(_, value)| value),
                 "{query}: {name}"
             );
         }
@@ -114,20 +90,43 @@ mod tests {
     #[test]
     fn the_contracts_defaults() {
         assert_values("", &[]);
+        let contract = [
+            ("protocol", "udp"),
+            ("port", "33434"),
+            ("traceroute-queries", "3"),
+            ("max-ttl", "30"),
+            ("timeout", "3000"),
+            ("tcp-method", "syn"),
+            ("e2e-queries", "50"),
+            ("ipv6", "false"),
+            ("reverse-dns", "false"),
+            ("source-public-ip", "false"),
+            ("windows-driver", "false"),
+            ("skip-private-hops", "false"),
+        ];
+        assert_values("", &contract);
     }
 
     #[test]
     fn every_parameter_has_its_effect() {
-        let query = "target=h&protocol=TCP&port=443&traceroute-queries=4&max-ttl=6&timeout=7&tcp-method=sack\
-                     &e2e-queries=5&ipv6=1&reverse-dns=t&source-public-ip=T&windows-driver=true&skip-private-hops=TRUE\
-                     &details=true&hop-retries=8&e2e-interval=9&first-ttl=2&delay=0\
-                     &packet-size=100&tos=184&dscp=46&dont-fragment=1&source=10.0.0.1&interface=eth1&fwmark=16";
-        let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap());
-        let expected: Vec<_> = pairs
-            .map(|(name, text)| (name, if "1tTRUE".contains(text) { "true" } else { text }))
+        let mut query = String::new();
+        let mut expected = Vec::new();
+        for option in OPTIONS {
+            let Some(name) = option.query else { continue };
+            let value = match &option.kind {
+                Kind::Choice(choices) => choices[1].name.to_uppercase(),
+                Kind::Integer { range, .. } => (range.end() - 1).to_string(),
+                Kind::Switch(_) => "true".to_owned(),
+                Kind::Text(_) | Kind::Target => "text".to_owned(),
+            };
+            write!(query, "{name}={value}&").unwrap();
+            expected.push((name, value));
+        }
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        assert_eq!(expected.len(), DEFAULTS.len());
-        assert_values(query, &expected);
+        assert_values(&query, &expected);
     }
 
     #[test]

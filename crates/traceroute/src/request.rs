@@ -650,8 +650,11 @@ mod tests {
             |r| r.fwmark(NonZeroU32::MAX).interface("eth0"),
         ];
         for (index, set) in cases.into_iter().enumerate() {
-            let built = set(request()).build();
-            assert!(built.is_ok(), "{index}: {built:?}");
+            let built = set(request())
+                .build()
+                .unwrap_or_else(|error| panic!("{index}: {error}"));
+            assert!(built.time_limit() >= Duration::from_secs(5));
+            assert!(built.traces_at_once() <= 2 * MAX_QUERIES);
         }
         assert!(request().tcp_method(TcpMethod::SynSocket).build_on(true).is_ok());
     }
