@@ -7,9 +7,7 @@ use std::iter;
 use crate::format::Format;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Subcommand};
 use datadog_traceroute::Request;
-use traceroute_flags::{
-    InvalidParameter, OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style,
-};
+use traceroute_flags::{OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style};
 
 /// Name of the program, also where it was renamed.
 pub(crate) const NAME: &str = "datadog-traceroute";
@@ -72,20 +70,22 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         });
     }
     let parameters = Parameters::from_flags(&matches);
-    let invalid = |error: InvalidParameter| PROGRAM.usage_error(error.for_command_line());
-    let format = Format::named(parameters.choice("format").map_err(invalid)?);
     let surplus = matches.get_many::<String>(SURPLUS).map_or(0, Iterator::count);
     if surplus > 0 {
         let received = 1 + surplus;
         return Err(PROGRAM.usage_error(format!("exactly one target is needed, not {received}")));
     }
-    let Some(target) = parameters.get("target").map(ToString::to_string) else {
+    if parameters.get("target").is_none() {
         return Err(PROGRAM.usage_error("missing target"));
-    };
-    if !literal && is_command(&target) {
-        return Err(command_as_target(&target));
     }
-    let mut request = parameters.validate().map_err(invalid)?;
+    let target = parameters.text("target");
+    if !literal && is_command(target) {
+        return Err(command_as_target(target));
+    }
+    let mut request = parameters
+        .validate()
+        .map_err(|error| PROGRAM.usage_error(error.for_command_line()))?;
+    let format = Format::named(parameters.text("format"));
     let details = request.details();
     if format.needs_details() {
         request = request.with_details();
@@ -259,7 +259,7 @@ mod tests {
             let value = match &option.kind {
                 Kind::Target => continue,
                 Kind::Choice(choices) => choices[1].name.to_uppercase(),
-                Kind::Integer { range, .. } => (range.end() - 1).to_string(),
+                Kind::Integer(range, _) => (range.end() - 1).to_string(),
                 Kind::Switch(_) => "true".to_owned(),
                 Kind::Text(_) => "text".to_owned(),
             };

@@ -23,10 +23,12 @@ pub struct TraceOption {
     pub query: Option<&'static str>,
     /// What the value is called in help texts.
     pub value_name: &'static str,
+    /// Value of an integer that is not given; `None`: no number says the same.
+    pub default: Option<i64>,
+    /// The same in a query string, where it is another one.
+    pub query_default: Option<i64>,
     /// Other options narrow the range of an integer: the library checks it.
     pub narrowed: bool,
-    /// Default in a query string, where it is not that of the command line.
-    pub query_default: Option<i64>,
     /// One sentence for help texts, without a full stop. `{range}` and `{names}` stand for those
     /// of the option's kind.
     pub help: &'static str,
@@ -43,16 +45,9 @@ pub enum Kind {
     Target,
     /// One of some names, in any letter case; the first is the default.
     Choice(&'static [Choice]),
-    /// A number.
-    Integer {
-        /// Lowest and highest value.
-        range: RangeInclusive<i64>,
-        /// Value when none is given; `None`: no number says the same.
-        default: Option<i64>,
-        /// Takes a value in the range. Where that is narrowed, takes any: what the library's type
-        /// cannot hold becomes a value that the library refuses.
-        set: fn(RequestBuilder, i64) -> RequestBuilder,
-    },
+    /// A number, at least and at most so. Where other options narrow the range, the function takes
+    /// any: what the library's type cannot hold becomes a value that the library refuses.
+    Integer(RangeInclusive<i64>, fn(RequestBuilder, i64) -> RequestBuilder),
     /// On or off. Off when it is not given.
     Switch(fn(RequestBuilder, bool) -> RequestBuilder),
     /// Any text. Unlike other values, it must be right also in a query string. An error says what
@@ -107,10 +102,8 @@ impl TraceOption {
         match (&self.kind, interface) {
             (Kind::Target | Kind::Text(_), _) => None,
             (Kind::Choice(choices), _) => choices.first().map(|choice| Value::Text(choice.name.to_owned())),
-            (Kind::Integer { default, .. }, Interface::CommandLine) => default.map(Value::Integer),
-            (Kind::Integer { default, .. }, Interface::Query) => {
-                self.query_default.or(*default).map(Value::Integer)
-            }
+            (Kind::Integer(..), Interface::CommandLine) => self.default.map(Value::Integer),
+            (Kind::Integer(..), Interface::Query) => self.query_default.or(self.default).map(Value::Integer),
             (Kind::Switch(_), _) => Some(Value::Switch(false)),
         }
     }
@@ -122,7 +115,7 @@ impl TraceOption {
     pub(crate) fn parse_query(&self, text: &str) -> Result<Value, String> {
         match &self.kind {
             Kind::Target | Kind::Choice(_) | Kind::Text(_) => Ok(Value::Text(text.to_owned())),
-            Kind::Integer { .. } => text
+            Kind::Integer(..) => text
                 .parse()
                 .map(Value::Integer)
                 .map_err(|error: ParseIntError| error.to_string()),
@@ -135,7 +128,7 @@ impl TraceOption {
     /// The text for `--help` and the manual page.
     pub fn help(&self) -> String {
         match &self.kind {
-            Kind::Integer { range, .. } => self.help.replace("{range}", &words(range)),
+            Kind::Integer(range, _) => self.help.replace("{range}", &words(range)),
             Kind::Choice(choices) => self.help.replace("{names}", &alternatives(choices)),
             _ => self.help.to_owned(),
         }
@@ -156,7 +149,7 @@ impl TraceOption {
         let argument = match &self.kind {
             Kind::Target => return argument.value_hint(ValueHint::Hostname),
             Kind::Choice(choices) => argument.value_parser(Suggest(choices)).hide_possible_values(true),
-            Kind::Integer { .. } => argument.value_parser(parse_int),
+            Kind::Integer(..) => argument.value_parser(parse_int),
             Kind::Switch(_) => argument.action(ArgAction::SetTrue),
             Kind::Text(_) => argument,
         };
@@ -268,7 +261,7 @@ mod tests {
             format!("{default}; over HTTP {query_default}")
         };
         let values = match &option.kind {
-            Kind::Integer { range, .. } => words(range),
+            Kind::Integer(range, _) => words(range),
             Kind::Choice(choices) => alternatives(choices),
             Kind::Target | Kind::Switch(_) | Kind::Text(_) => String::new(),
         };

@@ -16,6 +16,11 @@ use datadog_traceroute::{
 use crate::catalogue::{Choice, Kind, TraceOption};
 use crate::values::parse_int;
 
+/// How many runs, and how many end-to-end probes.
+const QUERIES: RangeInclusive<i64> = 0..=MAX_QUERIES as i64;
+/// How long something may take, in milliseconds.
+const TIMES: RangeInclusive<i64> = 0..=MAX_TIMEOUT_MS.cast_signed();
+
 /// All options, in the order of `--help`.
 pub static OPTIONS: &[TraceOption] = &[
     TraceOption {
@@ -40,40 +45,25 @@ pub static OPTIONS: &[TraceOption] = &[
         short: Some('p'),
         help: "Port to probe, {range}; 0 means 33434",
         description: "Port to probe; 0 means the default.",
-        ..integer(
-            "port",
-            "number",
-            0..=65535,
-            Some(DEFAULT_PORT as i64),
-            |r, v| match v {
-                0 => r,
-                port => r.port(port as u16),
-            },
-        )
+        default: Some(DEFAULT_PORT as i64),
+        ..integer("port", "number", 0..=65535, |r, v| match v {
+            0 => r,
+            port => r.port(port as u16),
+        })
     },
     TraceOption {
         short: Some('q'),
         help: "Number of traceroute runs, {range}",
         description: "Number of traceroute runs.",
-        ..integer(
-            "traceroute-queries",
-            "number",
-            0..=MAX_QUERIES as i64,
-            Some(DEFAULT_TRACEROUTE_QUERIES as i64),
-            |r, v| r.runs(v as u32),
-        )
+        default: Some(DEFAULT_TRACEROUTE_QUERIES as i64),
+        ..integer("traceroute-queries", "number", QUERIES, |r, v| r.runs(v as u32))
     },
     TraceOption {
         short: Some('m'),
         help: "Highest TTL to probe, {range} hops",
         description: "Highest TTL to probe, in hops.",
-        ..integer(
-            "max-ttl",
-            "hops",
-            1..=255,
-            Some(DEFAULT_MAX_TTL as i64),
-            |r, v| r.max_ttl(v as u8),
-        )
+        default: Some(DEFAULT_MAX_TTL as i64),
+        ..integer("max-ttl", "hops", 1..=255, |r, v| r.max_ttl(v as u8))
     },
     TraceOption {
         short: Some('v'),
@@ -105,16 +95,11 @@ pub static OPTIONS: &[TraceOption] = &[
         help: "Milliseconds an answer may take, {range}; 0 means 3000",
         description: "Milliseconds that an answer may take; 0 means the default.",
         query_default: Some(DEFAULT_TIMEOUT_MS.cast_signed()),
-        ..integer(
-            "timeout",
-            "ms",
-            0..=MAX_TIMEOUT_MS.cast_signed(),
-            Some(0),
-            |r, v| match v {
-                0 => r,
-                ms => r.timeout(milliseconds(ms)),
-            },
-        )
+        default: Some(0),
+        ..integer("timeout", "ms", TIMES, |r, v| match v {
+            0 => r,
+            ms => r.timeout(milliseconds(ms)),
+        })
     },
     TraceOption {
         help: "Look up the names of hops and destination",
@@ -129,13 +114,8 @@ pub static OPTIONS: &[TraceOption] = &[
         short: Some('Q'),
         help: "Number of end-to-end probes, {range}",
         description: "Number of end-to-end probes.",
-        ..integer(
-            "e2e-queries",
-            "number",
-            0..=MAX_QUERIES as i64,
-            Some(DEFAULT_E2E_QUERIES as i64),
-            |r, v| r.e2e_probes(v as u32),
-        )
+        default: Some(DEFAULT_E2E_QUERIES as i64),
+        ..integer("e2e-queries", "number", QUERIES, |r, v| r.e2e_probes(v as u32))
     },
     TraceOption {
         help: "Use the Windows driver (ignored elsewhere)",
@@ -150,34 +130,27 @@ pub static OPTIONS: &[TraceOption] = &[
     TraceOption {
         help: "How often a silent hop is probed again, {range}; costs no time",
         description: "How often a silent hop is probed again, while the run waits anyway.",
-        ..integer(
-            "hop-retries",
-            "number",
-            0..=MAX_HOP_RETRIES as i64,
-            Some(DEFAULT_HOP_RETRIES as i64),
-            |r, v| r.hop_retries(v as u8),
-        )
+        default: Some(DEFAULT_HOP_RETRIES as i64),
+        ..integer("hop-retries", "number", 0..=MAX_HOP_RETRIES as i64, |r, v| {
+            r.hop_retries(v as u8)
+        })
     },
     TraceOption {
         help: "Milliseconds between end-to-end probes, {range}; 0 means at most 1000, over UDP as fast as the target answers",
         description: "Milliseconds between end-to-end probes; 0 means min(1000, max-ttl × timeout / e2e-queries), and over UDP \
                       no faster than the target answers. All probes must fit into max-ttl × timeout.",
-        ..integer(
-            "e2e-interval",
-            "ms",
-            0..=MAX_TIMEOUT_MS.cast_signed(),
-            Some(0),
-            |r, v| match v {
-                0 => r,
-                ms => r.e2e_interval(milliseconds(ms)),
-            },
-        )
+        default: Some(0),
+        ..integer("e2e-interval", "ms", TIMES, |r, v| match v {
+            0 => r,
+            ms => r.e2e_interval(milliseconds(ms)),
+        })
     },
     TraceOption {
         help: "Lowest TTL to probe, 1 to max-ttl hops",
         description: "Lowest TTL to probe, in hops; at most max-ttl.",
         narrowed: true,
-        ..integer("first-ttl", "hops", 1..=255, Some(1), |r, v| {
+        default: Some(1),
+        ..integer("first-ttl", "hops", 1..=255, |r, v| {
             r.first_ttl(u8::try_from(v).unwrap_or(0))
         })
     },
@@ -187,32 +160,26 @@ pub static OPTIONS: &[TraceOption] = &[
         description: "Milliseconds between a run's probes, at most the timeout; 0 means that up to sixteen are on their way \
                       at once, TCP SYN too. By default 50, for TCP SACK 10.",
         narrowed: true,
-        ..integer("delay", "ms", 0..=MAX_TIMEOUT_MS.cast_signed(), None, |r, v| {
-            r.delay(milliseconds(v))
-        })
+        ..integer("delay", "ms", TIMES, |r, v| r.delay(milliseconds(v)))
     },
     TraceOption {
         help: "Bytes of each probe's IP packet, at most 65535; not for TCP [default: as short as can be]",
         description: "Bytes of each probe's IP packet, not for TCP. At least 36 (ICMP over IPv4), 38 (UDP over IPv4), 54 (UDP \
                       otherwise), 56 (ICMP otherwise); by default as short as can be.",
         narrowed: true,
-        ..integer(
-            "packet-size",
-            "bytes",
-            36..=MAX_PACKET_SIZE as i64,
-            None,
-            |r, v| r.packet_size(u16::try_from(v).unwrap_or(0)),
-        )
+        ..integer("packet-size", "bytes", 36..=MAX_PACKET_SIZE as i64, |r, v| {
+            r.packet_size(u16::try_from(v).unwrap_or(0))
+        })
     },
     TraceOption {
         help: "Type of service (IPv4) or traffic class (IPv6) of the probes, {range} [default: 0]",
         description: "Type of service (IPv4) or traffic class (IPv6) of the probes.",
-        ..integer("tos", "number", 0..=255, None, |r, v| r.tos(v as u8))
+        ..integer("tos", "number", 0..=255, |r, v| r.tos(v as u8))
     },
     TraceOption {
         help: "The same by its DSCP alone, {range}; not together with --tos",
         description: "The same by its DSCP alone; not together with tos.",
-        ..integer("dscp", "number", 0..=63, None, |r, v| r.tos((v as u8) << 2))
+        ..integer("dscp", "number", 0..=63, |r, v| r.tos((v as u8) << 2))
     },
     TraceOption {
         help: "Set IPv4's DF bit in probes; UDP always has it",
@@ -272,8 +239,9 @@ const fn option(name: &'static str, value_name: &'static str, kind: Kind) -> Tra
         short: None,
         query: Some(name),
         value_name,
-        narrowed: false,
+        default: None,
         query_default: None,
+        narrowed: false,
         help: "",
         description: "",
         kind,
@@ -296,10 +264,9 @@ const fn integer(
     name: &'static str,
     value_name: &'static str,
     range: RangeInclusive<i64>,
-    default: Option<i64>,
     set: fn(RequestBuilder, i64) -> RequestBuilder,
 ) -> TraceOption {
-    option(name, value_name, Kind::Integer { range, default, set })
+    option(name, value_name, Kind::Integer(range, set))
 }
 
 const fn switch(name: &'static str, set: fn(RequestBuilder, bool) -> RequestBuilder) -> TraceOption {

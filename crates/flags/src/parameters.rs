@@ -5,7 +5,7 @@ use std::fmt;
 use clap::ArgMatches;
 use datadog_traceroute::{Field, Problem, Request, RequestBuilder, RequestError};
 
-use crate::catalogue::{Choice, Interface, Kind, TraceOption, Value, choose, option};
+use crate::catalogue::{Interface, Kind, TraceOption, Value, choose, option};
 use crate::options::OPTIONS;
 
 /// A value for each option, as a user gave it or its default. Not yet checked.
@@ -19,8 +19,8 @@ impl Parameters {
     /// What the flags of a command line say.
     pub fn from_flags(matches: &ArgMatches) -> Self {
         let value = |option: &TraceOption| match option.kind {
-            Kind::Integer { .. } => matches.get_one(option.flag).copied().map(Value::Integer),
-            Kind::Switch { .. } => matches.get_one(option.flag).copied().map(Value::Switch),
+            Kind::Integer(..) => matches.get_one(option.flag).copied().map(Value::Integer),
+            Kind::Switch(_) => matches.get_one(option.flag).copied().map(Value::Switch),
             _ => matches.get_one(option.flag).cloned().map(Value::Text),
         };
         Parameters {
@@ -64,21 +64,6 @@ impl Parameters {
             Some(Value::Text(text)) => text,
             _ => "",
         }
-    }
-
-    /// The name that a choice has in the catalogue.
-    ///
-    /// # Errors
-    /// The value is none of the names.
-    pub fn choice(&self, name: &'static str) -> Result<&'static str, InvalidParameter> {
-        let choices: &'static [Choice] = match option(name).map(|option| &option.kind) {
-            Some(Kind::Choice(choices)) => choices,
-            _ => &[],
-        };
-        let chosen = choose(choices, self.text(name));
-        chosen
-            .map(|choice| choice.name)
-            .map_err(|problem| InvalidParameter::new(name, problem))
     }
 
     /// Whether a switch is on.
@@ -134,13 +119,11 @@ impl Parameters {
 fn set(option: &TraceOption, request: RequestBuilder, value: &Value) -> Result<RequestBuilder, String> {
     Ok(match (&option.kind, value) {
         (Kind::Choice(choices), Value::Text(text)) => (choose(choices, text)?.set)(request),
-        (Kind::Integer { range, .. }, Value::Integer(value))
-            if !option.narrowed && !range.contains(value) =>
-        {
+        (Kind::Integer(range, _), Value::Integer(value)) if !option.narrowed && !range.contains(value) => {
             let (value, range, unit) = (*value, range.clone(), option.unit());
             return Err(Problem::OutOfRange { value, range, unit }.to_string());
         }
-        (Kind::Integer { set, .. }, Value::Integer(value)) => set(request, *value),
+        (Kind::Integer(_, set), Value::Integer(value)) => set(request, *value),
         (Kind::Switch(set), Value::Switch(value)) => set(request, *value),
         (Kind::Text(set), Value::Text(text)) => {
             set(request, text).map_err(|must| format!("{must}, got {text:?}"))?
@@ -220,8 +203,8 @@ mod tests {
             let Some(name) = option.query else { continue };
             let text = match &option.kind {
                 Kind::Choice(choices) => choices[1].name,
-                Kind::Integer { .. } if name == "packet-size" => "100",
-                Kind::Integer { .. } => "7",
+                Kind::Integer(..) if name == "packet-size" => "100",
+                Kind::Integer(..) => "7",
                 Kind::Switch(_) => "TRUE",
                 Kind::Text(_) if name == "fwmark" => "0x2a",
                 Kind::Text(_) | Kind::Target => "192.0.2.2",
@@ -233,7 +216,7 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_refused_by_name_and_range() {
         for option in OPTIONS {
-            let (Kind::Integer { range, .. }, name) = (&option.kind, option.flag) else {
+            let (Kind::Integer(range, _), name) = (&option.kind, option.flag) else {
                 continue;
             };
             // What the defaults of the others leave.

@@ -181,7 +181,7 @@ fn schema(option: &TraceOption) -> Value {
             let names: Vec<&str> = everywhere.map(|choice| choice.name).chain([""]).collect();
             json!({ "type": "string", "enum": names })
         }
-        Kind::Integer { range, .. } => {
+        Kind::Integer(range, _) => {
             json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() })
         }
         Kind::Switch(_) => json!({ "type": "boolean" }),

@@ -115,7 +115,7 @@ mod tests {
             let Some(name) = option.query else { continue };
             let value = match &option.kind {
                 Kind::Choice(choices) => choices[1].name.to_uppercase(),
-                Kind::Integer { range, .. } => (range.end() - 1).to_string(),
+                Kind::Integer(range, _) => (range.end() - 1).to_string(),
                 Kind::Switch(_) => "true".to_owned(),
                 Kind::Text(_) | Kind::Target => "text".to_owned(),
             };

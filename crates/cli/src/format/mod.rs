@@ -35,9 +35,9 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that `--format` calls so.
+    /// The format that `--format` calls so, in any letter case.
     pub(crate) fn named(name: &str) -> Self {
-        match name {
+        match name.to_ascii_lowercase().as_str() {
             "table" => Format::Table,
             "wide" => Format::Wide,
             "csv" => Format::Csv,
