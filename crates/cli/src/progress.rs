@@ -43,6 +43,7 @@ impl Counts {
                 self.probes_finished += 1;
                 self.probes_lost += u32::from(rtt.is_none());
             }
+            _ => {}
         }
     }
 

@@ -17,6 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 rtt: Some(rtt),
             } => println!("probe {index}: {rtt:?}"),
             Progress::E2eProbe { index, rtt: None } => println!("probe {index}: no answer"),
+            _ => {}
         })
         .await?;
     println!(

@@ -1,6 +1,6 @@
 //! What a trace is to do: built from typed values, checked once.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -412,22 +412,14 @@ impl Field {
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Field::Target => "target",
-            Field::TcpMethod => "tcp_method",
-            Field::Port => "port",
-            Field::Runs => "runs",
-            Field::E2eProbes => "e2e_probes",
-            Field::FirstTtl => "first_ttl",
-            Field::MaxTtl => "max_ttl",
-            Field::Timeout => "timeout",
-            Field::HopRetries => "hop_retries",
-            Field::E2eInterval => "e2e_interval",
-            Field::Delay => "delay",
-            Field::PacketSize => "packet_size",
-            Field::Source => "source",
-            Field::Interface => "interface",
-        })
+        // `MaxTtl` is set by `max_ttl`.
+        for (index, letter) in format!("{self:?}").chars().enumerate() {
+            if index > 0 && letter.is_ascii_uppercase() {
+                f.write_char('_')?;
+            }
+            f.write_char(letter.to_ascii_lowercase())?;
+        }
+        Ok(())
     }
 }
 

@@ -33,6 +33,7 @@ pub struct Target {
 
 /// What is wrong with a [`Target`]; continues a sentence that starts with the target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidTarget {
     /// Nothing stands before the port.
     #[error("has no host")]
@@ -204,6 +205,7 @@ impl fmt::Display for Family {
 
 /// Why a host name gave no address.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ResolveError {
     /// The resolver does not know the name, or failed.
     #[error("cannot resolve {host:?}: {source}")]

@@ -32,6 +32,7 @@ const MAX_E2E_SPACING: Duration = Duration::from_secs(1);
 
 /// What happens while a request is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Progress {
     /// A hop answered.
     HopFound {
@@ -607,6 +608,7 @@ fn milliseconds(rtt: Duration) -> f64 {
 
 /// Why one run failed.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// The trace itself failed.
     #[error(transparent)]
