@@ -69,9 +69,11 @@ pub struct Choice {
 /// Where users give options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interface {
-    /// Flags. Integers may have a base prefix, as with Go's `flag` package.
+    /// Flags. Integers may have a base prefix, as with Go's `flag` package. What does not parse is
+    /// a usage error.
     CommandLine,
-    /// A query string. Integers are decimal, as Go's `strconv.Atoi` reads them.
+    /// A query string. Integers are decimal, as Go's `strconv.Atoi` reads them. What does not parse
+    /// counts as absent, with a warning.
     Query,
 }
 

@@ -505,6 +505,8 @@ pub enum Host {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn request() -> RequestBuilder {
@@ -649,6 +651,22 @@ mod tests {
             assert!(built.traces_at_once() <= 2 * MAX_QUERIES);
         }
         assert!(request().tcp_method(TcpMethod::SynSocket).build_on(true).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_values_panic(
+            (port, runs, e2e_probes) in (0_u16..9, 0..=MAX_QUERIES + 1, 0..=MAX_QUERIES + 1),
+            (first_ttl, max_ttl, hop_retries) in (0_u8..9, 0_u8.., 0_u8..12),
+            [timeout, interval, delay] in [0..=MAX_TIMEOUT_MS + 1, 0..=9, 0..=9],
+        ) {
+            let request = request().port(port).runs(runs).e2e_probes(e2e_probes);
+            let request = request.first_ttl(first_ttl).max_ttl(max_ttl).hop_retries(hop_retries);
+            let [timeout, interval, delay] = [timeout, interval, delay].map(Duration::from_millis);
+            if let Ok(request) = request.timeout(timeout).e2e_interval(interval).delay(delay).build() {
+                let _ = (request.time_limit(), request.traces_at_once());
+            }
+        }
     }
 
     #[test]
