@@ -14,7 +14,7 @@ const WINDOWS_FLAGS: &str = "--tcp-method syn_socket, --windows-driver";
 /// stops everything.
 pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress)) -> Result<Report, Error> {
     let mut options = Options::default();
-    options.network.heavy_load = request.traceroute_queries >= MANY_RUNS;
+    options.network.heavy_load = request.runs() >= MANY_RUNS;
     Tracer::with_options(options)
         .trace_with_progress(request, progress)
         .await
@@ -23,7 +23,7 @@ pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress))
 /// Gives up the privileges that this request's probes do not need: from here on, packets from
 /// anywhere are read.
 pub(crate) fn drop_privileges(request: &Request) {
-    let kept = if request.fwmark.is_some() {
+    let kept = if request.fwmark().is_some() {
         keep_marking_privileges()
     } else {
         keep_probing_privileges()
@@ -45,13 +45,13 @@ pub(crate) fn notice(request: &Request) -> Option<String> {
 
 fn notice_of(access: Access, request: &Request) -> Option<String> {
     // These need no raw sockets.
-    let does_without = request.windows_driver || request.tcp_method == TcpMethod::SynSocket;
+    let does_without = request.windows_driver() || request.tcp_method() == TcpMethod::SynSocket;
     match access {
         // Without anything the trace fails, and says why.
         Access::Raw | Access::None => None,
-        Access::RawWithoutTcp if request.protocol != Protocol::Tcp => None,
+        Access::RawWithoutTcp if request.protocol() != Protocol::Tcp => None,
         // Fails without the driver, and says so.
-        Access::RawWithoutTcp if request.tcp_method == TcpMethod::Sack => None,
+        Access::RawWithoutTcp if request.tcp_method() == TcpMethod::Sack => None,
         Access::RawWithoutTcp | Access::IcmpApi if does_without => None,
         Access::Ordinary => Some(access.to_string()),
         Access::RawWithoutTcp | Access::IcmpApi => Some(format!("{access} ({WINDOWS_FLAGS})")),
@@ -60,18 +60,11 @@ fn notice_of(access: Access, request: &Request) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use datadog_traceroute::Parameters;
-
     use super::*;
 
     fn request(protocol: Protocol, windows_driver: bool) -> Request {
-        let parameters = Parameters {
-            target: "192.0.2.1".to_owned(),
-            protocol: protocol.to_string(),
-            windows_driver,
-            ..Parameters::default()
-        };
-        parameters.validate().unwrap()
+        let request = Request::to("192.0.2.1").protocol(protocol);
+        request.windows_driver(windows_driver).build().unwrap()
     }
 
     #[test]

@@ -41,9 +41,9 @@ impl Live {
     /// A trace that has just begun.
     pub(crate) fn new(request: &Request) -> Self {
         Live {
-            runs: request.traceroute_queries,
+            runs: request.runs(),
             runs_finished: 0,
-            probes: request.e2e_queries,
+            probes: request.e2e_probes(),
             probes_finished: 0,
             probes_lost: 0,
             hops: BTreeMap::new(),
@@ -60,6 +60,7 @@ impl Live {
                 self.probes_finished += 1;
                 self.probes_lost += u32::from(rtt.is_none());
             }
+            _ => {}
         }
     }
 
@@ -273,11 +274,7 @@ mod tests {
     use super::*;
 
     fn live() -> Live {
-        let parameters = datadog_traceroute::Parameters {
-            target: "192.0.2.1".to_owned(),
-            ..Default::default()
-        };
-        Live::new(&parameters.validate().unwrap())
+        Live::new(&Request::to("192.0.2.1").build().unwrap())
     }
 
     fn hop(run: u32, ttl: u8, address: &str, micros: u64, error: Option<IcmpError>) -> Progress {

@@ -80,7 +80,7 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
     if trace.verbose {
         log_everything();
     }
-    if trace.request.windows_driver {
+    if trace.request.windows_driver() {
         backend::start_windows_driver().map_err(|error| Failure::Trace(error.to_string()))?;
     }
     if let Some(notice) = backend::notice(&trace.request) {

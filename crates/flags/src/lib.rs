@@ -1,23 +1,30 @@
-//! What the command line programs share: flags in the manner of Go programs, what is said about wrong usage, which
-//! build this is, and how results and errors are written.
+//! What the programs share: the options of a trace, flags in the manner of Go programs, what is said about wrong usage,
+//! which build this is, and how results and errors are written.
 
+mod catalogue;
 mod complete;
 mod files;
 mod man;
+mod options;
 mod output;
+mod parameters;
 mod usage;
 mod utc;
+mod values;
 
 use std::io;
 
 use clap::ArgAction;
 pub use clap_complete::Shell;
-use datadog_traceroute::parse_bool;
 
+pub use catalogue::{Choice, Interface, Kind, TraceOption, Value};
 pub use files::check_open_files;
+pub use options::OPTIONS;
 pub use output::{fail, print};
+pub use parameters::{InvalidParameter, Parameters};
 pub use usage::UsageError;
 pub use utc::rfc3339;
+pub use values::{InvalidValue, parse_bool, parse_int};
 
 /// A program, as it speaks of itself.
 #[derive(Debug, Clone, Copy)]

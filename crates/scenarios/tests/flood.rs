@@ -16,13 +16,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Options, Parameters, Report, Run, Tracer};
+use datadog_traceroute::{Options, Protocol, Report, Request, Run, TcpMethod, Tracer};
 use etherparse::{PacketBuilder, TcpHeader};
 use tokio::runtime::{Builder, Runtime};
 use traceroute_simnet::tun::{self, Settings};
@@ -44,7 +44,12 @@ const E2E_QUERIES: u32 = 1;
 /// How often a busy machine may fail to make the flood.
 const TRIES: u32 = 20;
 /// Protocol and TCP method.
-const PROTOCOLS: [(&str, &str); 4] = [("icmp", "syn"), ("udp", "syn"), ("tcp", "syn"), ("tcp", "sack")];
+const PROTOCOLS: [(Protocol, TcpMethod); 4] = [
+    (Protocol::Icmp, TcpMethod::Syn),
+    (Protocol::Udp, TcpMethod::Syn),
+    (Protocol::Tcp, TcpMethod::Syn),
+    (Protocol::Tcp, TcpMethod::Sack),
+];
 const CLIENT: (Ipv4Addr, Ipv6Addr) = (
     Ipv4Addr::new(192, 0, 2, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
@@ -92,7 +97,8 @@ fn trace_in_flood(device: &File, name: &str, runs: u32, heavy_load: bool) {
         scope.spawn(move || serve(device, &topology, &stop));
         let lab = Lab::new(runs, heavy_load);
         // What is reserved stays in the filter, and is given out again.
-        let blocks = [false, true].map(|v6| block(&lab.trace(("tcp", "syn"), v6).traceroute.runs));
+        let blocks =
+            [false, true].map(|v6| block(&lab.trace((Protocol::Tcp, TcpMethod::Syn), v6).traceroute.runs));
         scope.spawn(move || flood.run(device, &irrelevant(blocks)));
 
         let start = lab.usage(flood);
@@ -158,22 +164,21 @@ impl Lab {
         }
     }
 
-    fn trace(&self, (protocol, tcp_method): (&str, &str), v6: bool) -> Report {
-        let request = Parameters {
-            target: if v6 {
-                TARGET.1.to_string()
+    fn trace(&self, (protocol, tcp_method): (Protocol, TcpMethod), v6: bool) -> Report {
+        let target: IpAddr = if v6 { TARGET.1.into() } else { TARGET.0.into() };
+        let request = Request::to(target)
+            .protocol(protocol)
+            .tcp_method(tcp_method)
+            .port(if protocol == Protocol::Tcp {
+                TCP_PORT
             } else {
-                TARGET.0.to_string()
-            },
-            protocol: protocol.to_owned(),
-            tcp_method: tcp_method.to_owned(),
-            port: if protocol == "tcp" { TCP_PORT.into() } else { 33434 },
-            traceroute_queries: self.runs.into(),
-            e2e_queries: E2E_QUERIES.into(),
-            timeout_ms: 1000,
-            ..Parameters::default()
-        };
-        let request = request.validate().unwrap();
+                33434
+            })
+            .runs(self.runs)
+            .e2e_probes(E2E_QUERIES)
+            .timeout(Duration::from_secs(1))
+            .build()
+            .unwrap();
         self.runtime.block_on(self.tracer.trace(&request)).unwrap()
     }
 
@@ -198,7 +203,13 @@ impl Lab {
     }
 
     /// Traces; no hop may be missing if the flood was as it should be. Returns its rate, in packets per second.
-    fn finds_everything(&self, protocol: (&str, &str), v6: bool, flood: &Flood, blocks: [u16; 2]) -> f64 {
+    fn finds_everything(
+        &self,
+        protocol: (Protocol, TcpMethod),
+        v6: bool,
+        flood: &Flood,
+        blocks: [u16; 2],
+    ) -> f64 {
         let before = self.usage(flood);
         let report = self.trace(protocol, v6);
         let after = self.usage(flood);
@@ -211,7 +222,7 @@ impl Lab {
             after.since(&before)
         );
         println!("{what}");
-        if protocol == ("tcp", "syn") {
+        if protocol == (Protocol::Tcp, TcpMethod::Syn) {
             assert_eq!(block(runs), blocks[usize::from(v6)], "the flood goes elsewhere");
         }
         let rate = after.rate_since(&before);

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use datadog_traceroute::details::DistanceDetails;
-use datadog_traceroute::{Parameters, Report, Tracer};
+use datadog_traceroute::{Protocol, Report, Request, RequestBuilder, Tracer};
 use tokio::runtime::Builder;
 use traceroute_simnet::{Network, Topology, namespace, tun};
 
@@ -68,8 +68,8 @@ fn serve(device: &File, name: &str, target: &str, act: impl FnOnce() + Send) {
 }
 
 /// As many requests at once; what they found, and how long each took.
-fn trace(tracer: &Tracer, parameters: &Parameters, count: usize) -> Vec<(Report, Duration)> {
-    let request = parameters.validate().unwrap();
+fn trace(tracer: &Tracer, request: RequestBuilder, count: usize) -> Vec<(Report, Duration)> {
+    let request = request.build().unwrap();
     let one = |_| {
         let (tracer, request) = (tracer.clone(), request.clone());
         async move {
@@ -89,20 +89,15 @@ fn trace(tracer: &Tracer, parameters: &Parameters, count: usize) -> Vec<(Report,
     })
 }
 
-fn parameters(protocol: &str) -> Parameters {
-    Parameters {
-        target: TARGET.to_owned(),
-        protocol: protocol.to_owned(),
-        details: true,
-        ..Parameters::default()
-    }
+fn request(protocol: Protocol) -> RequestBuilder {
+    Request::to(TARGET).protocol(protocol).details(true)
 }
 
 #[test]
 #[ignore = "takes 50 seconds"]
 fn eight_requests_at_once_are_complete() {
     behind(LINUX, || {
-        let results = trace(&Tracer::new(), &parameters("icmp"), 8);
+        let results = trace(&Tracer::new(), request(Protocol::Icmp), 8);
         let longest = results.iter().map(|(_, took)| *took).max().unwrap();
         let runs: Vec<_> = results
             .iter()
@@ -125,11 +120,8 @@ fn a_limited_target_costs_no_end_to_end_probe() {
     behind(LINUX, || {
         let tracer = Tracer::new();
         for round in 1..=5 {
-            let parameters = Parameters {
-                timeout_ms: 1000,
-                ..parameters("udp")
-            };
-            let (report, took) = trace(&tracer, &parameters, 1).remove(0);
+            let request = request(Protocol::Udp).timeout(Duration::from_secs(1));
+            let (report, took) = trace(&tracer, request, 1).remove(0);
             let e2e = &report.e2e_probe;
             println!(
                 "round {round}: {} of {}, {took:?}",
@@ -151,11 +143,8 @@ fn a_limited_target_costs_no_end_to_end_probe() {
 #[ignore = "takes half a minute"]
 fn a_target_without_limits_gets_all_end_to_end_probes() {
     behind("", || {
-        let parameters = Parameters {
-            timeout_ms: 1000,
-            ..parameters("udp")
-        };
-        let (report, took) = trace(&Tracer::new(), &parameters, 1).remove(0);
+        let request = request(Protocol::Udp).timeout(Duration::from_secs(1));
+        let (report, took) = trace(&Tracer::new(), request, 1).remove(0);
         let e2e = &report.e2e_probe;
         println!("{} of {}, {took:?}", e2e.packets_received, e2e.packets_sent);
         assert_eq!((e2e.packets_sent, e2e.packets_received), (50, 50));
@@ -170,16 +159,11 @@ fn a_target_without_limits_gets_all_end_to_end_probes() {
 fn drained_limits_move_no_target() {
     behind(LINUX, || {
         let tracer = Tracer::new();
-        for protocol in ["icmp", "udp", "tcp"] {
-            let port = if protocol == "tcp" { 80 } else { 33434 };
+        for protocol in Protocol::ALL {
+            let port = if protocol == Protocol::Tcp { 80 } else { 33434 };
             for (runs, requests) in [(10, 1), (10, 1), (3, 20)] {
-                let parameters = Parameters {
-                    traceroute_queries: runs,
-                    e2e_queries: 0,
-                    port,
-                    ..parameters(protocol)
-                };
-                for (report, _) in trace(&tracer, &parameters, requests) {
+                let request = request(protocol).runs(runs).e2e_probes(0).port(port);
+                for (report, _) in trace(&tracer, request, requests) {
                     for run in &report.details.as_ref().unwrap().runs {
                         let destination = run
                             .hops
@@ -187,7 +171,7 @@ fn drained_limits_move_no_target() {
                             .find(|hop| hop.answer.as_ref().is_some_and(|answer| answer.destination));
                         let said = destination.map(|hop| usize::from(hop.ttl));
                         // Of UDP the target's own limit may leave no answer at all.
-                        let is_open = run.distance == DistanceDetails::Unknown || protocol == "udp";
+                        let is_open = run.distance == DistanceDetails::Unknown || protocol == Protocol::Udp;
                         assert!(
                             said == Some(HOPS) || said.is_none() && is_open,
                             "{protocol}: {said:?} {:?}",

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use datadog_traceroute::details::MplsEntry;
-use datadog_traceroute::{Parameters, Progress, Report, Request, Tracer};
+use datadog_traceroute::{Progress, Protocol, Report, Request, TcpMethod, Tracer};
 use tokio::runtime::{Builder, Runtime};
 use traceroute_net::Access;
 use traceroute_scenarios::{
@@ -436,25 +436,23 @@ impl Lab {
 
 fn request(scenario: &Scenario, method: Method, target: IpAddr, runs: u32, e2e_queries: u32) -> Request {
     let (protocol, tcp_method) = match method {
-        Method::Icmp => ("icmp", "syn"),
-        Method::Udp => ("udp", "syn"),
-        Method::Syn => ("tcp", "syn"),
-        Method::Sack => ("tcp", "sack"),
-        Method::PreferSack => ("tcp", "prefer_sack"),
+        Method::Icmp => (Protocol::Icmp, TcpMethod::Syn),
+        Method::Udp => (Protocol::Udp, TcpMethod::Syn),
+        Method::Syn => (Protocol::Tcp, TcpMethod::Syn),
+        Method::Sack => (Protocol::Tcp, TcpMethod::Sack),
+        Method::PreferSack => (Protocol::Tcp, TcpMethod::PreferSack),
     };
-    let parameters = Parameters {
-        target: target.to_string(),
-        protocol: protocol.to_owned(),
-        tcp_method: tcp_method.to_owned(),
-        port: scenario.port(method).into(),
-        traceroute_queries: runs.into(),
-        e2e_queries: e2e_queries.into(),
-        max_ttl: scenario.max_ttl.into(),
-        timeout_ms: scenario.timeout_ms.try_into().unwrap(),
-        details: true,
-        ..Parameters::default()
-    };
-    parameters.validate().unwrap()
+    Request::to(target)
+        .protocol(protocol)
+        .tcp_method(tcp_method)
+        .port(scenario.port(method))
+        .runs(runs)
+        .e2e_probes(e2e_queries)
+        .max_ttl(scenario.max_ttl)
+        .timeout(Duration::from_millis(scenario.timeout_ms))
+        .details(true)
+        .build()
+        .unwrap()
 }
 
 /// The hops of the only run; `destinations` is what was told of each while it went on, which must

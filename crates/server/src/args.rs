@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
-use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, parse_int};
-use traceroute_flags::{Program, Shell, UsageError, go_style};
+use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS};
+use traceroute_flags::{Program, Shell, UsageError, go_style, parse_int};
 
 use crate::duration;
 use crate::limits::Ceilings;

@@ -4,8 +4,9 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use datadog_traceroute::{EgressError, Error, ErrorCode, Host, InvalidParameter};
+use datadog_traceroute::{EgressError, Error, ErrorCode, Host};
 use serde::Serialize;
+use traceroute_flags::InvalidParameter;
 
 /// A request that has no result. How it is written depends on the request's headers, so it travels
 /// in the response's extensions until [`Failure::render`].

@@ -1,13 +1,13 @@
 //! One `/traceroute` request, from its query string to its report.
 
 use std::future::{Future, pending};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use datadog_traceroute::{
-    Egress, EgressError, Error, ErrorCode, Host, Parameters, Report, Request, only_zone,
-};
+use datadog_traceroute::{Egress, EgressError, Error, ErrorCode, Report, Request, only_zone};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
+use traceroute_flags::Parameters;
 
 use crate::backend::OnProgress;
 use crate::failure::Failure;
@@ -49,8 +49,10 @@ impl Job {
             request,
             _room: room,
         };
-        job.resolve(egress).await?;
-        if job.request.windows_driver {
+        // In the place of the name, so that what was checked is what will be probed.
+        let address = job.resolve(egress).await?;
+        job.request = job.request.resolved_to(address);
+        if job.request.windows_driver() {
             let starting = job.service.backend.start_windows_driver();
             job.in_time(starting)
                 .await?
@@ -59,12 +61,12 @@ impl Job {
         Ok(job)
     }
 
-    /// Puts the address in the place of the name, so that what was checked is what will be probed.
-    async fn resolve(&mut self, egress: Result<Egress, EgressError>) -> Result<(), Failure> {
+    /// The address of the target, which may be traced.
+    async fn resolve(&self, egress: Result<Egress, EgressError>) -> Result<IpAddr, Failure> {
         let resolution = self
             .service
             .backend
-            .resolve(&self.request.host, self.request.ipv6);
+            .resolve(self.request.host(), self.request.ipv6());
         // None where the request may take for ever: then looking up names has a limit of its own.
         let limit = self.start.checked_add(self.request.time_limit());
         let address = self.in_time(async {
@@ -81,11 +83,10 @@ impl Job {
         // First of all: what interfaces there are is nothing to tell those who may not know.
         let known = interface.as_ref().ok().copied().flatten();
         if !self.service.settings.policy.allows(address, known) {
-            return Err(Failure::target_not_allowed(&self.request.host));
+            return Err(Failure::target_not_allowed(self.request.host()));
         }
         interface.map_err(Failure::egress)?;
-        self.request.host = Host::Address(address);
-        Ok(())
+        Ok(address)
     }
 
     /// What is traced.

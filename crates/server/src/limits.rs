@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use datadog_traceroute::{InvalidParameter, MAX_QUERIES, MAX_TIMEOUT_MS, Request};
+use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, Request};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use traceroute_flags::InvalidParameter;
 
 /// Ceilings for one request. The defaults refuse nothing that the library allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,15 +33,15 @@ impl Ceilings {
     /// The first parameter that is above its ceiling.
     pub(crate) fn check(&self, request: &Request) -> Result<(), InvalidParameter> {
         for (name, value) in [
-            ("traceroute-queries", request.traceroute_queries),
-            ("e2e-queries", request.e2e_queries),
+            ("traceroute-queries", request.runs()),
+            ("e2e-queries", request.e2e_probes()),
         ] {
             if value > self.queries {
                 return Err(too_large(name, u128::from(self.queries), "", u128::from(value)));
             }
         }
-        if request.timeout > self.timeout {
-            let (limit, value) = (self.timeout.as_millis(), request.timeout.as_millis());
+        if request.timeout() > self.timeout {
+            let (limit, value) = (self.timeout.as_millis(), request.timeout().as_millis());
             return Err(too_large("timeout", limit, " ms", value));
         }
         Ok(())
@@ -79,29 +80,21 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datadog_traceroute::Parameters;
 
-    fn request(runs: i64, probes: i64) -> Request {
-        let parameters = Parameters {
-            target: "192.0.2.1".to_owned(),
-            traceroute_queries: runs,
-            e2e_queries: probes,
-            ..Parameters::default()
-        };
-        parameters.validate().unwrap()
+    fn request(runs: u32, probes: u32) -> Request {
+        let request = Request::to("192.0.2.1").runs(runs).e2e_probes(probes);
+        request.build().unwrap()
     }
 
     #[test]
     fn the_defaults_allow_everything_that_is_valid() {
-        let parameters = Parameters {
-            timeout_ms: MAX_TIMEOUT_MS.cast_signed(),
-            traceroute_queries: i64::from(MAX_QUERIES),
-            e2e_queries: i64::from(MAX_QUERIES),
-            target: "192.0.2.1".to_owned(),
-            max_ttl: 255,
-            ..Parameters::default()
-        };
-        let largest = parameters.validate().unwrap();
+        let largest = Request::to("192.0.2.1")
+            .timeout(Duration::from_millis(MAX_TIMEOUT_MS))
+            .runs(MAX_QUERIES)
+            .e2e_probes(MAX_QUERIES)
+            .max_ttl(255)
+            .build()
+            .unwrap();
         assert_eq!(Ceilings::default().check(&largest), Ok(()));
         assert!(Admission::new(100).admit(&largest).is_some());
     }

@@ -4,10 +4,9 @@
 //! It is committed as `docs/openapi.json`; a test compares. After an intended change:
 //! `UPDATE=1 cargo test -p datadog-traceroute-server openapi`.
 
-use datadog_traceroute::{
-    Cause, DEFAULT_TIMEOUT_MS, MAX_HOP_RETRIES, MAX_PACKET_SIZE, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters,
-};
+use datadog_traceroute::{Cause, Protocol};
 use serde_json::{Map, Value, json};
+use traceroute_flags::{Interface, Kind, OPTIONS, TraceOption};
 
 /// The document, indented and with a final newline.
 pub(crate) fn document() -> String {
@@ -161,156 +160,40 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
 }
 
 fn parameters() -> Value {
-    let default = Parameters::default();
-    let integer = |least: i64, most: u64, default: i64| json!({ "type": "integer", "minimum": least, "maximum": most, "default": default });
-    let optional = |least: i64, most: u64| json!({ "type": "integer", "minimum": least, "maximum": most });
-    let boolean = |default: bool| json!({ "type": "boolean", "default": default });
-    // An empty value counts as absent.
-    let name = |names: &[&str], default: &str| {
-        let names = [names, &[""]].concat();
-        json!({ "type": "string", "enum": names, "default": default })
-    };
-    let list = [
-        (
-            "target",
-            json!({ "type": "string", "minLength": 1 }),
-            "Host name or address, perhaps with a port: host, host:443, 192.0.2.1, [2001:db8::1]:443, fe80::1%eth0.",
-        ),
-        (
-            "protocol",
-            name(&["udp", "tcp", "icmp"], &default.protocol),
-            "Protocol of the probes, in any letter case; empty means the default.",
-        ),
-        (
-            "port",
-            integer(0, 65535, default.port),
-            "Port to probe; 0 means the default.",
-        ),
-        (
-            "traceroute-queries",
-            integer(0, u64::from(MAX_QUERIES), default.traceroute_queries),
-            "Number of traceroute runs.",
-        ),
-        (
-            "max-ttl",
-            integer(1, 255, default.max_ttl),
-            "Highest TTL to probe, in hops.",
-        ),
-        (
-            "timeout",
-            integer(0, MAX_TIMEOUT_MS, DEFAULT_TIMEOUT_MS.cast_signed()),
-            "Milliseconds that an answer may take; 0 means the default.",
-        ),
-        (
-            "tcp-method",
-            name(&["syn", "sack", "prefer_sack"], &default.tcp_method),
-            "How TCP probes, in any letter case; empty means the default; on Windows also syn_socket.",
-        ),
-        (
-            "e2e-queries",
-            integer(0, u64::from(MAX_QUERIES), default.e2e_queries),
-            "Number of end-to-end probes.",
-        ),
-        (
-            "ipv6",
-            boolean(default.ipv6),
-            "Take an IPv6 address of a target given by name.",
-        ),
-        (
-            "reverse-dns",
-            boolean(default.reverse_dns),
-            "Look up the names of hops and destination.",
-        ),
-        (
-            "source-public-ip",
-            boolean(default.source_public_ip),
-            "Ask web services for the server's public IPv4 address.",
-        ),
-        (
-            "windows-driver",
-            boolean(default.windows_driver),
-            "Use the Windows driver; ignored elsewhere.",
-        ),
-        (
-            "skip-private-hops",
-            boolean(default.skip_private_hops),
-            "Blank hops with private addresses.",
-        ),
-        (
-            "hop-retries",
-            integer(0, u64::from(MAX_HOP_RETRIES), default.hop_retries),
-            "How often a silent hop is probed again, while the run waits anyway.",
-        ),
-        (
-            "e2e-interval",
-            integer(0, MAX_TIMEOUT_MS, default.e2e_interval_ms),
-            "Milliseconds between end-to-end probes; 0 means min(1000, max-ttl × timeout / e2e-queries), and over UDP no faster \
-             than the target answers. All probes must fit into max-ttl × timeout.",
-        ),
-        (
-            "first-ttl",
-            integer(1, 255, default.first_ttl),
-            "Lowest TTL to probe, in hops; at most max-ttl.",
-        ),
-        (
-            "delay",
-            optional(0, MAX_TIMEOUT_MS),
-            "Milliseconds between a run's probes, at most the timeout; 0 means that up to sixteen are on their way at once, TCP \
-             SYN too. By default 50, for TCP SACK 10.",
-        ),
-        (
-            "packet-size",
-            optional(36, u64::from(MAX_PACKET_SIZE)),
-            "Bytes of each probe's IP packet, not for TCP. At least 36 (ICMP over IPv4), 38 (UDP over IPv4), 54 (UDP otherwise), \
-             56 (ICMP otherwise); by default as short as can be.",
-        ),
-        (
-            "tos",
-            optional(0, 255),
-            "Type of service (IPv4) or traffic class (IPv6) of the probes.",
-        ),
-        (
-            "dscp",
-            optional(0, 63),
-            "The same by its DSCP alone; not together with tos.",
-        ),
-        (
-            "dont-fragment",
-            boolean(default.dont_fragment),
-            "Set IPv4's DF bit in probes; UDP always has it.",
-        ),
-        (
-            "source",
-            json!({ "type": "string" }),
-            "Source address of probes, one of the server's; without it, its routing tables decide. Only with --allow-egress.",
-        ),
-        (
-            "interface",
-            json!({ "type": "string" }),
-            "Interface by which probes leave, by name or index; without it, the routing tables decide. Only with --allow-egress.",
-        ),
-        (
-            "fwmark",
-            json!({ "type": "string" }),
-            "Mark of probes that routing rules and firewalls of the server see, 0 to 4294967295; 0 means none. Only with \
-             --allow-egress.",
-        ),
-        (
-            "details",
-            boolean(default.details),
-            "Report why probes went unanswered, ICMP codes, TTLs, MPLS labels and counters as well.",
-        ),
-    ];
-    let parameter = |(name, schema, description): (&str, Value, &str)| {
-        json!({
-            "name": name,
+    let parameter = |option: &TraceOption| {
+        Some(json!({
+            "name": option.query?,
             "in": "query",
-            "required": name == "target",
-            "schema": schema,
-            "description": description,
-        })
+            "required": matches!(option.kind, Kind::Target),
+            "schema": schema(option),
+            "description": option.description(),
+        }))
     };
-    list.into_iter().map(parameter).collect()
+    OPTIONS.iter().filter_map(parameter).collect()
+}
+
+fn schema(option: &TraceOption) -> Value {
+    let mut schema = match &option.kind {
+        Kind::Target => json!({ "type": "string", "minLength": 1 }),
+        Kind::Choice(choices) => {
+            let everywhere = choices.iter().filter(|choice| !choice.only_windows);
+            // An empty value counts as absent.
+            let names: Vec<&str> = everywhere.map(|choice| choice.name).chain([""]).collect();
+            json!({ "type": "string", "enum": names })
+        }
+        Kind::Integer(range, _) => {
+            json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() })
+        }
+        Kind::Switch(_) => json!({ "type": "boolean" }),
+        Kind::Text(_) => json!({ "type": "string" }),
+    };
+    match option.default(Interface::Query) {
+        None => {}
+        Some(traceroute_flags::Value::Text(text)) => schema["default"] = text.into(),
+        Some(traceroute_flags::Value::Integer(value)) => schema["default"] = value.into(),
+        Some(traceroute_flags::Value::Switch(value)) => schema["default"] = value.into(),
+    }
+    schema
 }
 
 /// An object whose properties are all there, in this order; those that end in `?` may be absent.
@@ -389,10 +272,7 @@ fn report() -> Value {
     });
     let loss = json!({ "type": "number", "minimum": 0, "maximum": 1, "description": "A fraction." });
     object(&[
-        (
-            "protocol",
-            json!({ "type": "string", "enum": ["udp", "tcp", "icmp"] }),
-        ),
+        ("protocol", one_of(&Protocol::ALL.map(Protocol::name))),
         (
             "source",
             object(&[("public_ip", described("string", "Empty when not known."))]),
@@ -606,33 +486,6 @@ mod tests {
             .map(String::as_str)
             .collect();
         assert_eq!(described, PATHS.into_iter().collect());
-    }
-
-    /// Each parameter, with a value that is not its default, must change what is read: a name that
-    /// the service does not know would not.
-    #[test]
-    fn openapi_parameters_are_those_that_are_read() {
-        let list = parameters();
-        let list = list.as_array().unwrap();
-        let default = crate::parameters::from_query("");
-        for parameter in list {
-            let name = parameter["name"].as_str().unwrap();
-            let value = match parameter["schema"]["type"].as_str().unwrap() {
-                "integer" => "7",
-                "boolean" => "true",
-                _ => "tcp",
-            };
-            let read = crate::parameters::from_query(&format!("{name}={value}"));
-            assert_ne!(read, default, "{name}");
-            let written = match &parameter["schema"]["default"] {
-                Value::String(text) => text.clone(),
-                Value::Null => String::new(),
-                other => other.to_string(),
-            };
-            let read = crate::parameters::from_query(&format!("{name}={written}"));
-            assert_eq!(read, default, "{name}: the default");
-        }
-        assert_eq!(list.len(), 25);
     }
 
     /// Whether `value` has exactly the properties that `schema` describes, of the right types.

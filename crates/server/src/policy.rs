@@ -86,9 +86,9 @@ impl Choices {
     /// part of its address.
     pub(crate) fn refused(self, request: &Request) -> Option<&'static str> {
         [
-            ("source", self.source, request.source.is_some()),
-            ("interface", self.interface, request.interface.is_some()),
-            ("fwmark", self.fwmark, request.fwmark.is_some()),
+            ("source", self.source, request.source().is_some()),
+            ("interface", self.interface, request.interface().is_some()),
+            ("fwmark", self.fwmark, request.fwmark().is_some()),
         ]
         .into_iter()
         .find_map(|(name, is_allowed, is_given)| (is_given && !is_allowed).then_some(name))

@@ -11,8 +11,8 @@ use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::any;
-use datadog_traceroute::Parameters;
 use tokio::sync::watch;
+use traceroute_flags::Parameters;
 
 use crate::auth::Token;
 use crate::backend::Backend;

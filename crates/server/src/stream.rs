@@ -63,7 +63,7 @@ impl Events {
         let mut keep_alive = interval(KEEP_ALIVE);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         keep_alive.reset();
-        let hide_private = job.request().skip_private_hops;
+        let hide_private = job.request().skip_private_hops();
         let (sender, progress) = mpsc::channel(QUEUE);
         let mut work = JoinSet::new();
         // A task of its own: limits of time hold, and probes are sent, whether or not somebody
@@ -146,7 +146,7 @@ struct E2e {
     rtt: f64,
 }
 
-/// One event; `None` when it tells what the request wants hidden.
+/// One event; `None` when it tells what the request wants hidden, or what the stream does not have.
 fn describe(progress: Progress, hide_private: bool) -> Option<String> {
     match progress {
         Progress::HopFound { answer, .. } if hide_private && is_private(answer.address) => None,
@@ -165,6 +165,7 @@ fn describe(progress: Progress, hide_private: bool) -> Option<String> {
             let rtt = rtt.map_or(0.0, milliseconds);
             event("e2e", &E2e { index, rtt })
         }
+        _ => None,
     }
 }
 

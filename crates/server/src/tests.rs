@@ -9,9 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
-use datadog_traceroute::{
-    Error, Host, PacketOptions, Progress, Report, ResolveError, RunError, Statistics, json,
-};
+use datadog_traceroute::{Error, Host, Progress, Report, ResolveError, RunError, Statistics, json};
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use tokio::sync::watch;
@@ -238,27 +236,22 @@ async fn parameters_reach_the_tracer() {
     assert_eq!(bench.get(&format!("/traceroute?{query}")).await.status, 200);
     let request = bench.fake.requests.lock().unwrap()[0].clone();
     // The name was resolved once, and the document still shows it.
-    assert_eq!(request.host, Host::Address(bench.fake.address));
-    assert_eq!(request.hostname, "example.com:443");
-    assert_eq!((request.port, request.probed_port()), (80, 443));
+    assert_eq!(*request.host(), Host::Address(bench.fake.address));
+    assert_eq!(request.hostname(), "example.com:443");
+    assert_eq!((request.port(), request.probed_port()), (80, 443));
     assert_eq!(
-        (request.traceroute_queries, request.e2e_queries, request.max_ttl),
+        (request.runs(), request.e2e_probes(), request.max_ttl()),
         (4, 5, 6)
     );
-    assert_eq!(request.timeout, Duration::from_millis(7));
-    assert!(request.ipv6 && request.reverse_dns && request.source_public_ip);
-    assert!(request.windows_driver && request.skip_private_hops && request.details);
+    assert_eq!(request.timeout(), Duration::from_millis(7));
+    assert!(request.ipv6() && request.reverse_dns() && request.source_public_ip());
+    assert!(request.windows_driver() && request.skip_private_hops() && request.details());
     assert_eq!(
-        (request.hop_retries, request.e2e_interval),
+        (request.hop_retries(), request.e2e_interval()),
         (8, Some(Duration::from_millis(9)))
     );
-    assert_eq!((request.first_ttl, request.delay), (2, Some(Duration::ZERO)));
-    let packet = PacketOptions {
-        size: None,
-        tos: 46 << 2,
-        dont_fragment: true,
-    };
-    assert_eq!(request.packet, packet);
+    assert_eq!((request.first_ttl(), request.delay()), (2, Some(Duration::ZERO)));
+    assert_eq!((request.tos(), request.dont_fragment()), (46 << 2, true));
 }
 
 #[tokio::test]
@@ -302,7 +295,7 @@ async fn egress_is_the_clients_choice_only_where_it_is_allowed() {
     };
     assert_eq!(status("source=127.0.0.1").await.status, 200);
     let request = permitting.fake.requests.lock().unwrap()[0].clone();
-    assert_eq!(request.source, Some(Ipv4Addr::LOCALHOST.into()));
+    assert_eq!(request.source(), Some(Ipv4Addr::LOCALHOST.into()));
     assert_eq!(status("fwmark=5").await.status, 403);
     for (query, message) in [
         (

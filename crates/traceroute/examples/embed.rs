@@ -1,20 +1,21 @@
-//! Traces a target from another Rust program and prints one line a hop: `embed TARGET [udp|tcp|icmp]`.
+//! Traces one target and prints a line for each hop: `embed TARGET [udp|tcp|icmp]`.
 
-use datadog_traceroute::{Parameters, Tracer};
+use std::time::Duration;
+
+use datadog_traceroute::{Protocol, Request, Tracer};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let parameters = Parameters {
-        target: arguments.next().ok_or("usage: embed TARGET [udp|tcp|icmp]")?,
-        protocol: arguments.next().unwrap_or_else(|| "udp".to_owned()),
-        traceroute_queries: 1,
-        e2e_queries: 3,
-        timeout_ms: 1000,
-        ..Parameters::default()
-    };
-    let tracer = Tracer::new();
-    let report = tracer.trace(&parameters.validate()?).await?;
+    let target = arguments.next().ok_or("usage: embed TARGET [udp|tcp|icmp]")?;
+    let protocol = arguments.next().map_or(Ok(Protocol::Udp), |name| name.parse())?;
+    let request = Request::to(target)
+        .protocol(protocol)
+        .runs(1)
+        .e2e_probes(3)
+        .timeout(Duration::from_secs(1))
+        .build()?;
+    let report = Tracer::new().trace(&request).await?;
     for hop in report.traceroute.runs.iter().flat_map(|run| &run.hops) {
         match hop.ip_address {
             Some(address) => println!("{:3}  {address}  {:.3} ms", hop.ttl, hop.rtt),

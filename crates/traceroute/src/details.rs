@@ -1,5 +1,5 @@
 //! What the probes learned beyond the [`Report`](crate::Report)'s contract: only there when asked
-//! for ([`Parameters::details`](crate::Parameters)), and then as the document's last member.
+//! for ([`RequestBuilder::details`](crate::RequestBuilder::details)), and then as the document's last member.
 //! `docs/details.md` describes it.
 
 use std::collections::BTreeMap;

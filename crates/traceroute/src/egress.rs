@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use traceroute_engine::Egress;
 use traceroute_net::{EgressError, check_egress, interface_index, only_zone};
 
-use crate::parameters::Request;
+use crate::request::Request;
 
 impl Request {
     /// How the probes are to leave: with the target's zone and the chosen interface as an index.
@@ -59,40 +59,33 @@ pub(crate) fn check_target(egress: &Egress, target: IpAddr) -> Result<(), Egress
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parameters::Parameters;
+    use crate::request::RequestBuilder;
 
-    fn request(change: impl Fn(&mut Parameters)) -> Request {
-        let mut parameters = Parameters {
-            target: "localhost".to_owned(),
-            ..Parameters::default()
-        };
-        change(&mut parameters);
-        parameters.validate().unwrap()
+    fn egress(request: RequestBuilder) -> Result<Egress, EgressError> {
+        request.build().unwrap().egress()
     }
 
     #[test]
     fn unless_told_otherwise_the_system_decides() {
-        assert_eq!(request(|_| ()).egress().unwrap(), Egress::default());
-        let unmarked = request(|parameters| parameters.fwmark = Some("0".to_owned()));
-        assert_eq!(unmarked.egress().unwrap(), Egress::default());
+        assert_eq!(egress(Request::to("localhost")).unwrap(), Egress::default());
     }
 
     #[test]
     fn a_source_of_this_host() {
-        let from = |source: &str| request(|parameters| parameters.source = Some(source.to_owned())).egress();
+        let from = |source: [u8; 4]| egress(Request::to("localhost").source(source.into()));
         assert_eq!(
-            from("127.0.0.1").unwrap().source,
+            from([127, 0, 0, 1]).unwrap().source,
             Some(IpAddr::from([127, 0, 0, 1]))
         );
-        assert!(matches!(from("192.0.2.7"), Err(EgressError::ForeignSource(_))));
+        assert!(matches!(from([192, 0, 2, 7]), Err(EgressError::ForeignSource(_))));
     }
 
     #[test]
     fn interfaces_and_zones_that_are_not_there() {
-        let by = request(|parameters| parameters.interface = Some("no-such-if".to_owned()));
-        assert!(matches!(by.egress(), Err(EgressError::NoInterface(name)) if name == "no-such-if"));
-        let within = request(|parameters| parameters.target = "fe80::1%no-such-if".to_owned());
-        assert!(matches!(within.egress(), Err(EgressError::NoInterface(_))));
+        let by = egress(Request::to("localhost").interface("no-such-if"));
+        assert!(matches!(by, Err(EgressError::NoInterface(name)) if name == "no-such-if"));
+        let within = egress(Request::to("fe80::1%no-such-if"));
+        assert!(matches!(within, Err(EgressError::NoInterface(_))));
     }
 
     #[test]

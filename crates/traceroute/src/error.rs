@@ -12,6 +12,7 @@ use crate::tracer::{RunError, distinct_messages};
 
 /// Why a request has no report.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Error {
     /// The target has no address.
     Resolve(ResolveError),
@@ -29,6 +30,7 @@ pub enum Error {
 
 /// The class of an [`Error`], as the HTTP service reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ErrorCode {
     /// The name cannot be resolved.
     Dns,

@@ -1,19 +1,15 @@
-//! Traceroute as a library: parameters in, one JSON document out.
+//! Traceroute as a library: a request in, one JSON document out.
 //!
-//! [`Parameters::validate`] turns what a user asks for into a [`Request`], a [`Tracer`] carries it
-//! out, a [`Report`] is what comes out, and [`json`] writes it down. One [`Tracer`] serves any
-//! number of requests at once over the same sockets.
+//! A [`Request`] is built from typed values and checked once, a [`Tracer`] carries it out, a
+//! [`Report`] is what comes out, and [`json`] writes it down. One [`Tracer`] serves any number of
+//! requests at once over the same sockets.
 //!
 //! ```no_run
-//! use datadog_traceroute::{Parameters, Tracer, json};
+//! use datadog_traceroute::{Protocol, Request, Tracer, json};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let parameters = Parameters {
-//!     target: "example.com:443".to_owned(),
-//!     protocol: "tcp".to_owned(),
-//!     ..Parameters::default()
-//! };
-//! let report = Tracer::new().trace(&parameters.validate()?).await?;
+//! let request = Request::to("example.com:443").protocol(Protocol::Tcp).build()?;
+//! let report = Tracer::new().trace(&request).await?;
 //! println!("{}", json::to_pretty(&report)?);
 //! # Ok(())
 //! # }
@@ -31,14 +27,13 @@ mod error;
 pub mod json;
 mod model;
 mod names;
-mod parameters;
 mod proxy;
 mod public_ip;
+mod request;
 mod reverse_dns;
 mod statistics;
 mod target;
 mod tracer;
-mod values;
 mod warning;
 
 /// What this system lets the process do: [`access`](system::access) says by which sockets it
@@ -62,11 +57,12 @@ pub use model::{
     Destination, E2eProbe, Hop, HopCount, Report, RttStatistics, Run, RunDestination, RunSource, Source,
     Traceroute,
 };
-pub use parameters::{
-    DEFAULT_E2E_QUERIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS, DEFAULT_TRACEROUTE_QUERIES, Host,
-    InvalidParameter, MAX_PACKET_SIZE, MAX_QUERIES, MAX_TIMEOUT_MS, Parameters, Protocol, Request, TcpMethod,
-};
 pub use public_ip::PublicIp;
+pub use request::{
+    DEFAULT_E2E_QUERIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS, DEFAULT_TRACEROUTE_QUERIES,
+    Field, Host, MAX_PACKET_SIZE, MAX_QUERIES, MAX_TIMEOUT_MS, Problem, Protocol, Request, RequestBuilder,
+    RequestError, TcpMethod, UnknownProtocol,
+};
 pub use reverse_dns::ReverseDns;
 pub use statistics::is_private;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve, resolve_by};
@@ -77,5 +73,4 @@ pub use traceroute_engine::{
 pub use traceroute_net::{EgressError, interface_index, only_zone, start_windows_driver};
 pub use traceroute_wire::{IcmpError, MplsStack};
 pub use uuid::Uuid;
-pub use values::{InvalidValue, parse_bool, parse_int};
 pub use warning::{Warning, WarningCode};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::details::Details;
-use crate::parameters::Protocol;
+use crate::request::Protocol;
 use crate::warning::Warning;
 
 /// Everything that one request found out.

@@ -10,7 +10,7 @@ use idna::{AsciiDenyList, domain_to_ascii_cow};
 use tokio::time::{Instant, timeout_at};
 
 use crate::names::{Failure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
-use crate::parameters::Host;
+use crate::request::Host;
 
 /// A host, perhaps with a port: `host`, `host:443`, `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`,
 /// `[2001:db8::1]` or `[2001:db8::1]:443`.
@@ -33,6 +33,7 @@ pub struct Target {
 
 /// What is wrong with a [`Target`]; continues a sentence that starts with the target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum InvalidTarget {
     /// Nothing stands before the port.
     #[error("has no host")]
@@ -204,6 +205,7 @@ impl fmt::Display for Family {
 
 /// Why a host name gave no address.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ResolveError {
     /// The resolver does not know the name, or failed.
     #[error("cannot resolve {host:?}: {source}")]

@@ -21,8 +21,8 @@ use crate::error::Error;
 use crate::model::{
     Destination, E2eProbe, Hop, HopCount, Report, Run, RunDestination, RunSource, Source, Traceroute,
 };
-use crate::parameters::{Protocol, Request, TcpMethod};
 use crate::public_ip::PublicIp;
+use crate::request::{Protocol, Request, TcpMethod};
 use crate::reverse_dns::ReverseDns;
 use crate::target::resolve;
 use crate::warning::Warning;
@@ -32,6 +32,7 @@ const MAX_E2E_SPACING: Duration = Duration::from_secs(1);
 
 /// What happens while a request is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Progress {
     /// A hop answered.
     HopFound {
@@ -406,7 +407,7 @@ impl Probing<'_> {
     /// All runs and end-to-end probes, started together. Fails as soon as every run has failed.
     async fn probe(&self) -> Result<Findings, Error> {
         let e2e = async {
-            if self.job.request.e2e_queries == 0 {
+            if self.job.request.e2e_probes == 0 {
                 return Ok(Ok(EndToEndResult::default()));
             }
             Ok(Box::pin(self.e2e_probes()).await)
@@ -414,20 +415,20 @@ impl Probing<'_> {
         let ((runs, mut warnings), e2e) = tokio::try_join!(self.runs(), e2e)?;
         let e2e = match e2e {
             Ok(e2e) => e2e,
-            Err(error) if self.job.request.traceroute_queries == 0 => {
+            Err(error) if self.job.request.runs == 0 => {
                 return Err(Error::Traces(vec![RunError::Trace(error)]));
             }
             Err(error) => {
                 tracing::warn!(address = %self.address, %error, "no end-to-end probe could be sent");
                 EndToEndResult {
-                    refused: self.job.request.e2e_queries,
+                    refused: self.job.request.e2e_probes,
                     ..EndToEndResult::default()
                 }
             }
         };
         let results: Vec<(u32, &TraceResult)> =
             runs.iter().map(|found| (found.index, &found.result)).collect();
-        let asked = self.job.request.e2e_queries;
+        let asked = self.job.request.e2e_probes;
         warnings.extend(Warning::of(
             self.address,
             &results,
@@ -437,7 +438,7 @@ impl Probing<'_> {
     }
 
     async fn runs(&self) -> Result<(Vec<Found>, Vec<Warning>), Error> {
-        let count = self.job.request.traceroute_queries;
+        let count = self.job.request.runs;
         let mut pending: FuturesUnordered<_> = (0..count).map(|index| self.run(index)).collect();
         let mut found = Vec::with_capacity(count.min(1024) as usize);
         let mut errors = Vec::new();
@@ -472,9 +473,6 @@ impl Probing<'_> {
     async fn run(&self, index: u32) -> (u32, Result<(Method, TraceResult), RunError>) {
         let request = self.job.request;
         let result = match (request.protocol, request.tcp_method) {
-            (Protocol::Udp, _) => self.trace(Method::Udp, index).await,
-            (Protocol::Icmp, _) => self.trace(Method::Icmp, index).await,
-            (Protocol::Tcp, TcpMethod::Syn | TcpMethod::SynSocket) => self.trace(Method::TcpSyn, index).await,
             (Protocol::Tcp, TcpMethod::Sack) => self.trace(Method::TcpSack, index).await,
             (Protocol::Tcp, TcpMethod::PreferSack) => match self.trace(Method::TcpSack, index).await {
                 Err(RunError::Trace(error @ TraceError::SackNotSupported(_))) => {
@@ -484,6 +482,7 @@ impl Probing<'_> {
                 Err(error) => Err(RunError::Fatal(Box::new(error))),
                 result => result,
             },
+            (protocol, _) => self.trace(protocol.method(), index).await,
         };
         (index, result)
     }
@@ -495,7 +494,7 @@ impl Probing<'_> {
         let spec = TraceSpec {
             first_ttl: request.first_ttl,
             delay: request.delay.unwrap_or(method.default_delay()),
-            packet: request.packet,
+            packet: request.packet(),
             egress: self.egress,
             hop_retries: request.hop_retries,
             linger: request.e2e_time(),
@@ -514,17 +513,12 @@ impl Probing<'_> {
 
     async fn e2e_probes(&self) -> Result<EndToEndResult, TraceError> {
         let request = self.job.request;
-        let method = match request.protocol {
-            Protocol::Udp => Method::Udp,
-            Protocol::Icmp => Method::Icmp,
-            Protocol::Tcp => Method::TcpSyn,
-        };
         let single = TraceSpec {
-            packet: request.packet,
+            packet: request.packet(),
             egress: self.egress,
             longest: self.time_left(),
             ..TraceSpec::single(
-                method,
+                request.protocol.method(),
                 self.address,
                 request.probed_port(),
                 request.max_ttl,
@@ -534,7 +528,7 @@ impl Probing<'_> {
         let interval = request.e2e_spacing();
         let spec = TraceSpec::end_to_end(
             single,
-            request.e2e_queries,
+            request.e2e_probes,
             interval,
             request.e2e_interval.is_some(),
         );
@@ -560,14 +554,14 @@ impl Request {
     /// The end-to-end probes' distance in time: spread over the longest time that a run may take,
     /// at most 1 s.
     pub(crate) fn e2e_spacing(&self) -> Duration {
-        let spread = (self.longest() / self.e2e_queries.max(1)).min(MAX_E2E_SPACING);
+        let spread = (self.longest() / self.e2e_probes.max(1)).min(MAX_E2E_SPACING);
         self.e2e_interval.unwrap_or(spread)
     }
 
     /// For how long end-to-end probes are sent.
     pub(crate) fn e2e_time(&self) -> Duration {
         self.e2e_spacing()
-            .saturating_mul(self.e2e_queries.saturating_sub(1))
+            .saturating_mul(self.e2e_probes.saturating_sub(1))
     }
 
     /// How long the request may take, whatever happens: each TTL its timeout, and 5 s.
@@ -580,8 +574,8 @@ impl Request {
     pub fn traces_at_once(&self) -> u32 {
         let spacing = self.e2e_spacing().max(Duration::from_nanos(1));
         let waiting = self.timeout.as_nanos().div_ceil(spacing.as_nanos()) + 1;
-        let probes = u128::from(self.e2e_queries).min(waiting) as u32;
-        self.traceroute_queries.saturating_add(probes)
+        let probes = u128::from(self.e2e_probes).min(waiting) as u32;
+        self.runs.saturating_add(probes)
     }
 }
 
@@ -614,6 +608,7 @@ fn milliseconds(rtt: Duration) -> f64 {
 
 /// Why one run failed.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// The trace itself failed.
     #[error(transparent)]
@@ -643,15 +638,10 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorCode;
-    use crate::parameters::Parameters;
+    use crate::request::RequestBuilder;
 
-    fn request(change: impl FnOnce(&mut Parameters)) -> Request {
-        let mut parameters = Parameters {
-            target: "192.0.2.1".to_owned(),
-            ..Parameters::default()
-        };
-        change(&mut parameters);
-        parameters.validate().unwrap()
+    fn request(change: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Request {
+        change(Request::to("192.0.2.1")).build().unwrap()
     }
 
     fn no_route() -> TraceError {
@@ -665,25 +655,19 @@ mod tests {
 
     #[test]
     fn end_to_end_probes_are_spread_over_the_longest_run_but_at_most_a_second_apart() {
-        assert_eq!(request(|_| {}).e2e_spacing(), Duration::from_secs(1));
-        let short = request(|parameters| (parameters.max_ttl, parameters.timeout_ms) = (10, 1000));
+        assert_eq!(request(|r| r).e2e_spacing(), Duration::from_secs(1));
+        let short = request(|r| r.max_ttl(10).timeout(Duration::from_secs(1)));
         assert_eq!(short.e2e_spacing(), Duration::from_millis(200));
-        let many = request(|parameters| (parameters.e2e_queries, parameters.timeout_ms) = (1000, 100));
+        let many = request(|r| r.e2e_probes(1000).timeout(Duration::from_millis(100)));
         assert_eq!(many.e2e_spacing(), Duration::from_millis(3));
-        assert_eq!(
-            request(|parameters| parameters.e2e_queries = 0).e2e_spacing(),
-            Duration::from_secs(1)
-        );
+        assert_eq!(request(|r| r.e2e_probes(0)).e2e_spacing(), Duration::from_secs(1));
     }
 
     #[tokio::test]
     async fn addresses_that_are_no_hosts_are_refused_before_anything_is_sent() {
         for target in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
             let tracer = Tracer::new();
-            let error = tracer
-                .trace(&request(|parameters| parameters.target = target.to_owned()))
-                .await
-                .unwrap_err();
+            let error = tracer.trace(&request(|_| Request::to(target))).await.unwrap_err();
             assert!(
                 error
                     .to_string()
@@ -717,11 +701,7 @@ mod tests {
             (false, r#""public_ip":"""#),
             (true, r#""public_ip":"203.0.113.10""#),
         ] {
-            let request = request(|parameters| {
-                parameters.traceroute_queries = 0;
-                parameters.e2e_queries = 0;
-                parameters.source_public_ip = wanted;
-            });
+            let request = request(|r| r.runs(0).e2e_probes(0).source_public_ip(wanted));
             let report = tracer.trace(&request).await.unwrap();
             let document = crate::json::to_compact(&report).unwrap();
             assert!(document.contains(expected), "{document}");
@@ -745,12 +725,12 @@ mod tests {
 
     #[test]
     fn an_interval_of_its_own_wins_over_the_spreading() {
-        let fixed = request(|parameters| (parameters.e2e_queries, parameters.e2e_interval_ms) = (4, 250));
+        let fixed = request(|r| r.e2e_probes(4).e2e_interval(Duration::from_millis(250)));
         assert_eq!(fixed.e2e_spacing(), Duration::from_millis(250));
         assert_eq!(fixed.e2e_time(), Duration::from_millis(750));
         // Twelve probes are on their way within the timeout, but there are only four.
         assert_eq!(fixed.traces_at_once(), 3 + 4);
-        let slow = request(|parameters| (parameters.e2e_queries, parameters.e2e_interval_ms) = (10, 5000));
+        let slow = request(|r| r.e2e_probes(10).e2e_interval(Duration::from_secs(5)));
         assert_eq!(slow.e2e_time(), Duration::from_secs(45));
         assert_eq!(slow.traces_at_once(), 3 + 2);
     }

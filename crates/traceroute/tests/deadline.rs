@@ -6,39 +6,36 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Options, Parameters, PublicIp, Request, ReverseDns, Tracer};
+use datadog_traceroute::{Options, Protocol, PublicIp, Request, ReverseDns, TcpMethod, Tracer};
 use futures_util::future::join_all;
 use traceroute_testbed::{Chain, Lab, require_lab};
 
 const MAX_TTL: u8 = 5;
-const TIMEOUT_MS: u32 = 200;
+const TIMEOUT: Duration = Duration::from_millis(200);
 /// Beyond max TTL × timeout.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// One request for each way of probing, in both families, with everything else that takes time.
 fn requests(chain: &Chain) -> Vec<Request> {
     let methods = [
-        ("udp", "syn"),
-        ("icmp", "syn"),
-        ("tcp", "syn"),
-        ("tcp", "sack"),
-        ("tcp", "prefer_sack"),
+        (Protocol::Udp, TcpMethod::Syn),
+        (Protocol::Icmp, TcpMethod::Syn),
+        (Protocol::Tcp, TcpMethod::Syn),
+        (Protocol::Tcp, TcpMethod::Sack),
+        (Protocol::Tcp, TcpMethod::PreferSack),
     ];
     let targets = [chain.target_v4().to_string(), chain.target_v6().to_string()];
-    let request = |target: &String, (protocol, method): (&str, &str)| {
-        Parameters {
-            target: target.clone(),
-            protocol: protocol.to_owned(),
-            tcp_method: method.to_owned(),
-            max_ttl: MAX_TTL.into(),
-            timeout_ms: TIMEOUT_MS.into(),
-            hop_retries: 10,
-            reverse_dns: true,
-            source_public_ip: true,
-            ..Parameters::default()
-        }
-        .validate()
-        .unwrap()
+    let request = |target: &String, (protocol, method)| {
+        Request::to(target)
+            .protocol(protocol)
+            .tcp_method(method)
+            .max_ttl(MAX_TTL)
+            .timeout(TIMEOUT)
+            .hop_retries(10)
+            .reverse_dns(true)
+            .source_public_ip(true)
+            .build()
+            .unwrap()
     };
     targets
         .iter()
@@ -91,7 +88,7 @@ fn chain(lab: &Lab) -> Chain {
 #[test]
 fn no_request_takes_longer_than_it_may() {
     let Some(lab) = require_lab() else { return };
-    let allowed = Duration::from_millis(u64::from(MAX_TTL) * u64::from(TIMEOUT_MS)) + GRACE;
+    let allowed = TIMEOUT * u32::from(MAX_TTL) + GRACE;
 
     let answering = chain(&lab);
     let took = longest(&answering, 1);

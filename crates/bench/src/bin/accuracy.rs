@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use datadog_traceroute::{Parameters, Request, Tracer};
+use datadog_traceroute::{Request, Tracer};
 use futures_util::future::join_all;
 use traceroute_bench::percentile;
 
@@ -224,16 +224,14 @@ fn work(protocol: &str, target: &str, rounds: u32) -> Result<(), Box<dyn Error>>
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let parameters = Parameters {
-            target: target.to_owned(),
-            protocol: protocol.to_owned(),
-            port: if protocol == "tcp" { TCP_PORT.into() } else { 33434 },
-            traceroute_queries: 1,
-            e2e_queries: 0,
-            timeout_ms: 1000,
-            ..Parameters::default()
-        };
-        let (tracer, request) = (Tracer::new(), parameters.validate()?);
+        let request = Request::to(target)
+            .protocol(protocol.parse()?)
+            .port(if protocol == "tcp" { TCP_PORT } else { 33434 })
+            .runs(1)
+            .e2e_probes(0)
+            .timeout(Duration::from_secs(1))
+            .build()?;
+        let tracer = Tracer::new();
         for _ in 0..rounds {
             let traces = (0..TRACES_PER_ROUND).map(|index| trace_later(&tracer, &request, STAGGER * index));
             for lines in join_all(traces).await {

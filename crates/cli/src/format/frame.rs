@@ -18,7 +18,7 @@ pub(crate) fn above(report: &Report, screen: Screen) -> String {
     let mut line = format!(
         "Traceroute to {}, {}",
         target(report, parsed.as_ref()),
-        protocol(report.protocol)
+        report.protocol.to_string().to_uppercase()
     );
     if report.protocol != Protocol::Icmp {
         let asked_for = parsed
@@ -55,14 +55,6 @@ fn target(report: &Report, parsed: Option<&Target>) -> String {
         (_, Some(destination)) => text::host(destination.ip_address, &destination.reverse_dns),
         (Some(Host::Address(address)), None) => address.to_string(),
         (None, None) => clean(&report.destination.hostname),
-    }
-}
-
-fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Udp => "UDP",
-        Protocol::Tcp => "TCP",
-        Protocol::Icmp => "ICMP",
     }
 }
 

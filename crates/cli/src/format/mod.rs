@@ -14,7 +14,6 @@ mod wide;
 mod tests;
 
 use std::error::Error;
-use std::str::FromStr;
 
 use datadog_traceroute::{Report, json};
 
@@ -37,10 +36,16 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Their names, the usual one first.
-    pub(crate) const NAMES: [&'static str; 5] = ["json", "table", "wide", "csv", "dot"];
-    /// The usual one's name.
-    pub(crate) const DEFAULT: &'static str = Format::NAMES[0];
+    /// The format that `--format` calls so, in any letter case.
+    pub(crate) fn named(name: &str) -> Self {
+        match name.to_ascii_lowercase().as_str() {
+            "table" => Format::Table,
+            "wide" => Format::Wide,
+            "csv" => Format::Csv,
+            "dot" => Format::Dot,
+            _ => Format::Json,
+        }
+    }
 
     /// Whether it is made for people to read.
     pub(crate) fn is_for_people(self) -> bool {
@@ -70,20 +75,4 @@ pub(crate) struct View {
     pub(crate) screen: Screen,
     /// Whether they asked for details.
     pub(crate) details: bool,
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    /// In any letter case, as protocols are.
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name.to_ascii_lowercase().as_str() {
-            "json" => Ok(Format::Json),
-            "table" => Ok(Format::Table),
-            "wide" => Ok(Format::Wide),
-            "csv" => Ok(Format::Csv),
-            "dot" => Ok(Format::Dot),
-            _ => Err(format!("must be json, table, wide, csv or dot, got {name:?}")),
-        }
-    }
 }

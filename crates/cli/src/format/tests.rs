@@ -551,18 +551,6 @@ fn without_colour(text: &str) -> String {
     plain
 }
 
-#[test]
-fn names_of_formats() {
-    for name in Format::NAMES {
-        let format: Format = name.parse().unwrap();
-        assert_eq!(format!("{format:?}").to_lowercase(), name);
-        assert_eq!(name.to_uppercase().parse(), Ok(format));
-    }
-    assert_eq!(Format::DEFAULT.parse(), Ok(Format::Json));
-    let problem = "xml".parse::<Format>().unwrap_err();
-    assert_eq!(problem, "must be json, table, wide, csv or dot, got \"xml\"");
-}
-
 proptest! {
     #[test]
     fn no_name_gets_at_the_terminal(hostname: String, names in prop::collection::vec(any::<String>(), 1..3), width in 1_usize..300) {

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::Instant;
 
 use super::*;
-use crate::parameters::Host;
+use crate::request::Host;
 use crate::target::resolve_in;
 
 const A: u16 = 1;

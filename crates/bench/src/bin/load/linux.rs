@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Options, Parameters, Report, Tracer};
+use datadog_traceroute::{Options, Report, Request, Tracer};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use traceroute_bench::{Usage, percentile};
@@ -41,15 +41,12 @@ fn work(protocol: &str, traces: usize, path: &[IpAddr]) -> Result<(), Box<dyn Er
         .build()?;
     runtime.block_on(async {
         let target = path.last().ok_or("no path")?;
-        let parameters = Parameters {
-            target: target.to_string(),
-            protocol: protocol.to_owned(),
-            traceroute_queries: 1,
-            e2e_queries: 0,
-            timeout_ms: 1000,
-            ..Parameters::default()
-        };
-        let request = parameters.validate()?;
+        let request = Request::to(target)
+            .protocol(protocol.parse()?)
+            .runs(1)
+            .e2e_probes(0)
+            .timeout(Duration::from_secs(1))
+            .build()?;
         let mut options = Options::default();
         options.network.heavy_load = std::env::var_os("LIGHT").is_none();
         let tracer = Tracer::with_options(options);
