@@ -216,12 +216,17 @@ impl Drop for Trace {
 struct Job {
     ticket: u64,
     request: FlowRequest,
-    /// By their numbers; `None`: closed, or never opened.
-    flows: Vec<Option<OpenFlow>>,
-    /// The last one that was opened, even if it is closed.
-    last_flow: OpenFlow,
+    /// By their numbers, the closed ones, too. What could not be opened is a closed copy of the one
+    /// before.
+    flows: Vec<JobFlow>,
     on_news: Option<OnNews>,
     result: oneshot::Sender<Result<Outcome, TraceError>>,
+}
+
+#[derive(Clone, Copy)]
+struct JobFlow {
+    flow: OpenFlow,
+    is_open: bool,
 }
 
 struct Pump {
@@ -379,8 +384,7 @@ impl Pump {
                     Job {
                         ticket,
                         request,
-                        flows: vec![Some(flow)],
-                        last_flow: flow,
+                        flows: vec![JobFlow { flow, is_open: true }],
                         on_news,
                         result,
                     },
@@ -440,8 +444,8 @@ impl Pump {
             if let Some(connection) = connection {
                 network.disconnect(connection);
             }
-            for flow in job.flows.iter().flatten() {
-                network.close_flow(&job.request, flow);
+            for open in job.flows.iter().filter(|flow| flow.is_open) {
+                network.close_flow(&job.request, &open.flow);
             }
         }
         Some(job)
@@ -467,8 +471,15 @@ impl Pump {
         };
         let opened = network.open_flow(&job.request);
         let now = network.now();
-        job.flows.push(opened.as_ref().ok().copied());
-        job.last_flow = opened.as_ref().copied().unwrap_or(job.last_flow);
+        let closed = job.flows.last().map(|last| JobFlow {
+            is_open: false,
+            ..*last
+        });
+        let flow = opened.as_ref().ok().map(|flow| JobFlow {
+            flow: *flow,
+            is_open: true,
+        });
+        job.flows.extend(flow.or(closed));
         match opened {
             Ok(flow) => self
                 .engine
@@ -481,16 +492,17 @@ impl Pump {
         let (Some(job), Some(network)) = (self.jobs.get_mut(&trace), self.network.as_deref_mut()) else {
             return;
         };
-        if let Some(flow) = job.flows.get_mut(flow as usize).and_then(Option::take) {
-            network.close_flow(&job.request, &flow);
+        if let Some(open) = job.flows.get_mut(flow as usize).filter(|flow| flow.is_open) {
+            open.is_open = false;
+            network.close_flow(&job.request, &open.flow);
         }
     }
 
     /// The way of the flow that a probe belongs to.
     fn route(&self, token: Token) -> Option<Route> {
         let (trace, flow) = Engine::sender(token);
-        let flow = self.jobs.get(&trace)?.flows.get(flow as usize)?.as_ref()?;
-        Some(flow.route)
+        let flow = self.jobs.get(&trace)?.flows.get(flow as usize)?;
+        flow.is_open.then_some(flow.flow.route)
     }
 
     /// Carries out what is due; true when more may be.
@@ -522,9 +534,12 @@ impl Pump {
                 }
                 Action::Open { trace } => self.open_flow(trace),
                 Action::AskForNeighbour { trace } => {
-                    let job = self.jobs.get(&trace);
+                    let last = self
+                        .jobs
+                        .get(&trace)
+                        .and_then(|job| Some((job, job.flows.last()?)));
                     let is_missing =
-                        job.is_some_and(|job| network.lacks_neighbour(&job.request, &job.last_flow));
+                        last.is_some_and(|(job, last)| network.lacks_neighbour(&job.request, &last.flow));
                     self.engine.neighbour(trace, is_missing);
                 }
                 Action::Close { trace, flow } => self.close_flow(trace, flow),
