@@ -104,6 +104,26 @@ fn a_packet_that_is_too_long_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// Whatever this host has heard of the path's MTU before.
+#[test]
+fn a_path_ends_where_a_packet_is_too_long_each_time() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(HOPS)?;
+    chain.routers[2].ip("route add 10.0.6.2/32 via 10.0.4.2 mtu lock 1000")?;
+    for _ in 0..2 {
+        for protocol in ["udp", "icmp"] {
+            let arguments =
+                format!("-P {protocol} --dont-fragment --packet-size 1400 -q 1 -Q 1 --timeout 800 --details");
+            let report = trace(&chain.client, chain.target_v4(), &arguments);
+            let expected = [1, 2, 3, 3].map(|ttl| Some(chain.hop_addresses_v4()[ttl - 1].into()));
+            assert_eq!(hops(&report), expected, "{arguments}");
+            let hops = &report.details.as_ref().unwrap().runs[0].hops;
+            assert!(hops.iter().all(|hop| !hop.lost.contains_key("local")), "{hops:?}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn runs_begin_at_the_first_ttl() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
