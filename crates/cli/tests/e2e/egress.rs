@@ -204,7 +204,7 @@ fn a_link_local_router_is_traced_in_its_zone() -> Result<()> {
     client.ip("addr add fe80::1/64 dev eth0 nodad\naddr add fe80::1/64 dev eth1 nodad\n")?;
     uplinks.near.ip("addr add fe80::99/64 dev eth0 nodad\n")?;
     uplinks.far.ip("addr add fe80::99/64 dev eth0 nodad\n")?;
-    let _services = [uplinks.near.listen_tcp(PORT)?, uplinks.far.listen_tcp(PORT)?];
+    let _services = [&uplinks.near, &uplinks.far, client].map(|node| node.listen_tcp(PORT));
     uplinks.far.ip("addr add fe80::77/64 dev eth0 nodad\n")?;
     let index = client
         .command("ip")
@@ -213,7 +213,14 @@ fn a_link_local_router_is_traced_in_its_zone() -> Result<()> {
         .unwrap();
     let index = String::from_utf8(index.stdout).unwrap();
     let by_index = format!("fe80::77%{}", index.split(':').next().unwrap());
-    for target in ["fe80::99%eth0", "fe80::77%eth1", &by_index, "fe80::99%eth1"] {
+    // The last one is this host's own.
+    for target in [
+        "fe80::99%eth0",
+        "fe80::77%eth1",
+        &by_index,
+        "fe80::99%eth1",
+        "fe80::1%eth1",
+    ] {
         let (address, _) = target.split_once('%').unwrap();
         let address: IpAddr = address.parse().unwrap();
         for method in METHODS {
