@@ -944,6 +944,33 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().unwrap()
 }
 
+/// The limit counts what all processes of a user have, and does not hold for root: this takes a user
+/// who has none.
+#[test]
+fn without_a_thread_left_it_does_not_start_and_says_what_to_raise() {
+    const NOBODY_ELSE: &str = "64321";
+    let Some(lab) = require_lab() else { return };
+    if lab.is_unprivileged() {
+        return not_run("becoming another user needs root");
+    }
+    let output = Command::new("timeout")
+        .args(["20", "prlimit", "--nproc=2"])
+        .args([
+            "setpriv",
+            "--reuid",
+            NOBODY_ELSE,
+            "--regid",
+            NOBODY_ELSE,
+            "--clear-groups",
+        ])
+        .args([PROGRAM, "--addr", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("raise `ulimit -u`"), "{error}");
+}
+
 #[test]
 fn wrong_usage_and_what_needs_no_network() {
     for arguments in [
