@@ -184,7 +184,7 @@ fn schema(option: &TraceOption) -> Value {
         Kind::Integer(range, _) => {
             json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() })
         }
-        Kind::Switch(_) => json!({ "type": "boolean" }),
+        Kind::Switch(_) | Kind::Shorthand { .. } => json!({ "type": "boolean" }),
         Kind::Text(_) => json!({ "type": "string" }),
     };
     match option.default(Interface::Query) {

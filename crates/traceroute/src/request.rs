@@ -112,6 +112,8 @@ options! {
         timeout: Duration = Duration::from_millis(DEFAULT_TIMEOUT_MS),
         /// Take an IPv6 address of a target given by name.
         ipv6: bool = false,
+        /// Take no IPv6 address of a target given by name.
+        ipv4_only: bool = false,
         /// Look up the names of hops and destination.
         reverse_dns: bool = false,
         /// Ask web services for this machine's public IPv4 address.
@@ -288,6 +290,7 @@ impl Request {
         };
         let wants_ipv4 = match self.host {
             Host::Address(address) => Some(address.is_ipv4()),
+            Host::Name(_) if self.ipv4_only => Some(true),
             Host::Name(_) => self.ipv6.then_some(false),
         };
         if wants_ipv4.is_some_and(|wants_ipv4| wants_ipv4 != source.is_ipv4()) {
