@@ -151,10 +151,10 @@ async fn document(
         // The log has it.
         && !trace.verbose
     {
-        let name = trace.request.hostname();
+        let name = clean(trace.request.hostname());
         tell(
             trace,
-            &format_args!("{} has no IPv4 address: traced with IPv6, {address}", clean(name)),
+            &format_args!("warning: no IPv4 address of {name} was found: traced with IPv6, {address}"),
         );
     }
     let report = match ended {
