@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Subcommand};
 use datadog_traceroute::{Host, Protocol, Request, Target};
 use traceroute_flags::{
-    Kind, OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style, parse_bool,
+    Kind, Manual, OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style, parse_bool,
 };
 
 /// Name of the program, also where it was renamed.
@@ -19,6 +19,62 @@ pub(crate) const NAME: &str = "datadog-traceroute";
 pub(crate) const PROGRAM: Program = Program {
     name: NAME,
     usage: "datadog-traceroute [options] target",
+    manual: Manual {
+        phrase: "trace the network path to a host and measure it end to end",
+        exit_status: &[
+            (
+                "0",
+                "There is a result, whether or not the destination was reached; doctor: something can be probed.",
+            ),
+            (
+                "1",
+                "Wrong usage, or no result; standard error says why. doctor: nothing can be probed.",
+            ),
+            ("130, 143", "Interrupted by Ctrl-C, or by SIGTERM."),
+        ],
+        environment: &[
+            (
+                "NO_COLOR, CLICOLOR",
+                "Tables have no colours when NO_COLOR is set, or CLICOLOR is 0.",
+            ),
+            ("TERM", "When it is dumb, nothing is shown while a trace goes on."),
+            (
+                "HTTPS_PROXY, ALL_PROXY, NO_PROXY",
+                "The proxy for --source-public-ip, and what needs none; the lower-case forms, too.",
+            ),
+        ],
+        files: &[
+            ("/etc/hosts", "Names and their addresses, read first."),
+            ("/etc/resolv.conf", "The name servers, and how they are asked."),
+            ("/etc/nsswitch.conf", "Other sources of names (Linux with glibc)."),
+            (
+                "/proc/sys/net/ipv4/ping_group_range",
+                "The groups that may send ICMP without CAP_NET_RAW (Linux).",
+            ),
+        ],
+        examples: &[
+            (
+                "datadog-traceroute --format table example.com",
+                "The path as a table.",
+            ),
+            (
+                "datadog-traceroute -P tcp --format table example.com:443",
+                "With TCP SYN to port 443, which firewalls let through most often.",
+            ),
+            (
+                "datadog-traceroute -q 1 -Q 0 example.com",
+                "One run, no end-to-end probes: the fastest JSON document.",
+            ),
+            (
+                "datadog-traceroute -6 --reverse-dns --format wide example.com",
+                "Over IPv6, with names, each run in a column.",
+            ),
+            (
+                "datadog-traceroute doctor",
+                "What can be probed here, and what is in the way.",
+            ),
+        ],
+    },
 };
 
 /// What the command line asks for.
@@ -690,6 +746,35 @@ mod tests {
             assert!(told, "{line}");
         }
         assert!(page.contains("\n.TH DATADOG-TRACEROUTE 1 "), "{page}");
+        let sections: Vec<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(".SH "))
+            .collect();
+        let expected = [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "COMMANDS",
+            r#""EXIT STATUS""#,
+            "ENVIRONMENT",
+            "FILES",
+            "NOTES",
+            "EXAMPLES",
+        ];
+        assert_eq!(sections, expected);
+        let name = r"datadog\-traceroute \- trace the network path to a host";
+        assert!(page.lines().any(|line| line.starts_with(name)), "{page}");
+    }
+
+    /// Each is a correct command line.
+    #[test]
+    fn the_manual_pages_examples_are_obeyed() {
+        for (line, _) in PROGRAM.manual.examples {
+            let (name, rest) = line.split_once(' ').unwrap();
+            assert_eq!(name, NAME);
+            assert!(parse(arguments(rest)).is_ok(), "{line}");
+        }
     }
 
     /// In shells for which clap can offer any.
