@@ -157,6 +157,12 @@ pub static OPTIONS: &[TraceOption] = &[
         })
     },
     TraceOption {
+        help: "Probe no further after so many silent TTLs in a row, {range} hops; 0 means up to max-ttl",
+        description: "Probe no further after so many silent TTLs in a row; 0 means up to max-ttl.",
+        default: Some(0),
+        ..integer("gap-limit", "hops", 0..=255, |r, v| r.gap_limit(v as u8))
+    },
+    TraceOption {
         help: "Milliseconds between end-to-end probes, {range}; 0 means at most 1000, over UDP as fast as the target answers",
         description: "Milliseconds between end-to-end probes; 0 means min(1000, max-ttl × timeout / e2e-queries), and over UDP \
                       no faster than the target answers. All probes must fit into max-ttl × timeout.",

@@ -320,7 +320,10 @@ fn details() -> Value {
         (
             "end",
             object(&[
-                ("reason", one_of(&["destination", "refused", "max_ttl"])),
+                (
+                    "reason",
+                    one_of(&["destination", "refused", "max_ttl", "gap_limit"]),
+                ),
                 ("from?", described("string", "Who refuses to send probes on.")),
             ]),
         ),

@@ -91,6 +91,8 @@ pub enum EndReason {
     Refused,
     /// The highest TTL was probed.
     MaxTtl,
+    /// As many TTLs in a row were silent as the request's gap limit allows.
+    GapLimit,
 }
 
 /// Unanswered probes by cause: only causes that occurred.
@@ -352,6 +354,7 @@ impl EndDetails {
             End::Destination => (EndReason::Destination, None),
             End::Refused { from, .. } => (EndReason::Refused, Some(from)),
             End::MaxTtl => (EndReason::MaxTtl, None),
+            End::GapLimit => (EndReason::GapLimit, None),
         };
         EndDetails { reason, from }
     }

@@ -127,6 +127,8 @@ options! {
         /// How often a silent TTL is probed again, 0 to [`MAX_HOP_RETRIES`]; by default
         /// [`DEFAULT_HOP_RETRIES`].
         hop_retries: u8 = DEFAULT_HOP_RETRIES,
+        /// After so many silent TTLs in a row a run ends; by default 0: it goes on to the highest.
+        gap_limit: u8 = 0,
         /// Type of service (IPv4) or traffic class (IPv6) of the probes. By default 0.
         tos: u8 = 0,
         /// Set IPv4's DF bit. IPv6 packets are not fragmented by this host.

@@ -503,6 +503,7 @@ impl Probing<'_> {
             packet: request.packet(),
             egress: self.egress,
             hop_retries: request.hop_retries,
+            gap_limit: request.gap_limit,
             linger: request.e2e_time(),
             longest: self.time_left(),
             ..TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout)

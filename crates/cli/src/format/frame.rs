@@ -102,7 +102,10 @@ fn path(report: &Report, details: &Details, screen: Screen) -> String {
     // How far any of them came.
     let furthest = misses.iter().filter_map(Miss::last_answered).max();
     let remarks = misses.iter().map(|miss| match miss {
-        Miss::Silence { .. } => Miss::Silence { after: furthest }.to_string(),
+        Miss::Silence { gave_up, .. } => {
+            let (after, gave_up) = (furthest, *gave_up);
+            Miss::Silence { after, gave_up }.to_string()
+        }
         miss => miss.to_string(),
     });
     let remarks: Vec<String> = remarks.collect();
@@ -137,8 +140,8 @@ enum Miss {
     },
     /// All hops answer up to the highest TTL.
     MaxTtl(u8),
-    /// Nobody answers after this TTL, or at all.
-    Silence { after: Option<u8> },
+    /// Nobody answers after this TTL, or at all; perhaps `--gap-limit` gave up.
+    Silence { after: Option<u8>, gave_up: bool },
 }
 
 impl Miss {
@@ -162,13 +165,14 @@ impl Miss {
                     words: refusal.and_then(AnswerDetails::notation_in_words),
                 })
             }
-            EndReason::MaxTtl => {
+            EndReason::MaxTtl | EndReason::GapLimit => {
                 let last = report.traceroute.runs.get(index)?.hops.last()?.ttl;
                 let after = run.hops.iter().rfind(|hop| answered(hop)).map(|hop| hop.ttl);
+                let gave_up = run.end.reason == EndReason::GapLimit;
                 Some(if after == Some(last) {
                     Miss::MaxTtl(last)
                 } else {
-                    Miss::Silence { after }
+                    Miss::Silence { after, gave_up }
                 })
             }
         }
@@ -176,7 +180,7 @@ impl Miss {
 
     fn last_answered(&self) -> Option<u8> {
         match self {
-            Miss::Silence { after } => *after,
+            Miss::Silence { after, .. } => *after,
             _ => None,
         }
     }
@@ -198,8 +202,13 @@ impl fmt::Display for Miss {
                 words.map_or(Ok(()), |words| write!(f, " ({words})"))
             }
             Miss::MaxTtl(ttl) => write!(f, "it is beyond --max-ttl {ttl}"),
-            Miss::Silence { after: Some(ttl) } => write!(f, "no answer after TTL {ttl}"),
-            Miss::Silence { after: None } => f.write_str("no answer at any TTL"),
+            Miss::Silence { after, gave_up } => {
+                match after {
+                    Some(ttl) => write!(f, "no answer after TTL {ttl}")?,
+                    None => f.write_str("no answer at any TTL")?,
+                }
+                f.write_str(if *gave_up { ", and --gap-limit gave up" } else { "" })
+            }
         }
     }
 }

@@ -494,7 +494,7 @@ fn ended(paths: &[(&str, EndReason)], rtts: &[f64]) -> Report {
 
 #[test]
 fn why_a_path_ends_is_said_below_it() {
-    use EndReason::{Destination, MaxTtl, Refused};
+    use EndReason::{Destination, GapLimit, MaxTtl, Refused};
     let refused = ("192.0.2.254/1 10.77.10.2/2", Refused);
     let silent = ("192.0.2.254/1 203.0.113.1/2 * * *", MaxTtl);
     let beyond = ("192.0.2.254/1 203.0.113.1/2", MaxTtl);
@@ -512,6 +512,10 @@ fn why_a_path_ends_is_said_below_it() {
         (
             vec![silent, ("192.0.2.254/1 * * * *", MaxTtl)],
             not_reached(": no answer after TTL 2"),
+        ),
+        (
+            vec![("192.0.2.254/1 * *", GapLimit)],
+            not_reached(": no answer after TTL 1, and --gap-limit gave up"),
         ),
         (vec![("* * *", MaxTtl)], not_reached(": no answer at any TTL")),
         (
