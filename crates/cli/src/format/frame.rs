@@ -96,9 +96,12 @@ fn path(report: &Report, details: &Details, screen: Screen) -> String {
         let _ = writeln!(text, "Path        {}{rest}", screen.paint(NOTABLE, remark));
     };
     let runs = details.runs.len();
-    let misses: Vec<Miss> = (0..runs)
-        .filter_map(|run| Miss::of(report, details, run))
-        .collect();
+    let misses = (0..runs).filter_map(|run| Miss::of(report, details, run));
+    let mut misses: Vec<Miss> = misses.collect();
+    // What refuses one run explains the silence in others: refusals are limited, too.
+    if misses.iter().any(|miss| matches!(miss, Miss::Refused { .. })) {
+        misses.retain(|miss| !matches!(miss, Miss::Silence { .. }));
+    }
     // How far any of them came.
     let furthest = misses.iter().filter_map(Miss::last_answered).max();
     let remarks = misses.iter().map(|miss| match miss {

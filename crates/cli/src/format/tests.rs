@@ -508,6 +508,10 @@ fn why_a_path_ends_is_said_below_it() {
             vec![reached, refused],
             not_reached(&format!(": {refusal}\n            in 1 of 2 runs")),
         ),
+        (
+            vec![silent, refused],
+            not_reached(&format!(": {refusal}\n            in 1 of 2 runs")),
+        ),
         (vec![silent], not_reached(": no answer after TTL 2")),
         (
             vec![silent, ("192.0.2.254/1 * * * *", MaxTtl)],
