@@ -5,9 +5,12 @@ use std::io;
 use std::iter;
 
 use crate::format::Format;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Subcommand};
-use datadog_traceroute::Request;
-use traceroute_flags::{OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style};
+use datadog_traceroute::{Host, Protocol, Request, Target};
+use traceroute_flags::{
+    Kind, Manual, OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style, parse_bool,
+};
 
 /// Name of the program, also where it was renamed.
 pub(crate) const NAME: &str = "datadog-traceroute";
@@ -16,6 +19,62 @@ pub(crate) const NAME: &str = "datadog-traceroute";
 pub(crate) const PROGRAM: Program = Program {
     name: NAME,
     usage: "datadog-traceroute [options] target",
+    manual: Manual {
+        phrase: "trace the network path to a host and measure it end to end",
+        exit_status: &[
+            (
+                "0",
+                "There is a result, whether or not the destination was reached; doctor: something can be probed.",
+            ),
+            (
+                "1",
+                "Wrong usage, or no result; standard error says why. doctor: nothing can be probed.",
+            ),
+            ("130, 143", "Interrupted by Ctrl-C, or by SIGTERM."),
+        ],
+        environment: &[
+            (
+                "NO_COLOR, CLICOLOR",
+                "Tables have no colours when NO_COLOR is set, or CLICOLOR is 0.",
+            ),
+            ("TERM", "When it is dumb, nothing is shown while a trace goes on."),
+            (
+                "HTTPS_PROXY, ALL_PROXY, NO_PROXY",
+                "The proxy for --source-public-ip, and what needs none; the lower-case forms, too.",
+            ),
+        ],
+        files: &[
+            ("/etc/hosts", "Names and their addresses, read first."),
+            ("/etc/resolv.conf", "The name servers, and how they are asked."),
+            ("/etc/nsswitch.conf", "Other sources of names (Linux with glibc)."),
+            (
+                "/proc/sys/net/ipv4/ping_group_range",
+                "The groups that may send ICMP without CAP_NET_RAW (Linux).",
+            ),
+        ],
+        examples: &[
+            (
+                "datadog-traceroute --format table example.com",
+                "The path as a table.",
+            ),
+            (
+                "datadog-traceroute -P tcp --format table example.com:443",
+                "With TCP SYN to port 443, which firewalls let through most often.",
+            ),
+            (
+                "datadog-traceroute -q 1 -Q 0 example.com",
+                "One run, no end-to-end probes: the fastest JSON document.",
+            ),
+            (
+                "datadog-traceroute -6 --reverse-dns --format wide example.com",
+                "Over IPv6, with names, each run in a column.",
+            ),
+            (
+                "datadog-traceroute doctor",
+                "What can be probed here, and what is in the way.",
+            ),
+        ],
+    },
 };
 
 /// What the command line asks for.
@@ -47,6 +106,10 @@ pub(crate) struct Trace {
     pub(crate) details: bool,
     /// Whether to log everything.
     pub(crate) verbose: bool,
+    /// Whether to write nothing but errors to standard error.
+    pub(crate) quiet: bool,
+    /// The TCP port that is probed although nobody chose it.
+    pub(crate) default_tcp_port: Option<u16>,
 }
 
 /// Reads the arguments after the program's name.
@@ -54,6 +117,7 @@ pub(crate) struct Trace {
 /// # Errors
 /// Everything that is not a correct usage, including values out of their range.
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
+    let switch_value = switch_value(&arguments);
     let literal = arguments.iter().any(|argument| argument == "--");
     let matches = match read(arguments) {
         Ok(matches) => matches,
@@ -70,10 +134,16 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         });
     }
     let parameters = Parameters::from_flags(&matches);
+    if parameters.switch("version") {
+        return Ok(Action::Version);
+    }
     let surplus = matches.get_many::<String>(SURPLUS).map_or(0, Iterator::count);
     if surplus > 0 {
         let received = 1 + surplus;
-        return Err(PROGRAM.usage_error(format!("exactly one target is needed, not {received}")));
+        let advice = switch_value.map_or(String::new(), |written| {
+            format!("; the value of a switch needs an equals sign: {written}")
+        });
+        return Err(PROGRAM.usage_error(format!("exactly one target is needed, not {received}{advice}")));
     }
     if parameters.get("target").is_none() {
         return Err(PROGRAM.usage_error("missing target"));
@@ -85,6 +155,8 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     let mut request = parameters
         .validate()
         .map_err(|error| PROGRAM.usage_error(error.for_command_line()))?;
+    contradiction(&parameters, &request).map_or(Ok(()), |problem| Err(PROGRAM.usage_error(problem)))?;
+    let default_tcp_port = default_tcp_port(&matches, &request);
     let format = Format::named(parameters.text("format"));
     let details = request.details();
     if format.is_for_people() {
@@ -96,7 +168,59 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         format,
         details,
         verbose: parameters.switch("verbose"),
+        quiet: parameters.switch("quiet"),
+        default_tcp_port,
     }))
+}
+
+/// What cannot both be meant.
+fn contradiction(parameters: &Parameters, request: &Request) -> Option<String> {
+    let both =
+        |one, other| format!("{one} and {other} contradict each other: only one of the two may be given");
+    if parameters.switch("quiet") && parameters.switch("verbose") {
+        return Some(both("--quiet", "--verbose"));
+    }
+    let v4_only = request.ipv4_only();
+    let v6_only = parameters.switch("ipv6-only") && request.ipv6();
+    if v4_only && request.ipv6() {
+        return Some(both("-4", "--ipv6"));
+    }
+    match request.host() {
+        Host::Address(address) if v4_only && address.is_ipv6() => {
+            Some(format!("-4 takes no IPv6 address as the target, got {address}"))
+        }
+        Host::Address(address) if v6_only && address.is_ipv4() => {
+            Some(format!("-6 takes no IPv4 address as the target, got {address}"))
+        }
+        _ => None,
+    }
+}
+
+/// The default port, where it is that of TCP and nobody chose it.
+fn default_tcp_port(matches: &ArgMatches, request: &Request) -> Option<u16> {
+    let is_chosen = matches.value_source("port") == Some(ValueSource::CommandLine)
+        || request
+            .hostname()
+            .parse()
+            .is_ok_and(|target: Target| target.port.is_some());
+    (request.protocol() == Protocol::Tcp && !is_chosen).then(|| request.probed_port())
+}
+
+/// `--ipv6=true`, where a boolean stands behind a switch as if it were its value.
+fn switch_value(arguments: &[OsString]) -> Option<String> {
+    arguments.windows(2).find_map(|pair| {
+        let [flag, value] = pair else { return None };
+        let (flag, value) = (flag.to_str()?, value.to_str()?);
+        parse_bool(value).ok()?;
+        let is_switch = |option: &&TraceOption| match option.kind {
+            Kind::Switch(_) | Kind::Shorthand { .. } => {
+                flag.strip_prefix("--") == Some(option.flag)
+                    || option.short.is_some_and(|short| flag == format!("-{short}"))
+            }
+            _ => false,
+        };
+        OPTIONS.iter().find(is_switch).map(|_| format!("{flag}={value}"))
+    })
 }
 
 fn read(arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
@@ -168,7 +292,7 @@ enum Command {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use traceroute_flags::{Interface, Kind};
+    use traceroute_flags::Interface;
 
     use super::*;
 
@@ -258,7 +382,8 @@ mod tests {
         let mut expected = Vec::new();
         for option in OPTIONS {
             let value = match &option.kind {
-                Kind::Target => continue,
+                // Shorthands change another one.
+                Kind::Target | Kind::Shorthand { .. } => continue,
                 Kind::Choice(choices) => choices[1].name.to_uppercase(),
                 Kind::Integer(range, _) => (range.end() - 1).to_string(),
                 Kind::Switch(_) => "true".to_owned(),
@@ -389,12 +514,96 @@ mod tests {
             (parameters.text("target"), parameters.switch("ipv6")),
             ("false", true)
         );
-        assert_eq!(error("--ipv6 false host"), "exactly one target is needed, not 2");
+        let two = "exactly one target is needed, not 2";
+        let advice = "; the value of a switch needs an equals sign:";
+        for (line, expected) in [
+            ("--ipv6 false host", format!("{two}{advice} --ipv6=false")),
+            (
+                "host --reverse-dns true",
+                format!("{two}{advice} --reverse-dns=true"),
+            ),
+            ("-v 0 host", format!("{two}{advice} -v=0")),
+            ("--ipv6 host other", two.to_owned()),
+            ("-p 1 host other", two.to_owned()),
+        ] {
+            assert_eq!(error(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn of_an_option_and_its_shorthand_the_last_counts() {
+        for (line, name, value) in [
+            ("-6 host", "ipv6", "true"),
+            ("-6 host --ipv6=false", "ipv6", "false"),
+            ("--ipv6=false -6 host", "ipv6", "true"),
+            ("-6=false host --ipv6", "ipv6", "true"),
+            ("-n host", "reverse-dns", "false"),
+            ("--reverse-dns -n host", "reverse-dns", "false"),
+            ("-n --reverse-dns host", "reverse-dns", "true"),
+            ("-n --reverse-dns -n host", "reverse-dns", "false"),
+            ("--reverse-dns -n=false host", "reverse-dns", "true"),
+            ("--format table --json host", "format", "json"),
+            ("--json --format table host", "format", "table"),
+        ] {
+            assert_eq!(parameters(line).get(name).unwrap().to_string(), value, "{line}");
+        }
+    }
+
+    #[test]
+    fn contradictions() {
+        let both = "contradict each other: only one of the two may be given";
+        for (line, expected) in [
+            ("--quiet -v host", format!("--quiet and --verbose {both}")),
+            ("-4 -6 host", format!("-4 and --ipv6 {both}")),
+            ("-4 --ipv6 host", format!("-4 and --ipv6 {both}")),
+            (
+                "-4 ::1",
+                "-4 takes no IPv6 address as the target, got ::1".to_owned(),
+            ),
+            (
+                "-6 127.0.0.1",
+                "-6 takes no IPv4 address as the target, got 127.0.0.1".to_owned(),
+            ),
+            (
+                "-4 --source ::1 host",
+                r#"--source must be of the target's address family, got "::1""#.to_owned(),
+            ),
+        ] {
+            assert_eq!(error(line), expected, "{line}");
+        }
+        for line in [
+            "-4 127.0.0.1",
+            "-6 ::1",
+            "-4 -6 --ipv6=false host",
+            "--ipv6 127.0.0.1",
+            "--quiet -v=0 host",
+        ] {
+            assert!(parse(arguments(line)).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_tcp_port_that_nobody_chose_is_told() {
+        for (line, expected) in [
+            ("-P tcp host", Some(33434)),
+            ("-P tcp host -p 33434", None),
+            ("-P tcp host:443", None),
+            ("-P tcp [::1]:443", None),
+            ("-P tcp ::1", Some(33434)),
+            ("host", None),
+        ] {
+            let Ok(Action::Trace(trace)) = parse(arguments(line)) else {
+                panic!("{line}");
+            };
+            assert_eq!(trace.default_tcp_port, expected, "{line}");
+        }
     }
 
     #[test]
     fn commands() {
-        assert!(matches!(parse(arguments("version")), Ok(Action::Version)));
+        for line in ["version", "-V", "--version", "host --version"] {
+            assert!(matches!(parse(arguments(line)), Ok(Action::Version)), "{line}");
+        }
         assert!(matches!(parse(arguments("doctor")), Ok(Action::Doctor)));
         assert!(matches!(parse(arguments("man")), Ok(Action::Man)));
         for (name, shell) in [
@@ -537,6 +746,35 @@ mod tests {
             assert!(told, "{line}");
         }
         assert!(page.contains("\n.TH DATADOG-TRACEROUTE 1 "), "{page}");
+        let sections: Vec<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(".SH "))
+            .collect();
+        let expected = [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "COMMANDS",
+            r#""EXIT STATUS""#,
+            "ENVIRONMENT",
+            "FILES",
+            "NOTES",
+            "EXAMPLES",
+        ];
+        assert_eq!(sections, expected);
+        let name = r"datadog\-traceroute \- trace the network path to a host";
+        assert!(page.lines().any(|line| line.starts_with(name)), "{page}");
+    }
+
+    /// Each is a correct command line.
+    #[test]
+    fn the_manual_pages_examples_are_obeyed() {
+        for (line, _) in PROGRAM.manual.examples {
+            let (name, rest) = line.split_once(' ').unwrap();
+            assert_eq!(name, NAME);
+            assert!(parse(arguments(rest)).is_ok(), "{line}");
+        }
     }
 
     /// In shells for which clap can offer any.

@@ -1,6 +1,8 @@
 //! Where the program meets the library that traces.
 
-use datadog_traceroute::system::{Access, access, keep_marking_privileges, keep_probing_privileges};
+use datadog_traceroute::system::{
+    Access, Finding, Subject, Verdict, access, diagnose, keep_marking_privileges, keep_probing_privileges,
+};
 pub(crate) use datadog_traceroute::{Error, Progress, start_windows_driver};
 use datadog_traceroute::{Options, Protocol, Report, Request, TcpMethod, Tracer};
 
@@ -40,10 +42,26 @@ pub(crate) fn drop_privileges(request: &Request) {
 /// What a user should know before a trace: that this process has less than it takes to do
 /// everything.
 pub(crate) fn notice(request: &Request) -> Option<String> {
-    notice_of(access(), request)
+    notice_of(access(), request, why_no_icmp)
 }
 
-fn notice_of(access: Access, request: &Request) -> Option<String> {
+/// Why ICMP can be probed over neither family; `None` where it can.
+fn why_no_icmp() -> Option<String> {
+    let findings = diagnose().into_iter();
+    let of_icmp = findings.filter(|finding| match finding.subject {
+        Subject::Probing { protocol, .. } => protocol == "icmp",
+        Subject::System(_) => false,
+    });
+    let of_icmp: Vec<Finding> = of_icmp.collect();
+    let is_bad = of_icmp.iter().all(|finding| finding.verdict == Verdict::Bad);
+    of_icmp
+        .into_iter()
+        .next()
+        .filter(|_| is_bad)
+        .map(|finding| finding.text)
+}
+
+fn notice_of(access: Access, request: &Request, why_no_icmp: fn() -> Option<String>) -> Option<String> {
     // These need no raw sockets.
     let does_without = request.windows_driver() || request.tcp_method() == TcpMethod::SynSocket;
     match access {
@@ -53,7 +71,10 @@ fn notice_of(access: Access, request: &Request) -> Option<String> {
         // Fails without the driver, and says so.
         Access::RawWithoutTcp if request.tcp_method() == TcpMethod::Sack => None,
         Access::RawWithoutTcp | Access::IcmpApi if does_without => None,
-        Access::Ordinary => Some(access.to_string()),
+        Access::Ordinary => Some(match why_no_icmp() {
+            None => access.to_string(),
+            Some(reason) => format!("{access}; ICMP cannot be probed at all: {reason}"),
+        }),
         Access::RawWithoutTcp | Access::IcmpApi => Some(format!("{access} ({WINDOWS_FLAGS})")),
     }
 }
@@ -69,7 +90,7 @@ mod tests {
 
     #[test]
     fn on_a_client_edition_of_windows_tcp_comes_with_a_notice_of_what_works() {
-        let notice = |protocol, driver| notice_of(Access::RawWithoutTcp, &request(protocol, driver));
+        let notice = |protocol, driver| notice_of(Access::RawWithoutTcp, &request(protocol, driver), || None);
         let text = notice(Protocol::Tcp, false).unwrap();
         assert!(
             text.contains("syn_socket") && text.contains("--windows-driver"),
@@ -78,5 +99,16 @@ mod tests {
         assert_eq!(notice(Protocol::Tcp, true), None);
         assert_eq!(notice(Protocol::Udp, false), None);
         assert_eq!(notice(Protocol::Icmp, false), None);
+    }
+
+    #[test]
+    fn with_ordinary_sockets_the_notice_names_icmp_where_it_is_not_to_be_had() {
+        let notice = |reason| notice_of(Access::Ordinary, &request(Protocol::Udp, false), reason).unwrap();
+        assert!(!notice(|| None).contains("ICMP"));
+        let text = notice(|| Some("no group".to_owned()));
+        assert!(
+            text.ends_with("; ICMP cannot be probed at all: no group"),
+            "{text}"
+        );
     }
 }

@@ -3,11 +3,12 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::Warning;
+use datadog_traceroute::{Host, Request, Warning};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -15,8 +16,8 @@ use traceroute_flags::check_open_files;
 use tracing::Level;
 
 use crate::args::{self, Trace};
-use crate::backend;
-use crate::format::{Screen, View};
+use crate::backend::{self, Progress};
+use crate::format::{Screen, View, clean};
 use crate::progress::{Block, Live};
 use crate::signals::{self, Interruption};
 
@@ -84,14 +85,24 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
         backend::start_windows_driver().map_err(|error| Failure::Trace(error.to_string()))?;
     }
     if let Some(notice) = backend::notice(&trace.request) {
-        // Where standard error is closed there is nobody to tell.
-        let _ = writeln!(io::stderr(), "{notice}; see `{} doctor`", args::NAME);
+        tell(trace, &format_args!("{notice}; see `{} doctor`", args::NAME));
+    }
+    let is_read = io::stderr().is_terminal() || trace.format.is_for_people();
+    if let Some(port) = trace.default_tcp_port.filter(|_| is_read) {
+        tell(
+            trace,
+            &format_args!("probing TCP port {port}; to choose another: -p PORT, or HOST:PORT"),
+        );
     }
     // While there is one thread only: privileges belong to threads.
     backend::drop_privileges(&trace.request);
     check_open_files().map_err(Failure::Start)?;
     let stop = signals::watch();
-    let block = if trace.verbose { None } else { Block::on_stderr() };
+    let block = if trace.verbose || trace.quiet {
+        None
+    } else {
+        Block::on_stderr()
+    };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -117,7 +128,11 @@ async fn document(
 ) -> Result<String, Failure> {
     let begin = Instant::now();
     let live = Mutex::new(Live::new(&trace.request));
+    let mut address = None;
     let tracing = backend::run_trace(&trace.request, |progress| {
+        if let Progress::Resolved { address: found } = progress {
+            address = Some(found);
+        }
         lock(&live).update(&progress);
     });
     let ended = tokio::select! {
@@ -131,6 +146,16 @@ async fn document(
     {
         block.draw(lines(&live, begin));
         block.keep();
+    }
+    if let Some(address) = address.and_then(|address| unasked_ipv6(&trace.request, address))
+        // The log has it.
+        && !trace.verbose
+    {
+        let name = clean(trace.request.hostname());
+        tell(
+            trace,
+            &format_args!("warning: no IPv4 address of {name} was found: traced with IPv6, {address}"),
+        );
     }
     let report = match ended {
         Ok(result) => result.map_err(|error| Failure::Trace(error.to_string()))?,
@@ -149,7 +174,7 @@ async fn document(
     };
     if !trace.verbose {
         // The log has them.
-        warn(&report.warnings);
+        warn(trace, &report.warnings);
     }
     let view = View {
         screen: Screen::stdout(),
@@ -159,13 +184,25 @@ async fn document(
     written.map_err(|error| Failure::Trace(format!("cannot write down the result: {error}")))
 }
 
-/// Says on standard error what a reader must know to understand the result. Where that is closed
-/// there is nobody to tell.
-fn warn(warnings: &[Warning]) {
-    let mut stderr = io::stderr().lock();
+/// Says on standard error what a reader must know to understand the result.
+fn warn(trace: &Trace, warnings: &[Warning]) {
     for warning in warnings {
-        let _ = writeln!(stderr, "warning: {}", warning.text);
+        tell(trace, &format_args!("warning: {}", warning.text));
     }
+}
+
+/// Writes a line to standard error, unless nobody wants any. Where that is closed there is nobody to
+/// tell.
+fn tell(trace: &Trace, line: &dyn fmt::Display) {
+    if !trace.quiet {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// The address of a name that has IPv6 addresses only, where nobody asked for those.
+fn unasked_ipv6(request: &Request, address: IpAddr) -> Option<IpAddr> {
+    let is_name = matches!(request.host(), Host::Name(_));
+    (is_name && !request.ipv6() && address.is_ipv6()).then_some(address)
 }
 
 /// When somebody stops the program; never where the system cannot tell.

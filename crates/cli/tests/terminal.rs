@@ -174,6 +174,24 @@ fn a_dumb_terminal_shows_nothing() {
     assert_eq!(ended.shown, "");
 }
 
+/// SHORT names a port; without one, TCP's is told where somebody reads it.
+#[test]
+fn notices_are_for_those_who_read_them() {
+    let told = "probing TCP port 33434; to choose another: -p PORT, or HOST:PORT\r\n";
+    let tcp = ["127.0.0.1", "-Ptcp", "-q1", "-Q0"];
+    for (arguments, term, expected) in [
+        ([&SHORT[..], &["--quiet"]].concat(), "xterm", ""),
+        (tcp.to_vec(), "dumb", told),
+        ([&tcp[..], &["--quiet"]].concat(), "dumb", ""),
+        ([&tcp[..], &["-p", "33434"]].concat(), "dumb", ""),
+    ] {
+        let Some(program) = program() else { return };
+        let ended = Session::start(program, &arguments, term).end();
+        assert!(ended.status.success(), "{arguments:?}: {:?}", ended.shown);
+        assert_eq!(ended.shown, expected, "{arguments:?}");
+    }
+}
+
 #[test]
 fn logs_take_the_place_of_the_progress_line() {
     let Some(program) = program() else { return };

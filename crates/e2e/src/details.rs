@@ -137,7 +137,7 @@ impl RunDetails {
         if !["known", "unknown"].contains(&distance.as_str()) {
             return fields.wrong(format_args!("distance is {distance}"));
         }
-        if !["destination", "refused", "max_ttl"].contains(&reason.as_str()) {
+        if !["destination", "refused", "max_ttl", "gap_limit"].contains(&reason.as_str()) {
             return fields.wrong(format_args!("end is {reason}"));
         }
         if refused_by.is_some() && reason != "refused" {

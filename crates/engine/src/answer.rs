@@ -102,6 +102,15 @@ pub enum End {
     },
     /// The highest TTL to probe was reached.
     MaxTtl,
+    /// Too many TTLs in a row were silent, and the caller wants no more of them.
+    GapLimit,
+}
+
+impl End {
+    /// Nobody said that the path ends here.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, End::MaxTtl | End::GapLimit)
+    }
 }
 
 /// The result of a run.

@@ -59,6 +59,8 @@ pub struct TraceSpec {
     pub packet: PacketOptions,
     /// How often a silent TTL is probed again, at most 10 times.
     pub hop_retries: u8,
+    /// A run sends no further after so many silent TTLs in a row; 0: it goes on to `max_ttl`.
+    pub gap_limit: u8,
     /// Attempts at the same TTL can be told apart by what comes back. Where they cannot, there is
     /// only one.
     pub tells_attempts: bool,
@@ -89,6 +91,7 @@ impl TraceSpec {
             delay: method.default_delay(),
             packet: PacketOptions::default(),
             hop_retries: DEFAULT_HOP_RETRIES,
+            gap_limit: 0,
             tells_attempts: true,
             linger: Duration::ZERO,
             longest: Duration::MAX,

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::world::{Limiter, World};
 use support::*;
 use traceroute_engine::{Distance, End, Method, Time, TraceId, TraceSpec};
@@ -345,6 +347,47 @@ fn a_refusal_that_a_second_one_confirms_is_the_end() {
         );
         assert_eq!(result.hops[2].attempts, 2);
     }
+}
+
+#[test]
+fn a_gap_limit_ends_a_run_after_so_many_silent_ttls() {
+    // TTLs 4 to `silent` do not answer, of a path of 12 hops.
+    let path = |silent: u8, late: u64| {
+        let mut path = straight(12);
+        move |now: Time, probe: &Probe| match probe.ttl {
+            5 if late > 0 => path(now + Duration::from_millis(late), probe),
+            ttl if (4..=silent).contains(&ttl) => Vec::new(),
+            _ => path(now, probe),
+        }
+    };
+    let gap = |length| (End::GapLimit, length);
+    // A parallel run, and one that probes one TTL after the other. The first goes on for the 200 ms in
+    // which an answer to the last of the gap may come, and so sees beyond gaps of silence.
+    let cases = [
+        ((0, 255, 0), [(End::MaxTtl, 20); 2]),
+        ((3, 255, 0), [gap(9), gap(6)]),
+        ((1, 255, 0), [gap(7), gap(4)]),
+        ((4, 7, 0), [(End::Destination, 12), gap(7)]),
+        ((5, 7, 0), [(End::Destination, 12); 2]),
+        // A late answer lets the run go on, and shows that answers take their time.
+        ((3, 255, 600), [(End::MaxTtl, 20), gap(8)]),
+        // Nothing is left to be given up.
+        ((20, 255, 0), [(End::MaxTtl, 20); 2]),
+    ];
+    let found = cases.map(|((gap_limit, silent, late), _)| {
+        [Method::Icmp, Method::TcpSyn].map(|method| {
+            let mut simulation = Simulation::new(path(silent, late));
+            let id = simulation.start_connected(TraceSpec {
+                max_ttl: 20,
+                gap_limit,
+                ..spec(method)
+            });
+            simulation.run();
+            let result = simulation.result(id);
+            (result.end, result.hops.len())
+        })
+    });
+    assert_eq!(found, cases.map(|(_, expected)| expected));
 }
 
 #[test]

@@ -50,6 +50,13 @@ pub enum Kind {
     Integer(RangeInclusive<i64>, fn(RequestBuilder, i64) -> RequestBuilder),
     /// On or off. Off when it is not given.
     Switch(fn(RequestBuilder, bool) -> RequestBuilder),
+    /// A switch that is the same as another option with this value. Of both the last one counts.
+    Shorthand {
+        /// The other option's flag.
+        of: &'static str,
+        /// Its value, as on the command line.
+        value: &'static str,
+    },
     /// Any text. Unlike other values, it must be right also in a query string. An error says what
     /// it must be.
     Text(fn(RequestBuilder, &str) -> Result<RequestBuilder, &'static str>),
@@ -106,7 +113,7 @@ impl TraceOption {
             (Kind::Choice(choices), _) => choices.first().map(|choice| Value::Text(choice.name.to_owned())),
             (Kind::Integer(..), Interface::CommandLine) => self.default.map(Value::Integer),
             (Kind::Integer(..), Interface::Query) => self.query_default.or(self.default).map(Value::Integer),
-            (Kind::Switch(_), _) => Some(Value::Switch(false)),
+            (Kind::Switch(_) | Kind::Shorthand { .. }, _) => Some(Value::Switch(false)),
         }
     }
 
@@ -121,7 +128,7 @@ impl TraceOption {
                 .parse()
                 .map(Value::Integer)
                 .map_err(|error: ParseIntError| error.to_string()),
-            Kind::Switch(_) => parse_bool(text)
+            Kind::Switch(_) | Kind::Shorthand { .. } => parse_bool(text)
                 .map(Value::Switch)
                 .map_err(|error| error.to_string()),
         }
@@ -152,12 +159,12 @@ impl TraceOption {
             Kind::Target => return argument.value_hint(ValueHint::Hostname),
             Kind::Choice(choices) => argument.value_parser(Suggest(choices)).hide_possible_values(true),
             Kind::Integer(..) => argument.value_parser(parse_int),
-            Kind::Switch(_) => argument.action(ArgAction::SetTrue),
+            Kind::Switch(_) | Kind::Shorthand { .. } => argument.action(ArgAction::SetTrue),
             Kind::Text(_) => argument,
         };
         let default = match self.kind {
             // Which has it anyway.
-            Kind::Switch(_) => None,
+            Kind::Switch(_) | Kind::Shorthand { .. } => None,
             _ => self.default(Interface::CommandLine),
         };
         argument
@@ -265,7 +272,7 @@ mod tests {
         let values = match &option.kind {
             Kind::Integer(range, _) => words(range),
             Kind::Choice(choices) => alternatives(choices),
-            Kind::Target | Kind::Switch(_) | Kind::Text(_) => String::new(),
+            Kind::Target | Kind::Switch(_) | Kind::Shorthand { .. } | Kind::Text(_) => String::new(),
         };
         let description = option.description();
         format!("| {flag} | {query} | {default} | {values} | {description} |\n")

@@ -86,6 +86,13 @@ mod tests {
     const PROGRAM: Program = Program {
         name: "test",
         usage: "test [options]",
+        manual: crate::Manual {
+            phrase: "test",
+            exit_status: &[],
+            environment: &[],
+            files: &[],
+            examples: &[],
+        },
     };
 
     fn full() -> Command {

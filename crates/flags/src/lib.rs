@@ -33,6 +33,23 @@ pub struct Program {
     pub name: &'static str,
     /// Its usage in one line.
     pub usage: &'static str,
+    /// What its manual page has besides flags and commands.
+    pub manual: Manual,
+}
+
+/// What a manual page has besides flags and commands. A section without entries is left out.
+#[derive(Debug, Clone, Copy)]
+pub struct Manual {
+    /// What the program does, as a phrase: `trace the network path to a host`.
+    pub phrase: &'static str,
+    /// Exit statuses, and when.
+    pub exit_status: &'static [(&'static str, &'static str)],
+    /// Variables, and what they do.
+    pub environment: &'static [(&'static str, &'static str)],
+    /// Paths, and what is read there.
+    pub files: &'static [(&'static str, &'static str)],
+    /// Command lines, and what they are for.
+    pub examples: &'static [(&'static str, &'static str)],
 }
 
 impl Program {
@@ -66,7 +83,7 @@ impl Program {
     /// # Errors
     /// None that occurs: it is written to memory.
     pub fn man(&self, command: clap::Command) -> io::Result<Vec<u8>> {
-        man::page(self.name, go_style(command))
+        man::page(self, go_style(command))
     }
 
     /// Which flags and commands of `command` the manual page and the completion scripts do not have. For tests: none.

@@ -5,15 +5,30 @@ use std::io;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
-use crate::{BUILD_DATE, VERSION};
+use crate::{BUILD_DATE, Manual, Program, VERSION};
 
-/// The page of the program `name`, section 1. Commands and what stands below the help have sections of their own, because one page
+/// The page of `program`, section 1. Commands and what stands below the help have sections of their own, because one page
 /// is for all of it.
-pub(crate) fn page(name: &str, mut command: clap::Command) -> io::Result<Vec<u8>> {
+pub(crate) fn page(program: &Program, mut command: clap::Command) -> io::Result<Vec<u8>> {
     command.build();
+    let Program { name, manual, .. } = program;
+    let Manual {
+        phrase,
+        exit_status,
+        environment,
+        files,
+        examples,
+    } = manual;
+    let mut head = Roff::default();
+    head.control("SH", ["NAME"]);
+    head.text([roman(format!("{name} - {phrase}"))]);
     let mut rest = Roff::default();
     commands(&mut rest, &command);
+    list(&mut rest, "EXIT STATUS", exit_status);
+    list(&mut rest, "ENVIRONMENT", environment);
+    list(&mut rest, "FILES", files);
     notes(&mut rest, &command);
+    list(&mut rest, "EXAMPLES", examples);
     let date = BUILD_DATE.split_once('T').map_or("", |(date, _)| date);
     let man = Man::new(command)
         .title(name.to_uppercase())
@@ -22,7 +37,7 @@ pub(crate) fn page(name: &str, mut command: clap::Command) -> io::Result<Vec<u8>
         .manual("User Commands");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
-    man.render_name_section(&mut page)?;
+    head.to_writer(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
@@ -45,6 +60,18 @@ fn commands(roff: &mut Roff, command: &clap::Command) {
         if let Some(about) = command.get_about() {
             roff.text([roman(about.to_string())]);
         }
+    }
+}
+
+/// A section of terms and what is to be said of them.
+fn list(roff: &mut Roff, title: &str, entries: &[(&str, &str)]) {
+    if !entries.is_empty() {
+        roff.control("SH", [title]);
+    }
+    for (term, text) in entries {
+        roff.control("TP", []);
+        roff.text([bold(*term)]);
+        roff.text([roman(*text)]);
     }
 }
 

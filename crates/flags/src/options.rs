@@ -72,6 +72,11 @@ pub static OPTIONS: &[TraceOption] = &[
         ..switch("verbose", |r, _| r)
     },
     TraceOption {
+        query: None,
+        help: "Write nothing but errors to standard error: no progress, no notices, no warnings",
+        ..switch("quiet", |r, _| r)
+    },
+    TraceOption {
         help: "How TCP probes: syn, sack, prefer_sack or, on Windows, syn_socket",
         description: "How TCP probes, in any letter case; empty means the default; on Windows also syn_socket.",
         ..choice(
@@ -92,6 +97,17 @@ pub static OPTIONS: &[TraceOption] = &[
         ..switch("ipv6", RequestBuilder::ipv6)
     },
     TraceOption {
+        short: Some('4'),
+        query: None,
+        help: "Take no IPv6 address, of a name or as the target",
+        ..switch("ipv4-only", RequestBuilder::ipv4_only)
+    },
+    TraceOption {
+        short: Some('6'),
+        help: "The same as --ipv6, and take no IPv4 address as the target",
+        ..shorthand("ipv6-only", "ipv6", "true")
+    },
+    TraceOption {
         help: "Milliseconds an answer may take, {range}; 0 means 3000",
         description: "Milliseconds that an answer may take; 0 means the default.",
         query_default: Some(DEFAULT_TIMEOUT_MS.cast_signed()),
@@ -104,6 +120,11 @@ pub static OPTIONS: &[TraceOption] = &[
     TraceOption {
         help: "Look up the names of hops and destination",
         ..switch("reverse-dns", RequestBuilder::reverse_dns)
+    },
+    TraceOption {
+        short: Some('n'),
+        help: "Look up no names, the default; of this and --reverse-dns the last one counts",
+        ..shorthand("no-reverse-dns", "reverse-dns", "false")
     },
     TraceOption {
         help: "Ask web services for this machine's public IPv4 address",
@@ -134,6 +155,12 @@ pub static OPTIONS: &[TraceOption] = &[
         ..integer("hop-retries", "number", 0..=MAX_HOP_RETRIES as i64, |r, v| {
             r.hop_retries(v as u8)
         })
+    },
+    TraceOption {
+        help: "Probe no further after so many silent TTLs in a row, {range} hops; 0 means up to max-ttl",
+        description: "Probe no further after so many silent TTLs in a row; 0 means up to max-ttl.",
+        default: Some(0),
+        ..integer("gap-limit", "hops", 0..=255, |r, v| r.gap_limit(v as u8))
     },
     TraceOption {
         help: "Milliseconds between end-to-end probes, {range}; 0 means at most 1000, over UDP as fast as the target answers",
@@ -228,8 +255,18 @@ pub static OPTIONS: &[TraceOption] = &[
         )
     },
     TraceOption {
+        help: "The same as --format json; of both the last one counts",
+        ..shorthand("json", "format", "json")
+    },
+    TraceOption {
         help: "Report why probes went unanswered, ICMP codes, TTLs, MPLS labels and counters as well",
         ..switch("details", RequestBuilder::details)
+    },
+    TraceOption {
+        short: Some('V'),
+        query: None,
+        help: "Print version, commit and build date",
+        ..switch("version", |r, _| r)
     },
 ];
 
@@ -271,6 +308,14 @@ const fn integer(
 
 const fn switch(name: &'static str, set: fn(RequestBuilder, bool) -> RequestBuilder) -> TraceOption {
     option(name, "bool", Kind::Switch(set))
+}
+
+/// For the command line only.
+const fn shorthand(name: &'static str, of: &'static str, value: &'static str) -> TraceOption {
+    TraceOption {
+        query: None,
+        ..option(name, "bool", Kind::Shorthand { of, value })
+    }
 }
 
 const fn text(

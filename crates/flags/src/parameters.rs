@@ -3,6 +3,7 @@
 use std::fmt;
 
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use datadog_traceroute::{Field, Problem, Request, RequestBuilder, RequestError};
 
 use crate::catalogue::{Interface, Kind, TraceOption, Value, choose, option};
@@ -18,11 +19,14 @@ pub struct Parameters {
 impl Parameters {
     /// What the flags of a command line say.
     pub fn from_flags(matches: &ArgMatches) -> Self {
-        let value = |option: &TraceOption| match option.kind {
+        let own = |option: &TraceOption| match option.kind {
             Kind::Integer(..) => matches.get_one(option.flag).copied().map(Value::Integer),
-            Kind::Switch(_) => matches.get_one(option.flag).copied().map(Value::Switch),
+            Kind::Switch(_) | Kind::Shorthand { .. } => {
+                matches.get_one(option.flag).copied().map(Value::Switch)
+            }
             _ => matches.get_one(option.flag).cloned().map(Value::Text),
         };
+        let value = |option: &TraceOption| shorthand(matches, option).or_else(|| own(option));
         Parameters {
             values: OPTIONS.iter().map(value).collect(),
         }
@@ -116,6 +120,32 @@ impl Parameters {
     }
 }
 
+/// The value of `option` that a shorthand says, if one stands after the option itself.
+fn shorthand(matches: &ArgMatches, option: &TraceOption) -> Option<Value> {
+    let mut last = place(matches, option.flag);
+    let mut said = None;
+    for other in OPTIONS {
+        let Kind::Shorthand { of, value } = other.kind else {
+            continue;
+        };
+        let is_on = of == option.flag && matches.get_one(other.flag) == Some(&true);
+        let place = place(matches, other.flag).filter(|_| is_on);
+        if place > last {
+            // What the catalogue has can be read.
+            (last, said) = (place, option.parse_query(value).ok());
+        }
+    }
+    said
+}
+
+/// Where the flag stands on the command line, if it does.
+fn place(matches: &ArgMatches, flag: &str) -> Option<usize> {
+    if matches.value_source(flag) != Some(ValueSource::CommandLine) {
+        return None;
+    }
+    matches.indices_of(flag)?.next_back()
+}
+
 fn set(option: &TraceOption, request: RequestBuilder, value: &Value) -> Result<RequestBuilder, String> {
     Ok(match (&option.kind, value) {
         (Kind::Choice(choices), Value::Text(text)) => (choose(choices, text)?.set)(request),
@@ -206,6 +236,7 @@ mod tests {
                 Kind::Integer(..) if name == "packet-size" => "100",
                 Kind::Integer(..) => "7",
                 Kind::Switch(_) => "TRUE",
+                Kind::Shorthand { .. } => continue,
                 Kind::Text(_) if name == "fwmark" => "0x2a",
                 Kind::Text(_) | Kind::Target => "192.0.2.2",
             };

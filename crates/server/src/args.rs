@@ -11,8 +11,9 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS};
-use traceroute_flags::{Program, Shell, UsageError, go_style, parse_int};
+use traceroute_flags::{Manual, Program, Shell, UsageError, go_style, parse_int};
 
+use crate::auth::VARIABLE;
 use crate::duration;
 use crate::limits::Ceilings;
 use crate::listen::ListenAddress;
@@ -27,6 +28,44 @@ const NAME: &str = "datadog-traceroute-server";
 pub(crate) const PROGRAM: Program = Program {
     name: NAME,
     usage: "datadog-traceroute-server [options]",
+    manual: Manual {
+        phrase: "trace network paths on request over HTTP",
+        exit_status: &[
+            ("0", "Stopped by SIGTERM or Ctrl-C."),
+            (
+                "1",
+                "Wrong usage, or the service could not start; standard error says why.",
+            ),
+        ],
+        environment: &[
+            (VARIABLE, "The token that requests must have."),
+            (
+                "HTTPS_PROXY, ALL_PROXY, NO_PROXY",
+                "The proxy for source-public-ip, and what needs none; the lower-case forms, too.",
+            ),
+        ],
+        files: &[
+            (
+                "/etc/hosts",
+                "Names and their addresses, read for each request, first.",
+            ),
+            (
+                "/etc/resolv.conf",
+                "The name servers, and how they are asked; read for each request.",
+            ),
+            ("/etc/nsswitch.conf", "Other sources of names (Linux with glibc)."),
+        ],
+        examples: &[
+            (
+                "datadog-traceroute-server --addr 127.0.0.1:3765",
+                "For this machine only.",
+            ),
+            (
+                "curl 'http://127.0.0.1:3765/traceroute?target=example.com'",
+                "Asks it for the path to example.com.",
+            ),
+        ],
+    },
 };
 
 /// What the command line asks for.

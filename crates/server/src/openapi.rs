@@ -184,7 +184,7 @@ fn schema(option: &TraceOption) -> Value {
         Kind::Integer(range, _) => {
             json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() })
         }
-        Kind::Switch(_) => json!({ "type": "boolean" }),
+        Kind::Switch(_) | Kind::Shorthand { .. } => json!({ "type": "boolean" }),
         Kind::Text(_) => json!({ "type": "string" }),
     };
     match option.default(Interface::Query) {
@@ -320,7 +320,10 @@ fn details() -> Value {
         (
             "end",
             object(&[
-                ("reason", one_of(&["destination", "refused", "max_ttl"])),
+                (
+                    "reason",
+                    one_of(&["destination", "refused", "max_ttl", "gap_limit"]),
+                ),
                 ("from?", described("string", "Who refuses to send probes on.")),
             ]),
         ),

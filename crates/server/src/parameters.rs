@@ -116,7 +116,7 @@ mod tests {
             let value = match &option.kind {
                 Kind::Choice(choices) => choices[1].name.to_uppercase(),
                 Kind::Integer(range, _) => (range.end() - 1).to_string(),
-                Kind::Switch(_) => "true".to_owned(),
+                Kind::Switch(_) | Kind::Shorthand { .. } => "true".to_owned(),
                 Kind::Text(_) | Kind::Target => "text".to_owned(),
             };
             write!(query, "{name}={value}&").unwrap();

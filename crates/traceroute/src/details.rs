@@ -91,6 +91,8 @@ pub enum EndReason {
     Refused,
     /// The highest TTL was probed.
     MaxTtl,
+    /// As many TTLs in a row were silent as the request's gap limit allows.
+    GapLimit,
 }
 
 /// Unanswered probes by cause: only causes that occurred.
@@ -352,6 +354,7 @@ impl EndDetails {
             End::Destination => (EndReason::Destination, None),
             End::Refused { from, .. } => (EndReason::Refused, Some(from)),
             End::MaxTtl => (EndReason::MaxTtl, None),
+            End::GapLimit => (EndReason::GapLimit, None),
         };
         EndDetails { reason, from }
     }
@@ -412,6 +415,15 @@ impl AnswerDetails {
     }
 }
 
+impl AnswerDetails {
+    /// What [`AnswerDetails::notation`] means, in words; `None` where there is none, or its code has no
+    /// meaning.
+    pub fn notation_in_words(&self) -> Option<&'static str> {
+        self.notation.as_ref()?;
+        Some(Unreachable::of(self.ip_address.is_ipv4(), self.icmp_code?)?.words)
+    }
+}
+
 impl AnswerKind {
     fn of(method: Method, error: Option<IcmpError>) -> Self {
         match (error, method) {
@@ -442,26 +454,63 @@ pub fn notation(answer: &Answer) -> Option<String> {
     let Some(IcmpError::Unreachable { code }) = answer.error else {
         return None;
     };
-    let letter = match (answer.address.is_ipv4(), code) {
-        (true, 3) | (false, 4) if answer.destination => return None,
-        (true | false, 0) => 'N',
-        (true, 1) | (false, 3) => 'H',
-        (true, 2) => 'P',
-        (true, 4) => 'F',
-        (true, 5) => 'S',
-        (true, 6) => 'U',
-        (true, 7) => 'W',
-        (true, 8) => 'I',
-        (true, 9) => 'A',
-        (true, 10) => 'Z',
-        (true, 11) => 'Q',
-        (true, 12) => 'T',
-        (true, 13) | (false, 1) => 'X',
-        (true, 14) => 'V',
-        (true, 15) => 'C',
-        _ => return Some(format!("!<{code}>")),
-    };
-    Some(format!("!{letter}"))
+    let v4 = answer.address.is_ipv4();
+    if answer.destination && code == (if v4 { 3 } else { 4 }) {
+        return None;
+    }
+    let letter = Unreachable::of(v4, code).and_then(|meaning| meaning.letter);
+    Some(letter.map_or_else(|| format!("!<{code}>"), |letter| format!("!{letter}")))
+}
+
+/// What a destination unreachable means.
+struct Unreachable {
+    /// Code in ICMP for IPv4 (RFC 792, RFC 1812 §5.2.7.1).
+    v4: Option<u8>,
+    /// Code in `ICMPv6` (RFC 4443 §3.1).
+    v6: Option<u8>,
+    /// What traceroute programs write for it, after the exclamation mark.
+    letter: Option<char>,
+    words: &'static str,
+}
+
+impl Unreachable {
+    #[rustfmt::skip]
+    const ALL: [Unreachable; 19] = [
+        Unreachable::new(Some(0), Some(0), Some('N'), "network unreachable"),
+        Unreachable::new(Some(1), Some(3), Some('H'), "host unreachable"),
+        Unreachable::new(Some(2), None, Some('P'), "protocol unreachable"),
+        Unreachable::new(Some(3), Some(4), None, "port unreachable"),
+        Unreachable::new(Some(4), None, Some('F'), "fragmentation needed"),
+        Unreachable::new(Some(5), None, Some('S'), "source route failed"),
+        Unreachable::new(Some(6), None, Some('U'), "network unknown"),
+        Unreachable::new(Some(7), None, Some('W'), "host unknown"),
+        Unreachable::new(Some(8), None, Some('I'), "source host isolated"),
+        Unreachable::new(Some(9), None, Some('A'), "network administratively prohibited"),
+        Unreachable::new(Some(10), None, Some('Z'), "host administratively prohibited"),
+        Unreachable::new(Some(11), None, Some('Q'), "network unreachable for this type of service"),
+        Unreachable::new(Some(12), None, Some('T'), "host unreachable for this type of service"),
+        Unreachable::new(Some(13), Some(1), Some('X'), "administratively prohibited"),
+        Unreachable::new(Some(14), None, Some('V'), "host precedence violation"),
+        Unreachable::new(Some(15), None, Some('C'), "precedence cutoff"),
+        Unreachable::new(None, Some(2), None, "beyond the scope of the source address"),
+        Unreachable::new(None, Some(5), None, "source address refused by policy"),
+        Unreachable::new(None, Some(6), None, "route rejects the destination"),
+    ];
+
+    const fn new(v4: Option<u8>, v6: Option<u8>, letter: Option<char>, words: &'static str) -> Self {
+        Unreachable {
+            v4,
+            v6,
+            letter,
+            words,
+        }
+    }
+
+    fn of(is_v4: bool, code: u8) -> Option<&'static Unreachable> {
+        const ALL: &[Unreachable] = &Unreachable::ALL;
+        ALL.iter()
+            .find(|meaning| (if is_v4 { meaning.v4 } else { meaning.v6 }) == Some(code))
+    }
 }
 
 impl From<Method> for RunMethod {
@@ -705,6 +754,16 @@ mod tests {
             let details = AnswerDetails::new(Method::Icmp, &answer(address, error));
             let found = (details.icmp_type, details.icmp_code, details.notation.as_deref());
             assert_eq!(found, (icmp_type, icmp_code, notation), "{address} {error:?}");
+        }
+        for (address, code, words) in [
+            (v4, 1, Some("host unreachable")),
+            (v4, 3, Some("port unreachable")),
+            (v6, 1, Some("administratively prohibited")),
+            (v6, 3, Some("host unreachable")),
+            (v4, 200, None),
+        ] {
+            let details = AnswerDetails::new(Method::Icmp, &answer(address, unreachable(code)));
+            assert_eq!(details.notation_in_words(), words, "{address} {code}");
         }
         for (address, code) in [(v4, 3), (v6, 4)] {
             let from_destination = Answer {

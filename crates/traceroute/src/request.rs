@@ -112,6 +112,8 @@ options! {
         timeout: Duration = Duration::from_millis(DEFAULT_TIMEOUT_MS),
         /// Take an IPv6 address of a target given by name.
         ipv6: bool = false,
+        /// Take no IPv6 address of a target given by name.
+        ipv4_only: bool = false,
         /// Look up the names of hops and destination.
         reverse_dns: bool = false,
         /// Ask web services for this machine's public IPv4 address.
@@ -125,6 +127,8 @@ options! {
         /// How often a silent TTL is probed again, 0 to [`MAX_HOP_RETRIES`]; by default
         /// [`DEFAULT_HOP_RETRIES`].
         hop_retries: u8 = DEFAULT_HOP_RETRIES,
+        /// After so many silent TTLs in a row a run ends; by default 0: it goes on to the highest.
+        gap_limit: u8 = 0,
         /// Type of service (IPv4) or traffic class (IPv6) of the probes. By default 0.
         tos: u8 = 0,
         /// Set IPv4's DF bit. IPv6 packets are not fragmented by this host.
@@ -288,6 +292,7 @@ impl Request {
         };
         let wants_ipv4 = match self.host {
             Host::Address(address) => Some(address.is_ipv4()),
+            Host::Name(_) if self.ipv4_only => Some(true),
             Host::Name(_) => self.ipv6.then_some(false),
         };
         if wants_ipv4.is_some_and(|wants_ipv4| wants_ipv4 != source.is_ipv4()) {

@@ -10,7 +10,7 @@ use idna::{AsciiDenyList, domain_to_ascii_cow};
 use tokio::time::{Instant, timeout_at};
 
 use crate::names::{Failure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
-use crate::request::Host;
+use crate::request::{Host, Request};
 
 /// A host, perhaps with a port: `host`, `host:443`, `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`,
 /// `[2001:db8::1]` or `[2001:db8::1]:443`.
@@ -239,7 +239,22 @@ pub enum ResolveError {
 /// # Errors
 /// When the name is unknown, nobody answers, or the name has no address of the family.
 pub async fn resolve(host: &Host, ipv6: bool) -> Result<IpAddr, ResolveError> {
-    resolve_in(System::shared(), host, ipv6).await
+    resolve_in(System::shared(), host, wanted(ipv6)).await
+}
+
+/// The address that `request` traces.
+pub(crate) async fn resolve_target(request: &Request) -> Result<IpAddr, ResolveError> {
+    let wanted = if request.ipv4_only() {
+        Wanted::V4
+    } else {
+        wanted(request.ipv6())
+    };
+    resolve_in(System::shared(), request.host(), wanted).await
+}
+
+/// The addresses wanted of a name.
+pub(crate) fn wanted(ipv6: bool) -> Wanted {
+    if ipv6 { Wanted::V6 } else { Wanted::V4OrElseV6 }
 }
 
 /// [`resolve`], until `deadline` at the latest.
@@ -254,33 +269,37 @@ pub async fn resolve_by(host: &Host, ipv6: bool, deadline: Instant) -> Result<Ip
     timeout_at(deadline, resolve(host, ipv6)).await.map_err(late)?
 }
 
-pub(crate) async fn resolve_in(system: &System, host: &Host, ipv6: bool) -> Result<IpAddr, ResolveError> {
+pub(crate) async fn resolve_in(system: &System, host: &Host, wanted: Wanted) -> Result<IpAddr, ResolveError> {
     let name = match host {
         Host::Address(address) => return Ok(*address),
         Host::Name(name) => name,
     };
-    let wanted = if ipv6 { Wanted::V6 } else { Wanted::V4OrElseV6 };
     let found = system.addresses(name, wanted).await;
-    let found = found.map_err(|failure| resolve_error(host, ipv6, failure))?;
+    let found = found.map_err(|failure| resolve_error(host, wanted, failure))?;
     // There is always one.
     let first = found.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    if first.is_ipv6() && !ipv6 {
+    if first.is_ipv6() && wanted == Wanted::V4OrElseV6 {
         tracing::warn!(host = name, address = %first, "the name has no IPv4 address: it is traced with IPv6");
     }
     Ok(first)
 }
 
-fn resolve_error(host: &Host, ipv6: bool, failure: Failure) -> ResolveError {
-    let problem = match (failure, ipv6) {
-        (Failure::NoAddress, true) => {
+fn resolve_error(host: &Host, wanted: Wanted, failure: Failure) -> ResolveError {
+    let family = match wanted {
+        Wanted::V4 => Some(Family::V4),
+        Wanted::V6 => Some(Family::V6),
+        Wanted::V4OrElseV6 => None,
+    };
+    let problem = match (failure, family) {
+        (Failure::NoAddress, Some(family)) => {
             return ResolveError::NoAddress {
                 host: name_of(host),
-                family: Family::V6,
+                family,
             };
         }
-        (Failure::NoAddress, false) => "it has neither an IPv4 nor an IPv6 address".to_owned(),
-        (failure, true) => format!("no IPv6 address: {failure}"),
-        (failure, false) => failure.to_string(),
+        (Failure::NoAddress, None) => "it has neither an IPv4 nor an IPv6 address".to_owned(),
+        (failure, Some(family)) => format!("no {family} address: {failure}"),
+        (failure, None) => failure.to_string(),
     };
     lookup_error(host, io::Error::other(problem))
 }

@@ -24,7 +24,7 @@ use crate::model::{
 use crate::public_ip::PublicIp;
 use crate::request::{Protocol, Request, TcpMethod};
 use crate::reverse_dns::ReverseDns;
-use crate::target::resolve;
+use crate::target::resolve_target;
 use crate::warning::Warning;
 
 /// End-to-end probes are at most this far apart.
@@ -34,6 +34,11 @@ const MAX_E2E_SPACING: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
+    /// The target's address is known. It comes first.
+    Resolved {
+        /// The address that is traced.
+        address: IpAddr,
+    },
     /// A hop answered.
     HopFound {
         /// Which run, from 0.
@@ -274,13 +279,14 @@ impl<'r> Job<'r> {
             .unwrap_or_else(|| start + FAR);
         let deadline = longest + EXTRA;
         let egress = request.egress()?;
-        let resolved = timeout_at(deadline, Box::pin(resolve(&request.host, request.ipv6))).await;
+        let resolved = timeout_at(deadline, Box::pin(resolve_target(request))).await;
         let address = resolved.map_err(|_| Error::TooLate)??;
         if !is_one_host(address) {
             return Err(Error::NotAHost(address));
         }
         check_target(&egress, address)?;
         tracing::debug!(hostname = request.hostname, %address, "tracing");
+        self.tell(Progress::Resolved { address });
         let probing = Probing {
             job: self,
             driver: self.tracer.driver(request)?,
@@ -497,6 +503,7 @@ impl Probing<'_> {
             packet: request.packet(),
             egress: self.egress,
             hop_retries: request.hop_retries,
+            gap_limit: request.gap_limit,
             linger: request.e2e_time(),
             longest: self.time_left(),
             ..TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout)

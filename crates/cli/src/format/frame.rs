@@ -1,13 +1,15 @@
 //! What stands above and below a table.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
-use datadog_traceroute::details::{Counters, Details, DistanceDetails, E2eDetails, RunDetails};
+use datadog_traceroute::details::{
+    AnswerDetails, Counters, Details, DistanceDetails, E2eDetails, EndReason, HopDetails, RunDetails,
+};
 use datadog_traceroute::{Cause, E2eProbe, Host, Protocol, Report, Target};
 
 use super::View;
-use super::path::{distinct, losses};
+use super::path::{distinct, is_hidden, losses};
 use super::screen::{BAD, NOTABLE, Screen, TITLE};
 use super::text::{self, clean, rtt};
 
@@ -68,12 +70,18 @@ fn list(addresses: &[IpAddr]) -> String {
 pub(crate) fn below(report: &Report, view: View) -> String {
     let screen = view.screen;
     let details = report.details.as_deref();
-    let mut text = details.map_or_else(String::new, |details| path(details, screen));
-    text.push_str(&end_to_end(
-        &report.e2e_probe,
-        details.map(|details| &details.e2e),
-        screen,
-    ));
+    let mut text = details.map_or_else(String::new, |details| path(report, details, screen));
+    match details.and_then(|details| too_low_max_ttl(report, details)) {
+        Some(ttl) => {
+            let remark = format!("not measured: the target is beyond --max-ttl {ttl}");
+            let _ = writeln!(text, "End to end  {}", screen.paint(NOTABLE, &remark));
+        }
+        None => text.push_str(&end_to_end(
+            &report.e2e_probe,
+            details.map(|details| &details.e2e),
+            screen,
+        )),
+    }
     if let Some(details) = details.filter(|_| view.details) {
         text.push('\n');
         text.push_str(&counters(&details.counters, screen));
@@ -82,25 +90,143 @@ pub(crate) fn below(report: &Report, view: View) -> String {
 }
 
 /// Why paths end before their destination, or how long they are is not known.
-fn path(details: &Details, screen: Screen) -> String {
+fn path(report: &Report, details: &Details, screen: Screen) -> String {
     let mut text = String::new();
-    let runs = &details.runs;
-    let count = |some: &dyn Fn(&RunDetails) -> bool| {
-        let count = runs.iter().filter(|run| some(run)).count();
-        format!("{count} of {}", text::count(runs.len(), "run"))
+    let mut tell = |remark: &str, rest: &str| {
+        let _ = writeln!(text, "Path        {}{rest}", screen.paint(NOTABLE, remark));
     };
-    for from in distinct(runs.iter().filter_map(|run| run.end.from)) {
-        let remark = format!("{from} refuses to send probes on");
-        let runs = count(&|run| run.end.from == Some(from));
-        let _ = writeln!(text, "Path        {} ({runs})", screen.paint(NOTABLE, &remark));
+    let runs = details.runs.len();
+    let misses = (0..runs).filter_map(|run| Miss::of(report, details, run));
+    let mut misses: Vec<Miss> = misses.collect();
+    // What refuses one run explains the silence in others: refusals are limited, too.
+    if misses.iter().any(|miss| matches!(miss, Miss::Refused { .. })) {
+        misses.retain(|miss| !matches!(miss, Miss::Silence { .. }));
     }
-    let is_unknown = |run: &RunDetails| run.distance == DistanceDetails::Unknown;
-    if runs.iter().any(is_unknown) {
-        let remark = "the destination answers, but its distance is unknown";
-        let runs = count(&is_unknown);
-        let _ = writeln!(text, "Path        {} ({runs})", screen.paint(NOTABLE, remark));
+    // How far any of them came.
+    let furthest = misses.iter().filter_map(Miss::last_answered).max();
+    let remarks = misses.iter().map(|miss| match miss {
+        Miss::Silence { gave_up, .. } => {
+            let (after, gave_up) = (furthest, *gave_up);
+            Miss::Silence { after, gave_up }.to_string()
+        }
+        miss => miss.to_string(),
+    });
+    let remarks: Vec<String> = remarks.collect();
+    for remark in distinct(remarks.iter()) {
+        let count = remarks.iter().filter(|other| *other == remark).count();
+        let some = if count < runs {
+            format!("\n            in {count} of {}", text::count(runs, "run"))
+        } else {
+            String::new()
+        };
+        tell(&format!("destination not reached: {remark}"), &some);
+    }
+    let is_unknown = |run: &&RunDetails| run.distance == DistanceDetails::Unknown;
+    match details.runs.iter().filter(is_unknown).count() {
+        0 => {}
+        count => tell(
+            "the destination answers, but its distance is unknown",
+            &format!(" ({count} of {})", text::count(runs, "run")),
+        ),
     }
     text
+}
+
+/// Why a run did not reach its destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Miss {
+    /// Somebody refuses to send probes on: who, how that is written, and what it means.
+    Refused {
+        from: Option<IpAddr>,
+        notation: Option<String>,
+        words: Option<&'static str>,
+    },
+    /// All hops answer up to the highest TTL.
+    MaxTtl(u8),
+    /// Nobody answers after this TTL, or at all; perhaps `--gap-limit` gave up.
+    Silence { after: Option<u8>, gave_up: bool },
+}
+
+impl Miss {
+    /// `None` where the destination answered.
+    fn of(report: &Report, details: &Details, index: usize) -> Option<Miss> {
+        let run = details.runs.get(index)?;
+        if run.distance == DistanceDetails::Unknown {
+            return None;
+        }
+        let answered = |hop: &HopDetails| hop.answer.is_some() || is_hidden(hop);
+        match run.end.reason {
+            EndReason::Destination => None,
+            EndReason::Refused => {
+                let answers = run.hops.iter().rev().filter_map(|hop| hop.answer.as_ref());
+                let refusal = answers
+                    .filter(|answer| Some(answer.ip_address) == run.end.from)
+                    .find(|answer| answer.notation.is_some());
+                Some(Miss::Refused {
+                    from: run.end.from,
+                    notation: refusal.and_then(|answer| answer.notation.clone()),
+                    words: refusal.and_then(AnswerDetails::notation_in_words),
+                })
+            }
+            EndReason::MaxTtl | EndReason::GapLimit => {
+                let last = report.traceroute.runs.get(index)?.hops.last()?.ttl;
+                let after = run.hops.iter().rfind(|hop| answered(hop)).map(|hop| hop.ttl);
+                let gave_up = run.end.reason == EndReason::GapLimit;
+                Some(if after == Some(last) {
+                    Miss::MaxTtl(last)
+                } else {
+                    Miss::Silence { after, gave_up }
+                })
+            }
+        }
+    }
+
+    fn last_answered(&self) -> Option<u8> {
+        match self {
+            Miss::Silence { after, .. } => *after,
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Miss::Refused {
+                from,
+                notation,
+                words,
+            } => {
+                f.write_str(notation.as_deref().unwrap_or("refused"))?;
+                match from {
+                    Some(from) => write!(f, " from {from}")?,
+                    None => f.write_str(" by a hidden private hop")?,
+                }
+                words.map_or(Ok(()), |words| write!(f, " ({words})"))
+            }
+            Miss::MaxTtl(ttl) => write!(f, "it is beyond --max-ttl {ttl}"),
+            Miss::Silence { after, gave_up } => {
+                match after {
+                    Some(ttl) => write!(f, "no answer after TTL {ttl}")?,
+                    None => f.write_str("no answer at any TTL")?,
+                }
+                f.write_str(if *gave_up { ", and --gap-limit gave up" } else { "" })
+            }
+        }
+    }
+}
+
+/// The highest TTL, where that is why no end-to-end probe was answered: they have it, too.
+fn too_low_max_ttl(report: &Report, details: &Details) -> Option<u8> {
+    let probe = &report.e2e_probe;
+    if probe.packets_sent == 0 || probe.packets_received > 0 || details.e2e.refused > 0 {
+        return None;
+    }
+    let mut misses = (0..details.runs.len()).map(|run| Miss::of(report, details, run));
+    match misses.next()?? {
+        Miss::MaxTtl(ttl) if misses.all(|miss| miss == Some(Miss::MaxTtl(ttl))) => Some(ttl),
+        _ => None,
+    }
 }
 
 fn end_to_end(probe: &E2eProbe, details: Option<&E2eDetails>, screen: Screen) -> String {

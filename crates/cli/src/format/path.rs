@@ -11,6 +11,9 @@ use datadog_traceroute::{Cause, Hop, Losses, Report};
 pub(crate) struct Stop<'r> {
     /// TTL, in hops.
     pub(crate) ttl: u8,
+    /// The last of the TTLs that this stands for. Only silence at the end of the path is taken
+    /// together.
+    pub(crate) last_ttl: u8,
     /// How many runs probed it.
     pub(crate) probed: usize,
     /// The runs that probed it and were not answered, from 0 up.
@@ -20,6 +23,8 @@ pub(crate) struct Stop<'r> {
     pub(crate) probes: u32,
     /// Those without an answer.
     pub(crate) lost: Losses,
+    /// All TTLs that this stands for have the same main cause of silence.
+    pub(crate) has_one_cause: bool,
     /// A NAT begins here to translate probes.
     pub(crate) nat: bool,
     /// Somebody answered, but the request wants private addresses hidden.
@@ -58,10 +63,12 @@ impl<'r> Stop<'r> {
             for hop in &run.hops {
                 let stop = stops.entry(hop.ttl).or_insert_with(|| Stop {
                     ttl: hop.ttl,
+                    last_ttl: hop.ttl,
                     probed: 0,
                     silent: Vec::new(),
                     probes: 0,
                     lost: Losses::default(),
+                    has_one_cause: true,
                     nat: false,
                     hidden: false,
                     hosts: Vec::new(),
@@ -76,12 +83,31 @@ impl<'r> Stop<'r> {
                         rtt: (hop.rtt > 0.0).then_some(hop.rtt),
                         details: details.and_then(|details| details.answer.as_ref()),
                     });
-                } else {
+                } else if !details.is_some_and(is_hidden) {
                     stop.silent.push(index);
                 }
             }
         }
-        stops.into_values().collect()
+        let mut stops: Vec<Stop> = stops.into_values().collect();
+        fold_silent_end(&mut stops);
+        stops
+    }
+
+    /// Whether nobody answered, as far as anybody knows.
+    fn is_silent_altogether(&self) -> bool {
+        self.hosts.is_empty() && !self.hidden
+    }
+
+    /// Takes in a silent TTL further on.
+    fn extend(&mut self, other: Stop) {
+        self.has_one_cause &= self.lost.main() == other.lost.main();
+        self.last_ttl = other.last_ttl;
+        self.probed = self.probed.max(other.probed);
+        self.silent.extend(other.silent);
+        self.silent.sort_unstable();
+        self.silent.dedup();
+        self.probes += other.probes;
+        self.lost += other.lost;
     }
 
     /// Takes in what became of a run's probes.
@@ -95,7 +121,7 @@ impl<'r> Stop<'r> {
         self.probes += u32::from(details.attempts);
         self.lost += losses(&details.lost);
         self.nat |= details.nat;
-        self.hidden |= !hop.reachable && details.attempts > 0 && details.lost.is_empty();
+        self.hidden |= !hop.reachable && is_hidden(details);
     }
 
     fn host(&mut self, address: IpAddr, is_destination: bool, names: &'r [String]) -> &mut Host<'r> {
@@ -116,6 +142,22 @@ impl<'r> Stop<'r> {
     pub(crate) fn is_silent(&self, run: usize) -> bool {
         self.silent.binary_search(&run).is_ok()
     }
+}
+
+/// Makes one of all silent TTLs at the end.
+fn fold_silent_end(stops: &mut Vec<Stop>) {
+    let answered = stops.iter().rposition(|stop| !stop.is_silent_altogether());
+    let mut silent = stops.split_off(answered.map_or(0, |index| index + 1)).into_iter();
+    if let Some(mut first) = silent.next() {
+        silent.for_each(|stop| first.extend(stop));
+        stops.push(first);
+    }
+}
+
+/// Whether the details of a hop without an address are those of one that was hidden: probed, and
+/// nothing lost.
+pub(crate) fn is_hidden(details: &HopDetails) -> bool {
+    details.answer.is_none() && details.attempts > 0 && details.lost.is_empty()
 }
 
 impl Host<'_> {

@@ -12,6 +12,8 @@ use super::text::{self, clean, rtt};
 
 /// What stands for a host that does not answer.
 const NOBODY: &str = "???";
+/// What stands for several TTLs at the end where nobody answers.
+const NO_ANSWER: &str = "no answer";
 
 /// Whether a host's name stands before its address, or below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +77,15 @@ pub(crate) fn slots<'s>(stop: &'s Stop<'s>) -> impl Iterator<Item = Option<&'s H
 
 /// TTL, once for all hosts at it, and host.
 pub(crate) fn beginning(view: View, stop: &Stop, index: usize, host: Option<&Host>, names: Names) -> Row {
-    let ttl = if index == 0 {
-        stop.ttl.to_string()
-    } else {
-        String::new()
+    let is_range = stop.ttl < stop.last_ttl;
+    let ttl = match index {
+        0 if is_range => format!("{}–{}", stop.ttl, stop.last_ttl),
+        0 => stop.ttl.to_string(),
+        _ => String::new(),
     };
     let mut below = Vec::new();
     let cell = match host {
-        None => Cell::styled(SILENCE, NOBODY),
+        None => Cell::styled(SILENCE, if is_range { NO_ANSWER } else { NOBODY }),
         Some(host) => {
             let style = if host.is_destination { GOAL } else { PLAIN };
             let shown = match (names, host.names.first()) {
@@ -113,7 +116,11 @@ fn statistics(stop: &Stop, index: usize, host: Option<&Host>) -> [Cell; 6] {
     [
         // Loss is the TTL's: nobody knows which of its hosts a lost probe met.
         if index == 0 { loss(stop) } else { Cell::default() },
-        Cell::new(format!("{}/{}", answers.len(), stop.probed)),
+        if is_hidden(stop) {
+            Cell::default()
+        } else {
+            Cell::new(format!("{}/{}", answers.len(), stop.probed))
+        },
         cell(times.map(|times| times.best)),
         cell(times.map(|times| times.mean)),
         cell(times.map(|times| times.worst)),
@@ -128,13 +135,16 @@ fn loss(stop: &Stop) -> Cell {
     if lost == 0
         && let Some(cause) = stop.lost.main()
     {
+        if !stop.has_one_cause {
+            return Cell::default();
+        }
         let style = match cause {
             Cause::Silent | Cause::Filtered => SILENCE,
             _ => NOTABLE,
         };
         return Cell::styled(style, text::cause(cause));
     }
-    if stop.hidden && stop.hosts.is_empty() {
+    if is_hidden(stop) {
         return Cell::default();
     }
     // Not those that say nothing about the path.
@@ -146,6 +156,11 @@ fn loss(stop: &Stop) -> Cell {
         _ => NOTABLE,
     };
     Cell::styled(style, format!("{share:.1}%"))
+}
+
+/// Whether all who answered are hidden.
+fn is_hidden(stop: &Stop) -> bool {
+    stop.hidden && stop.hosts.is_empty()
 }
 
 /// What the network lost, or may have lost. A limit, a router that never answers, a firewall and
@@ -236,7 +251,7 @@ impl NoteColumn {
         if index == 0 {
             notes.extend(stop.nat.then(|| "NAT".to_owned()));
             notes.extend(stop.hidden.then(|| "private".to_owned()));
-            notes.extend(self.unanswered(&stop.lost));
+            notes.extend(self.unanswered(stop));
         }
         notes
     }
@@ -254,18 +269,25 @@ impl NoteColumn {
             .filter(|details| self.view.details && details.answer == AnswerKind::TimeExceeded);
         let quoted = expired.filter_map(|details| details.quoted_ttl);
         let quoted = quoted.filter(|ttl| *ttl != 1).map(|ttl| format!("quoted {ttl}"));
-        distinct(notations.chain(quoted))
+        // With details, the labels stand below.
+        let mpls = (!self.view.details && !host.mpls().is_empty()).then(|| "MPLS".to_owned());
+        distinct(notations.chain(quoted).chain(mpls))
     }
 
     /// What went unanswered for other reasons than loss, where the loss does not say so itself.
-    fn unanswered(self, lost: &Losses) -> Vec<String> {
-        if real_losses(lost) == 0 {
+    fn unanswered(self, stop: &Stop) -> Vec<String> {
+        let lost = &stop.lost;
+        if real_losses(lost) == 0 && stop.has_one_cause {
             let cause = lost.main().filter(|_| self.says_why);
-            return cause.map(text::cause).map(str::to_owned).into_iter().collect();
+            return cause
+                .map(text::cause_in_words)
+                .map(str::to_owned)
+                .into_iter()
+                .collect();
         }
         lost.iter()
             .filter(|(cause, _)| !matches!(cause, Cause::Network | Cause::Unknown))
-            .map(|(cause, count)| format!("{count} {}", text::cause(cause)))
+            .map(|(cause, count)| format!("{count} {}", text::cause_in_words(cause)))
             .collect()
     }
 }

@@ -450,7 +450,10 @@ fn remarks_without_details() {
         )
     });
     insta::assert_snapshot!("remarks", shown.concat());
-    let nothing_to_note = Format::Table.render(&mpls(), PLAIN).unwrap();
+    let labels = Format::Table.render(&mpls(), PLAIN).unwrap();
+    let noted = labels.lines().filter(|line| line.ends_with("  MPLS"));
+    assert_eq!(noted.count(), 1, "{labels}");
+    let nothing_to_note = Format::Table.render(&several_addresses(), PLAIN).unwrap();
     assert!(!nothing_to_note.contains("Note"), "{nothing_to_note}");
 }
 
@@ -470,6 +473,98 @@ fn what_is_no_loss_is_not_shown_as_loss() {
     assert_eq!(shown, expected, "{table}");
 }
 
+/// A report of one run for each of `paths`, and details of how the runs ended.
+fn ended(paths: &[(&str, EndReason)], rtts: &[f64]) -> Report {
+    let goal = "198.51.100.9";
+    let runs = (1..)
+        .zip(paths)
+        .map(|(number, (hops, _))| run(number, goal, hops));
+    let mut report = report(goal, Protocol::Udp, runs.collect(), rtts);
+    detail(&mut report, |answer| {
+        if answer.ip_address == address("10.77.10.2") {
+            (answer.icmp_code, answer.notation) = (Some(1), Some("!H".to_owned()));
+        }
+    });
+    for (run, (_, reason)) in report.details.as_mut().unwrap().runs.iter_mut().zip(paths) {
+        let refusing = (*reason == EndReason::Refused).then(|| address("10.77.10.2"));
+        (run.end.reason, run.end.from) = (*reason, refusing);
+    }
+    report
+}
+
+#[test]
+fn why_a_path_ends_is_said_below_it() {
+    use EndReason::{Destination, GapLimit, MaxTtl, Refused};
+    let refused = ("192.0.2.254/1 10.77.10.2/2", Refused);
+    let silent = ("192.0.2.254/1 203.0.113.1/2 * * *", MaxTtl);
+    let beyond = ("192.0.2.254/1 203.0.113.1/2", MaxTtl);
+    let reached = ("192.0.2.254/1 198.51.100.9/2", Destination);
+    let refusal = "!H from 10.77.10.2 (host unreachable)";
+    let lost = "End to end  2 probes sent, 0 answered, 100.0% lost";
+    let not_reached = |why: &str| format!("Path        destination not reached{why}\n{lost}");
+    for (paths, expected) in [
+        (vec![refused], not_reached(&format!(": {refusal}"))),
+        (
+            vec![reached, refused],
+            not_reached(&format!(": {refusal}\n            in 1 of 2 runs")),
+        ),
+        (
+            vec![silent, refused],
+            not_reached(&format!(": {refusal}\n            in 1 of 2 runs")),
+        ),
+        (vec![silent], not_reached(": no answer after TTL 2")),
+        (
+            vec![silent, ("192.0.2.254/1 * * * *", MaxTtl)],
+            not_reached(": no answer after TTL 2"),
+        ),
+        (
+            vec![("192.0.2.254/1 * *", GapLimit)],
+            not_reached(": no answer after TTL 1, and --gap-limit gave up"),
+        ),
+        (vec![("* * *", MaxTtl)], not_reached(": no answer at any TTL")),
+        (
+            vec![beyond, reached],
+            not_reached(": it is beyond --max-ttl 2\n            in 1 of 2 runs"),
+        ),
+        (
+            vec![beyond],
+            "Path        destination not reached: it is beyond --max-ttl 2\n\
+             End to end  not measured: the target is beyond --max-ttl 2"
+                .to_owned(),
+        ),
+        (vec![reached], lost.to_owned()),
+    ] {
+        for format in [Format::Table, Format::Wide] {
+            let text = format.render(&ended(&paths, &[0.0, 0.0]), PLAIN).unwrap();
+            let (_, below) = text.rsplit_once("\n\n").unwrap();
+            assert_eq!(below.trim_end(), expected, "{text}");
+        }
+    }
+}
+
+#[test]
+fn silence_at_the_end_is_one_line() {
+    let silent = ("192.0.2.254/1 * 203.0.113.1/2 * * *", EndReason::MaxTtl);
+    for (lost, expected) in [
+        (["filtered=3"; 3], "4–6  no answer    filtered   0/1"),
+        (["network=3"; 3], "4–6  no answer      100.0%   0/1"),
+        (
+            ["filtered=3", "rate_limited=2", "filtered=3"],
+            "4–6  no answer               0/1                              2 rate limited, 6 filtered",
+        ),
+    ] {
+        let mut report = ended(&[silent], &[]);
+        for (ttl, lost) in (4..).zip(lost) {
+            lose(&mut report, 0, ttl, 3, lost);
+        }
+        let table = Format::Table.render(&report, PLAIN).unwrap();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = table.lines().find(|line| line.starts_with("4–6")).unwrap();
+        assert_eq!(words(line), words(expected), "{table}");
+        assert_eq!(table.matches("???").count(), 1, "{table}");
+    }
+}
+
 #[test]
 fn hidden_addresses_are_no_loss() {
     let mut hidden = run(1, "198.51.100.9", "10.0.0.1/1.5 198.51.100.9/3");
@@ -480,6 +575,8 @@ fn hidden_addresses_are_no_loss() {
     let table = Format::Table.render(&report, PLAIN).unwrap();
     let line = table.lines().find(|line| line.contains("???")).unwrap();
     assert!(line.ends_with("private") && !line.contains('%'), "{table}");
+    let wide = Format::Wide.render(&report, PLAIN).unwrap();
+    assert!(!wide.contains('*'), "{wide}");
 }
 
 #[test]

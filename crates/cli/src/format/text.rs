@@ -54,6 +54,14 @@ pub(crate) fn cause(cause: Cause) -> &'static str {
     }
 }
 
+/// Why a probe went unanswered, where there is more room.
+pub(crate) fn cause_in_words(cause: Cause) -> &'static str {
+    match cause {
+        Cause::RateLimited => "rate limited",
+        cause => self::cause(cause),
+    }
+}
+
 /// `1 run`, `2 runs`.
 pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })

@@ -98,7 +98,7 @@ fn silence_and_prohibition_in_a_table() -> Result<()> {
         assert_eq!(rows[3][..4], ["4", &prohibiting, "0.0%", "2/2"], "{table}");
         assert_eq!(rows[3].last(), Some(&"!X"), "{table}");
         let remarks = format!(
-            "\nPath        {prohibiting} refuses to send probes on (2 of 2 runs)\n\
+            "\nPath        destination not reached: !X from {prohibiting} (administratively prohibited)\n\
              End to end  1 probe sent, 0 answered, 100.0% lost\n            1 filtered\n"
         );
         assert!(table.contains(&remarks), "{table}");

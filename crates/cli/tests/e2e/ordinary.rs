@@ -17,8 +17,12 @@ const NOTICE: &str = concat!(
     "no CAP_NET_RAW: probing through ordinary sockets, which cannot do TCP SACK; for raw sockets run with sudo, or \
      `setcap cap_net_raw+ep ",
     env!("CARGO_BIN_EXE_datadog-traceroute"),
-    "`; see `datadog-traceroute doctor`\n"
+    "`"
 );
+/// What follows where no group may open ICMP sockets.
+const NO_ICMP: &str =
+    "; ICMP cannot be probed at all: neither CAP_NET_RAW nor a group in net.ipv4.ping_group_range";
+const SEE: &str = "; see `datadog-traceroute doctor`\n";
 /// A trace that waits for nothing in vain takes far less than the usual timeout of 3 s.
 const PROMPT: Duration = Duration::from_millis(2500);
 
@@ -31,6 +35,7 @@ fn run(node: &Node, arguments: &str) -> Outcome {
 fn run_trace(node: &Node, target: impl Display, arguments: &str) -> Outcome {
     let outcome = run(node, &format!("{arguments} {target}"));
     let rest = outcome.stderr.strip_prefix(NOTICE);
+    let rest = rest.and_then(|rest| rest.strip_prefix(NO_ICMP).unwrap_or(rest).strip_prefix(SEE));
     let stderr = rest.unwrap_or_else(|| panic!("{outcome:?}")).to_owned();
     assert!(!stderr.contains("CAP_NET_RAW: probing"), "{stderr}");
     Outcome { stderr, ..outcome }
@@ -91,6 +96,8 @@ fn the_whole_path_is_seen_as_by_root() -> Result<()> {
     let Some((_lab, chain)) = lab_with_chain(11)? else {
         return Ok(());
     };
+    let notice = run(&chain.client, "-q 0 -Q 0 127.0.0.1").stderr;
+    assert_eq!(notice, format!("{NOTICE}{SEE}"));
     let server = chain.target.listen_tcp(0)?;
     for protocol in ["udp", "icmp", "tcp"] {
         let arguments = format!("-P {protocol} -p {} -q 1 -Q 1", server.port());
@@ -273,6 +280,9 @@ fn icmp_needs_a_group_that_may_and_says_so() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     // Where at first no group may.
     let chain = lab.chain(2)?;
+    let notice = |quiet: &str| run(&chain.client, &format!("-q 0 -Q 0 {quiet} 127.0.0.1")).stderr;
+    assert_eq!(notice(""), format!("{NOTICE}{NO_ICMP}{SEE}"));
+    assert_eq!(notice("--quiet"), "");
     each_family(&chain, |path| {
         let outcome = run_trace(&chain.client, path.target, "-P icmp -q 1 -Q 1");
         assert_eq!(

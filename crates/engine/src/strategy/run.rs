@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::distance::Asking;
 use super::repeat::{Bounds, Repeats};
+use super::sweep::last_first;
 use super::{FIRST, Step, Strategy, View};
 use crate::Method;
 use crate::Time;
@@ -13,6 +14,7 @@ use crate::cause::{Cause, Losses};
 use crate::flow::MAX_ATTEMPTS;
 use crate::ledger::{Fate, Ledger};
 use crate::service::Datagrams;
+use crate::trace::FlowState;
 
 /// When the next TTL is probed for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +120,25 @@ impl<P: Pace> Run<P> {
     }
 }
 
+/// When the last TTL was probed, where so many before it have been silent in a row that no further
+/// ones are to be probed. Their time is what silence is given before it is probed again: with the
+/// timeout, all TTLs would have been probed. An answer that comes later lets the run go on.
+fn gap_ended(view: &View<'_>, state: &FlowState) -> Option<Time> {
+    let (ledger, spec) = (&state.ledger, view.spec);
+    let has_ended = ledger.destination().is_some() || ledger.refusal().is_some();
+    // A service that answers without saying which TTL leaves gaps of its own.
+    if spec.gap_limit == 0 || has_ended || state.datagrams.is_some() {
+        return None;
+    }
+    let (highest, last_sent) = last_first(ledger).filter(|(ttl, _)| *ttl < spec.max_ttl)?;
+    let mut from_above = (spec.first_ttl..=highest).rev();
+    let answered = from_above.find(|ttl| ledger.is_answered(*ttl));
+    let silent = answered.map_or(Some(spec.first_ttl), |ttl| ttl.checked_add(1))?;
+    let last_of_gap = silent.checked_add(spec.gap_limit - 1)?;
+    let given_up = ledger.first_sent(last_of_gap)? + patience(ledger, spec.timeout);
+    (last_of_gap <= highest && given_up <= view.now).then_some(last_sent)
+}
+
 /// The highest TTL whose answer matters.
 fn horizon(ledger: &Ledger) -> u8 {
     let highest = ledger.highest().unwrap_or(0);
@@ -139,7 +160,13 @@ impl<P: Pace> Strategy for Run<P> {
             return Step::Done;
         };
         let (ledger, spec) = (&state.ledger, view.spec);
-        let (first_at, window) = match self.pace.first(view, ledger) {
+        let first = match gap_ended(view, state) {
+            Some(last_sent) => First::Over {
+                window: last_sent + spec.timeout,
+            },
+            None => self.pace.first(view, ledger),
+        };
+        let (first_at, window) = match first {
             First::At { at, ttl, .. } if at <= view.now => return send(ttl, false),
             First::At { at, window, .. } => (Some(at), window.min(view.end())),
             First::Over { window } => (None, window.min(view.end())),
@@ -336,7 +363,10 @@ impl<P: Pace> Run<P> {
         let (last, end) = match (destination.filter(|_| is_shown), ledger.refusal()) {
             (Some(ttl), _) => (ttl, End::Destination),
             (None, Some((ttl, from, code))) => (ttl, End::Refused { from, code }),
-            (None, None) => (spec.max_ttl, End::MaxTtl),
+            (None, None) => match (gap_ended(view, state), ledger.highest()) {
+                (Some(_), Some(highest)) => (highest, End::GapLimit),
+                _ => (spec.max_ttl, End::MaxTtl),
+            },
         };
         let highest_answered = (spec.first_ttl..=last).rev().find(|ttl| ledger.is_answered(*ttl));
         let mut has_nat = false;
@@ -389,7 +419,7 @@ fn losses(
     let mut losses = Losses::default();
     let is_answered = ledger.is_answered(ttl);
     let is_beyond = ledger.highest_passed(u8::MAX).is_none_or(|passed| passed < ttl);
-    let is_open = distance == Distance::Unknown || end == End::MaxTtl;
+    let is_open = distance == Distance::Unknown || end.is_open();
     let may_be_target =
         place.method == Method::Udp && is_beyond && is_open && !view.responders.is_before_router(place);
     // One probe that found no neighbour speaks for those that nobody reported on.
@@ -422,7 +452,7 @@ fn losses(
                     Cause::Silent
                 }
             }
-            Fate::Waiting if end == End::MaxTtl => Cause::Filtered,
+            Fate::Waiting if end.is_open() => Cause::Filtered,
             Fate::Waiting => Cause::Unknown,
         };
         losses.add(cause, 1);
