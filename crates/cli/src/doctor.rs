@@ -46,7 +46,8 @@ pub(crate) fn can_probe(findings: &[Finding]) -> bool {
         .any(|finding| is_probing(finding) && finding.verdict != Verdict::Bad)
 }
 
-/// A table of what can be probed how; why not, where not; and everything that was looked at, with what to do about it.
+/// A table of what can be probed how; why not, where not; and everything that was looked at, with
+/// what to do about it.
 pub(crate) fn render(findings: &[Finding]) -> String {
     let mut text = table(findings);
     let (probing, system): (Vec<_>, Vec<_>) = findings.iter().partition(|finding| is_probing(finding));

@@ -1,5 +1,5 @@
-//! What a terminal shows while a trace goes on: each hop as soon as it is found, and how far the rest
-//! is.
+//! What a terminal shows while a trace goes on: each hop as soon as it is found, and how far the
+//! rest is.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -222,9 +222,9 @@ impl<W: Write> Block<W> {
         if up > 0 {
             let _ = write!(text, "\x1b[{up}A");
         }
-        // One write, and erasing only what is left of the old text: no flicker. Line wrapping is off
-        // meanwhile (DECAWM, `CSI ? 7 l`), so that in a narrow window each line is cut and stays one
-        // line.
+        // One write, and erasing only what is left of the old text: no flicker. Line wrapping is
+        // off meanwhile (DECAWM, `CSI ? 7 l`), so that in a narrow window each line is cut and
+        // stays one line.
         text.push_str("\x1b[?7l");
         for (index, line) in lines.iter().enumerate().skip(first) {
             let end = if index + 1 < lines.len() { "\r\n" } else { "" };

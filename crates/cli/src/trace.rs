@@ -73,7 +73,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Makes the trace, with logs or else what is found so far on standard error, if that is a terminal.
+/// Makes the trace, with logs or else what is found so far on standard error, if that is a
+/// terminal.
 ///
 /// # Errors
 /// When it fails or is stopped.
@@ -191,8 +192,8 @@ fn warn(trace: &Trace, warnings: &[Warning]) {
     }
 }
 
-/// Writes a line to standard error, unless nobody wants any. Where that is closed there is nobody to
-/// tell.
+/// Writes a line to standard error, unless nobody wants any. Where that is closed there is nobody
+/// to tell.
 fn tell(trace: &Trace, line: &dyn fmt::Display) {
     if !trace.quiet {
         let _ = writeln!(io::stderr(), "{line}");

@@ -39,8 +39,8 @@ struct Ended {
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute");
 
-/// The program where it may send probes on loopback; `None` where it may not, after saying so. On Linux that is a
-/// network namespace of its own, elsewhere it takes root.
+/// The program where it may send probes on loopback; `None` where it may not, after saying so. On
+/// Linux that is a network namespace of its own, elsewhere it takes root.
 #[cfg(target_os = "linux")]
 fn program() -> Option<Command> {
     let lab = traceroute_testbed::require_lab()?;

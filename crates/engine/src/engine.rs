@@ -50,7 +50,7 @@ pub enum Action {
         /// The flow: the first has number 0, those of [`Action::Open`] follow in order.
         flow: u32,
     },
-    /// Ask [`Network::lacks_neighbour`](crate::Network::lacks_neighbour) about a trace's last
+    /// Ask [`Network::lacks_neighbour`](crate::Network::lacks_neighbour) about a trace's latest
     /// flow, then call [`Engine::neighbour`]: nobody has answered any of its probes.
     AskForNeighbour {
         /// The trace it is for.

@@ -39,8 +39,8 @@ const USES: [([f64; 3], f64); 3] = [
     ([0.08, 0.87, 0.05], 0.005),
     ([0.05, 0.1, 0.85], 0.03),
 ];
-/// The share of a path's limits that other hosts or processes use, too, and how likely it is so: such
-/// a limit may answer any share of our probes, at any time.
+/// The share of a path's limits that other hosts or processes use, too, and how likely it is so:
+/// such a limit may answer any share of our probes, at any time.
 const SHARED: [(f64, f64); 2] = [(0.01, 0.95), (0.9, 0.05)];
 /// The same of a limit that is looked at by itself.
 const USE: [f64; 3] = [0.9, 0.09, 0.01];

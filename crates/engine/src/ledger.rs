@@ -281,8 +281,9 @@ impl Ledger {
         self.kept(ttl).is_some()
     }
 
-    /// Whether an attempt at a TTL that was answered was answered, too, or may still be: the answer
-    /// did not say which attempt it is to, or has taken longer than this one had.
+    /// Whether an attempt, beside another one whose answer counts, was answered or may still be:
+    /// that answer did not say which attempt it is to, or this one has not had twice the time it
+    /// took.
     pub(crate) fn may_be_answered(&self, attempt: &Attempt, now: Time) -> bool {
         let Some(kept) = self.kept(attempt.id.ttl) else {
             return false;

@@ -170,7 +170,7 @@ pub(crate) type FlowIndex = u32;
 #[derive(Debug)]
 pub(crate) enum Due {
     Connect,
-    /// Whether the first flow's packets leave this host at all.
+    /// Whether packets of the latest flow leave this host at all.
     AskForNeighbour,
     /// A further flow, whose port or identifier is to be reserved.
     Open,
@@ -374,7 +374,7 @@ impl Trace {
         }
     }
 
-    /// Whether nobody answers on the local link, so that no packet leaves.
+    /// The answer to [`Due::AskForNeighbour`].
     pub(crate) fn neighbour(&mut self, is_missing: bool) {
         self.lacks_neighbour = Some(is_missing);
         self.wake_at = Time::ZERO;

@@ -361,8 +361,8 @@ fn a_gap_limit_ends_a_run_after_so_many_silent_ttls() {
         }
     };
     let gap = |length| (End::GapLimit, length);
-    // A parallel run, and one that probes one TTL after the other. The first goes on for the 200 ms in
-    // which an answer to the last of the gap may come, and so sees beyond gaps of silence.
+    // A parallel run, and one that probes one TTL after the other. The first goes on for the 200 ms
+    // in which an answer to the last of the gap may come, and so sees beyond gaps of silence.
     let cases = [
         ((0, 255, 0), [(End::MaxTtl, 20); 2]),
         ((3, 255, 0), [gap(9), gap(6)]),

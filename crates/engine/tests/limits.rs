@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use support::world::{Limiter, Target, World};
 use support::*;
-use traceroute_engine::{Cause, Hop, Losses, Method, Time, TraceId, TraceSpec};
+use traceroute_engine::{Cause, End, Hop, Losses, Method, Time, TraceId, TraceSpec};
 use traceroute_wire::{IcmpError, Probe};
 
 const ROUTERS: u8 = 6;
@@ -266,6 +266,20 @@ fn a_slow_path_that_loses_nothing_has_no_losses() {
             assert_eq!(lost, None, "{method:?} {hop_rtt}");
         }
     }
+}
+
+/// Runs wait longer than end-to-end probes do.
+#[test]
+fn what_a_target_that_runs_reach_answers_too_late_is_not_filtered() {
+    let mut world = World::new(3, 1);
+    world.hop = ms(200);
+    let (mut simulation, _) = world.simulate();
+    let run = simulation.start(TraceSpec::full(Method::Icmp, target(), 0, 30, ms(1000)));
+    let single = TraceSpec::single(Method::Icmp, target(), 0, 30, ms(400));
+    let series = simulation.start(TraceSpec::end_to_end(single, 3, ms(1000), false));
+    simulation.run();
+    assert_eq!(simulation.result(run).end, End::Destination);
+    assert!(only(&simulation.series[&series].1.lost, Cause::Unknown));
 }
 
 #[test]

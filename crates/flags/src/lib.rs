@@ -1,5 +1,5 @@
-//! What the programs share: the options of a trace, flags in the manner of Go programs, what is said about wrong usage,
-//! which build this is, and how results and errors are written.
+//! What the programs share: the options of a trace, flags in the manner of Go programs, what is
+//! said about wrong usage, which build this is, and how results and errors are written.
 
 mod catalogue;
 mod complete;
@@ -63,7 +63,8 @@ impl Program {
         UsageError::from_clap(self.name, self.usage, error)
     }
 
-    /// Version, commit and date of the build, three lines; `unknown` where the build could not find out.
+    /// Version, commit and date of the build, three lines; `unknown` where the build could not find
+    /// out.
     pub fn version(&self) -> String {
         format!(
             "{} {}\ncommit: {}\nbuilt: {}\n",
@@ -86,7 +87,8 @@ impl Program {
         man::page(self, go_style(command))
     }
 
-    /// Which flags and commands of `command` the manual page and the completion scripts do not have. For tests: none.
+    /// Which flags and commands of `command` the manual page and the completion scripts do not
+    /// have. For tests: none.
     pub fn undocumented(&self, command: &clap::Command) -> Vec<String> {
         complete::undocumented(self, command)
     }

@@ -7,8 +7,8 @@ use clap_mangen::roff::{Roff, bold, italic, roman};
 
 use crate::{BUILD_DATE, Manual, Program, VERSION};
 
-/// The page of `program`, section 1. Commands and what stands below the help have sections of their own, because one page
-/// is for all of it.
+/// The page of `program`, section 1. Commands and what stands below the help have sections of their
+/// own, because one page is for all of it.
 pub(crate) fn page(program: &Program, mut command: clap::Command) -> io::Result<Vec<u8>> {
     command.build();
     let Program { name, manual, .. } = program;

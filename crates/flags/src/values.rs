@@ -1,4 +1,5 @@
-//! How numbers and booleans are written on the command line and in query strings: as Go's `strconv` reads them.
+//! How numbers and booleans are written on the command line and in query strings: as Go's `strconv`
+//! reads them.
 
 use std::fmt;
 
@@ -17,7 +18,8 @@ impl fmt::Display for InvalidValue {
 
 impl std::error::Error for InvalidValue {}
 
-/// Reads a boolean: `true`, `false`, `True`, `False`, `TRUE`, `FALSE`, `t`, `f`, `T`, `F`, `1` or `0`.
+/// Reads a boolean: `true`, `false`, `True`, `False`, `TRUE`, `FALSE`, `t`, `f`, `T`, `F`, `1` or
+/// `0`.
 ///
 /// # Errors
 /// For any other text.
@@ -32,8 +34,8 @@ pub fn parse_bool(text: &str) -> Result<bool, InvalidValue> {
     }
 }
 
-/// Reads an integer: decimal, or with a base prefix (`0x`, `0o`, `0b`, or `0` for octal), perhaps with a sign, and
-/// with single underscores between digits or behind the prefix.
+/// Reads an integer: decimal, or with a base prefix (`0x`, `0o`, `0b`, or `0` for octal), perhaps
+/// with a sign, and with single underscores between digits or behind the prefix.
 ///
 /// # Errors
 /// For any other text, and for numbers that do not fit into 64 bits.
@@ -54,8 +56,8 @@ pub fn parse_int(text: &str) -> Result<i64, InvalidValue> {
     i64::from_str_radix(&signed, base).map_err(|_| invalid("does not fit into 64 bits"))
 }
 
-/// The base that an unsigned number's prefix names, and what follows the prefix. The `0` of octal numbers stays:
-/// it is a digit too.
+/// The base that an unsigned number's prefix names, and what follows the prefix. The `0` of octal
+/// numbers stays: it is a digit too.
 fn split_base(unsigned: &str) -> (u32, &str) {
     match unsigned.as_bytes() {
         [b'0', b'x' | b'X', _, ..] => (16, &unsigned[2..]),
@@ -66,8 +68,8 @@ fn split_base(unsigned: &str) -> (u32, &str) {
     }
 }
 
-/// The digits without underscores. `None` when there are none, when one is not of the base, or when an underscore
-/// does not stand between digits (one directly behind a prefix is fine).
+/// The digits without underscores. `None` when there are none, when one is not of the base, or when
+/// an underscore does not stand between digits (one directly behind a prefix is fine).
 fn plain_digits(digits: &str, base: u32) -> Option<String> {
     let behind_prefix = base != 10;
     let trimmed = digits

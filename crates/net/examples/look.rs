@@ -1,7 +1,8 @@
-//! Looks at what can be probed, and opens the backend: `cargo run -p traceroute-net --example look -- [TARGET]`.
+//! Looks at what can be probed, and opens the backend: `cargo run -p traceroute-net --example look
+//! -- [TARGET]`.
 //!
-//! It needs every call to the operating system that the backend makes, so it is what shows, by being linked for systems that are
-//! not at hand, that all of these exist there.
+//! It needs every call to the operating system that the backend makes, so it is what shows, by
+//! being linked for systems that are not at hand, that all of these exist there.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};

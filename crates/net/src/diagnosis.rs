@@ -1,6 +1,7 @@
 //! What can be probed here, and what is in the way.
 
-// The decisions for each system, from facts that its backend gathers; tested on all of them. Linux's are with its backend.
+// The decisions for each system, from facts that its backend gathers; tested on all of them.
+// Linux's are with its backend.
 #[cfg(any(target_os = "macos", test))]
 #[cfg_attr(not(target_os = "macos"), allow(dead_code))]
 pub(crate) mod macos;
@@ -20,7 +21,8 @@ pub struct Finding {
     pub verdict: Verdict,
     /// How it is. For [`Subject::Probing`]: by which sockets, or why not.
     pub text: String,
-    /// What to do to make it better, a command where there is one; empty when nothing needs to be done, or nobody knows.
+    /// What to do to make it better, a command where there is one; empty when nothing needs to be
+    /// done, or nobody knows.
     pub remedy: String,
 }
 

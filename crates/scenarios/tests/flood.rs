@@ -1,13 +1,14 @@
-//! A flood of 100,000 irrelevant packets a second while 50 traces run, as in a service, or 3, as from the command line: no hop is
-//! missed, memory does not grow, and the CPU time is bounded.
+//! A flood of 100,000 irrelevant packets a second while 50 traces run, as in a service, or 3, as
+//! from the command line: no hop is missed, memory does not grow, and the CPU time is bounded.
 //!
-//! The flood is of the family that is probed, and the capture's filter stops hardly any of it, for its segments go to the ports that
-//! the engine has reserved.
+//! The flood is of the family that is probed, and the capture's filter stops hardly any of it, for
+//! its segments go to the ports that the engine has reserved.
 //!
-//! Only what happens at that rate counts: when the machine is too busy to make so many packets, all is done again, and if it
-//! never is able to, the test fails and says how many it made. What the kernel drops are packets for which the capture's ring had no
-//! room, because the probing thread did not get a CPU for longer than the ring lasts. Any of them may have been an answer, so
-//! there may be drops, but no missing hop.
+//! Only what happens at that rate counts: when the machine is too busy to make so many packets, all
+//! is done again, and if it never is able to, the test fails and says how many it made. What the
+//! kernel drops are packets for which the capture's ring had no room, because the probing thread
+//! did not get a CPU for longer than the ring lasts. Any of them may have been an answer, so there
+//! may be drops, but no missing hop.
 //!
 //! Ignored, because on a busy machine the flood itself would take all CPUs:
 //! `cargo test -p traceroute-scenarios --test flood -- --ignored --nocapture`.
@@ -202,7 +203,8 @@ impl Lab {
         }
     }
 
-    /// Traces; no hop may be missing if the flood was as it should be. Returns its rate, in packets per second.
+    /// Traces; no hop may be missing if the flood was as it should be. Returns its rate, in packets
+    /// per second.
     fn finds_everything(
         &self,
         protocol: (Protocol, TcpMethod),
@@ -294,7 +296,8 @@ impl Usage {
     }
 }
 
-/// For each family: echo replies, errors about other people's packets, and segments to ports of its block.
+/// For each family: echo replies, errors about other people's packets, and segments to ports of its
+/// block.
 fn irrelevant(blocks: [u16; 2]) -> [Vec<Vec<u8>>; 2] {
     let all = |of: fn(u8, u16) -> [Vec<u8>; 3], block| (0..=255).flat_map(|index| of(index, block)).collect();
     [all(flooders_v4, blocks[0]), all(flooders_v6, blocks[1])]
@@ -350,8 +353,9 @@ fn flooders_v6(index: u8, block: u16) -> [Vec<u8>; 3] {
     packets
 }
 
-/// A RST, so that the client's kernel does not answer it. Every second one comes from the probed port and gets as far as the trace
-/// that probes from there, if one does: its acknowledgment is no probe's.
+/// A RST, so that the client's kernel does not answer it. Every second one comes from the probed
+/// port and gets as far as the trace that probes from there, if one does: its acknowledgment is no
+/// probe's.
 fn segment(index: u8, block: u16) -> TcpHeader {
     let source = if index.is_multiple_of(2) { TCP_PORT } else { 443 };
     let mut header = TcpHeader::new(source, block << 8 | u16::from(index), 1, 0);

@@ -69,8 +69,8 @@ impl Admission {
         }
     }
 
-    /// Takes the room that `request` needs until the permit is dropped; `None`: there is not enough. A request that is
-    /// larger than the whole room needs all of it.
+    /// Takes the room that `request` needs until the permit is dropped; `None`: there is not
+    /// enough. A request that is larger than the whole room needs all of it.
     pub(crate) fn admit(&self, request: &Request) -> Option<OwnedSemaphorePermit> {
         let traces = request.traces_at_once().clamp(1, self.limit);
         Arc::clone(&self.room).try_acquire_many_owned(traces).ok()

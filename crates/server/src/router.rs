@@ -131,7 +131,8 @@ async fn api(method: Method) -> Answer {
     Ok(respond("application/json", openapi::document()))
 }
 
-/// Takes the address apart, and lets go of it: it would keep the connection's whole read buffer in memory.
+/// Takes the address apart, and lets go of it: it would keep the connection's whole read buffer in
+/// memory.
 fn parameters(uri: Uri) -> Parameters {
     let parameters = from_query(uri.query().unwrap_or_default());
     drop(uri);

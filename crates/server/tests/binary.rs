@@ -944,8 +944,8 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().unwrap()
 }
 
-/// The limit counts what all processes of a user have, and does not hold for root: this takes a user
-/// who has none.
+/// The limit counts what all processes of a user have, and does not hold for root: this takes a
+/// user who has none.
 #[test]
 fn without_a_thread_left_it_does_not_start_and_says_what_to_raise() {
     const NOBODY_ELSE: &str = "64321";

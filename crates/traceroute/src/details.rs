@@ -1,6 +1,6 @@
 //! What the probes learned beyond the [`Report`](crate::Report)'s contract: only there when asked
-//! for ([`RequestBuilder::details`](crate::RequestBuilder::details)), and then as the document's last member.
-//! `docs/details.md` describes it.
+//! for ([`RequestBuilder::details`](crate::RequestBuilder::details)), and then as the document's
+//! last member. `docs/details.md` describes it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -416,8 +416,8 @@ impl AnswerDetails {
 }
 
 impl AnswerDetails {
-    /// What [`AnswerDetails::notation`] means, in words; `None` where there is none, or its code has no
-    /// meaning.
+    /// What [`AnswerDetails::notation`] means, in words; `None` where there is none, or its code
+    /// has no meaning.
     pub fn notation_in_words(&self) -> Option<&'static str> {
         self.notation.as_ref()?;
         Some(Unreachable::of(self.ip_address.is_ipv4(), self.icmp_code?)?.words)
@@ -448,8 +448,8 @@ impl AnswerKind {
 }
 
 /// What traceroute programs write for a destination unreachable: `!H`, `!X`, `!<13>` …. The letters
-/// are those of traceroute(8) on Linux, and for codes that it has no letter for those of the BSDs; a
-/// port unreachable is worth a note only when it is not the destination's.
+/// are those of traceroute(8) on Linux, and for codes that it has no letter for those of the BSDs;
+/// a port unreachable is worth a note only when it is not the destination's.
 pub fn notation(answer: &Answer) -> Option<String> {
     let Some(IcmpError::Unreachable { code }) = answer.error else {
         return None;

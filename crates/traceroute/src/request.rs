@@ -31,7 +31,8 @@ pub const MAX_PACKET_SIZE: u16 = u16::MAX;
 /// Longest that an answer may take, in milliseconds: a day.
 pub const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Defines [`Request`] and, for each of its options, a setter of [`RequestBuilder`] and an accessor.
+/// Defines [`Request`] and, for each of its options, a setter of [`RequestBuilder`] and an
+/// accessor.
 macro_rules! options {
     (
         values { $($(#[$doc:meta])* $name:ident: $type:ty = $default:expr,)* }

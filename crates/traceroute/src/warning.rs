@@ -227,6 +227,16 @@ mod tests {
         assert_eq!(Warning::of(target(), &[], Some((&fine, 2))), []);
     }
 
+    /// The other runs have asked further than the destination is.
+    #[test]
+    fn what_is_beyond_the_destination_is_no_missing_hop() {
+        let reached = run(Some(Answer::new(target(), None, None)), &[]);
+        let mut beyond = run(None, &[(Cause::RateLimited, 3)]);
+        beyond.hops[0].ttl = 2;
+        assert_eq!(of_runs(&[reached, beyond.clone()]), []);
+        assert_eq!(codes(&of_runs(&[beyond])), [WarningCode::RateLimited]);
+    }
+
     #[test]
     fn hops_that_a_limit_hides() {
         let limited = || run(None, &[(Cause::RateLimited, 2), (Cause::Network, 1)]);

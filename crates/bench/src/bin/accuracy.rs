@@ -1,13 +1,15 @@
-//! RTT error against a simulated path with known delays, idle and with the CPUs saturated by other processes, beside a run of
-//! `traceroute` on the same path where that is installed: with every protocol, in both families.
+//! RTT error against a simulated path with known delays, idle and with the CPUs saturated by other
+//! processes, beside a run of `traceroute` on the same path where that is installed: with every
+//! protocol, in both families.
 //!
 //! ```text
 //! cargo build --release -p traceroute-simnet -p traceroute-bench && target/release/accuracy [ROUNDS]
 //! ```
 //!
-//! The error is what the tool reports minus the delay that the simulator really produced for that answer: from reading
-//! the probe from its device to writing the answer there, by its own log. What the device and the simulator's wake-up take
-//! counts as the tool's error. Prints the table of `docs/accuracy.md`. Needs root: the simulator runs before all others.
+//! The error is what the tool reports minus the delay that the simulator really produced for that
+//! answer: from reading the probe from its device to writing the answer there, by its own log. What
+//! the device and the simulator's wake-up take counts as the tool's error. Prints the table of
+//! `docs/accuracy.md`. Needs root: the simulator runs before all others.
 
 use std::collections::{HashMap, VecDeque};
 use std::error::Error;
@@ -180,7 +182,8 @@ impl SimulatedPath<'_> {
             "for i in $(seq {rounds}); do traceroute -n {options} -q 1 -N 1 -w 2 {target} || exit 1; done"
         );
         let (output, log) = self.simulate(&["sh", "-c", &script])?;
-        // It prints hops in order and asks one after the other, so the n-th answer from an address is in the n-th line with it.
+        // It prints hops in order and asks one after the other, so the n-th answer from an address
+        // is in the n-th line with it.
         let mut by_address: HashMap<IpAddr, VecDeque<f64>> = HashMap::new();
         for logged in log {
             by_address
@@ -218,7 +221,8 @@ fn parse_log_line(line: &str) -> Option<Logged> {
     })
 }
 
-/// Inside the namespace: traces, and prints source port or identifier, TTL and RTT in ms of each hop.
+/// Inside the namespace: traces, and prints source port or identifier, TTL and RTT in ms of each
+/// hop.
 fn work(protocol: &str, target: &str, rounds: u32) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

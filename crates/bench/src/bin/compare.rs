@@ -1,13 +1,13 @@
-//! This tool beside those of others on the same simulated paths: hops found, time, probes sent, RTT error, silent routers,
-//! load balancers, forged answers, MPLS labels, and ten runs at once.
+//! This tool beside those of others on the same simulated paths: hops found, time, probes sent, RTT
+//! error, silent routers, load balancers, forged answers, MPLS labels, and ten runs at once.
 //!
 //! ```text
 //! cargo build --release -p datadog-traceroute-cli -p traceroute-simnet -p traceroute-bench && target/release/compare [ROUNDS] [TOOL …]
 //! ```
 //!
 //! Only these tools, if any are named.
-//! Prints the table of `docs/comparison.md`, which says what its columns mean. Tools that are not installed are left out
-//! and named. Needs root: the simulator runs before all others.
+//! Prints the table of `docs/comparison.md`, which says what its columns mean. Tools that are not
+//! installed are left out and named. Needs root: the simulator runs before all others.
 
 use std::error::Error;
 use std::io::Write;
@@ -316,7 +316,8 @@ impl Bench {
         ])
     }
 
-    /// Ten runs at once, each to a target at another distance, so that an answer to one run is wrong in another.
+    /// Ten runs at once, each to a target at another distance, so that an answer to one run is
+    /// wrong in another.
     fn at_once(&self, way: &Way, v6: bool) -> Result<String, Box<dyn Error>> {
         let targets: Vec<String> = (1..=AT_ONCE).map(|n| target_address(10 + n, v6)).collect();
         let file = self.topologies.join("targets.toml");
@@ -353,7 +354,8 @@ struct Single {
     complaint: String,
 }
 
-/// Inside the namespace: runs the command for all targets at once, and prints a line of JSON about each.
+/// Inside the namespace: runs the command for all targets at once, and prints a line of JSON about
+/// each.
 fn work(targets: &str, command: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let threads: Vec<_> = targets
         .split(',')
@@ -406,7 +408,8 @@ fn straight(silent: &[usize]) -> String {
         let silent = silent.contains(&n);
         format!("[[hop]]\nname = \"r{n}\"\nv4 = \"{v4}\"\nv6 = \"{v6}\"\ndelay = 2.5\nsilent = {silent}\n")
     };
-    // So that who looks up names, as Trippy always does for JSON, need not wait for a name server that is not there.
+    // So that who looks up names, as Trippy always does for JSON, need not wait for a name server
+    // that is not there.
     let no_route = "no_route = \"net\"\n".to_owned();
     [no_route].into_iter().chain((1..=10).map(hop)).collect()
 }
@@ -447,7 +450,8 @@ fn balanced_paths(v6: bool) -> Vec<Vec<Option<String>>> {
         .collect()
 }
 
-/// Of the simulator's topology with forged echo replies; two routers answer from the same other address.
+/// Of the simulator's topology with forged echo replies; two routers answer from the same other
+/// address.
 fn strangers_path(v6: bool) -> Vec<Option<String>> {
     let other = if v6 { "2001:db8:903::1" } else { "10.9.3.1" };
     let path = [
@@ -519,7 +523,8 @@ fn median(values: impl Iterator<Item = f64>, decimals: usize) -> String {
     format!("{:.decimals$}", percentile(&values, 0.5))
 }
 
-/// How many probes to the target the simulator read: not the segments by which a tool ends a connection again.
+/// How many probes to the target the simulator read: not the segments by which a tool ends a
+/// connection again.
 fn probes(packets: &str, target: &str) -> usize {
     let to = format!(" > {target} ttl ");
     let is_probe = |line: &&str| {
@@ -529,7 +534,8 @@ fn probes(packets: &str, target: &str) -> usize {
     packets.lines().filter(is_probe).count()
 }
 
-/// What the target's first answer to a probe of this TTL took, in ms. See `Log` of the simulator for the columns.
+/// What the target's first answer to a probe of this TTL took, in ms. See `Log` of the simulator
+/// for the columns.
 fn true_delay(log: &str, target: &str, ttl: usize) -> Option<f64> {
     log.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(',').collect();
@@ -594,7 +600,8 @@ fn parse_trippy(output: &str) -> Vec<Hop> {
     hops.into_iter().flatten().filter_map(parse).collect()
 }
 
-/// Lines as ` 3  10.0.3.1  3.009 ms`, with `<…>` or `[…]` between address and time, or `*` for silence.
+/// Lines as ` 3  10.0.3.1  3.009 ms`, with `<…>` or `[…]` between address and time, or `*` for
+/// silence.
 fn parse_lines(output: &str) -> Vec<Hop> {
     let parse = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -215,8 +215,8 @@ fn a_silent_router_is_a_gap() -> Result<()> {
     Ok(())
 }
 
-/// The kernel tells this machine itself after some seconds that nobody answers; until then it may be
-/// asked. That is lost here, and neither a hop nor an error.
+/// The kernel tells this machine itself after some seconds that nobody answers; until then it may
+/// be asked. That is lost here, and neither a hop nor an error.
 #[test]
 fn a_neighbour_that_is_not_there_loses_everything_here() -> Result<()> {
     let Some((_lab, chain)) = lab_with_chain(1)? else {

@@ -156,8 +156,8 @@ impl Repeats {
     }
 }
 
-/// When a retry is due that no limit concerns, after so many: ever longer after the last attempt, but
-/// early enough for its answer, and not before one to that attempt.
+/// When a retry is due that no limit concerns, after so many: ever longer after the last attempt,
+/// but early enough for its answer, and not before one to that attempt.
 fn natural(ledger: &Ledger, last: Time, (retries, patience): (u8, Duration), window: Time) -> Option<Time> {
     let grown = patience * GROWTH.pow(u32::from(retries.min(6)));
     let rtt = ledger.rtt().max(SHORTEST);

@@ -23,8 +23,8 @@ pub(super) fn is_at(interface: &Interface, address: IpAddr, bound: u32) -> bool 
 }
 
 /// The interfaces where answers of `target` to `source` arrive: those with that address, the one
-/// that the flow leaves by, and the loopback interface when the target is this host itself, whatever
-/// address it goes by.
+/// that the flow leaves by, and the loopback interface when the target is this host itself,
+/// whatever address it goes by.
 pub(super) fn interfaces(
     all: &[Interface],
     target: IpAddr,

@@ -54,7 +54,8 @@ impl Sender {
         }
     }
 
-    /// Sends a probe by an interface (0: as the routing tables say); when, by the clock just before.
+    /// Sends a probe by an interface (0: as the routing tables say); when, by the clock just
+    /// before.
     pub(super) fn send(&mut self, probe: &Probe, interface: u32) -> io::Result<Time> {
         let mut packet = vec![0; probe.packet_len()];
         probe.encode(&mut packet).ok_or(io::ErrorKind::InvalidInput)?;

@@ -107,8 +107,8 @@ impl Connector {
         Connector { inbox, shared: None }
     }
 
-    /// Sends a SYN with a TTL as a probe by an interface (0: as the routing table says); when, by the
-    /// clock just before. `local` is what [`Connector::end_probes`] is told.
+    /// Sends a SYN with a TTL as a probe by an interface (0: as the routing table says); when, by
+    /// the clock just before. `local` is what [`Connector::end_probes`] is told.
     ///
     /// # Errors
     /// `WSAENOPROTOOPT` where the system does not report ICMP errors of connects.

@@ -20,7 +20,8 @@ use windows_sys::Win32::System::Threading::{
     WaitForMultipleObjects,
 };
 
-// Layouts that the headers of Windows give (ws2ipdef.h, winsock2.h): a wrong one would be read wrongly, not refused.
+// Layouts that the headers of Windows give (ws2ipdef.h, winsock2.h): a wrong one would be read
+// wrongly, not refused.
 const ICMP_ERROR_INFO_LEN: i32 = 36;
 const _: () = assert!(
     size_of::<ICMP_ERROR_INFO>() == ICMP_ERROR_INFO_LEN as usize && align_of::<ICMP_ERROR_INFO>() == 4
@@ -80,7 +81,8 @@ pub(super) fn wait_any(objects: &[&OwnedHandle]) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the calling thread run before most others: it only receives, and reads the clock for what it received.
+/// Lets the calling thread run before most others: it only receives, and reads the clock for what
+/// it received.
 pub(super) fn raise_priority() {
     // SAFETY: the pseudo handle of the calling thread is always valid.
     if unsafe { SetThreadPriority(GetCurrentThread(), THREAD_PRIORITY_HIGHEST) } == 0 {
@@ -88,7 +90,8 @@ pub(super) fn raise_priority() {
     }
 }
 
-/// Makes `event` signalled whenever `socket` has something to read. The socket does not block any more.
+/// Makes `event` signalled whenever `socket` has something to read. The socket does not block any
+/// more.
 pub(super) fn signal_on_read(socket: &Socket, event: &OwnedHandle) -> io::Result<()> {
     // SAFETY: both are open.
     let result = unsafe {
@@ -215,8 +218,9 @@ fn set_option(socket: &Socket, level: i32, option: i32, value: u32) -> io::Resul
     Ok(())
 }
 
-/// Lets a SYN be sent once only, so that the time of its answer is that of this SYN, and a refusal is reported at the
-/// first RST instead of the third. `patience` is when the system gives up, in milliseconds.
+/// Lets a SYN be sent once only, so that the time of its answer is that of this SYN, and a refusal
+/// is reported at the first RST instead of the third. `patience` is when the system gives up, in
+/// milliseconds.
 ///
 /// An improvement only, so it is no matter when the system does not know it.
 pub(super) fn send_syn_once(socket: &Socket, patience: u16) {

@@ -15,8 +15,8 @@ use crate::winerror::{self, WSAEADDRNOTAVAIL, WSAENETUNREACH};
 /// Any port will do: nothing is sent.
 const PORT: u16 = 33434;
 
-/// The way of packets to `target`. Their source, unless chosen, is the address that the system would
-/// use: that of a UDP socket connected to the target.
+/// The way of packets to `target`. Their source, unless chosen, is the address that the system
+/// would use: that of a UDP socket connected to the target.
 ///
 /// # Errors
 /// No route, no address of that family; a source that is not this host's, or not the chosen
