@@ -142,6 +142,22 @@ impl LocalDelivery {
         self.sockets.iter_mut().map(Receiver::read).sum()
     }
 
+    /// Whether what was read last is all that had arrived.
+    pub(super) fn is_emptied(&self) -> bool {
+        self.sockets.iter().all(|receiver| receiver.filled < PACKET_BATCH)
+    }
+
+    /// Packets for which the sockets had no room.
+    pub(super) fn lost(&self) -> u64 {
+        let lost = |receiver: &Receiver| sys::socket_drops(receiver.socket.as_fd());
+        // A socket that cannot be asked has lost none.
+        self.sockets
+            .iter()
+            .filter_map(|receiver| lost(receiver).ok())
+            .map(u64::from)
+            .sum()
+    }
+
     /// Takes what was read.
     pub(super) fn take(&mut self, mut deliver: impl FnMut(Delivered)) {
         for receiver in &mut self.sockets {

@@ -60,7 +60,7 @@ pub(crate) use routes::Routes;
 use routes::{FlowWay, Want};
 use sender::Outgoing;
 use senders::Senders;
-use views::Views;
+use views::{ReadTo, Views};
 
 /// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other
 /// family is kept waiting: some 50 µs of work. As many as a queue reads at once, so that fewer mean
@@ -181,6 +181,9 @@ struct FamilySockets {
     /// before was only seen outside.
     reopened: Option<(i64, Time)>,
     views: Views,
+    read_to: ReadTo,
+    /// Packets for which one of the views had no room, when that was last asked.
+    lost: u64,
     /// Errors, as delivered, that wait to be seen as they came in, which tells who sent them.
     inside: Vec<(Reply, i64)>,
     rests: bool,
@@ -265,6 +268,7 @@ impl LinuxNetwork {
         // What is counted here has arrived, and with it the report of the probe that it answers. So
         // the reports read next include those of all packets counted, though others may arrive
         // meanwhile.
+        let began = sys::realtime();
         let mut ready = [0; 2];
         let mut delivered = 0;
         for (ready, family) in ready.iter_mut().zip(self.families.iter_mut()) {
@@ -292,7 +296,7 @@ impl LinuxNetwork {
             });
         }
         for (ready, family) in ready.iter().zip(self.families.iter_mut()) {
-            family.deliver(*ready, &self.sources, &mut |event| match event {
+            family.deliver((*ready, began), &self.sources, &mut |event| match event {
                 Ok((reply, stamp)) => events(NetworkEvent::Reply {
                     reply: &reply,
                     at: clock.received(stamp),
@@ -426,6 +430,11 @@ impl FamilySockets {
             attention: Attention::new(),
             reopened: None,
             views: Views::new(),
+            read_to: ReadTo {
+                inside: 0,
+                outside: 0,
+            },
+            lost: 0,
             inside: Vec::new(),
             rests: false,
             senders: Senders::open(family)?,
@@ -493,15 +502,31 @@ impl FamilySockets {
         !self.inside.is_empty()
     }
 
+    /// Decides what became of packets that were only seen in one view. `is_emptied`: the capture's
+    /// packets of until `began` have all been taken.
+    fn settle(&mut self, is_emptied: bool, began: i64) {
+        if is_emptied {
+            self.read_to.outside = began;
+        }
+        let delivery = self.delivery.as_ref();
+        if delivery.is_some_and(LocalDelivery::is_emptied) {
+            self.read_to.inside = began;
+        }
+        let (capture, lost) = (&self.capture, &mut self.lost);
+        self.views.settle(self.read_to, || {
+            let now = capture.statistics().dropped + delivery.map_or(0, LocalDelivery::lost);
+            std::mem::replace(lost, now) != now
+        });
+    }
+
     /// Passes on each reply once: first those that this host's programs get, which are translated,
     /// then what else came in.
     fn deliver(
         &mut self,
-        ready: usize,
+        (ready, began): (usize, i64),
         sources: &[IpAddr],
         events: &mut dyn FnMut(Result<(Reply, i64), Ignored>),
     ) {
-        self.views.settle(sys::realtime());
         let reopened = self.reopened_at();
         let FamilySockets {
             capture,
@@ -557,6 +582,7 @@ impl FamilySockets {
             may_wait
         });
         self.inside = inside;
+        self.settle(ready < BATCH, began);
     }
 }
 

@@ -94,6 +94,23 @@ pub(super) fn packet_statistics(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)
     Ok((stats.tp_packets, stats.tp_drops))
 }
 
+/// Packets for which a socket's queue had no room (socket(7), `SO_MEMINFO`).
+pub(super) fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0_u32; libc::SK_MEMINFO_DROPS as usize + 1];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, and any bytes are valid there.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            ptr::from_mut(&mut info).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(info[libc::SK_MEMINFO_DROPS as usize])
+}
+
 /// Maps a packet socket's ring.
 pub(super) fn map_shared(fd: BorrowedFd<'_>, length: usize) -> io::Result<NonNull<u8>> {
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists.

@@ -11,11 +11,19 @@ use std::time::Duration;
 use traceroute_wire::{Reply, ReplyKind};
 
 /// Packets that are remembered, in sets; each stamp belongs to one. The views are read in turns of
-/// 64 packets, so they are never far apart.
+/// 64 packets, so they are mostly not far apart.
 const SETS: usize = 256;
 const SET: usize = 8;
-/// A packet that was delivered to no program of this host by then will not be.
+/// A packet that one view still does not have, so long after the other one got it, is not in it.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Where a view was read to: packets stamped until then have been read, in nanoseconds of the wall
+/// clock. A view that is behind has not missed what it has not read yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReadTo {
+    pub(super) inside: i64,
+    pub(super) outside: i64,
+}
 
 /// In which views a packet was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,21 +125,30 @@ impl Views {
         }
     }
 
-    /// Decides what became of packets that were only seen outside. `now`: the wall clock, in
-    /// nanoseconds.
-    pub(super) fn settle(&mut self, now: i64) {
-        let before = now.saturating_sub(PATIENCE.as_nanos() as i64);
-        while let Some(stamp) = self.outside.pop_front_if(|stamp| *stamp < before) {
-            if matches!(self.slot(stamp), Some((known, Seen::Outside(..))) if *known == stamp) {
-                self.dropped += 1;
-                self.tally.differed += 1;
-            }
+    /// Decides what became of packets that were only seen in one view. `has_lost`: the kernel had no
+    /// room for packets in one of them since it was last asked; then their absence says nothing.
+    pub(super) fn settle(&mut self, read_to: ReadTo, has_lost: impl FnOnce() -> bool) {
+        let patience = PATIENCE.as_nanos() as i64;
+        let mut dropped = 0;
+        while let Some(stamp) = self
+            .outside
+            .pop_front_if(|stamp| *stamp < read_to.inside - patience)
+        {
+            let slot = self.slot(stamp);
+            dropped += u64::from(matches!(slot, Some((known, Seen::Outside(..))) if *known == stamp));
         }
         // A packet that was only seen inside came in encrypted.
-        while let Some(stamp) = self.inside.pop_front_if(|stamp| *stamp < before) {
-            if matches!(self.slot(stamp), Some((known, Seen::Inside(_))) if *known == stamp) {
-                self.tally.differed += 1;
-            }
+        let mut encrypted = 0;
+        while let Some(stamp) = self
+            .inside
+            .pop_front_if(|stamp| *stamp < read_to.outside - patience)
+        {
+            let slot = self.slot(stamp);
+            encrypted += u64::from(matches!(slot, Some((known, Seen::Inside(_))) if *known == stamp));
+        }
+        if dropped + encrypted > 0 && !has_lost() {
+            self.dropped += dropped;
+            self.tally.differed += dropped + encrypted;
         }
     }
 
@@ -199,6 +216,13 @@ mod tests {
         }
     }
 
+    fn both(stamp: i64) -> ReadTo {
+        ReadTo {
+            inside: stamp,
+            outside: stamp,
+        }
+    }
+
     const US: [u8; 4] = [10, 0, 0, 1];
     const TRANSLATED: [u8; 4] = [10, 0, 0, 77];
 
@@ -210,7 +234,7 @@ mod tests {
         assert!(views.is_news_outside(6, |_| true));
         views.remember_outside(6, &reply(US), true);
         assert!(!views.is_news_inside(6, &mut reply(US)));
-        views.settle(1_000_000_000);
+        views.settle(both(1_000_000_000), || false);
         assert_eq!(views.dropped(), 0);
         assert_eq!(
             views.tally(),
@@ -225,9 +249,9 @@ mod tests {
     fn what_is_only_seen_inside_is_a_difference() {
         let mut views = Views::new();
         assert!(views.is_news_inside(5, &mut reply(US)));
-        views.settle(6);
+        views.settle(both(6), || false);
         assert_eq!(views.tally().differed, 0, "it may still come in");
-        views.settle(1_000_000_000);
+        views.settle(both(1_000_000_000), || false);
         assert_eq!(
             views.tally(),
             Tally {
@@ -262,11 +286,27 @@ mod tests {
             views.remember_outside(stamp, &reply(US), is_for_us);
         }
         assert!(!views.is_news_inside(3, &mut reply(US)));
-        views.settle(4);
+        views.settle(both(4), || false);
         assert_eq!(views.dropped(), 0, "it may still come");
         for now in [1_000_000_000, 2_000_000_000] {
-            views.settle(now);
+            views.settle(both(now), || false);
             assert_eq!(views.dropped(), 1, "counted once");
         }
+    }
+
+    #[test]
+    fn a_view_that_is_behind_or_had_no_room_tells_of_no_difference() {
+        let late = 1_000_000_000;
+        let mut views = Views::new();
+        assert!(views.is_news_outside(1, |_| true));
+        views.remember_outside(1, &reply(US), true);
+        assert!(views.is_news_inside(2, &mut reply(US)));
+        // Neither view has been read as far as the other one's packet.
+        views.settle(both(0), || panic!("nothing is missing"));
+        views.settle(both(late), || true);
+        assert_eq!((views.dropped(), views.tally().differed), (0, 0));
+        views.remember_outside(3, &reply(US), true);
+        views.settle(both(late), || false);
+        assert_eq!((views.dropped(), views.tally().differed), (1, 1));
     }
 }
