@@ -3,7 +3,7 @@
 use datadog_traceroute::system::{
     Access, Finding, Subject, Verdict, access, diagnose, keep_marking_privileges, keep_probing_privileges,
 };
-pub(crate) use datadog_traceroute::{Error, Progress, start_windows_driver};
+pub(crate) use datadog_traceroute::{Error, Event, start_windows_driver};
 use datadog_traceroute::{Options, Protocol, Report, Request, TcpMethod, Tracer};
 
 /// From so many runs on, all at once, it is worth the time to make room for their replies.
@@ -12,14 +12,17 @@ const MANY_RUNS: u32 = 100;
 /// The flags that ask for what the library's advice names.
 const WINDOWS_FLAGS: &str = "--tcp-method syn_socket, --windows-driver";
 
-/// Traces what `request` asks for, telling `progress` what happens meanwhile. Dropping the future
-/// stops everything.
-pub(crate) async fn run_trace(request: &Request, progress: impl FnMut(Progress)) -> Result<Report, Error> {
+/// Traces what `request` asks for, telling `tell` what happens meanwhile. Dropping the future stops
+/// everything.
+pub(crate) async fn run_trace(request: &Request, mut tell: impl FnMut(Event)) -> Result<Report, Error> {
     let mut options = Options::default();
     options.network.heavy_load = request.runs() >= MANY_RUNS;
-    Tracer::with_options(options)
-        .trace_with_progress(request, progress)
-        .await
+    let tracer = Tracer::with_options(options);
+    let mut events = tracer.events(request);
+    while let Some(event) = events.next().await {
+        tell(event);
+    }
+    events.report().await
 }
 
 /// Gives up the privileges that this request's probes do not need: from here on, packets from

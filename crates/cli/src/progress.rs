@@ -7,10 +7,10 @@ use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use datadog_traceroute::{Answer, Request, details};
+use datadog_traceroute::{Answer, Request, notation};
 
-use crate::backend::Progress;
-use crate::format::rtt;
+use crate::backend::Event;
+use crate::format::{milliseconds, rtt};
 
 /// Of more round-trip times, the least, the mean and the greatest are shown.
 const MOST_RTTS: usize = 3;
@@ -52,11 +52,11 @@ impl Live {
     }
 
     /// Takes in what happened.
-    pub(crate) fn update(&mut self, progress: &Progress) {
-        match progress {
-            Progress::RunFinished { .. } => self.runs_finished += 1,
-            Progress::HopFound { ttl, answer, .. } => self.found(*ttl, answer),
-            Progress::E2eProbe { rtt, .. } => {
+    pub(crate) fn update(&mut self, event: &Event) {
+        match event {
+            Event::RunFinished { .. } => self.runs_finished += 1,
+            Event::HopFound { ttl, answer, .. } => self.found(*ttl, answer),
+            Event::E2eProbe { rtt, .. } => {
                 self.probes_finished += 1;
                 self.probes_lost += u32::from(rtt.is_none());
             }
@@ -81,7 +81,7 @@ impl Live {
         seen.rtts.extend(answer.rtt);
         let nat = answer.translated.then(|| "NAT".to_owned());
         let mpls = (!answer.mpls.is_empty()).then(|| "MPLS".to_owned());
-        for note in [details::notation(answer), nat, mpls].into_iter().flatten() {
+        for note in [notation(answer), nat, mpls].into_iter().flatten() {
             if !seen.notes.contains(&note) {
                 seen.notes.push(note);
             }
@@ -143,7 +143,7 @@ impl Live {
 
 impl Seen {
     fn times(&self) -> String {
-        let milliseconds = self.rtts.iter().map(|rtt| rtt.as_secs_f64() * 1000.0);
+        let milliseconds = self.rtts.iter().copied().map(milliseconds);
         let texts: Vec<String> = if self.rtts.len() <= MOST_RTTS {
             milliseconds.map(rtt).collect()
         } else {
@@ -277,9 +277,9 @@ mod tests {
         Live::new(&Request::to("192.0.2.1").build().unwrap())
     }
 
-    fn hop(run: u32, ttl: u8, address: &str, micros: u64, error: Option<IcmpError>) -> Progress {
+    fn hop(run: u32, ttl: u8, address: &str, micros: u64, error: Option<IcmpError>) -> Event {
         let rtt = Some(Duration::from_micros(micros));
-        Progress::HopFound {
+        Event::HopFound {
             run,
             ttl,
             answer: Answer::new(address.parse().unwrap(), rtt, error),
@@ -324,8 +324,8 @@ mod tests {
         // What goes beyond the destination is answered by it, too.
         live.update(&hop(1, 5, "192.0.2.1", 2000, None));
         live.update(&hop(1, 6, "192.0.2.1", 2000, None));
-        live.update(&Progress::RunFinished { run: 1 });
-        live.update(&Progress::E2eProbe { index: 0, rtt: None });
+        live.update(&Event::RunFinished { run: 1 });
+        live.update(&Event::E2eProbe { index: 0, rtt: None });
         let hops = live.hops();
         assert_eq!(hops[0], "  1  10.0.0.1   0.500/0.620/0.800 ms of 5");
         assert_eq!(

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Host, Request, Warning};
+use datadog_traceroute::{Host, Request};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -16,7 +16,7 @@ use traceroute_flags::check_open_files;
 use tracing::Level;
 
 use crate::args::{self, Trace};
-use crate::backend::{self, Progress};
+use crate::backend::{self, Event};
 use crate::format::{Screen, View, clean};
 use crate::progress::{Block, Live};
 use crate::signals::{self, Interruption};
@@ -130,11 +130,11 @@ async fn document(
     let begin = Instant::now();
     let live = Mutex::new(Live::new(&trace.request));
     let mut address = None;
-    let tracing = backend::run_trace(&trace.request, |progress| {
-        if let Progress::Resolved { address: found } = progress {
+    let tracing = backend::run_trace(&trace.request, |event| {
+        if let Event::Resolved { address: found } = event {
             address = Some(found);
         }
-        lock(&live).update(&progress);
+        lock(&live).update(&event);
     });
     let ended = tokio::select! {
         result = tracing => Ok(result),
@@ -173,9 +173,8 @@ async fn document(
             });
         }
     };
-    if !trace.verbose {
-        // The log has them.
-        warn(trace, &report.warnings);
+    for warning in &report.warnings {
+        tell(trace, &format_args!("warning: {}", warning.text));
     }
     let view = View {
         screen: Screen::stdout(),
@@ -183,13 +182,6 @@ async fn document(
     };
     let written = trace.format.render(&report, view);
     written.map_err(|error| Failure::Trace(format!("cannot write down the result: {error}")))
-}
-
-/// Says on standard error what a reader must know to understand the result.
-fn warn(trace: &Trace, warnings: &[Warning]) {
-    for warning in warnings {
-        tell(trace, &format_args!("warning: {}", warning.text));
-    }
 }
 
 /// Writes a line to standard error, unless nobody wants any. Where that is closed there is nobody

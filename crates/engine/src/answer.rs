@@ -95,8 +95,8 @@ pub enum End {
     Destination,
     /// A router or firewall refuses to forward probes.
     Refused {
-        /// Who.
-        from: IpAddr,
+        /// Who; `None` where that is kept private.
+        from: Option<IpAddr>,
         /// Code of the destination unreachable.
         code: u8,
     },

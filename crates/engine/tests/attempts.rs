@@ -326,7 +326,10 @@ fn a_refusal_that_a_second_one_confirms_is_the_end() {
             let result = simulation.result(id);
             assert_eq!(
                 result.end,
-                End::Refused { from, code: 1 },
+                End::Refused {
+                    from: Some(from),
+                    code: 1
+                },
                 "{method:?} {pattern:?}"
             );
             assert_eq!(simulation.summary(id), "1:10.0.1.1/2 2:10.0.2.1/2 3:10.0.3.1/4");
@@ -341,7 +344,10 @@ fn a_refusal_that_a_second_one_confirms_is_the_end() {
         let result = simulation.result(id);
         assert_eq!(
             result.end,
-            End::Refused { from, code: 1 },
+            End::Refused {
+                from: Some(from),
+                code: 1
+            },
             "{method:?} {:?}",
             simulation.sent.len()
         );

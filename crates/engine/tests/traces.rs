@@ -237,7 +237,13 @@ fn a_router_that_refuses_is_the_end_for_every_method() {
         assert_eq!(simulation.summary(id), "1:10.0.1.1/1 2:10.0.2.1/2", "{method:?}");
         // What it refuses twice goes no further.
         let from = router(2);
-        assert_eq!(simulation.result(id).end, End::Refused { from, code: 13 });
+        assert_eq!(
+            simulation.result(id).end,
+            End::Refused {
+                from: Some(from),
+                code: 13
+            }
+        );
         assert_eq!(
             simulation.finished[&id].0,
             at(1 + 100 + 2),

@@ -98,8 +98,7 @@ fn trace_in_flood(device: &File, name: &str, runs: u32, heavy_load: bool) {
         scope.spawn(move || serve(device, &topology, &stop));
         let lab = Lab::new(runs, heavy_load);
         // What is reserved stays in the filter, and is given out again.
-        let blocks =
-            [false, true].map(|v6| block(&lab.trace((Protocol::Tcp, TcpMethod::Syn), v6).traceroute.runs));
+        let blocks = [false, true].map(|v6| block(&lab.trace((Protocol::Tcp, TcpMethod::Syn), v6).runs));
         scope.spawn(move || flood.run(device, &irrelevant(blocks)));
 
         let start = lab.usage(flood);
@@ -215,9 +214,9 @@ impl Lab {
         let before = self.usage(flood);
         let report = self.trace(protocol, v6);
         let after = self.usage(flood);
-        let (runs, all) = (&report.traceroute.runs, self.runs);
+        let (runs, all) = (&report.runs, self.runs);
         let complete = runs.iter().filter(|run| is_complete(run)).count();
-        let answered = report.e2e_probe.packets_received;
+        let answered = report.end_to_end.loss().answered();
         let family = if v6 { "IPv6" } else { "IPv4" };
         let what = format!(
             "{protocol:?} {family}: {complete} of {all} complete, {answered} of {E2E_QUERIES} answered end to end, {}",
@@ -248,13 +247,13 @@ impl Lab {
 }
 
 fn is_complete(run: &Run) -> bool {
-    run.hops.len() == 11 && run.hops.iter().all(|hop| hop.reachable)
+    run.hops.len() == 11 && run.hops.iter().all(|hop| hop.answer.is_some())
 }
 
 /// The block of ports that all these runs probed from.
 fn block(runs: &[Run]) -> u16 {
-    let first = runs[0].source.port >> 8;
-    assert!(runs.iter().all(|run| run.source.port >> 8 == first));
+    let first = runs[0].source.port() >> 8;
+    assert!(runs.iter().all(|run| run.source.port() >> 8 == first));
     first
 }
 

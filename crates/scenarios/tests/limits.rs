@@ -13,8 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::details::DistanceDetails;
-use datadog_traceroute::{Protocol, Report, Request, RequestBuilder, Tracer};
+use datadog_traceroute::{Distance, Protocol, Report, Request, RequestBuilder, Tracer};
 use tokio::runtime::Builder;
 use traceroute_simnet::{Network, Topology, namespace, tun};
 
@@ -99,12 +98,9 @@ fn eight_requests_at_once_are_complete() {
     behind(LINUX, || {
         let results = trace(&Tracer::new(), request(Protocol::Icmp), 8);
         let longest = results.iter().map(|(_, took)| *took).max().unwrap();
-        let runs: Vec<_> = results
-            .iter()
-            .flat_map(|(report, _)| &report.traceroute.runs)
-            .collect();
+        let runs: Vec<_> = results.iter().flat_map(|(report, _)| &report.runs).collect();
         let is_complete = |hops: &[datadog_traceroute::Hop]| {
-            hops.len() == HOPS && hops.iter().all(|hop| hop.ip_address.is_some())
+            hops.len() == HOPS && hops.iter().all(|hop| hop.answer.is_some())
         };
         let complete = runs.iter().filter(|run| is_complete(&run.hops)).count();
         println!("{complete} of {} runs complete, {longest:?}", runs.len());
@@ -122,17 +118,10 @@ fn a_limited_target_costs_no_end_to_end_probe() {
         for round in 1..=5 {
             let request = request(Protocol::Udp).timeout(Duration::from_secs(1));
             let (report, took) = trace(&tracer, request, 1).remove(0);
-            let e2e = &report.e2e_probe;
-            println!(
-                "round {round}: {} of {}, {took:?}",
-                e2e.packets_received, e2e.packets_sent
-            );
-            assert_eq!(
-                e2e.packets_sent, e2e.packets_received,
-                "round {round}: {:?}",
-                e2e.rtts
-            );
-            assert!(e2e.packets_sent >= 30, "round {round}: {}", e2e.packets_sent);
+            let loss = report.end_to_end.loss();
+            println!("round {round}: {loss} lost, {took:?}");
+            assert_eq!(loss.lost, 0, "round {round}: {:?}", report.end_to_end.rtts);
+            assert!(loss.sent >= 30, "round {round}: {}", loss.sent);
             assert!(took <= Duration::from_secs(31), "round {round}: {took:?}");
             thread::sleep(Duration::from_secs(8));
         }
@@ -145,9 +134,9 @@ fn a_target_without_limits_gets_all_end_to_end_probes() {
     behind("", || {
         let request = request(Protocol::Udp).timeout(Duration::from_secs(1));
         let (report, took) = trace(&Tracer::new(), request, 1).remove(0);
-        let e2e = &report.e2e_probe;
-        println!("{} of {}, {took:?}", e2e.packets_received, e2e.packets_sent);
-        assert_eq!((e2e.packets_sent, e2e.packets_received), (50, 50));
+        let loss = report.end_to_end.loss();
+        println!("{loss} lost, {took:?}");
+        assert_eq!((loss.sent, loss.lost), (50, 0));
         assert!(took <= Duration::from_secs(31), "{took:?}");
     });
 }
@@ -164,14 +153,14 @@ fn drained_limits_move_no_target() {
             for (runs, requests) in [(10, 1), (10, 1), (3, 20)] {
                 let request = request(protocol).runs(runs).e2e_probes(0).port(port);
                 for (report, _) in trace(&tracer, request, requests) {
-                    for run in &report.details.as_ref().unwrap().runs {
+                    for run in &report.runs {
                         let destination = run
                             .hops
                             .iter()
-                            .find(|hop| hop.answer.as_ref().is_some_and(|answer| answer.destination));
+                            .find(|hop| hop.answer.is_some_and(|answer| answer.destination));
                         let said = destination.map(|hop| usize::from(hop.ttl));
                         // Of UDP the target's own limit may leave no answer at all.
-                        let is_open = run.distance == DistanceDetails::Unknown || protocol == Protocol::Udp;
+                        let is_open = run.distance == Distance::Unknown || protocol == Protocol::Udp;
                         assert!(
                             said == Some(HOPS) || said.is_none() && is_open,
                             "{protocol}: {said:?} {:?}",

@@ -17,7 +17,8 @@ use std::thread;
 use std::time::Duration;
 
 use datadog_traceroute::details::MplsEntry;
-use datadog_traceroute::{Progress, Protocol, Report, Request, TcpMethod, Tracer};
+use datadog_traceroute::document::Document;
+use datadog_traceroute::{Event, Protocol, Report, Request, TcpMethod, Tracer};
 use tokio::runtime::{Builder, Runtime};
 use traceroute_net::Access;
 use traceroute_scenarios::{
@@ -316,15 +317,17 @@ impl Lab {
         let mut destinations = HashMap::new();
         let (run, journal) = self.with_network(scenario, || {
             let request = request(scenario, method, target, 1, 0);
-            let progress = |event| {
-                if let Progress::HopFound { ttl, answer, .. } = event {
-                    destinations.insert(ttl, answer.destination);
-                }
-            };
             // One that knows nothing of the limits of the network before.
             let tracer = Tracer::new();
-            self.runtime
-                .block_on(tracer.trace_with_progress(&request, progress))
+            self.runtime.block_on(async {
+                let mut events = tracer.events(&request);
+                while let Some(event) = events.next().await {
+                    if let Event::HopFound { ttl, answer, .. } = event {
+                        destinations.insert(ttl, answer.destination);
+                    }
+                }
+                events.report().await
+            })
         });
         let hops = match run {
             Ok(report) => Ok(hops(&report, &destinations)),
@@ -334,12 +337,8 @@ impl Lab {
             let request = request(scenario, method, target, 0, E2E_QUERIES);
             self.runtime.block_on(Tracer::new().trace(&request)).unwrap()
         });
-        let rtts: Vec<_> = e2e
-            .e2e_probe
-            .rtts
-            .iter()
-            .map(|rtt| (*rtt > 0.0).then(|| milliseconds(*rtt)))
-            .collect();
+        let figures = Document::of(&e2e).e2e_probe;
+        let rtts = e2e.end_to_end.rtts;
 
         for (ttl, finding) in (1..).zip(hops.as_deref().unwrap_or_default()) {
             let Some(finding) = finding else { continue };
@@ -361,7 +360,6 @@ impl Lab {
                 format!("wrong RTT {rtt:?} at TTL {ttl} from {address}, truly {truth:?}")
             });
         }
-        let figures = &e2e.e2e_probe;
         let (sent, received) = (rtts.len() as u32, rtts.iter().flatten().count() as u32);
         let loss = (sent - received) as f32 / sent as f32;
         // Over UDP those are not sent for which the target's limit leaves no answer.
@@ -458,8 +456,11 @@ fn request(scenario: &Scenario, method: Method, target: IpAddr, runs: u32, e2e_q
 /// The hops of the only run; `destinations` is what was told of each while it went on, which must
 /// be all of them.
 fn hops(report: &Report, destinations: &HashMap<u8, bool>) -> Vec<Option<Finding>> {
-    let hops = &report.traceroute.runs[0].hops;
-    let details = &report.details.as_ref().unwrap().runs[0].hops;
+    let Document {
+        traceroute, details, ..
+    } = Document::of(report);
+    let hops = &traceroute.runs[0].hops;
+    let details = &details.as_ref().unwrap().runs[0].hops;
     assert_eq!(hops.len(), details.len());
     hops.iter()
         .zip(details)

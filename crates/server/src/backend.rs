@@ -3,12 +3,12 @@
 
 use std::net::IpAddr;
 
-use datadog_traceroute::{Error, Host, Options, Progress, Report, Request, Statistics, Tracer, resolve};
+use datadog_traceroute::{Error, Event, Host, Options, Report, Request, Statistics, Tracer, resolve};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 /// Called for each thing that happens during a trace.
-pub(crate) type OnProgress = Box<dyn FnMut(Progress) + Send>;
+pub(crate) type OnEvent = Box<dyn FnMut(Event) + Send>;
 
 /// Carries requests out. Dropping a returned future stops what it began.
 pub(crate) trait Backend: Send + Sync {
@@ -21,7 +21,7 @@ pub(crate) trait Backend: Send + Sync {
         &'a self,
         start: Instant,
         request: &'a Request,
-        progress: Option<OnProgress>,
+        tell: Option<OnEvent>,
     ) -> BoxFuture<'a, Result<Report, Error>>;
 
     /// Counters of the engine; `None` while it has not begun.
@@ -41,9 +41,18 @@ impl Backend for Tracer {
         &'a self,
         start: Instant,
         request: &'a Request,
-        progress: Option<OnProgress>,
+        tell: Option<OnEvent>,
     ) -> BoxFuture<'a, Result<Report, Error>> {
-        Box::pin(self.trace_since(start, request, progress))
+        Box::pin(async move {
+            let Some(mut tell) = tell else {
+                return self.trace_since(start, request).await;
+            };
+            let mut events = self.events_since(start, request);
+            while let Some(event) = events.next().await {
+                tell(event);
+            }
+            events.report().await
+        })
     }
 
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 use traceroute_flags::Parameters;
 
-use crate::backend::OnProgress;
+use crate::backend::OnEvent;
 use crate::failure::Failure;
 use crate::router::Service;
 
@@ -94,15 +94,18 @@ impl Job {
         &self.request
     }
 
-    /// Traces, telling `progress` what happens.
+    /// Traces, telling `tell` what happens.
     ///
     /// # Errors
     /// The trace failed, took too long, or the service stops.
-    pub(crate) async fn run(&self, progress: Option<OnProgress>) -> Result<Report, Failure> {
-        let trace = self.service.backend.trace(self.start, &self.request, progress);
+    pub(crate) async fn run(&self, tell: Option<OnEvent>) -> Result<Report, Failure> {
+        let trace = self.service.backend.trace(self.start, &self.request, tell);
         let report = self.in_time(trace).await?;
         let report = report.map_err(|error| Failure::trace(&error))?;
-        self.service.metrics.count_e2e(&report.e2e_probe);
+        self.service.metrics.count_e2e(&report.end_to_end);
+        for warning in &report.warnings {
+            tracing::warn!(target = self.request.hostname(), code = ?warning.code, "{}", warning.text);
+        }
         Ok(report)
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use datadog_traceroute::{Cause, E2eProbe, Statistics};
+use datadog_traceroute::{Cause, EndToEnd, Statistics};
 
 /// What the service counts itself.
 #[derive(Default)]
@@ -49,12 +49,12 @@ impl Metrics {
         *lock(&self.errors).entry((path, code)).or_default() += 1;
     }
 
-    pub(crate) fn count_e2e(&self, probes: &E2eProbe) {
-        let lost = probes.packets_sent - probes.packets_received;
+    pub(crate) fn count_e2e(&self, probes: &EndToEnd) {
+        let lost = probes.loss().lost;
         self.e2e_lost.fetch_add(u64::from(lost), Ordering::Relaxed);
         let mut rtts = lock(&self.e2e_rtts);
-        for rtt in probes.rtts.iter().filter(|rtt| **rtt > 0.0) {
-            rtts.add(&RTTS, rtt / 1000.0);
+        for rtt in probes.rtts.iter().flatten() {
+            rtts.add(&RTTS, rtt.as_secs_f64());
         }
     }
 
@@ -371,7 +371,11 @@ mod tests {
     #[test]
     fn end_to_end_probes() {
         let metrics = Metrics::default();
-        metrics.count_e2e(&E2eProbe::from_rtts(vec![0.2, 0.0, 2.0, 5000.0]));
+        metrics.count_e2e(&EndToEnd::new(
+            [200, 0, 2000, 5_000_000]
+                .map(|micros| (micros > 0).then(|| Duration::from_micros(micros)))
+                .to_vec(),
+        ));
         let text = metrics.write(None);
         for line in [
             "traceroute_e2e_probes_lost_total 1",

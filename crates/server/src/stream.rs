@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::Response;
-use datadog_traceroute::{Progress, Report, is_private, json};
+use datadog_traceroute::{Event, Report, is_private, json};
 use futures_util::Stream;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -50,7 +50,7 @@ pub(crate) fn response(job: Job) -> Response {
 }
 
 struct Events {
-    progress: mpsc::Receiver<Progress>,
+    progress: mpsc::Receiver<Event>,
     hide_private: bool,
     /// The one task that carries out the job; stops when dropped.
     work: JoinSet<Result<Report, Failure>>,
@@ -147,10 +147,10 @@ struct E2e {
 }
 
 /// One event; `None` when it tells what the request wants hidden, or what the stream does not have.
-fn describe(progress: Progress, hide_private: bool) -> Option<String> {
-    match progress {
-        Progress::HopFound { answer, .. } if hide_private && is_private(answer.address) => None,
-        Progress::HopFound { run, ttl, answer } => event(
+fn describe(happened: Event, hide_private: bool) -> Option<String> {
+    match happened {
+        Event::HopFound { answer, .. } if hide_private && is_private(answer.address) => None,
+        Event::HopFound { run, ttl, answer } => event(
             "hop",
             &Hop {
                 run,
@@ -160,8 +160,8 @@ fn describe(progress: Progress, hide_private: bool) -> Option<String> {
                 destination: answer.destination,
             },
         ),
-        Progress::RunFinished { run } => event("run", &Run { run }),
-        Progress::E2eProbe { index, rtt } => {
+        Event::RunFinished { run } => event("run", &Run { run }),
+        Event::E2eProbe { index, rtt } => {
             let rtt = rtt.map_or(0.0, milliseconds);
             event("e2e", &E2e { index, rtt })
         }
@@ -192,8 +192,8 @@ mod tests {
 
     use super::*;
 
-    fn hop(address: Ipv4Addr) -> Progress {
-        Progress::HopFound {
+    fn hop(address: Ipv4Addr) -> Event {
+        Event::HopFound {
             run: 1,
             ttl: 2,
             answer: Answer {
@@ -211,9 +211,9 @@ mod tests {
                 r#"{"run":1,"ttl":2,"ip_address":"192.0.2.1","rtt":1.5,"destination":false}"#,
                 "hop",
             ),
-            (Progress::RunFinished { run: 2 }, r#"{"run":2}"#, "run"),
+            (Event::RunFinished { run: 2 }, r#"{"run":2}"#, "run"),
             (
-                Progress::E2eProbe { index: 3, rtt: None },
+                Event::E2eProbe { index: 3, rtt: None },
                 r#"{"index":3,"rtt":0}"#,
                 "e2e",
             ),

@@ -16,12 +16,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .timeout(Duration::from_secs(1))
         .build()?;
     let report = Tracer::new().trace(&request).await?;
-    for hop in report.traceroute.runs.iter().flat_map(|run| &run.hops) {
-        match hop.ip_address {
-            Some(address) => println!("{:3}  {address}  {:.3} ms", hop.ttl, hop.rtt),
+    for hop in report.runs.iter().flat_map(|run| &run.hops) {
+        match hop.answer {
+            Some(answer) => println!("{:3}  {}  {:?}", hop.ttl, answer.address, answer.rtt),
             None => println!("{:3}  *", hop.ttl),
         }
     }
-    println!("end to end: {:?} ms", report.e2e_probe.rtts);
+    for warning in &report.warnings {
+        println!("{}", warning.text);
+    }
+    println!("end to end: {} lost", report.end_to_end.loss());
     Ok(())
 }

@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut results = stream::iter(traces).buffer_unordered(AT_ONCE);
     while let Some((target, result)) = results.next().await {
         match result {
-            Ok(report) => println!("{target}: {} hops", report.traceroute.hop_count.avg),
+            Ok(report) => println!("{target}: {} hops", report.hop_count.avg),
             Err(error) => println!("{target}: {error}"),
         }
     }

@@ -1,4 +1,4 @@
-//! What the probes learned beyond the [`Report`](crate::Report)'s contract: only there when asked
+//! What the probes learned beyond the contract's document: only there when asked
 //! for ([`RequestBuilder::details`](crate::RequestBuilder::details)), and then as the document's
 //! last member. `docs/details.md` describes it.
 
@@ -7,12 +7,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use traceroute_engine::{Answer, Distance, End, EndToEndResult, Hop, Losses, Method, TraceResult};
+use traceroute_engine::{Answer, Distance, End, Hop, Losses, Method};
 use traceroute_wire::{IcmpError, MplsLabel};
 use uuid::Uuid;
 
 use crate::driver::Statistics;
-use crate::statistics::is_private;
+use crate::notation::notation;
+use crate::report::{EndToEnd, Report, Run};
 use crate::warning::Warning;
 
 /// What the probes of a request learned.
@@ -281,13 +282,18 @@ impl From<Statistics> for Counters {
 }
 
 impl Details {
-    /// Of these runs, and a tracer's counters.
-    pub(crate) fn new(
-        runs: Vec<RunDetails>,
-        e2e: E2eDetails,
-        warnings: Vec<Warning>,
-        counters: Counters,
-    ) -> Self {
+    /// `None` where they were not asked for.
+    pub(crate) fn of(report: &Report) -> Option<Self> {
+        let statistics = report.statistics.as_deref()?;
+        Some(Details::new(
+            report.runs.iter().map(RunDetails::new).collect(),
+            E2eDetails::from(&report.end_to_end),
+            report.warnings.clone(),
+            Counters::from(*statistics),
+        ))
+    }
+
+    fn new(runs: Vec<RunDetails>, e2e: E2eDetails, warnings: Vec<Warning>, counters: Counters) -> Self {
         let mut by_ttl: BTreeMap<u8, BTreeMap<IpAddr, u32>> = BTreeMap::new();
         for hop in runs.iter().flat_map(|run| &run.hops) {
             let addresses = by_ttl.entry(hop.ttl).or_default();
@@ -314,37 +320,19 @@ impl Details {
 }
 
 impl RunDetails {
-    pub(crate) fn new(run_id: Uuid, method: Method, result: &TraceResult) -> Self {
-        let hops = result.hops.iter().map(|hop| HopDetails::new(method, hop));
+    fn new(run: &Run) -> Self {
+        let hops = run.hops.iter().map(|hop| HopDetails::new(run.method, hop));
         RunDetails {
-            run_id,
-            method: method.into(),
-            probes_sent: result.probes_sent,
-            distance: match result.distance {
+            run_id: run.id,
+            method: run.method.into(),
+            probes_sent: run.probes_sent,
+            distance: match run.distance {
                 Distance::Known => DistanceDetails::Known,
                 Distance::Unknown => DistanceDetails::Unknown,
             },
-            end: EndDetails::new(result.end),
+            end: EndDetails::new(run.end),
             hops: hops.collect(),
         }
-    }
-
-    /// Leaves out what [`Run::blank_private_hops`](crate::Run::blank_private_hops) hides.
-    pub(crate) fn blank_private_hops(&mut self) {
-        for hop in &mut self.hops {
-            if hop
-                .answer
-                .as_ref()
-                .is_some_and(|answer| is_private(answer.ip_address))
-            {
-                *hop = HopDetails {
-                    ttl: hop.ttl,
-                    attempts: hop.attempts,
-                    ..HopDetails::default()
-                };
-            }
-        }
-        self.end.from.take_if(|from| is_private(*from));
     }
 }
 
@@ -352,7 +340,7 @@ impl EndDetails {
     fn new(end: End) -> Self {
         let (reason, from) = match end {
             End::Destination => (EndReason::Destination, None),
-            End::Refused { from, .. } => (EndReason::Refused, Some(from)),
+            End::Refused { from, .. } => (EndReason::Refused, from),
             End::MaxTtl => (EndReason::MaxTtl, None),
             End::GapLimit => (EndReason::GapLimit, None),
         };
@@ -379,13 +367,14 @@ fn by_cause(losses: &Losses) -> LossDetails {
         .collect()
 }
 
-impl From<&EndToEndResult> for E2eDetails {
-    fn from(result: &EndToEndResult) -> Self {
+impl From<&EndToEnd> for E2eDetails {
+    fn from(probes: &EndToEnd) -> Self {
+        let loss = probes.loss();
         E2eDetails {
-            sent: result.probes.len() as u32,
-            answered: result.probes.iter().flatten().count() as u32,
-            lost: by_cause(&result.lost),
-            refused: result.refused,
+            sent: loss.sent,
+            answered: loss.answered(),
+            lost: by_cause(&probes.lost),
+            refused: probes.refused,
         }
     }
 }
@@ -415,15 +404,6 @@ impl AnswerDetails {
     }
 }
 
-impl AnswerDetails {
-    /// What [`AnswerDetails::notation`] means, in words; `None` where there is none, or its code
-    /// has no meaning.
-    pub fn notation_in_words(&self) -> Option<&'static str> {
-        self.notation.as_ref()?;
-        Some(Unreachable::of(self.ip_address.is_ipv4(), self.icmp_code?)?.words)
-    }
-}
-
 impl AnswerKind {
     fn of(method: Method, error: Option<IcmpError>) -> Self {
         match (error, method) {
@@ -444,72 +424,6 @@ impl AnswerKind {
             AnswerKind::Udp | AnswerKind::Tcp => return None,
         };
         Some(if v4 { in_v4 } else { in_v6 })
-    }
-}
-
-/// What traceroute programs write for a destination unreachable: `!H`, `!X`, `!<13>` …. The letters
-/// are those of traceroute(8) on Linux, and for codes that it has no letter for those of the BSDs;
-/// a port unreachable is worth a note only when it is not the destination's.
-pub fn notation(answer: &Answer) -> Option<String> {
-    let Some(IcmpError::Unreachable { code }) = answer.error else {
-        return None;
-    };
-    let v4 = answer.address.is_ipv4();
-    if answer.destination && code == (if v4 { 3 } else { 4 }) {
-        return None;
-    }
-    let letter = Unreachable::of(v4, code).and_then(|meaning| meaning.letter);
-    Some(letter.map_or_else(|| format!("!<{code}>"), |letter| format!("!{letter}")))
-}
-
-/// What a destination unreachable means.
-struct Unreachable {
-    /// Code in ICMP for IPv4 (RFC 792, RFC 1812 §5.2.7.1).
-    v4: Option<u8>,
-    /// Code in `ICMPv6` (RFC 4443 §3.1).
-    v6: Option<u8>,
-    /// What traceroute programs write for it, after the exclamation mark.
-    letter: Option<char>,
-    words: &'static str,
-}
-
-impl Unreachable {
-    #[rustfmt::skip]
-    const ALL: [Unreachable; 19] = [
-        Unreachable::new(Some(0), Some(0), Some('N'), "network unreachable"),
-        Unreachable::new(Some(1), Some(3), Some('H'), "host unreachable"),
-        Unreachable::new(Some(2), None, Some('P'), "protocol unreachable"),
-        Unreachable::new(Some(3), Some(4), None, "port unreachable"),
-        Unreachable::new(Some(4), None, Some('F'), "fragmentation needed"),
-        Unreachable::new(Some(5), None, Some('S'), "source route failed"),
-        Unreachable::new(Some(6), None, Some('U'), "network unknown"),
-        Unreachable::new(Some(7), None, Some('W'), "host unknown"),
-        Unreachable::new(Some(8), None, Some('I'), "source host isolated"),
-        Unreachable::new(Some(9), None, Some('A'), "network administratively prohibited"),
-        Unreachable::new(Some(10), None, Some('Z'), "host administratively prohibited"),
-        Unreachable::new(Some(11), None, Some('Q'), "network unreachable for this type of service"),
-        Unreachable::new(Some(12), None, Some('T'), "host unreachable for this type of service"),
-        Unreachable::new(Some(13), Some(1), Some('X'), "administratively prohibited"),
-        Unreachable::new(Some(14), None, Some('V'), "host precedence violation"),
-        Unreachable::new(Some(15), None, Some('C'), "precedence cutoff"),
-        Unreachable::new(None, Some(2), None, "beyond the scope of the source address"),
-        Unreachable::new(None, Some(5), None, "source address refused by policy"),
-        Unreachable::new(None, Some(6), None, "route rejects the destination"),
-    ];
-
-    const fn new(v4: Option<u8>, v6: Option<u8>, letter: Option<char>, words: &'static str) -> Self {
-        Unreachable {
-            v4,
-            v6,
-            letter,
-            words,
-        }
-    }
-
-    fn of(is_v4: bool, code: u8) -> Option<&'static Unreachable> {
-        const ALL: &[Unreachable] = &Unreachable::ALL;
-        ALL.iter()
-            .find(|meaning| (if is_v4 { meaning.v4 } else { meaning.v6 }) == Some(code))
     }
 }
 
@@ -547,10 +461,13 @@ impl fmt::Display for MplsEntry {
 mod tests {
     use std::time::Duration;
 
-    use traceroute_engine::Cause;
+    use traceroute_engine::{Cause, TraceError, TraceResult};
 
     use super::*;
     use crate::json;
+    use crate::notation::notation_in_words;
+    use crate::report::FailedRun;
+    use crate::request::Protocol;
 
     fn answer(address: &str, error: Option<IcmpError>) -> Answer {
         let rtt = Some(Duration::from_millis(5));
@@ -587,8 +504,14 @@ mod tests {
         }
     }
 
+    fn run_of(method: Method, result: TraceResult) -> Run {
+        let mut run = Run::new(0, method, result);
+        run.id = Uuid::nil();
+        run
+    }
+
     fn run(method: Method, answers: Vec<Option<Answer>>) -> RunDetails {
-        RunDetails::new(Uuid::nil(), method, &result(answers))
+        RunDetails::new(&run_of(method, result(answers)))
     }
 
     fn details_of(runs: Vec<RunDetails>) -> Details {
@@ -622,7 +545,7 @@ mod tests {
         result.hops[2].attempts = 2;
         result.hops[2].lost.add(Cause::Network, 1);
         result.hops[2].nat = true;
-        let run = RunDetails::new(Uuid::nil(), Method::Udp, &result);
+        let run = RunDetails::new(&run_of(Method::Udp, result));
         let expected = [
             r#"{"run_id":"00000000-0000-0000-0000-000000000000","method":"udp","probes_sent":4,"#,
             r#""distance":"known","end":{"reason":"destination"},"hops":["#,
@@ -646,18 +569,18 @@ mod tests {
     fn ends_distances_and_end_to_end_probes_in_the_documents_words() {
         let from: IpAddr = "192.0.2.7".parse().unwrap();
         let mut result = result(vec![None]);
-        result.end = End::Refused { from, code: 13 };
+        result.end = End::Refused {
+            from: Some(from),
+            code: 13,
+        };
         result.distance = Distance::Unknown;
-        let run = RunDetails::new(Uuid::nil(), Method::Icmp, &result);
+        let run = RunDetails::new(&run_of(Method::Icmp, result));
         let written = json::to_compact(&run).unwrap();
         let expected = r#""distance":"unknown","end":{"reason":"refused","from":"192.0.2.7"},"#;
         assert!(written.contains(expected), "{written}");
 
-        let mut probes = EndToEndResult {
-            probes: vec![Some(Duration::from_millis(1)), None, None],
-            refused: 2,
-            ..EndToEndResult::default()
-        };
+        let mut probes = EndToEnd::new(vec![Some(Duration::from_millis(1)), None, None]);
+        probes.refused = 2;
         probes.lost.add(Cause::RateLimited, 1);
         probes.lost.add(Cause::Network, 1);
         let written = json::to_compact(&E2eDetails::from(&probes)).unwrap();
@@ -699,15 +622,15 @@ mod tests {
         let mut result = result(vec![Some(labelled), None]);
         result.hops[0].nat = true;
         result.end = End::Refused {
-            from: labelled.address,
+            from: Some(labelled.address),
             code: 1,
         };
-        let run = RunDetails::new(Uuid::nil(), Method::Udp, &result);
+        let run = RunDetails::new(&run_of(Method::Udp, result));
         let mut e2e = E2eDetails::default();
         for cause in Cause::ALL {
             e2e.lost.insert(cause.name().to_owned(), 1);
         }
-        let warning = Warning::run_failed(0, &"no route");
+        let warning = Warning::run_failed(&FailedRun::new(0, TraceError::Stopped.into()));
         let details = Details::new(vec![run], e2e, vec![warning], counters);
         let document = json::to_compact(&details).unwrap();
         let mut names: Vec<&str> = document
@@ -762,8 +685,8 @@ mod tests {
             (v6, 3, Some("host unreachable")),
             (v4, 200, None),
         ] {
-            let details = AnswerDetails::new(Method::Icmp, &answer(address, unreachable(code)));
-            assert_eq!(details.notation_in_words(), words, "{address} {code}");
+            let found = notation_in_words(&answer(address, unreachable(code)));
+            assert_eq!(found, words, "{address} {code}");
         }
         for (address, code) in [(v4, 3), (v6, 4)] {
             let from_destination = Answer {
@@ -806,14 +729,17 @@ mod tests {
     #[test]
     fn private_hops_leave_nothing_but_their_ttl() {
         let answers = ["10.0.0.1", "192.0.2.7"].map(|address| Some(answer(address, EXCEEDED)));
-        let mut run = run(Method::Udp, answers.to_vec());
-        run.end = EndDetails {
-            reason: EndReason::Refused,
+        let mut refused = result(answers.to_vec());
+        refused.end = End::Refused {
             from: Some("10.0.0.1".parse().unwrap()),
+            code: 13,
         };
-        run.blank_private_hops();
-        let details = details_of(vec![run]);
-        assert!(!json::to_compact(&details).unwrap().contains("10.0.0.1"));
+        let run = run_of(Method::Udp, refused);
+        let mut report = Report::new("192.0.2.9", 33434, Protocol::Udp, vec![run]);
+        report.statistics = Some(Box::default());
+        report.hide_private_hops();
+        assert!(!json::to_compact(&report).unwrap().contains("10.0.0.1"));
+        let details = Details::of(&report).unwrap();
         let hidden = HopDetails {
             ttl: 1,
             attempts: 1,

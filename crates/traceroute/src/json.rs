@@ -125,7 +125,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Report;
+    use crate::document::Document;
     use proptest::prelude::*;
 
     /// The contract's example, byte for byte.
@@ -138,16 +138,16 @@ mod tests {
 
     #[test]
     fn golden_example_reads_and_writes_identically() {
-        let report: Report = serde_json::from_str(GOLDEN).unwrap();
-        assert_eq!(to_pretty(&report).unwrap(), GOLDEN);
+        let document: Document = serde_json::from_str(GOLDEN).unwrap();
+        assert_eq!(to_pretty(&document).unwrap(), GOLDEN);
     }
 
     #[test]
     fn compact_golden_example_is_the_same_without_white_space() {
         // No string in the example contains white space.
-        let report: Report = serde_json::from_str(GOLDEN).unwrap();
+        let document: Document = serde_json::from_str(GOLDEN).unwrap();
         let expected: String = GOLDEN.split_whitespace().collect();
-        assert_eq!(to_compact(&report).unwrap(), expected + "\n");
+        assert_eq!(to_compact(&document).unwrap(), expected + "\n");
     }
 
     #[test]

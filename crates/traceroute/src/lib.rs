@@ -1,8 +1,27 @@
 //! Traceroute as a library: a request in, one JSON document out.
 //!
-//! A [`Request`] is built from typed values and checked once, a [`Tracer`] carries it out, a
-//! [`Report`] is what comes out, and [`json`] writes it down. One [`Tracer`] serves any number of
-//! requests at once over the same sockets.
+//! A [`Request`] is built from typed values and checked once, a [`Tracer`] carries it out, and a
+//! [`Report`] is what comes out. One [`Tracer`] serves any number of requests at once over the same
+//! sockets.
+//!
+//! ```no_run
+//! use datadog_traceroute::{Request, Tracer};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let report = Tracer::new().trace(&Request::to("example.com").build()?).await?;
+//! for hop in &report.runs[0].hops {
+//!     match hop.answer {
+//!         Some(answer) => println!("{:3}  {}  {:?}", hop.ttl, answer.address, answer.rtt),
+//!         None => println!("{:3}  *  {:?}", hop.ttl, hop.lost.main()),
+//!     }
+//! }
+//! println!("end to end: {} lost", report.end_to_end.loss());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Tracer::events`] tells what happens as it happens. [`json`] writes the document that the
+//! programs print, which is one view of a report:
 //!
 //! ```no_run
 //! use datadog_traceroute::{Protocol, Request, Tracer, json};
@@ -15,23 +34,36 @@
 //! # }
 //! ```
 
+#![cfg_attr(
+    not(feature = "reverse-dns"),
+    allow(dead_code, reason = "what only the names of hops need")
+)]
+
 /// Compiles the program in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+#[cfg(feature = "serde")]
 pub mod details;
+#[cfg(feature = "serde")]
+pub mod document;
 pub mod driver;
 mod egress;
 mod error;
+mod events;
+#[cfg(feature = "serde")]
 pub mod json;
-mod model;
 mod names;
+mod notation;
+#[cfg(feature = "public-ip")]
 mod proxy;
+#[cfg(feature = "public-ip")]
 mod public_ip;
+mod report;
 mod request;
+#[cfg(feature = "reverse-dns")]
 mod reverse_dns;
-mod statistics;
 mod target;
 mod tracer;
 mod warning;
@@ -53,24 +85,29 @@ pub mod system {
 
 pub use driver::Statistics;
 pub use error::{Error, ErrorCode};
-pub use model::{
-    Destination, E2eProbe, Hop, HopCount, Report, RttStatistics, Run, RunDestination, RunSource, Source,
-    Traceroute,
-};
+pub use events::{Event, Events};
+pub use notation::{notation, notation_in_words};
+#[cfg(feature = "public-ip")]
 pub use public_ip::PublicIp;
+pub use report::{
+    EndToEnd, FailedRun, HopCount, Loss, Names, Report, RttStatistics, Run, is_hidden, is_private,
+};
 pub use request::{
     DEFAULT_E2E_QUERIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS, DEFAULT_TRACEROUTE_QUERIES,
     Field, Host, MAX_PACKET_SIZE, MAX_QUERIES, MAX_TIMEOUT_MS, Problem, Protocol, Request, RequestBuilder,
     RequestError, TcpMethod, UnknownProtocol,
 };
+#[cfg(feature = "reverse-dns")]
 pub use reverse_dns::ReverseDns;
-pub use statistics::is_private;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve, resolve_by};
-pub use tracer::{Options, Progress, RunError, Tracer};
+pub use tracer::{Options, RunError, Tracer};
 pub use traceroute_engine::{
-    Answer, Cause, DEFAULT_HOP_RETRIES, Distance, Egress, End, Losses, MAX_HOP_RETRIES, PacketOptions,
+    Answer, Cause, DEFAULT_HOP_RETRIES, Distance, Egress, End, Hop, Losses, MAX_HOP_RETRIES, Method,
+    NetError, Operation, PacketOptions, TraceError, TraceResult,
 };
-pub use traceroute_net::{EgressError, interface_index, only_zone, start_windows_driver};
+pub use traceroute_net::{
+    EgressError, Options as NetworkOptions, interface_index, only_zone, start_windows_driver,
+};
 pub use traceroute_wire::{IcmpError, MplsStack};
 pub use uuid::Uuid;
 pub use warning::{Warning, WarningCode};

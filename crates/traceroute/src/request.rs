@@ -7,8 +7,6 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use traceroute_engine::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Method, PacketOptions};
 
 use crate::target::{InvalidTarget, Target};
@@ -187,6 +185,12 @@ impl RequestBuilder {
         if request.tcp_method == TcpMethod::SynSocket && !syn_socket_supported {
             return Err(Field::TcpMethod.error(Problem::WindowsOnly));
         }
+        if request.reverse_dns && cfg!(not(feature = "reverse-dns")) {
+            return Err(Field::ReverseDns.error(Problem::NotBuilt("reverse-dns")));
+        }
+        if request.source_public_ip && cfg!(not(feature = "public-ip")) {
+            return Err(Field::SourcePublicIp.error(Problem::NotBuilt("public-ip")));
+        }
         Field::Port.check(request.port, 1..=u16::MAX)?;
         Field::MaxTtl.check(request.max_ttl, 1..=u8::MAX)?;
         Field::Timeout.check_time(request.timeout, MILLISECOND..=LONGEST)?;
@@ -336,6 +340,8 @@ pub enum Field {
     PacketSize,
     Source,
     Interface,
+    ReverseDns,
+    SourcePublicIp,
 }
 
 /// What is wrong with a value; displayed, it continues a sentence that starts with its name.
@@ -386,6 +392,9 @@ pub enum Problem {
     /// [`TcpMethod::SynSocket`], but this is not Windows.
     #[error("syn_socket is supported on Windows only; use syn, sack or prefer_sack")]
     WindowsOnly,
+    /// The library was built without what it takes.
+    #[error("is not part of this build: it lacks the feature `{0}`")]
+    NotBuilt(&'static str),
 }
 
 impl Field {
@@ -430,8 +439,12 @@ impl fmt::Display for Field {
 }
 
 /// Protocol of the probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 #[non_exhaustive]
 pub enum Protocol {
     /// UDP datagrams.

@@ -12,9 +12,9 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::model::Run;
 use crate::names::configuration::Configuration;
 use crate::names::{Failure, System, dns, is_host_name};
+use crate::report::Names;
 
 /// How long one lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,13 +110,12 @@ impl ReverseDns {
         }
     }
 
-    /// Fills in the names of every hop and destination, each distinct address looked up once and
-    /// all at the same time. At the deadline, if there is one, the names that are known by then.
-    pub async fn annotate(&self, runs: &mut [Run], deadline: Option<Instant>) {
-        let distinct: HashSet<IpAddr> = runs.iter().flat_map(addresses).collect();
-        let mut names = self.source.listed_names(&distinct);
+    /// The names of addresses, all looked up at the same time. At the deadline, if there is one,
+    /// those that are known by then.
+    pub async fn names_of(&self, addresses: HashSet<IpAddr>, deadline: Option<Instant>) -> Names {
+        let mut names = self.source.listed_names(&addresses);
         let configuration = self.source.configuration();
-        let mut lookups: FuturesUnordered<_> = distinct
+        let mut lookups: FuturesUnordered<_> = addresses
             .into_iter()
             .filter(|address| !names.contains_key(address))
             .map(async |address| (address, self.names_from(&configuration, address).await))
@@ -134,13 +133,7 @@ impl ReverseDns {
             }
             None => collecting.await,
         }
-        let names_of = |address: &IpAddr| names.get(address).map_or_else(Vec::new, |names| names.to_vec());
-        for run in runs {
-            run.destination.reverse_dns = names_of(&run.destination.ip_address);
-            for hop in &mut run.hops {
-                hop.reverse_dns = hop.ip_address.as_ref().map_or_else(Vec::new, names_of);
-            }
-        }
+        names.into_iter().collect()
     }
 
     async fn lookup(&self, configuration: &Configuration, address: IpAddr) -> Result<Arc<[String]>, Failure> {
@@ -177,11 +170,6 @@ impl Source {
     }
 }
 
-fn addresses(run: &Run) -> impl Iterator<Item = IpAddr> {
-    let hops = run.hops.iter().filter_map(|hop| hop.ip_address);
-    hops.chain([run.destination.ip_address])
-}
-
 /// The name without the final dot, if it is a host name. A dot within a part makes none.
 fn host_name(name: &Name) -> Option<String> {
     if name.iter().any(|label| label.contains(&b'.')) {
@@ -194,11 +182,9 @@ fn host_name(name: &Name) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Hop, RunDestination, RunSource};
     use futures_util::future::join_all;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::net::UdpSocket;
-    use uuid::Uuid;
 
     /// What a name server on loopback does with a query for a name.
     type Behaviour = fn(&str) -> Answer;
@@ -433,38 +419,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn runs_are_annotated() {
+    async fn each_address_has_its_names() {
         let server = NameServer::start(|question| match question.split('.').next() {
             Some("1") => Answer::Names(vec![wire(&[b"hop", b"example"])]),
             Some("9") => Answer::Names(vec![wire(&[b"target", b"example"])]),
             _ => Answer::NoSuchName,
         })
         .await;
-        let run = Run {
-            run_id: Uuid::nil(),
-            source: RunSource {
-                ip_address: address("192.0.2.100"),
-                port: 1,
-            },
-            destination: RunDestination {
-                ip_address: address("192.0.2.9"),
-                port: 2,
-                reverse_dns: Vec::new(),
-            },
-            hops: vec![
-                Hop::answered(1, address("192.0.2.1"), 1.0),
-                Hop::silent(2),
-                Hop::answered(3, address("192.0.2.3"), 2.0),
-                Hop::answered(4, address("192.0.2.9"), 3.0),
-            ],
-        };
-        let mut runs = [run.clone(), run];
-        server.client().annotate(&mut runs, None).await;
-        for run in &runs {
-            assert_eq!(run.destination.reverse_dns, ["target.example"]);
-            let names: Vec<String> = run.hops.iter().map(|hop| hop.reverse_dns.join(",")).collect();
-            assert_eq!(names, ["hop.example", "", "", "target.example"]);
-        }
+        let asked = ["192.0.2.1", "192.0.2.3", "192.0.2.9"].map(address);
+        let names = server.client().names_of(HashSet::from(asked), None).await;
+        assert_eq!(names.of(asked[0]), ["hop.example"]);
+        assert_eq!(names.of(asked[1]), [""; 0]);
+        assert_eq!(names.of(asked[2]), ["target.example"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -474,28 +440,19 @@ mod tests {
             _ => Answer::Silence,
         })
         .await;
-        let mut runs = [Run {
-            run_id: Uuid::nil(),
-            source: RunSource {
-                ip_address: address("192.0.2.100"),
-                port: 1,
-            },
-            destination: RunDestination {
-                ip_address: address("192.0.2.9"),
-                port: 2,
-                reverse_dns: Vec::new(),
-            },
-            hops: vec![Hop::answered(1, address("192.0.2.1"), 1.0)],
-        }];
+        let asked = ["192.0.2.1", "192.0.2.9"].map(address);
         let started = Instant::now();
         let deadline = started + Duration::from_millis(500);
-        server.client().annotate(&mut runs, Some(deadline)).await;
+        let names = server
+            .client()
+            .names_of(HashSet::from(asked), Some(deadline))
+            .await;
         assert!(
             started.elapsed() <= Duration::from_millis(501),
             "{:?}",
             started.elapsed()
         );
-        assert_eq!(runs[0].hops[0].reverse_dns, ["hop.example"]);
-        assert!(runs[0].destination.reverse_dns.is_empty());
+        assert_eq!(names.of(asked[0]), ["hop.example"]);
+        assert!(names.of(asked[1]).is_empty());
     }
 }

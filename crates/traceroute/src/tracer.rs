@@ -1,5 +1,4 @@
-//! One request from start to report: runs and end-to-end probes side by side, then names and
-//! statistics.
+//! One request from start to report: runs and end-to-end probes side by side, then names.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,59 +7,24 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
-use traceroute_engine::{
-    Answer, Egress, EndToEndResult, Method, Outcome, TraceError, TraceResult, TraceSpec,
-};
+use traceroute_engine::{Egress, EndToEndResult, Method, Outcome, TraceError, TraceResult, TraceSpec};
 
-use crate::details::{Counters, Details, RunDetails};
-use crate::driver::{Driver, News, OnNews, Statistics};
+use crate::driver::{Driver, OnNews, Statistics};
 use crate::egress::check_target;
 use crate::error::Error;
-use crate::model::{
-    Destination, E2eProbe, Hop, HopCount, Report, Run, RunDestination, RunSource, Source, Traceroute,
-};
+use crate::events::{self, Event, Events, Teller};
+#[cfg(feature = "public-ip")]
 use crate::public_ip::PublicIp;
+use crate::report::{EndToEnd, FailedRun, Names, Report, Run};
 use crate::request::{Protocol, Request, TcpMethod};
+#[cfg(feature = "reverse-dns")]
 use crate::reverse_dns::ReverseDns;
 use crate::target::resolve_target;
 use crate::warning::Warning;
 
 /// End-to-end probes are at most this far apart.
 const MAX_E2E_SPACING: Duration = Duration::from_secs(1);
-
-/// What happens while a request is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Progress {
-    /// The target's address is known. It comes first.
-    Resolved {
-        /// The address that is traced.
-        address: IpAddr,
-    },
-    /// A hop answered.
-    HopFound {
-        /// Which run, from 0.
-        run: u32,
-        /// TTL, in hops.
-        ttl: u8,
-        /// The answer.
-        answer: Answer,
-    },
-    /// A traceroute run ended.
-    RunFinished {
-        /// Which run, from 0.
-        run: u32,
-    },
-    /// An end-to-end probe was answered, or will not be any more.
-    E2eProbe {
-        /// Which probe, from 0.
-        index: u32,
-        /// Round-trip time; `None`: no answer.
-        rtt: Option<Duration>,
-    },
-}
 
 /// How a [`Tracer`] is set up.
 pub struct Options {
@@ -70,8 +34,10 @@ pub struct Options {
     /// How the network is opened. What a request asks for itself comes in addition.
     pub network: traceroute_net::Options,
     /// Who looks up names; its cache is shared by all requests.
+    #[cfg(feature = "reverse-dns")]
     pub reverse_dns: ReverseDns,
     /// Who finds out the public address; its cache is shared by all requests.
+    #[cfg(feature = "public-ip")]
     pub public_ip: PublicIp,
 }
 
@@ -80,7 +46,9 @@ impl Default for Options {
         Options {
             max_traces: 65_536,
             network: traceroute_net::Options::default(),
+            #[cfg(feature = "reverse-dns")]
             reverse_dns: ReverseDns::new(),
+            #[cfg(feature = "public-ip")]
             public_ip: PublicIp::new(),
         }
     }
@@ -129,55 +97,29 @@ impl Tracer {
     /// The target's name cannot be resolved, or every run failed; local problems such as a missing
     /// permission or route say what to do about it.
     pub async fn trace(&self, request: &Request) -> Result<Report, Error> {
-        Job::new(self, request, None, Instant::now()).run().await
+        self.trace_since(Instant::now(), request).await
+    }
+
+    /// [`Tracer::trace`] of a request on which some time has been spent: it ends as if it had begun
+    /// at `start`.
+    ///
+    /// # Errors
+    /// As [`Tracer::trace`].
+    pub async fn trace_since(&self, start: Instant, request: &Request) -> Result<Report, Error> {
+        Job::new(self, request, None, start).run().await
     }
 
     /// [`Tracer::trace`] that also tells what happens meanwhile.
-    ///
-    /// # Errors
-    /// As [`Tracer::trace`].
-    pub async fn trace_with_progress(
-        &self,
-        request: &Request,
-        progress: impl FnMut(Progress),
-    ) -> Result<Report, Error> {
-        self.trace_since(Instant::now(), request, Some(progress)).await
+    pub fn events<'r>(&'r self, request: &'r Request) -> Events<'r> {
+        self.events_since(Instant::now(), request)
     }
 
-    /// [`Tracer::trace`], or [`Tracer::trace_with_progress`], of a request on which some time has
-    /// been spent: it ends as if it had begun at `start`.
-    ///
-    /// # Errors
-    /// As [`Tracer::trace`].
-    pub async fn trace_since(
-        &self,
-        start: Instant,
-        request: &Request,
-        progress: Option<impl FnMut(Progress)>,
-    ) -> Result<Report, Error> {
-        let Some(mut progress) = progress else {
-            return Job::new(self, request, None, start).run().await;
-        };
-        let (sender, mut receiver) = mpsc::unbounded_channel();
-        let job = Job::new(self, request, Some(sender), start);
-        let report = job.run();
-        tokio::pin!(report);
-        let mut tell = |event| {
-            tracing::trace!(hostname = request.hostname, ?event, "progress");
-            progress(event);
-        };
-        loop {
-            tokio::select! {
-                biased;
-                Some(event) = receiver.recv() => tell(event),
-                result = &mut report => {
-                    while let Ok(event) = receiver.try_recv() {
-                        tell(event);
-                    }
-                    return result;
-                }
-            }
-        }
+    /// [`Tracer::events`] of a request on which some time has been spent: it ends as if it had
+    /// begun at `start`.
+    pub fn events_since<'r>(&'r self, start: Instant, request: &'r Request) -> Events<'r> {
+        let (teller, queue) = events::queue();
+        let job = Job::new(self, request, Some(teller), start);
+        queue.of(Box::pin(async move { job.run().await }))
     }
 
     /// Counters of the probing engine; `None` before the first request.
@@ -220,22 +162,16 @@ impl Tracer {
 struct Job<'r> {
     tracer: &'r Tracer,
     request: &'r Request,
-    progress: Option<mpsc::UnboundedSender<Progress>>,
+    events: Option<Teller>,
     /// From when on its time counts.
     start: Instant,
 }
 
-/// A run with how it probed in the end, and what it found.
-struct Found {
-    index: u32,
-    method: Method,
-    result: TraceResult,
-}
-
 /// What all probing of a request found.
 struct Findings {
-    runs: Vec<Found>,
-    e2e: EndToEndResult,
+    runs: Vec<Run>,
+    failed_runs: Vec<FailedRun>,
+    end_to_end: EndToEnd,
     warnings: Vec<Warning>,
 }
 
@@ -257,16 +193,11 @@ struct Probing<'j> {
 }
 
 impl<'r> Job<'r> {
-    fn new(
-        tracer: &'r Tracer,
-        request: &'r Request,
-        progress: Option<mpsc::UnboundedSender<Progress>>,
-        start: Instant,
-    ) -> Self {
+    fn new(tracer: &'r Tracer, request: &'r Request, events: Option<Teller>, start: Instant) -> Self {
         Job {
             tracer,
             request,
-            progress,
+            events,
             start,
         }
     }
@@ -286,7 +217,7 @@ impl<'r> Job<'r> {
         }
         check_target(&egress, address)?;
         tracing::debug!(hostname = request.hostname, %address, "tracing");
-        self.tell(Progress::Resolved { address });
+        self.tell(Event::Resolved { address });
         let probing = Probing {
             job: self,
             driver: self.tracer.driver(request)?,
@@ -294,115 +225,79 @@ impl<'r> Job<'r> {
             egress,
             deadline: longest + EXTRA_FOR_PROBES,
         };
-        let options = &self.tracer.shared.options;
         // What is rarely asked for, or comes after the probing, is boxed: there may be ten thousand
         // requests at once that wait for answers.
         let public_ip = async {
             if !request.source_public_ip {
                 return Ok(None);
             }
-            let asked = Box::pin(timeout_at(deadline, options.public_ip.address())).await;
-            Ok(asked.ok().flatten().map(IpAddr::V4))
+            Ok(Box::pin(self.public_ip(deadline)).await)
         };
         let (findings, public_ip) = tokio::try_join!(probing.probe(), public_ip)?;
-        Ok(Box::pin(self.report(address, findings, public_ip, deadline)).await)
+        Ok(Box::pin(self.report(findings, public_ip, deadline)).await)
     }
 
-    async fn report(
-        &self,
-        address: IpAddr,
-        findings: Findings,
-        public_ip: Option<IpAddr>,
-        deadline: Instant,
-    ) -> Report {
+    async fn report(&self, findings: Findings, public_ip: Option<IpAddr>, deadline: Instant) -> Report {
         let request = self.request;
-        let Findings { runs, e2e, warnings } = findings;
-        for warning in &warnings {
-            tracing::warn!(%address, code = ?warning.code, "{}", warning.text);
-        }
-        let mut described: Vec<Run> = runs.iter().map(|found| describe_run(&found.result)).collect();
-        let details = if request.details {
-            Some(self.details(&described, &runs, &e2e, &warnings).await)
-        } else {
-            None
+        let mut report = Report {
+            public_ip,
+            failed_runs: findings.failed_runs,
+            end_to_end: findings.end_to_end,
+            warnings: findings.warnings,
+            ..Report::new(&request.hostname, request.port, request.protocol, findings.runs)
         };
+        if request.skip_private_hops {
+            report.hide_private_hops();
+        }
+        if request.details {
+            let statistics = self.tracer.statistics().await;
+            report.statistics = Some(Box::new(statistics.unwrap_or_default()));
+        }
         if request.reverse_dns {
             // Those found in time are used.
-            let names = &self.tracer.shared.options.reverse_dns;
-            names.annotate(&mut described, Some(deadline)).await;
+            report.names = self.names(&report, deadline).await;
         }
-        let hop_count = HopCount::of(&described);
-        if request.skip_private_hops {
-            described.iter_mut().for_each(Run::blank_private_hops);
-        }
-        let rtts = e2e
-            .probes
-            .iter()
-            .map(|rtt| rtt.map_or(0.0, milliseconds))
-            .collect();
-        Report {
-            protocol: request.protocol,
-            source: Source { public_ip },
-            destination: Destination {
-                hostname: request.hostname.clone(),
-                port: request.port,
-            },
-            traceroute: Traceroute {
-                runs: described,
-                hop_count,
-            },
-            e2e_probe: E2eProbe::from_rtts(rtts),
-            details,
-            warnings,
-        }
+        report
     }
 
-    /// What these runs learned, and the counters now that they have ended.
-    async fn details(
-        &self,
-        described: &[Run],
-        runs: &[Found],
-        e2e: &EndToEndResult,
-        warnings: &[Warning],
-    ) -> Box<Details> {
-        let of = |(run, found): (&Run, &Found)| RunDetails::new(run.run_id, found.method, &found.result);
-        let mut runs: Vec<RunDetails> = described.iter().zip(runs).map(of).collect();
-        if self.request.skip_private_hops {
-            runs.iter_mut().for_each(RunDetails::blank_private_hops);
-        }
-        let statistics = self.tracer.statistics().await;
-        let counters = statistics.map_or_else(Counters::default, Counters::from);
-        Box::new(Details::new(runs, e2e.into(), warnings.to_vec(), counters))
+    #[cfg(feature = "reverse-dns")]
+    async fn names(&self, report: &Report, deadline: Instant) -> Names {
+        let names = &self.tracer.shared.options.reverse_dns;
+        names.names_of(report.addresses(), Some(deadline)).await
     }
 
-    fn tell(&self, event: Progress) {
-        if let Some(progress) = &self.progress {
-            // Nobody listening any more means the request is being dropped.
-            let _ = progress.send(event);
+    #[cfg(not(feature = "reverse-dns"))]
+    #[expect(clippy::unused_async, reason = "as with the feature")]
+    async fn names(&self, _: &Report, _: Instant) -> Names {
+        Names::default()
+    }
+
+    #[cfg(feature = "public-ip")]
+    async fn public_ip(&self, deadline: Instant) -> Option<IpAddr> {
+        let asked = timeout_at(deadline, self.tracer.shared.options.public_ip.address()).await;
+        asked.ok().flatten().map(IpAddr::V4)
+    }
+
+    #[cfg(not(feature = "public-ip"))]
+    #[expect(clippy::unused_async, reason = "as with the feature")]
+    async fn public_ip(&self, _: Instant) -> Option<IpAddr> {
+        None
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(events) = &self.events {
+            events.tell(event);
         }
     }
 
     /// Passes on what a trace tells: one of this run, or the end-to-end probes (`None`).
     fn on_news(&self, run: Option<u32>) -> Option<OnNews> {
-        let progress = self.progress.clone()?;
+        let events = self.events.clone()?;
         Some(Box::new(move |news| {
-            if let Some(event) = progress_of(run, news) {
-                let _ = progress.send(event);
+            if let Some(event) = Event::of(run, news) {
+                events.tell(event);
             }
         }))
-    }
-}
-
-/// `None` for the answer to an end-to-end probe: it is told when that probe is settled, and is no
-/// hop of a run.
-fn progress_of(run: Option<u32>, news: News) -> Option<Progress> {
-    match news {
-        News::Hop(found) => run.map(|run| Progress::HopFound {
-            run,
-            ttl: found.ttl,
-            answer: found.answer,
-        }),
-        News::Probe { index, rtt } => Some(Progress::E2eProbe { index, rtt }),
     }
 }
 
@@ -418,62 +313,66 @@ impl Probing<'_> {
             }
             Ok(Box::pin(self.e2e_probes()).await)
         };
-        let ((runs, mut warnings), e2e) = tokio::try_join!(self.runs(), e2e)?;
+        let ((results, failed_runs), e2e) = tokio::try_join!(self.runs(), e2e)?;
+        let asked = self.job.request.e2e_probes;
+        let mut warnings: Vec<Warning> = failed_runs.iter().map(Warning::run_failed).collect();
         let e2e = match e2e {
             Ok(e2e) => e2e,
             Err(error) if self.job.request.runs == 0 => {
                 return Err(Error::Traces(vec![RunError::Trace(error)]));
             }
             Err(error) => {
-                tracing::warn!(address = %self.address, %error, "no end-to-end probe could be sent");
+                warnings.push(Warning::no_end_to_end(&error));
                 EndToEndResult {
-                    refused: self.job.request.e2e_probes,
+                    refused: asked,
                     ..EndToEndResult::default()
                 }
             }
         };
-        let results: Vec<(u32, &TraceResult)> =
-            runs.iter().map(|found| (found.index, &found.result)).collect();
-        let asked = self.job.request.e2e_probes;
+        let of_runs: Vec<(u32, &TraceResult)> = results
+            .iter()
+            .map(|(index, _, result)| (*index, result))
+            .collect();
         warnings.extend(Warning::of(
             self.address,
-            &results,
+            &of_runs,
             (asked > 0).then_some((&e2e, asked)),
         ));
-        Ok(Findings { runs, e2e, warnings })
+        let runs = results
+            .into_iter()
+            .map(|(index, method, result)| Run::new(index, method, result));
+        Ok(Findings {
+            runs: runs.collect(),
+            failed_runs,
+            end_to_end: e2e.into(),
+            warnings,
+        })
     }
 
-    async fn runs(&self) -> Result<(Vec<Found>, Vec<Warning>), Error> {
+    /// Those that worked, with how they probed in the end, and those that failed.
+    async fn runs(&self) -> Result<(Vec<(u32, Method, TraceResult)>, Vec<FailedRun>), Error> {
         let count = self.job.request.runs;
         let mut pending: FuturesUnordered<_> = (0..count).map(|index| self.run(index)).collect();
-        let mut found = Vec::with_capacity(count.min(1024) as usize);
-        let mut errors = Vec::new();
+        let mut results = Vec::with_capacity(count.min(1024) as usize);
+        let mut failed = Vec::new();
         while let Some((index, result)) = pending.next().await {
             match result {
                 Ok((method, result)) => {
                     let (hops, probes) = (result.hops.len(), result.probes_sent);
                     tracing::debug!(address = %self.address, run = index, hops, probes, "a run ended");
-                    found.push(Found {
-                        index,
-                        method,
-                        result,
-                    });
+                    results.push((index, method, result));
                 }
-                Err(error) => errors.push((index, error)),
+                Err(error) => failed.push(FailedRun::new(index, error)),
             }
-            self.job.tell(Progress::RunFinished { run: index });
+            self.job.tell(Event::RunFinished { run: index });
         }
-        found.sort_by_key(|found| found.index);
-        if found.is_empty() && !errors.is_empty() {
-            errors.sort_by_key(|(index, _)| *index);
-            return Err(Error::Traces(
-                errors.into_iter().map(|(_, error)| error).collect(),
-            ));
+        results.sort_by_key(|(index, ..)| *index);
+        failed.sort_by_key(|failed| failed.index);
+        if results.is_empty() && !failed.is_empty() {
+            let errors = failed.into_iter().map(|failed| failed.error);
+            return Err(Error::Traces(errors.collect()));
         }
-        let warnings = errors
-            .iter()
-            .map(|(index, error)| Warning::run_failed(*index, error));
-        Ok((found, warnings.collect()))
+        Ok((results, failed))
     }
 
     async fn run(&self, index: u32) -> (u32, Result<(Method, TraceResult), RunError>) {
@@ -584,33 +483,6 @@ impl Request {
         let probes = u128::from(self.e2e_probes).min(waiting) as u32;
         self.runs.saturating_add(probes)
     }
-}
-
-fn describe_run(result: &TraceResult) -> Run {
-    Run {
-        run_id: uuid::Uuid::new_v4(),
-        source: RunSource {
-            ip_address: result.source,
-            port: result.source_port,
-        },
-        destination: RunDestination {
-            ip_address: result.destination,
-            port: result.destination_port,
-            reverse_dns: Vec::new(),
-        },
-        hops: result.hops.iter().map(describe_hop).collect(),
-    }
-}
-
-fn describe_hop(hop: &traceroute_engine::Hop) -> Hop {
-    match hop.answer {
-        Some(answer) => Hop::answered(hop.ttl, answer.address, answer.rtt.map_or(0.0, milliseconds)),
-        None => Hop::silent(hop.ttl),
-    }
-}
-
-fn milliseconds(rtt: Duration) -> f64 {
-    rtt.as_nanos() as f64 / 1e6
 }
 
 /// Why one run failed.
@@ -740,35 +612,5 @@ mod tests {
         let slow = request(|r| r.e2e_probes(10).e2e_interval(Duration::from_secs(5)));
         assert_eq!(slow.e2e_time(), Duration::from_secs(45));
         assert_eq!(slow.traces_at_once(), 3 + 2);
-    }
-
-    #[test]
-    fn answers_to_end_to_end_probes_are_no_hops_of_a_run() {
-        let answer = Answer::new("192.0.2.9".parse().unwrap(), None, None);
-        let hop = News::Hop(traceroute_engine::Found { ttl: 30, answer });
-        assert_eq!(progress_of(None, hop), None);
-        let found = Progress::HopFound {
-            run: 2,
-            ttl: 30,
-            answer,
-        };
-        assert_eq!(progress_of(Some(2), hop), Some(found));
-        let (index, rtt) = (4, None);
-        let probe = Progress::E2eProbe { index, rtt };
-        assert_eq!(progress_of(None, News::Probe { index, rtt }), Some(probe));
-    }
-
-    #[test]
-    fn what_has_no_round_trip_time_is_a_hop_all_the_same() {
-        let address = "192.0.2.9".parse().unwrap();
-        let hop = traceroute_engine::Hop {
-            ttl: 4,
-            answer: Some(Answer::new(address, None, None)),
-            attempts: 2,
-            lost: traceroute_engine::Losses::default(),
-            nat: false,
-        };
-        assert_eq!(describe_hop(&hop), Hop::answered(4, address, 0.0));
-        assert!((milliseconds(Duration::from_nanos(12_700)) - 0.0127).abs() < f64::EPSILON);
     }
 }

@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use traceroute_engine::{Cause, Distance, EndToEndResult, Hop, Losses, TraceResult};
+use traceroute_engine::{Cause, Distance, EndToEndResult, Hop, Losses, TraceError, TraceResult};
+
+use crate::report::FailedRun;
 
 /// A remark that changes what a result means.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Warning {
     /// What kind of remark.
     pub code: WarningCode,
@@ -16,8 +18,12 @@ pub struct Warning {
 }
 
 /// What kind of remark a [`Warning`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum WarningCode {
     /// End-to-end probes were not sent, because the target limits how often it answers.
@@ -43,8 +49,16 @@ impl Warning {
     }
 
     /// Of a run that failed beside others that worked.
-    pub(crate) fn run_failed(run: u32, error: &dyn std::fmt::Display) -> Self {
-        Warning::new(WarningCode::RunFailed, format!("run {} failed: {error}", run + 1))
+    pub(crate) fn run_failed(failed: &FailedRun) -> Self {
+        Warning::new(WarningCode::RunFailed, failed.to_string())
+    }
+
+    /// That no end-to-end probe could be sent.
+    pub(crate) fn no_end_to_end(error: &TraceError) -> Self {
+        Warning::new(
+            WarningCode::Local,
+            format!("no end-to-end probe could be sent: {error}"),
+        )
     }
 
     /// Of all runs and end-to-end probes of a request.

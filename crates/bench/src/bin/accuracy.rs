@@ -253,9 +253,11 @@ async fn trace_later(
 ) -> Result<String, datadog_traceroute::Error> {
     tokio::time::sleep(delay).await;
     let report = tracer.trace(request).await?;
-    let runs = report.traceroute.runs.iter();
-    let hops = runs.flat_map(|run| run.hops.iter().map(|hop| (run.source.port, hop)));
-    let answered = hops.filter(|(_, hop)| hop.reachable);
-    let lines = answered.map(|(port, hop)| format!("{port} {} {}", hop.ttl, hop.rtt));
+    let runs = report.runs.iter();
+    let hops = runs.flat_map(|run| run.hops.iter().map(|hop| (run.source.port(), hop)));
+    let lines = hops.filter_map(|(port, hop)| {
+        let rtt = hop.answer?.rtt?.as_secs_f64() * 1000.0;
+        Some(format!("{port} {} {rtt}", hop.ttl))
+    });
     Ok(lines.collect::<Vec<_>>().join("\n"))
 }

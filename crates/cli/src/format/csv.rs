@@ -3,11 +3,11 @@
 use std::error::Error;
 
 use csv::Writer;
+use datadog_traceroute::Report;
 use datadog_traceroute::details::{AnswerDetails, HopDetails};
-use datadog_traceroute::{Hop, Report, Run};
+use datadog_traceroute::document::{Document, HopEntry, RunEntry};
 use serde::Serialize;
 
-use super::path::{self, hop_details};
 use super::text::clean;
 
 /// The first line.
@@ -43,17 +43,18 @@ const DETAIL_TITLES: [&str; 12] = [
 /// Lines end with a line feed alone, so that other tools for lines can be used on them.
 pub(crate) fn render(report: &Report) -> Result<String, Box<dyn Error>> {
     let mut writer = Writer::from_writer(Vec::new());
-    let details = report.details.is_some();
+    let document = Document::of(report);
+    let details = document.details.is_some();
     writer.write_record(
         TITLES
             .iter()
             .chain(if details { &DETAIL_TITLES[..] } else { &[] }),
     )?;
-    for (index, run) in report.traceroute.runs.iter().enumerate() {
+    for (index, run) in document.traceroute.runs.iter().enumerate() {
         for hop in &run.hops {
-            let mut record = record(report, index, run, hop);
+            let mut record = record(&document, index, run, hop);
             if details {
-                record.extend(detail_fields(hop_details(report, index, hop))?);
+                record.extend(detail_fields(hop_details(&document, index, hop))?);
             }
             writer.write_record(record)?;
         }
@@ -62,13 +63,13 @@ pub(crate) fn render(report: &Report) -> Result<String, Box<dyn Error>> {
 }
 
 /// Fields in the order of [`TITLES`]; what is unknown is empty.
-fn record(report: &Report, index: usize, run: &Run, hop: &Hop) -> Vec<String> {
+fn record(document: &Document, index: usize, run: &RunEntry, hop: &HopEntry) -> Vec<String> {
     let names: Vec<String> = hop.reverse_dns.iter().map(|name| clean(name)).collect();
     vec![
         (index + 1).to_string(),
         run.run_id.to_string(),
-        report.protocol.to_string(),
-        clean(&report.destination.hostname),
+        document.protocol.to_string(),
+        clean(&document.destination.hostname),
         run.source.ip_address.to_string(),
         run.destination.ip_address.to_string(),
         run.destination.port.to_string(),
@@ -82,6 +83,12 @@ fn record(report: &Report, index: usize, run: &Run, hop: &Hop) -> Vec<String> {
             String::new()
         },
     ]
+}
+
+/// What else is known of a hop of run `index`.
+fn hop_details<'d>(document: &'d Document, index: usize, hop: &HopEntry) -> Option<&'d HopDetails> {
+    let run = document.details.as_ref()?.runs.get(index)?;
+    run.hops.iter().find(|other| other.ttl == hop.ttl)
 }
 
 /// Fields in the order of [`DETAIL_TITLES`].
@@ -107,6 +114,7 @@ fn detail_fields(details: Option<&HopDetails>) -> Result<Vec<String>, Box<dyn Er
 }
 
 fn answer_fields(answer: &AnswerDetails) -> Result<[String; 8], Box<dyn Error>> {
+    let labels: Vec<String> = answer.mpls.iter().map(ToString::to_string).collect();
     Ok([
         name(&answer.answer)?,
         number(answer.icmp_type),
@@ -114,7 +122,7 @@ fn answer_fields(answer: &AnswerDetails) -> Result<[String; 8], Box<dyn Error>> 
         answer.notation.clone().unwrap_or_default(),
         number(answer.reply_ttl),
         number(answer.quoted_ttl),
-        path::mpls(answer).unwrap_or_default(),
+        labels.join("/"),
         answer.kernel_timestamps.to_string(),
     ])
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use datadog_traceroute::{Hop, Report, Run};
+use datadog_traceroute::{Hop, Names, Report, Run};
 
 use super::text::clean;
 
@@ -21,31 +21,36 @@ enum Node {
     End { behind: usize, ttl: u8 },
 }
 
-#[derive(Default)]
 struct Graph<'r> {
     /// In the order of their first appearance, so that the text does not depend on chance; the index is the name.
     nodes: Vec<Node>,
     index: HashMap<Node, usize>,
     /// How many runs went from one to the other.
     edges: BTreeMap<(usize, usize), u32>,
-    names: BTreeMap<IpAddr, &'r [String]>,
+    names: &'r Names,
     destinations: HashSet<IpAddr>,
 }
 
 pub(crate) fn render(report: &Report) -> String {
-    let mut graph = Graph::default();
-    for run in &report.traceroute.runs {
+    let mut graph = Graph {
+        nodes: Vec::new(),
+        index: HashMap::new(),
+        edges: BTreeMap::new(),
+        names: &report.names,
+        destinations: HashSet::new(),
+    };
+    for run in &report.runs {
         graph.add(run);
     }
-    graph.write(&report.destination.hostname)
+    graph.write(&report.hostname)
 }
 
-impl<'r> Graph<'r> {
-    fn add(&mut self, run: &'r Run) {
-        let answered = run.hops.iter().rposition(|hop| hop.ip_address.is_some());
+impl Graph<'_> {
+    fn add(&mut self, run: &Run) {
+        let answered = run.hops.iter().rposition(|hop| hop.answer.is_some());
         let (path, rest) = run.hops.split_at(answered.map_or(0, |last| last + 1));
-        let mut last = self.node(Node::Source(run.source.ip_address));
-        self.destinations.insert(run.destination.ip_address);
+        let mut last = self.node(Node::Source(run.source.ip()));
+        self.destinations.insert(run.destination.ip());
         for hop in path {
             let next = self.hop(hop, last);
             self.connect(last, next);
@@ -60,12 +65,9 @@ impl<'r> Graph<'r> {
         }
     }
 
-    fn hop(&mut self, hop: &'r Hop, behind: usize) -> usize {
-        match hop.ip_address {
-            Some(address) => {
-                self.names.insert(address, &hop.reverse_dns);
-                self.node(Node::Host(address))
-            }
+    fn hop(&mut self, hop: &Hop, behind: usize) -> usize {
+        match hop.answer {
+            Some(answer) => self.node(Node::Host(answer.address)),
             None => self.node(Node::Silence { behind, ttl: hop.ttl }),
         }
     }
@@ -97,7 +99,7 @@ impl<'r> Graph<'r> {
         match node {
             Node::Source(address) => format!("label={}, shape=ellipse", quoted(&address.to_string())),
             Node::Host(address) => {
-                let names = self.names.get(address).copied().unwrap_or_default();
+                let names = self.names.of(*address);
                 let mut lines: Vec<String> = names.iter().map(|name| escaped(name)).collect();
                 lines.push(address.to_string());
                 let is_destination = self.destinations.contains(address);

@@ -3,41 +3,40 @@
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
-use datadog_traceroute::details::{
-    AnswerDetails, Counters, Details, DistanceDetails, E2eDetails, EndReason, HopDetails, RunDetails,
+use datadog_traceroute::details::Counters;
+use datadog_traceroute::{
+    Cause, Distance, End, EndToEnd, Hop, Host, Protocol, Report, Run, Target, is_hidden, notation,
+    notation_in_words,
 };
-use datadog_traceroute::{Cause, E2eProbe, Host, Protocol, Report, Target};
 
 use super::View;
-use super::path::{distinct, is_hidden, losses};
+use super::path::distinct;
 use super::screen::{BAD, NOTABLE, Screen, TITLE};
-use super::text::{self, clean, rtt};
+use super::text::{self, clean, milliseconds, rtt};
 
 /// From where to where, how, and what the table is about.
 pub(crate) fn above(report: &Report, screen: Screen) -> String {
-    let runs = &report.traceroute.runs;
-    let parsed: Option<Target> = report.destination.hostname.parse().ok();
+    let runs = &report.runs;
+    let parsed: Option<Target> = report.hostname.parse().ok();
     let mut line = format!(
         "Traceroute to {}, {}",
         target(report, parsed.as_ref()),
         report.protocol.to_string().to_uppercase()
     );
     if report.protocol != Protocol::Icmp {
-        let asked_for = parsed
-            .and_then(|target| target.port)
-            .unwrap_or(report.destination.port);
-        let port = runs.first().map_or(asked_for, |run| run.destination.port);
+        let asked_for = parsed.and_then(|target| target.port).unwrap_or(report.port);
+        let port = runs.first().map_or(asked_for, |run| run.destination.port());
         let _ = write!(line, " port {port}");
     }
     let mut about = match runs.len() {
         0 => "No runs".to_owned(),
         count => text::count(count, "run"),
     };
-    let sources = distinct(runs.iter().map(|run| run.source.ip_address));
+    let sources = distinct(runs.iter().map(|run| run.source.ip()));
     if !sources.is_empty() {
         let _ = write!(about, " from {}", list(&sources));
     }
-    if let Some(public) = report.source.public_ip {
+    if let Some(public) = report.public_ip {
         let _ = write!(about, ", public address {public}");
     }
     if !runs.is_empty() {
@@ -48,15 +47,15 @@ pub(crate) fn above(report: &Report, screen: Screen) -> String {
 
 /// Name and address, as far as they are known and differ.
 fn target(report: &Report, parsed: Option<&Target>) -> String {
-    let destination = report.traceroute.runs.first().map(|run| &run.destination);
+    let destination = report.runs.first().map(|run| run.destination.ip());
     match (parsed.map(|target| &target.host), destination) {
         (Some(Host::Name(name)), Some(destination)) => {
-            format!("{} ({})", clean(name), destination.ip_address)
+            format!("{} ({destination})", clean(name))
         }
         (Some(Host::Name(name)), None) => clean(name),
-        (_, Some(destination)) => text::host(destination.ip_address, &destination.reverse_dns),
+        (_, Some(destination)) => text::host(destination, report.names.of(destination)),
         (Some(Host::Address(address)), None) => address.to_string(),
-        (None, None) => clean(&report.destination.hostname),
+        (None, None) => clean(&report.hostname),
     }
 }
 
@@ -69,35 +68,28 @@ fn list(addresses: &[IpAddr]) -> String {
 /// counters.
 pub(crate) fn below(report: &Report, view: View) -> String {
     let screen = view.screen;
-    let details = report.details.as_deref();
-    let mut text = details.map_or_else(String::new, |details| path(report, details, screen));
-    match details.and_then(|details| too_low_max_ttl(report, details)) {
+    let mut text = path(&report.runs, screen);
+    match too_low_max_ttl(report) {
         Some(ttl) => {
             let remark = format!("not measured: the target is beyond --max-ttl {ttl}");
             let _ = writeln!(text, "End to end  {}", screen.paint(NOTABLE, &remark));
         }
-        None => text.push_str(&end_to_end(
-            &report.e2e_probe,
-            details.map(|details| &details.e2e),
-            screen,
-        )),
+        None => text.push_str(&end_to_end(&report.end_to_end, screen)),
     }
-    if let Some(details) = details.filter(|_| view.details) {
+    if let Some(statistics) = report.statistics.as_deref().filter(|_| view.details) {
         text.push('\n');
-        text.push_str(&counters(&details.counters, screen));
+        text.push_str(&counters(&Counters::from(*statistics), screen));
     }
     text
 }
 
 /// Why paths end before their destination, or how long they are is not known.
-fn path(report: &Report, details: &Details, screen: Screen) -> String {
+fn path(runs: &[Run], screen: Screen) -> String {
     let mut text = String::new();
     let mut tell = |remark: &str, rest: &str| {
         let _ = writeln!(text, "Path        {}{rest}", screen.paint(NOTABLE, remark));
     };
-    let runs = details.runs.len();
-    let misses = (0..runs).filter_map(|run| Miss::of(report, details, run));
-    let mut misses: Vec<Miss> = misses.collect();
+    let mut misses: Vec<Miss> = runs.iter().filter_map(Miss::of).collect();
     // What refuses one run explains the silence in others: refusals are limited, too.
     if misses.iter().any(|miss| matches!(miss, Miss::Refused { .. })) {
         misses.retain(|miss| !matches!(miss, Miss::Silence { .. }));
@@ -114,19 +106,22 @@ fn path(report: &Report, details: &Details, screen: Screen) -> String {
     let remarks: Vec<String> = remarks.collect();
     for remark in distinct(remarks.iter()) {
         let count = remarks.iter().filter(|other| *other == remark).count();
-        let some = if count < runs {
-            format!("\n            in {count} of {}", text::count(runs, "run"))
+        let some = if count < runs.len() {
+            format!("\n            in {count} of {}", text::count(runs.len(), "run"))
         } else {
             String::new()
         };
         tell(&format!("destination not reached: {remark}"), &some);
     }
-    let is_unknown = |run: &&RunDetails| run.distance == DistanceDetails::Unknown;
-    match details.runs.iter().filter(is_unknown).count() {
+    match runs
+        .iter()
+        .filter(|run| run.distance == Distance::Unknown)
+        .count()
+    {
         0 => {}
         count => tell(
             "the destination answers, but its distance is unknown",
-            &format!(" ({count} of {})", text::count(runs, "run")),
+            &format!(" ({count} of {})", text::count(runs.len(), "run")),
         ),
     }
     text
@@ -149,29 +144,25 @@ enum Miss {
 
 impl Miss {
     /// `None` where the destination answered.
-    fn of(report: &Report, details: &Details, index: usize) -> Option<Miss> {
-        let run = details.runs.get(index)?;
-        if run.distance == DistanceDetails::Unknown {
+    fn of(run: &Run) -> Option<Miss> {
+        if run.distance == Distance::Unknown {
             return None;
         }
-        let answered = |hop: &HopDetails| hop.answer.is_some() || is_hidden(hop);
-        match run.end.reason {
-            EndReason::Destination => None,
-            EndReason::Refused => {
-                let answers = run.hops.iter().rev().filter_map(|hop| hop.answer.as_ref());
-                let refusal = answers
-                    .filter(|answer| Some(answer.ip_address) == run.end.from)
-                    .find(|answer| answer.notation.is_some());
+        let answered = |hop: &&Hop| hop.answer.is_some() || is_hidden(hop);
+        match run.end {
+            End::Destination => None,
+            End::Refused { from, .. } => {
+                let refusal = run.refusal();
                 Some(Miss::Refused {
-                    from: run.end.from,
-                    notation: refusal.and_then(|answer| answer.notation.clone()),
-                    words: refusal.and_then(AnswerDetails::notation_in_words),
+                    from,
+                    notation: refusal.and_then(notation),
+                    words: refusal.and_then(notation_in_words),
                 })
             }
-            EndReason::MaxTtl | EndReason::GapLimit => {
-                let last = report.traceroute.runs.get(index)?.hops.last()?.ttl;
-                let after = run.hops.iter().rfind(|hop| answered(hop)).map(|hop| hop.ttl);
-                let gave_up = run.end.reason == EndReason::GapLimit;
+            End::MaxTtl | End::GapLimit => {
+                let last = run.hops.last()?.ttl;
+                let after = run.hops.iter().rfind(answered).map(|hop| hop.ttl);
+                let gave_up = run.end == End::GapLimit;
                 Some(if after == Some(last) {
                     Miss::MaxTtl(last)
                 } else {
@@ -217,41 +208,47 @@ impl fmt::Display for Miss {
 }
 
 /// The highest TTL, where that is why no end-to-end probe was answered: they have it, too.
-fn too_low_max_ttl(report: &Report, details: &Details) -> Option<u8> {
-    let probe = &report.e2e_probe;
-    if probe.packets_sent == 0 || probe.packets_received > 0 || details.e2e.refused > 0 {
+fn too_low_max_ttl(report: &Report) -> Option<u8> {
+    let probes = &report.end_to_end;
+    let loss = probes.loss();
+    if loss.sent == 0 || loss.answered() > 0 || probes.refused > 0 {
         return None;
     }
-    let mut misses = (0..details.runs.len()).map(|run| Miss::of(report, details, run));
+    let mut misses = report.runs.iter().map(Miss::of);
     match misses.next()?? {
         Miss::MaxTtl(ttl) if misses.all(|miss| miss == Some(Miss::MaxTtl(ttl))) => Some(ttl),
         _ => None,
     }
 }
 
-fn end_to_end(probe: &E2eProbe, details: Option<&E2eDetails>, screen: Screen) -> String {
-    let mut text = if probe.packets_sent == 0 {
-        "End to end  no probes\n".to_owned()
-    } else {
-        let lost = probe.packets_received < probe.packets_sent;
-        let word = details.map_or("lost", word_for_silence);
-        let loss = format!("{:.1}% {word}", probe.packet_loss_percentage * 100.0);
-        format!(
-            "End to end  {} sent, {} answered, {}\n",
-            text::count(probe.packets_sent as usize, "probe"),
-            probe.packets_received,
-            if lost { screen.paint(BAD, &loss) } else { loss }
-        )
+fn end_to_end(probes: &EndToEnd, screen: Screen) -> String {
+    let loss = probes.loss();
+    let mut text = match loss.ratio() {
+        None => "End to end  no probes\n".to_owned(),
+        Some(ratio) => {
+            let share = format!("{:.1}% {}", ratio * 100.0, word_for_silence(probes));
+            format!(
+                "End to end  {} sent, {} answered, {}\n",
+                text::count(loss.sent as usize, "probe"),
+                loss.answered(),
+                if loss.lost > 0 {
+                    screen.paint(BAD, &share)
+                } else {
+                    share
+                }
+            )
+        }
     };
-    if let Some(reasons) = details.and_then(reasons) {
+    if let Some(reasons) = reasons(probes) {
         let _ = writeln!(text, "            {reasons}");
     }
-    if probe.packets_received > 0 {
-        let times = [probe.rtt.min, probe.rtt.avg, probe.rtt.max].map(rtt).join("/");
+    if let Some(times) = probes.rtt() {
+        let milliseconds = |time| rtt(milliseconds(time));
         let _ = writeln!(
             text,
-            "            min/avg/max {times} ms, jitter {} ms",
-            rtt(probe.jitter)
+            "            min/avg/max {} ms, jitter {} ms",
+            [times.min, times.avg, times.max].map(milliseconds).join("/"),
+            milliseconds(probes.jitter().unwrap_or_default())
         );
     }
     text
@@ -259,23 +256,21 @@ fn end_to_end(probe: &E2eProbe, details: Option<&E2eDetails>, screen: Screen) ->
 
 /// What to call it when end-to-end probes go unanswered: loss only where nothing else explains a
 /// part of it.
-fn word_for_silence(details: &E2eDetails) -> &'static str {
-    let lost = losses(&details.lost);
-    match lost[Cause::RateLimited] + lost[Cause::Local] {
+fn word_for_silence(probes: &EndToEnd) -> &'static str {
+    match probes.lost[Cause::RateLimited] + probes.lost[Cause::Local] {
         0 => "lost",
         _ => "unanswered",
     }
 }
 
 /// How many end-to-end probes went unanswered, by cause, and how many this machine did not send.
-fn reasons(details: &E2eDetails) -> Option<String> {
-    let lost = losses(&details.lost);
+fn reasons(probes: &EndToEnd) -> Option<String> {
+    let lost = probes.lost.iter();
     let mut reasons: Vec<String> = lost
-        .iter()
         .map(|(cause, count)| format!("{count} {}", why(cause)))
         .collect();
-    if details.refused > 0 {
-        reasons.push(format!("{} refused by this machine", details.refused));
+    if probes.refused > 0 {
+        reasons.push(format!("{} refused by this machine", probes.refused));
     }
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }

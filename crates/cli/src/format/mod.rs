@@ -18,7 +18,7 @@ use std::error::Error;
 use datadog_traceroute::{Report, json};
 
 pub(crate) use screen::Screen;
-pub(crate) use text::{clean, rtt};
+pub(crate) use text::{clean, milliseconds, rtt};
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

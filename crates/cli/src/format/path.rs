@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use datadog_traceroute::details::{AnswerDetails, HopDetails, LossDetails};
-use datadog_traceroute::{Cause, Hop, Losses, Report};
+use datadog_traceroute::details::MplsEntry;
+use datadog_traceroute::{Answer, Hop, Losses, MplsStack, Report, is_hidden};
 
 /// What all runs together say of one TTL.
 #[derive(Debug)]
@@ -18,8 +18,7 @@ pub(crate) struct Stop<'r> {
     pub(crate) probed: usize,
     /// The runs that probed it and were not answered, from 0 up.
     silent: Vec<usize>,
-    /// How many probes there were, all runs taken together. One for each run where no details say
-    /// more.
+    /// How many probes there were, all runs taken together.
     pub(crate) probes: u32,
     /// Those without an answer.
     pub(crate) lost: Losses,
@@ -40,26 +39,15 @@ pub(crate) struct Host<'r> {
     pub(crate) names: &'r [String],
     /// It is what was traced.
     pub(crate) is_destination: bool,
-    /// By run.
-    pub(crate) answers: Vec<Answer<'r>>,
-}
-
-/// An answer to one run.
-#[derive(Debug)]
-pub(crate) struct Answer<'r> {
-    /// Which run, from 0.
-    pub(crate) run: usize,
-    /// Round-trip time in milliseconds; `None` where the answer may be to any of several probes.
-    pub(crate) rtt: Option<f64>,
-    /// What else is known, where that was asked for.
-    pub(crate) details: Option<&'r AnswerDetails>,
+    /// With the run, from 0, that each is to, in its order.
+    pub(crate) answers: Vec<(usize, &'r Answer)>,
 }
 
 impl<'r> Stop<'r> {
     /// All TTLs that any run probed, from the lowest.
     pub(crate) fn of(report: &'r Report) -> Vec<Stop<'r>> {
         let mut stops: BTreeMap<u8, Stop> = BTreeMap::new();
-        for (index, run) in report.traceroute.runs.iter().enumerate() {
+        for (index, run) in report.runs.iter().enumerate() {
             for hop in &run.hops {
                 let stop = stops.entry(hop.ttl).or_insert_with(|| Stop {
                     ttl: hop.ttl,
@@ -73,17 +61,13 @@ impl<'r> Stop<'r> {
                     hidden: false,
                     hosts: Vec::new(),
                 });
-                let details = hop_details(report, index, hop);
-                stop.count(hop, details);
-                if let Some(address) = hop.ip_address {
-                    let is_destination = address == run.destination.ip_address;
-                    let host = stop.host(address, is_destination, &hop.reverse_dns);
-                    host.answers.push(Answer {
-                        run: index,
-                        rtt: (hop.rtt > 0.0).then_some(hop.rtt),
-                        details: details.and_then(|details| details.answer.as_ref()),
-                    });
-                } else if !details.is_some_and(is_hidden) {
+                stop.count(hop);
+                if let Some(answer) = &hop.answer {
+                    let is_destination = answer.address == run.destination.ip();
+                    let names = report.names.of(answer.address);
+                    let host = stop.host(answer.address, is_destination, names);
+                    host.answers.push((index, answer));
+                } else if !is_hidden(hop) {
                     stop.silent.push(index);
                 }
             }
@@ -111,17 +95,12 @@ impl<'r> Stop<'r> {
     }
 
     /// Takes in what became of a run's probes.
-    fn count(&mut self, hop: &Hop, details: Option<&HopDetails>) {
+    fn count(&mut self, hop: &Hop) {
         self.probed += 1;
-        let Some(details) = details else {
-            self.probes += 1;
-            self.lost.add(Cause::Unknown, u32::from(!hop.reachable));
-            return;
-        };
-        self.probes += u32::from(details.attempts);
-        self.lost += losses(&details.lost);
-        self.nat |= details.nat;
-        self.hidden |= !hop.reachable && is_hidden(details);
+        self.probes += u32::from(hop.attempts);
+        self.lost += hop.lost;
+        self.nat |= hop.nat;
+        self.hidden |= is_hidden(hop);
     }
 
     fn host(&mut self, address: IpAddr, is_destination: bool, names: &'r [String]) -> &mut Host<'r> {
@@ -154,29 +133,23 @@ fn fold_silent_end(stops: &mut Vec<Stop>) {
     }
 }
 
-/// Whether the details of a hop without an address are those of one that was hidden: probed, and
-/// nothing lost.
-pub(crate) fn is_hidden(details: &HopDetails) -> bool {
-    details.answer.is_none() && details.attempts > 0 && details.lost.is_empty()
-}
-
 impl Host<'_> {
     /// Its answer to this run.
-    pub(crate) fn answer(&self, run: usize) -> Option<&Answer<'_>> {
-        let index = self.answers.binary_search_by_key(&run, |answer| answer.run);
-        self.answers.get(index.ok()?)
+    pub(crate) fn answer(&self, run: usize) -> Option<&Answer> {
+        let index = self.answers.binary_search_by_key(&run, |(of, _)| *of);
+        Some(self.answers.get(index.ok()?)?.1)
     }
 
     /// Its MPLS label stacks, those of different answers once each, as traceroute(8) writes them.
     pub(crate) fn mpls(&self) -> Vec<String> {
-        let stacks = self.answers.iter().filter_map(|answer| mpls(answer.details?));
-        distinct(stacks)
+        distinct(self.answers.iter().filter_map(|(_, answer)| mpls(&answer.mpls)))
     }
 }
 
 /// Labels as traceroute(8) writes them, `None` without any.
-pub(crate) fn mpls(details: &AnswerDetails) -> Option<String> {
-    let labels: Vec<String> = details.mpls.iter().map(ToString::to_string).collect();
+fn mpls(stack: &MplsStack) -> Option<String> {
+    let labels = stack.labels().map(|label| MplsEntry::from(label).to_string());
+    let labels: Vec<String> = labels.collect();
     (!labels.is_empty()).then(|| labels.join("/"))
 }
 
@@ -189,19 +162,4 @@ pub(crate) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
         }
     }
     found
-}
-
-/// What else is known of a hop of run `index`.
-pub(crate) fn hop_details<'r>(report: &'r Report, index: usize, hop: &Hop) -> Option<&'r HopDetails> {
-    let run = report.details.as_ref()?.runs.get(index)?;
-    run.hops.iter().find(|other| other.ttl == hop.ttl)
-}
-
-/// Counts by cause, from their names in the document.
-pub(crate) fn losses(details: &LossDetails) -> Losses {
-    let mut losses = Losses::default();
-    for cause in Cause::ALL {
-        losses.add(cause, details.get(cause.name()).copied().unwrap_or(0));
-    }
-    losses
 }

@@ -1,7 +1,6 @@
 //! The path in one table: each address at each TTL with its statistics over all runs.
 
-use datadog_traceroute::details::AnswerKind;
-use datadog_traceroute::{Cause, Losses, Report};
+use datadog_traceroute::{Answer, Cause, IcmpError, Losses, Report, notation};
 
 use super::View;
 use super::frame;
@@ -110,7 +109,10 @@ pub(crate) fn beginning(view: View, stop: &Stop, index: usize, host: Option<&Hos
 
 fn statistics(stop: &Stop, index: usize, host: Option<&Host>) -> [Cell; 6] {
     let answers = host.map_or(&[][..], |host| &host.answers);
-    let rtts: Vec<f64> = answers.iter().filter_map(|answer| answer.rtt).collect();
+    let rtts: Vec<f64> = answers
+        .iter()
+        .filter_map(|(_, answer)| Some(text::milliseconds(answer.rtt?)))
+        .collect();
     let times = Times::of(&rtts);
     let cell = |time: Option<f64>| Cell::new(time.map_or_else(String::new, rtt));
     [
@@ -196,7 +198,10 @@ impl Times {
 /// The answers' TTLs.
 fn reply_ttls(host: Option<&Host>) -> Cell {
     let answers = host.into_iter().flat_map(|host| &host.answers);
-    let ttls = answers.filter_map(|answer| answer.details?.reply_ttl);
+    // 0: not known.
+    let ttls = answers
+        .map(|(_, answer)| answer.reply_ttl)
+        .filter(|ttl| *ttl != 0);
     Cell::new(distinct(ttls.map(|ttl| ttl.to_string())).join(","))
 }
 
@@ -260,14 +265,12 @@ impl NoteColumn {
     /// the TTL that the host quotes of a probe that ended for lack of TTL, when that was not 1,
     /// which is what it should be there. Who refuses a probe does so with any TTL.
     fn of_host(self, host: &Host) -> Vec<String> {
-        let details: Vec<_> = host.answers.iter().filter_map(|answer| answer.details).collect();
+        let answers = || host.answers.iter().map(|(_, answer)| *answer);
         let beside_times = self.says_why && self.view.details;
-        let notations = details.iter().filter(|_| !beside_times);
-        let notations = notations.filter_map(|details| details.notation.clone());
-        let expired = details
-            .iter()
-            .filter(|details| self.view.details && details.answer == AnswerKind::TimeExceeded);
-        let quoted = expired.filter_map(|details| details.quoted_ttl);
+        let notations = answers().filter(|_| !beside_times).filter_map(notation);
+        let expired = |answer: &&Answer| answer.error == Some(IcmpError::TimeExceeded);
+        let expired = answers().filter(|_| self.view.details).filter(expired);
+        let quoted = expired.filter_map(|answer| answer.quoted_ttl);
         let quoted = quoted.filter(|ttl| *ttl != 1).map(|ttl| format!("quoted {ttl}"));
         // With details, the labels stand below.
         let mpls = (!self.view.details && !host.mpls().is_empty()).then(|| "MPLS".to_owned());

@@ -1,6 +1,7 @@
 //! Text from elsewhere, made fit to be shown.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use datadog_traceroute::Cause;
 use unicode_width::UnicodeWidthStr;
@@ -35,6 +36,11 @@ pub(crate) fn host(address: IpAddr, names: &[String]) -> String {
         Some(name) => format!("{} ({address})", clean(name)),
         None => address.to_string(),
     }
+}
+
+/// A time in milliseconds.
+pub(crate) fn milliseconds(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e6
 }
 
 /// A round-trip time in milliseconds, to the microsecond.

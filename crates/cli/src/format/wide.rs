@@ -1,13 +1,13 @@
 //! The path in one table: the round-trip times of each run in a column of their own.
 
-use datadog_traceroute::Report;
+use datadog_traceroute::{Report, notation};
 
 use super::View;
 use super::grid::{Align, Cell, Grid};
 use super::path::{Host, Stop};
 use super::screen::SILENCE;
 use super::table::{Names, NoteColumn, beginning, frame_around, slots};
-use super::text::rtt;
+use super::text::{milliseconds, rtt};
 
 /// What stands for an answer that did not come.
 const NO_ANSWER: &str = "*";
@@ -16,7 +16,7 @@ const NO_ANSWER: &str = "*";
 const NO_TIME: &str = "?";
 
 pub(crate) fn render(report: &Report, view: View) -> String {
-    let runs = report.traceroute.runs.len();
+    let runs = report.runs.len();
     frame_around(report, view, |stops, names| grid(view, runs, stops, names))
 }
 
@@ -54,9 +54,10 @@ fn grid(view: View, runs: usize, stops: &[Stop], names: Names) -> Grid {
 fn answer(stop: &Stop, index: usize, host: Option<&Host>, run: usize) -> (Cell, Cell) {
     match host.and_then(|host| host.answer(run)) {
         Some(answer) => {
-            let note = answer.details.and_then(|details| details.notation.as_deref());
-            let time = answer.rtt.map_or_else(|| NO_TIME.to_owned(), rtt);
-            (Cell::new(time), Cell::new(note.unwrap_or_default()))
+            let time = answer
+                .rtt
+                .map_or_else(|| NO_TIME.to_owned(), |time| rtt(milliseconds(time)));
+            (Cell::new(time), Cell::new(notation(answer).unwrap_or_default()))
         }
         // Which of several hosts it would have been nobody knows: the first stands for all.
         None if index == 0 && stop.is_silent(run) => (Cell::styled(SILENCE, NO_ANSWER), Cell::default()),

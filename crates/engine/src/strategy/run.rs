@@ -362,7 +362,13 @@ impl<P: Pace> Run<P> {
         let is_shown = distance == Distance::Known || is_wanted;
         let (last, end) = match (destination.filter(|_| is_shown), ledger.refusal()) {
             (Some(ttl), _) => (ttl, End::Destination),
-            (None, Some((ttl, from, code))) => (ttl, End::Refused { from, code }),
+            (None, Some((ttl, from, code))) => (
+                ttl,
+                End::Refused {
+                    from: Some(from),
+                    code,
+                },
+            ),
             (None, None) => match (gap_ended(view, state), ledger.highest()) {
                 (Some(_), Some(highest)) => (highest, End::GapLimit),
                 _ => (spec.max_ttl, End::MaxTtl),

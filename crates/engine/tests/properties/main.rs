@@ -282,7 +282,7 @@ fn check_run(
         );
         prop_assert_eq!(result.distance, Distance::Known);
     }
-    if let End::Refused { from, .. } = result.end {
+    if let End::Refused { from: Some(from), .. } = result.end {
         prop_assert_eq!(
             Some(from),
             network.refuses.map(|ttl| router_of(spec.target.is_ipv6(), ttl))

@@ -84,11 +84,12 @@ fn work(protocol: &str, traces: usize, path: &[IpAddr]) -> Result<(), Box<dyn Er
 
 /// Whether a path is complete, and the round-trip times of its hops in ms.
 fn summarise(report: &Report, path: &[IpAddr]) -> (bool, Vec<f64>) {
-    let hops = report.traceroute.runs.iter().flat_map(|run| &run.hops);
-    let found: Vec<_> = hops.clone().filter_map(|hop| hop.ip_address).collect();
+    let hops = report.runs.iter().flat_map(|run| &run.hops);
+    let found: Vec<_> = hops.clone().filter_map(|hop| Some(hop.answer?.address)).collect();
     (
         found == path,
-        hops.filter(|hop| hop.reachable).map(|hop| hop.rtt).collect(),
+        hops.filter_map(|hop| Some(hop.answer?.rtt?.as_secs_f64() * 1000.0))
+            .collect(),
     )
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::Report;
+use datadog_traceroute::document::Document;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -215,7 +215,7 @@ impl Totals {
         self.first_error.get_or_insert(error);
     }
 
-    fn add_report(&mut self, report: &Report, path: &[IpAddr]) {
+    fn add_report(&mut self, report: &Document, path: &[IpAddr]) {
         self.ok += 1;
         let mut complete = true;
         for run in &report.traceroute.runs {

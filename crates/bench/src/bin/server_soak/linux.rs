@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::hostile;
-use datadog_traceroute::Report;
+use datadog_traceroute::document::Document;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use traceroute_bench::{Server, Usage, start_server};
@@ -233,7 +233,7 @@ async fn trace(soak: &Soak, step: u64) -> Result<(), Failure> {
     if status != 200 {
         return Err(format!("{target}: {status} {body}").into());
     }
-    let report: Report = serde_json::from_str(&body)?;
+    let report: Document = serde_json::from_str(&body)?;
     for run in &report.traceroute.runs {
         let right = run.hops.len() == path.len()
             && run
