@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::io;
 use std::iter;
 
-use crate::format::Format;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Subcommand};
 use datadog_traceroute::{Host, Protocol, Request, Target};
 use traceroute_flags::{
     Kind, Manual, OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style, parse_bool,
 };
+use traceroute_format::Format;
 
 /// Name of the program, also where it was renamed.
 pub(crate) const NAME: &str = "datadog-traceroute";

@@ -3,8 +3,8 @@
 mod args;
 mod backend;
 mod doctor;
-mod format;
 mod progress;
+mod screen;
 mod signals;
 mod trace;
 

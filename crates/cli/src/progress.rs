@@ -10,7 +10,7 @@ use std::time::Duration;
 use datadog_traceroute::{Answer, Request, notation};
 
 use crate::backend::Event;
-use crate::format::{milliseconds, rtt};
+use traceroute_format::{milliseconds, rtt};
 
 /// Of more round-trip times, the least, the mean and the greatest are shown.
 const MOST_RTTS: usize = 3;

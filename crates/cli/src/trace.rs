@@ -17,9 +17,10 @@ use tracing::Level;
 
 use crate::args::{self, Trace};
 use crate::backend::{self, Event};
-use crate::format::{Screen, View, clean};
 use crate::progress::{Block, Live};
+use crate::screen;
 use crate::signals::{self, Interruption};
+use traceroute_format::{View, clean};
 
 /// How often the terminal is redrawn.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
@@ -177,8 +178,9 @@ async fn document(
         tell(trace, &format_args!("warning: {}", warning.text));
     }
     let view = View {
-        screen: Screen::stdout(),
+        screen: screen::stdout(),
         details: trace.details,
+        option_prefix: "--",
     };
     let written = trace.format.render(&report, view);
     written.map_err(|error| Failure::Trace(format!("cannot write down the result: {error}")))

@@ -1,4 +1,4 @@
-//! How a result is written: for programs as JSON, CSV or a graph, for people as a table.
+//! How both programs write a result: for programs as JSON, CSV or a graph, for people as a table.
 
 mod csv;
 mod dot;
@@ -17,12 +17,12 @@ use std::error::Error;
 
 use datadog_traceroute::{Report, json};
 
-pub(crate) use screen::Screen;
-pub(crate) use text::{clean, milliseconds, rtt};
+pub use screen::Screen;
+pub use text::{clean, milliseconds, rtt};
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
     /// The document that programs rely on.
     Json,
     /// One line for each address at each TTL, all runs taken together.
@@ -37,7 +37,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// The format that `--format` calls so, in any letter case.
-    pub(crate) fn named(name: &str) -> Self {
+    pub fn named(name: &str) -> Self {
         match name.to_ascii_lowercase().as_str() {
             "table" => Format::Table,
             "wide" => Format::Wide,
@@ -47,8 +47,18 @@ impl Format {
         }
     }
 
+    /// Its media type, for HTTP.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Table | Format::Wide => "text/plain; charset=utf-8",
+            Format::Csv => "text/csv; charset=utf-8",
+            Format::Dot => "text/vnd.graphviz; charset=utf-8",
+        }
+    }
+
     /// Whether it is made for people to read.
-    pub(crate) fn is_for_people(self) -> bool {
+    pub fn is_for_people(self) -> bool {
         matches!(self, Format::Table | Format::Wide)
     }
 
@@ -57,7 +67,7 @@ impl Format {
     ///
     /// # Errors
     /// None that a report can cause.
-    pub(crate) fn render(self, report: &Report, view: View) -> Result<String, Box<dyn Error>> {
+    pub fn render(self, report: &Report, view: View) -> Result<String, Box<dyn Error>> {
         Ok(match self {
             Format::Json => json::to_pretty(report)?,
             Format::Table => table::render(report, view),
@@ -70,9 +80,11 @@ impl Format {
 
 /// What people see of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct View {
+pub struct View {
     /// Where they see it.
-    pub(crate) screen: Screen,
+    pub screen: Screen,
     /// Whether they asked for details.
-    pub(crate) details: bool,
+    pub details: bool,
+    /// What stands before the name of an option: `--` on a command line, nothing in a query string.
+    pub option_prefix: &'static str,
 }

@@ -1,7 +1,5 @@
 //! What a table is shown on.
 
-use std::io::{self, IsTerminal};
-
 use anstyle::{AnsiColor, Style};
 
 /// Titles.
@@ -19,37 +17,19 @@ pub(crate) const PLAIN: Style = Style::new();
 
 /// What a table is shown on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Screen {
+pub struct Screen {
     /// It shows colours, and the user wants them.
-    pub(crate) colour: bool,
+    pub colour: bool,
     /// Its width in columns; `None`: no terminal, any width will do.
-    pub(crate) width: Option<usize>,
+    pub width: Option<usize>,
 }
 
 impl Screen {
     /// A file, a pipe.
-    pub(crate) const NONE: Screen = Screen {
+    pub const NONE: Screen = Screen {
         colour: false,
         width: None,
     };
-
-    /// Whatever standard output is. Colours are for terminals that know them, unless `NO_COLOR` or `CLICOLOR=0` is set
-    /// (<https://no-color.org>, <https://bixense.com/clicolors>).
-    pub(crate) fn stdout() -> Screen {
-        let stdout = io::stdout();
-        if !stdout.is_terminal() {
-            return Screen::NONE;
-        }
-        Screen {
-            colour: !anstyle_query::no_color()
-                && anstyle_query::clicolor() != Some(false)
-                && anstyle_query::term_supports_ansi_color()
-                && anstyle_query::windows::enable_ansi_colors() != Some(false),
-            width: terminal_size::terminal_size_of(&stdout)
-                .map(|(terminal_size::Width(width), _)| usize::from(width))
-                .filter(|width| *width > 0),
-        }
-    }
 
     /// `text` in `style`, as far as this can show it.
     pub(crate) fn paint(self, style: Style, text: &str) -> String {

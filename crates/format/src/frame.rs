@@ -1,6 +1,6 @@
 //! What stands above and below a table.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use datadog_traceroute::details::Counters;
@@ -68,10 +68,11 @@ fn list(addresses: &[IpAddr]) -> String {
 /// counters.
 pub(crate) fn below(report: &Report, view: View) -> String {
     let screen = view.screen;
-    let mut text = path(&report.runs, screen);
+    let mut text = path(&report.runs, view);
     match too_low_max_ttl(report) {
         Some(ttl) => {
-            let remark = format!("not measured: the target is beyond --max-ttl {ttl}");
+            let option = view.option_prefix;
+            let remark = format!("not measured: the target is beyond {option}max-ttl {ttl}");
             let _ = writeln!(text, "End to end  {}", screen.paint(NOTABLE, &remark));
         }
         None => text.push_str(&end_to_end(&report.end_to_end, screen)),
@@ -84,10 +85,10 @@ pub(crate) fn below(report: &Report, view: View) -> String {
 }
 
 /// Why paths end before their destination, or how long they are is not known.
-fn path(runs: &[Run], screen: Screen) -> String {
+fn path(runs: &[Run], view: View) -> String {
     let mut text = String::new();
     let mut tell = |remark: &str, rest: &str| {
-        let _ = writeln!(text, "Path        {}{rest}", screen.paint(NOTABLE, remark));
+        let _ = writeln!(text, "Path        {}{rest}", view.screen.paint(NOTABLE, remark));
     };
     let mut misses: Vec<Miss> = runs.iter().filter_map(Miss::of).collect();
     // What refuses one run explains the silence in others: refusals are limited, too.
@@ -99,9 +100,9 @@ fn path(runs: &[Run], screen: Screen) -> String {
     let remarks = misses.iter().map(|miss| match miss {
         Miss::Silence { gave_up, .. } => {
             let (after, gave_up) = (furthest, *gave_up);
-            Miss::Silence { after, gave_up }.to_string()
+            Miss::Silence { after, gave_up }.in_words(view)
         }
-        miss => miss.to_string(),
+        miss => miss.in_words(view),
     });
     let remarks: Vec<String> = remarks.collect();
     for remark in distinct(remarks.iter()) {
@@ -138,7 +139,7 @@ enum Miss {
     },
     /// All hops answer up to the highest TTL.
     MaxTtl(u8),
-    /// Nobody answers after this TTL, or at all; perhaps `--gap-limit` gave up.
+    /// Nobody answers after this TTL, or at all; perhaps the gap limit gave up.
     Silence { after: Option<u8>, gave_up: bool },
 }
 
@@ -180,28 +181,34 @@ impl Miss {
     }
 }
 
-impl fmt::Display for Miss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Miss {
+    fn in_words(&self, view: View) -> String {
+        let option = view.option_prefix;
         match self {
             Miss::Refused {
                 from,
                 notation,
                 words,
             } => {
-                f.write_str(notation.as_deref().unwrap_or("refused"))?;
-                match from {
-                    Some(from) => write!(f, " from {from}")?,
-                    None => f.write_str(" by a hidden private hop")?,
-                }
-                words.map_or(Ok(()), |words| write!(f, " ({words})"))
+                let who = match from {
+                    Some(from) => format!("from {from}"),
+                    None => "by a hidden private hop".to_owned(),
+                };
+                let meaning = words.map_or(String::new(), |words| format!(" ({words})"));
+                format!("{} {who}{meaning}", notation.as_deref().unwrap_or("refused"))
             }
-            Miss::MaxTtl(ttl) => write!(f, "it is beyond --max-ttl {ttl}"),
+            Miss::MaxTtl(ttl) => format!("it is beyond {option}max-ttl {ttl}"),
             Miss::Silence { after, gave_up } => {
-                match after {
-                    Some(ttl) => write!(f, "no answer after TTL {ttl}")?,
-                    None => f.write_str("no answer at any TTL")?,
-                }
-                f.write_str(if *gave_up { ", and --gap-limit gave up" } else { "" })
+                let since = match after {
+                    Some(ttl) => format!("no answer after TTL {ttl}"),
+                    None => "no answer at any TTL".to_owned(),
+                };
+                let end = if *gave_up {
+                    format!(", and {option}gap-limit gave up")
+                } else {
+                    String::new()
+                };
+                since + &end
             }
         }
     }

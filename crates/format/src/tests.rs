@@ -325,6 +325,7 @@ fn view(report: &Report, screen: Screen) -> View {
     View {
         screen,
         details: report.statistics.is_some(),
+        option_prefix: "--",
     }
 }
 
@@ -332,6 +333,7 @@ fn view(report: &Report, screen: Screen) -> View {
 const PLAIN: View = View {
     screen: Screen::NONE,
     details: false,
+    option_prefix: "--",
 };
 
 fn terminal(width: usize) -> Screen {
@@ -471,6 +473,13 @@ fn why_a_path_ends_is_said_below_it() {
             let text = format.render(&ended(&paths, &["0", "0"]), PLAIN).unwrap();
             let (_, below) = text.rsplit_once("\n\n").unwrap();
             assert_eq!(below.trim_end(), expected, "{text}");
+            // Over HTTP, options are no flags.
+            let view = View {
+                option_prefix: "",
+                ..PLAIN
+            };
+            let text = format.render(&ended(&paths, &["0", "0"]), view).unwrap();
+            assert!(text.contains(&expected.replace("--", "")), "{text}");
         }
     }
 }
@@ -597,7 +606,7 @@ proptest! {
         for format in [Format::Table, Format::Wide, Format::Csv, Format::Dot] {
             for colour in [false, true] {
                 let screen = Screen { colour, width: Some(width) };
-                let view = View { screen, details: false };
+                let view = View { screen, ..PLAIN };
                 let text = without_colour(&format.render(&report, view).unwrap());
                 prop_assert!(!text.replace('\n', "").contains(char::is_control), "{text:?}");
             }

@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr;
 /// `text` without anything that could do more on a terminal than be read: control characters, and
 /// those that are invisible or turn the direction of writing, are escaped as `\u{1b}`. A name is
 /// what a stranger's name server says.
-pub(crate) fn clean(text: &str) -> String {
+pub fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     // `escape_debug` knows what cannot be shown, but escapes these three as well, which can.
     for piece in text.split_inclusive(['\\', '"', '\'']) {
@@ -39,12 +39,12 @@ pub(crate) fn host(address: IpAddr, names: &[String]) -> String {
 }
 
 /// A time in milliseconds.
-pub(crate) fn milliseconds(time: Duration) -> f64 {
+pub fn milliseconds(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e6
 }
 
 /// A round-trip time in milliseconds, to the microsecond.
-pub(crate) fn rtt(milliseconds: f64) -> String {
+pub fn rtt(milliseconds: f64) -> String {
     format!("{milliseconds:.3}")
 }
 
