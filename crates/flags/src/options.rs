@@ -241,8 +241,9 @@ pub static OPTIONS: &[TraceOption] = &[
         })
     },
     TraceOption {
-        query: None,
         help: "How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz)",
+        description: "How the result is written: json, table, wide (a column for each run), csv or dot (Graphviz), in any \
+                      letter case; empty means the default.",
         ..choice(
             "format",
             &[

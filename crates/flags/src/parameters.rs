@@ -6,7 +6,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use datadog_traceroute::{Field, Problem, Request, RequestBuilder, RequestError};
 
-use crate::catalogue::{Interface, Kind, TraceOption, Value, choose, option};
+use crate::catalogue::{Kind, TraceOption, Value, choose, option};
 use crate::options::OPTIONS;
 
 /// A value for each option, as a user gave it or its default. Not yet checked.
@@ -33,26 +33,30 @@ impl Parameters {
     }
 
     /// What a query string says, in which `first` finds the first value of a parameter that is not
-    /// empty. A number or boolean that does not parse has its default, and `ignored` is told of its
-    /// name, what is wrong, and that default.
+    /// empty. What is absent has the value that `default` gives it. A number or boolean that does
+    /// not parse counts as absent, and `ignored` is told of its name, what is wrong, and that
+    /// default.
     pub fn from_query<'q>(
         first: impl Fn(&str) -> Option<&'q str>,
-        ignored: impl Fn(&str, &str, Option<&Value>),
+        default: impl Fn(&TraceOption) -> Option<Value>,
+        mut ignored: impl FnMut(&'static str, &str, Option<&Value>),
     ) -> Self {
-        let value = |option: &TraceOption| {
-            let default = option.default(Interface::Query);
+        let mut value = |option: &TraceOption| {
+            let default = default(option);
             let name = option.query?;
             let Some(text) = first(name) else {
                 return default;
             };
-            let use_default = |problem: String| {
-                ignored(name, &problem, default.as_ref());
-                default.clone()
-            };
-            option.parse_query(text).map_or_else(use_default, Some)
+            match option.parse_query(text) {
+                Ok(value) => Some(value),
+                Err(problem) => {
+                    ignored(name, &problem, default.as_ref());
+                    default
+                }
+            }
         };
         Parameters {
-            values: OPTIONS.iter().map(value).collect(),
+            values: OPTIONS.iter().map(&mut value).collect(),
         }
     }
 
@@ -213,6 +217,7 @@ impl std::error::Error for InvalidParameter {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue::Interface;
 
     /// What a query string with these parameters and a target says.
     fn with(given: &[(&str, &'static str)]) -> Parameters {
@@ -221,6 +226,7 @@ mod tests {
                 Some((_, text)) => Some(*text),
                 None => (name == "target").then_some("example.com"),
             },
+            |option| option.default(Interface::Query),
             |name, problem, _| panic!("{name}: {problem}"),
         )
     }
@@ -231,6 +237,10 @@ mod tests {
         let unchanged = with(&[]).validate().unwrap();
         for option in OPTIONS {
             let Some(name) = option.query else { continue };
+            if name == "format" {
+                // It is about the answer.
+                continue;
+            }
             let text = match &option.kind {
                 Kind::Choice(choices) => choices[1].name,
                 Kind::Integer(..) if name == "packet-size" => "100",

@@ -1,12 +1,13 @@
 //! Errors as clients see them.
 
+use std::fmt::{self, Display};
+
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{self, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use datadog_traceroute::{EgressError, Error, ErrorCode, Host};
+use datadog_traceroute::{Error, ErrorCode, Host};
 use serde::Serialize;
-use traceroute_flags::InvalidParameter;
 
 /// A request that has no result. How it is written depends on the request's headers, so it travels
 /// in the response's extensions until [`Failure::render`].
@@ -14,8 +15,42 @@ use traceroute_flags::InvalidParameter;
 pub(crate) struct Failure {
     pub(crate) status: StatusCode,
     pub(crate) code: ErrorCode,
+    /// What kind of failure, in the contract's words: what plain text begins with. JSON has the
+    /// code for that.
+    kind: Option<&'static str>,
     /// One line.
-    pub(crate) message: String,
+    message: String,
+    pub(crate) fault: Fault,
+}
+
+/// The contract's words.
+const INVALID: &str = "Invalid parameters";
+const FAILED: &str = "Traceroute failed";
+const NOT_ENCODED: &str = "Failed to encode response";
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The request is wrong, may not be made, or asks for more than there is time for.
+    Client,
+    /// The target's name does not resolve.
+    Name,
+    /// The target does not do what the method needs.
+    Target,
+    /// The service, its machine, or the network that it is in.
+    Service,
+}
+
+impl Fault {
+    /// The name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Fault::Client => "client",
+            Fault::Name => "name",
+            Fault::Target => "target",
+            Fault::Service => "service",
+        }
+    }
 }
 
 impl Failure {
@@ -23,7 +58,20 @@ impl Failure {
         Failure {
             status,
             code,
+            kind: None,
             message: one_line(message),
+            fault: if status.is_client_error() {
+                Fault::Client
+            } else {
+                Fault::Service
+            },
+        }
+    }
+
+    fn of_kind(kind: &'static str, status: StatusCode, code: ErrorCode, cause: impl Display) -> Self {
+        Failure {
+            kind: Some(kind),
+            ..Failure::new(status, code, &cause.to_string())
         }
     }
 
@@ -36,23 +84,47 @@ impl Failure {
         Failure::new(StatusCode::NOT_FOUND, ErrorCode::InvalidRequest, "Not found")
     }
 
-    pub(crate) fn invalid_parameters(error: &InvalidParameter) -> Self {
-        let message = format!("Invalid parameters: {error}");
-        Failure::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, &message)
+    pub(crate) fn invalid_parameters(problem: impl Display) -> Self {
+        let (status, code) = (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest);
+        Failure::of_kind(INVALID, status, code, problem)
     }
 
+    /// A request that the library does not carry out: the client's fault where it is wrong.
     pub(crate) fn trace(error: &Error) -> Self {
-        Failure::trace_failed(error.code(), error)
+        let fault = match (error, error.code()) {
+            (_, ErrorCode::InvalidRequest) => return Failure::invalid_parameters(error),
+            (_, ErrorCode::Dns) => Fault::Name,
+            (Error::Traces(_), ErrorCode::Timeout | ErrorCode::ConnectionRefused | ErrorCode::Unknown) => {
+                Fault::Target
+            }
+            _ => Fault::Service,
+        };
+        Failure {
+            fault,
+            ..Failure::trace_failed(error.code(), error)
+        }
     }
 
-    pub(crate) fn trace_failed(code: ErrorCode, cause: impl std::fmt::Display) -> Self {
-        let message = format!("Traceroute failed: {cause}");
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, code, &message)
+    /// A request that takes longer than it may.
+    pub(crate) fn took_too_long(cause: &str) -> Self {
+        Failure {
+            fault: Fault::Client,
+            ..Failure::trace_failed(ErrorCode::Timeout, cause)
+        }
     }
 
-    pub(crate) fn encoding(error: &serde_json::Error) -> Self {
-        let message = format!("Failed to encode response: {error}");
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, &message)
+    fn trace_failed(code: ErrorCode, cause: impl Display) -> Self {
+        Failure::of_kind(FAILED, StatusCode::INTERNAL_SERVER_ERROR, code, cause)
+    }
+
+    pub(crate) fn encoding(error: impl Display) -> Self {
+        let (status, code) = (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown);
+        Failure::of_kind(NOT_ENCODED, status, code, error)
+    }
+
+    /// Whether a trace that could be asked for has failed.
+    pub(crate) fn is_failed_trace(&self) -> bool {
+        self.kind == Some(FAILED)
     }
 
     /// Shows the host as it was asked for: what a name stands for is nothing to tell those who may
@@ -71,17 +143,6 @@ impl Failure {
         let message =
             format!("Parameter not allowed: {parameter}; this server's --allow-egress does not name it");
         Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message)
-    }
-
-    /// A choice of egress that cannot be made, or not by this server.
-    pub(crate) fn egress(error: EgressError) -> Self {
-        let error = Error::Egress(error);
-        if error.code() == ErrorCode::InvalidRequest {
-            let message = format!("Invalid parameters: {error}");
-            Failure::new(StatusCode::BAD_REQUEST, error.code(), &message)
-        } else {
-            Failure::trace(&error)
-        }
     }
 
     /// The task that carried out a request has panicked.
@@ -122,7 +183,7 @@ impl Failure {
         let (kind, text) = if json {
             ("application/json", self.to_json())
         } else {
-            ("text/plain; charset=utf-8", self.message.clone())
+            ("text/plain; charset=utf-8", self.to_string())
         };
         let mut response = Response::new(Body::from(text + "\n"));
         *response.status_mut() = self.status;
@@ -157,6 +218,16 @@ fn one_line(message: &str) -> String {
     lines.join("; ").replace(char::is_control, " ")
 }
 
+/// As plain text.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(kind) = self.kind {
+            write!(f, "{kind}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
@@ -169,18 +240,19 @@ impl IntoResponse for Failure {
 mod tests {
     use super::*;
     use std::io;
+    use traceroute_flags::InvalidParameter;
 
     #[test]
     fn several_errors_are_one_line() {
         let failure = Failure::trace_failed(ErrorCode::Unknown, "no route\nno\tpermission\r\n");
-        assert_eq!(failure.message, "Traceroute failed: no route; no permission");
+        assert_eq!(failure.to_string(), "Traceroute failed: no route; no permission");
     }
 
     #[test]
     fn messages_of_the_contract() {
-        let missing = Failure::invalid_parameters(&InvalidParameter::missing("target"));
+        let missing = Failure::invalid_parameters(InvalidParameter::missing("target"));
         assert_eq!(
-            missing.message,
+            missing.to_string(),
             "Invalid parameters: missing required parameter: target"
         );
         assert_eq!(missing.status, StatusCode::BAD_REQUEST);
@@ -188,14 +260,30 @@ mod tests {
         let not_encoded = Failure::encoding(&encoding);
         assert_eq!(not_encoded.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(
-            not_encoded.message,
+            not_encoded.to_string(),
             format!("Failed to encode response: {encoding}")
         );
         let error = Error::Start(io::Error::from(io::ErrorKind::PermissionDenied));
         let failed = Failure::trace(&error);
         assert_eq!(failed.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(failed.code, ErrorCode::Denied);
-        assert!(failed.message.starts_with("Traceroute failed: "));
+        assert!(failed.to_string().starts_with("Traceroute failed: "));
+    }
+
+    /// Names that do not resolve are no fault of the service, whatever the status.
+    #[test]
+    fn whose_fault_it_is() {
+        let wrong = Failure::trace(&Error::NotAHost([0, 0, 0, 0].into()));
+        assert_eq!((wrong.status.as_u16(), wrong.fault), (400, Fault::Client));
+        let unknown = Failure::trace(&Error::TooLate);
+        assert_eq!((unknown.status.as_u16(), unknown.fault), (500, Fault::Name));
+        assert_eq!(Failure::overloaded().fault, Fault::Service);
+    }
+
+    #[test]
+    fn json_has_a_code_in_the_place_of_words() {
+        let failure = Failure::trace_failed(ErrorCode::Dns, "no such name");
+        assert_eq!(failure.to_json(), r#"{"code":"DNS","message":"no such name"}"#);
     }
 
     #[test]

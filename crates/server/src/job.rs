@@ -1,13 +1,13 @@
-//! One `/traceroute` request, from its query string to its report.
+//! One measurement, from its request to its report.
 
 use std::future::{Future, pending};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use datadog_traceroute::{Egress, EgressError, Error, ErrorCode, Report, Request, only_zone};
+use datadog_traceroute::{Egress, EgressError, Error, Report, Request, is_one_host, only_zone};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
-use traceroute_flags::Parameters;
 
 use crate::backend::OnEvent;
 use crate::failure::Failure;
@@ -18,33 +18,37 @@ pub(crate) struct Job {
     service: Arc<Service>,
     request: Request,
     start: Instant,
-    deadline: Option<Instant>,
+    longest: Option<Duration>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Job {
-    /// Checks a request, takes room for it, and finds and checks the address of its target.
+    /// Checks a request, takes room for it, and finds and checks the address of its target. It
+    /// ends `within` this time.
     ///
     /// # Errors
-    /// Wrong parameters, too much going on, a name that cannot be resolved, or a target that may
-    /// not be traced.
-    pub(crate) async fn admit(service: Arc<Service>, parameters: Parameters) -> Result<Job, Failure> {
-        let invalid = |error| Failure::invalid_parameters(&error);
-        let request = parameters.validate().map_err(invalid)?;
+    /// Parameters that this server does not allow, too much going on, a name that cannot be
+    /// resolved, or a target that may not be traced.
+    pub(crate) async fn admit(
+        service: Arc<Service>,
+        request: Request,
+        within: Option<Duration>,
+    ) -> Result<Job, Failure> {
         if let Some(parameter) = service.settings.policy.egress.refused(&request) {
             return Err(Failure::egress_not_allowed(parameter));
         }
-        service.settings.ceilings.check(&request).map_err(invalid)?;
+        let ceilings = &service.settings.ceilings;
+        ceilings.check(&request).map_err(Failure::invalid_parameters)?;
         let egress = request.egress();
         let room = service
             .admission
             .admit(&request)
             .ok_or_else(Failure::overloaded)?;
-        let longest = service.settings.ceilings.duration;
+        let longest = [ceilings.duration, within].into_iter().flatten().min();
         let start = Instant::now();
         let mut job = Job {
             start,
-            deadline: longest.map(|longest| start + longest),
+            longest,
             service,
             request,
             _room: room,
@@ -85,7 +89,10 @@ impl Job {
         if !self.service.settings.policy.allows(address, known) {
             return Err(Failure::target_not_allowed(self.request.host()));
         }
-        interface.map_err(Failure::egress)?;
+        interface.map_err(|error| Failure::trace(&Error::Egress(error)))?;
+        if !is_one_host(address) {
+            return Err(Failure::trace(&Error::NotAHost(address)));
+        }
         Ok(address)
     }
 
@@ -113,19 +120,20 @@ impl Job {
         let mut cancelled = self.service.cancelled.clone();
         tokio::select! {
             result = work => Ok(result),
-            () = at(self.deadline) => Err(self.took_too_long()),
+            () = at(self.longest.map(|longest| self.start + longest)) => Err(self.took_too_long()),
             // An error means that the one who could cancel is gone, which is as good.
             _ = cancelled.wait_for(|cancelled| *cancelled) => Err(Failure::stopping()),
         }
     }
 
     fn took_too_long(&self) -> Failure {
-        let longest = self.service.settings.ceilings.duration.unwrap_or_default();
-        let cause = format!(
-            "not finished within {}, the longest that this server allows",
-            crate::duration::format(longest)
-        );
-        Failure::trace_failed(ErrorCode::Timeout, cause)
+        let longest = crate::duration::format(self.longest.unwrap_or_default());
+        let cause = if self.longest == self.service.settings.ceilings.duration {
+            format!("not finished within {longest}, the longest that this server allows")
+        } else {
+            format!("not finished within {longest}, the time that there is until the scrape times out")
+        };
+        Failure::took_too_long(&cause)
     }
 }
 

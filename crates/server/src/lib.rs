@@ -20,6 +20,8 @@ mod openapi;
 mod page;
 mod parameters;
 mod policy;
+mod probe;
+mod redirect;
 mod router;
 mod serve;
 mod shared;

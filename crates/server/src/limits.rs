@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, Request};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use traceroute_flags::InvalidParameter;
+use traceroute_flags::{InvalidParameter, TraceOption, Value};
 
 /// Ceilings for one request. The defaults refuse nothing that the library allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,21 @@ impl Default for Ceilings {
 }
 
 impl Ceilings {
+    /// What a parameter is that the client does not name: its default, as far as this server
+    /// allows it.
+    pub(crate) fn clamp(&self, option: &TraceOption, default: Option<Value>) -> Option<Value> {
+        let most = match option.name() {
+            "traceroute-queries" | "e2e-queries" => i64::from(self.queries),
+            // At least 1: 0 would mean the default.
+            "timeout" => (self.timeout.as_millis() as i64).max(1),
+            _ => return default,
+        };
+        match default {
+            Some(Value::Integer(value)) => Some(Value::Integer(value.min(most))),
+            other => other,
+        }
+    }
+
     /// # Errors
     /// The first parameter that is above its ceiling.
     pub(crate) fn check(&self, request: &Request) -> Result<(), InvalidParameter> {

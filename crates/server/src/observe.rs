@@ -19,7 +19,8 @@ use tracing::{Instrument, Span};
 
 use crate::accept::prefers_json;
 use crate::failure::Failure;
-use crate::router::{PATHS, Service, is_protected};
+use crate::redirect::to_clean_path;
+use crate::router::{PATHS, Service, is_protected, sends_probes};
 
 /// The response header that names the request in the log.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -49,14 +50,19 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
     let mut observation = Observation::begin(Arc::clone(&service), request.uri().path(), span.clone());
     // Not the headers themselves: they would keep the connection's whole read buffer in memory.
     let json = prefers_json(request.headers());
-    let head_is_allowed = !request.uri().path().starts_with("/traceroute");
+    let head_is_allowed = !sends_probes(request.uri().path());
 
-    let mut response = match prepare(&service, request).await {
-        Ok(request) => next.run(request).instrument(span).await,
-        Err(failure) => failure.into_response(),
+    let mut response = match to_clean_path(request.method(), request.uri()) {
+        Some(response) => response,
+        None => match prepare(&service, request).await {
+            Ok(request) => next.run(request).instrument(span).await,
+            Err(failure) => failure.into_response(),
+        },
     };
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        let headers = std::mem::take(response.headers_mut());
         response = failure.render(json);
+        response.headers_mut().extend(headers);
         if failure.status == StatusCode::METHOD_NOT_ALLOWED {
             let allow = HeaderValue::from_static(if head_is_allowed { "GET, HEAD" } else { "GET" });
             response.headers_mut().insert(header::ALLOW, allow);
@@ -163,12 +169,12 @@ impl Drop for Observation {
                 tracing::info!(status, duration_ms, "the client went away");
             } else if let Some(failure) = self.outcome.0.get() {
                 let code = failure.code.name();
-                metrics.count_error(self.path, code);
+                metrics.count_error(self.path, code, failure.fault);
                 tracing::info!(
                     status,
                     duration_ms,
                     code,
-                    error = failure.message,
+                    error = failure.to_string(),
                     "request failed"
                 );
             } else {

@@ -7,6 +7,10 @@
 use datadog_traceroute::{Cause, Protocol};
 use serde_json::{Map, Value, json};
 use traceroute_flags::{Interface, Kind, OPTIONS, TraceOption};
+use traceroute_format::Format;
+
+use crate::parameters::{MODULE, STRICT};
+use crate::probe::{MODULES, QUERIES};
 
 /// The document, indented and with a final newline.
 pub(crate) fn document() -> String {
@@ -27,6 +31,7 @@ fn description() -> Value {
         "paths": {
             "/traceroute": { "get": trace_operation() },
             "/traceroute/stream": { "get": stream_operation() },
+            "/probe": { "get": probe_operation() },
             "/health": { "get": health_operation() },
             "/metrics": { "get": metrics_operation() },
             "/openapi.json": { "get": api_operation() },
@@ -48,18 +53,40 @@ fn trace_operation() -> Value {
     responses.insert(
         "200".to_owned(),
         json!({
-            "description": "The path and the end-to-end measurement.",
-            "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Report" } } },
+            "description": "The path and the end-to-end measurement, as `format` asks for.",
+            "headers": warning_header(),
+            "content": trace_content(),
         }),
     );
     json!({
         "operationId": "traceroute",
         "summary": "Trace the path to a target, and measure it end to end.",
-        "description": "Answers when all is done. Integers and booleans that do not parse count as absent; of a \
-                        repeated parameter the first counts. Closing the connection cancels the traces.",
+        "description": "Answers when all is done. Integers and booleans that do not parse count as absent, unknown \
+                        parameters are ignored; of a repeated parameter the first counts. Closing the connection cancels the traces.",
         "parameters": parameters(),
         "responses": responses,
     })
+}
+
+/// The document, and the other formats by their media types.
+fn trace_content() -> Value {
+    let document = json!({ "schema": { "$ref": "#/components/schemas/Report" } });
+    let mut content = Map::from_iter([("application/json".to_owned(), document)]);
+    for format in [Format::Table, Format::Csv, Format::Dot] {
+        let (kind, _) = format
+            .media_type()
+            .split_once(';')
+            .unwrap_or((format.media_type(), ""));
+        content.insert(kind.to_owned(), json!({ "schema": { "type": "string" } }));
+    }
+    content.into()
+}
+
+fn warning_header() -> Value {
+    json!({ "Traceroute-Warning": {
+        "description": "Parameters that do not exist, with what may be meant, and values that do not parse.",
+        "schema": { "type": "string" },
+    } })
 }
 
 fn stream_operation() -> Value {
@@ -67,7 +94,8 @@ fn stream_operation() -> Value {
     responses.insert("200".to_owned(), json!({
         "description": "Events: `hop` {run, ttl, ip_address, rtt, destination}, `run` {run} when a run has ended, \
                         `e2e` {index, rtt} with 0 for no answer, and last `report` with the document of /traceroute, or \
-                        `error` with an Error. Runs and end-to-end probes count from 0; round-trip times are in \
+                        `error` with an Error, when it fails after it has begun. What is known before has its own \
+                        status. `format` must be json. Runs and end-to-end probes count from 0; round-trip times are in \
                         milliseconds.",
         // OpenAPI 3.1 has no schema for single events.
         "content": { "text/event-stream": {} },
@@ -76,6 +104,56 @@ fn stream_operation() -> Value {
         "operationId": "stream",
         "summary": "The same as server-sent events, as it happens.",
         "parameters": parameters(),
+        "responses": responses,
+    })
+}
+
+fn probe_operation() -> Value {
+    let mut responses = failures(&["400", "401", "403", "405", "408", "413", "503"]);
+    let mut success = text(
+        "Metrics in Prometheus' text format. A measurement that fails has them too, with `probe_success` 0.",
+        "text/plain",
+    );
+    success["headers"] = warning_header();
+    responses.insert("200".to_owned(), success);
+    let names = MODULES.map(|(name, ..)| name);
+    let mut parameters = parameters();
+    if let Some(parameters) = parameters.as_array_mut() {
+        // Pace and numbers follow from the time that there is.
+        for parameter in parameters.iter_mut() {
+            let name = parameter["name"].as_str().unwrap_or_default();
+            let default = match name {
+                "traceroute-queries" => Some(QUERIES.0),
+                "e2e-queries" => Some(QUERIES.1),
+                "timeout" | "delay" | "e2e-interval" => None,
+                _ => continue,
+            };
+            if let Some(schema) = parameter["schema"].as_object_mut() {
+                schema.remove("default");
+                schema.extend(default.map(|value| ("default".to_owned(), value.into())));
+            }
+        }
+        parameters.push(json!({
+            "name": MODULE,
+            "in": "query",
+            "required": false,
+            "schema": { "type": "string", "enum": names },
+            "description": "Protocol and method, in any letter case: sack is tcp with tcp-method sack.",
+        }));
+        parameters.push(json!({
+            "name": "X-Prometheus-Scrape-Timeout-Seconds",
+            "in": "header",
+            "required": false,
+            "schema": { "type": "number", "default": 10 },
+            "description": "When the client gives up. The measurement ends half a second before.",
+        }));
+    }
+    json!({
+        "operationId": "probe",
+        "summary": "One measurement as metrics, for Prometheus, in the manner of its blackbox exporter.",
+        "description": "timeout, delay and e2e-interval are by default such that the measurement fits into the time \
+                        that Prometheus leaves. format must be json, which has no effect.",
+        "parameters": parameters,
         "responses": responses,
     })
 }
@@ -145,7 +223,7 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
         "405" => "Method not allowed.",
         "408" => "The request's body did not arrive in time.",
         "413" => "The request's body is too large.",
-        "500" => "`Traceroute failed: …`",
+        "500" => "`Traceroute failed: …`; code DNS: the target's name does not resolve.",
         _ => "Too many traces at once, or the server is shutting down. See Retry-After.",
     };
     let response = |status: &&str| {
@@ -169,7 +247,15 @@ fn parameters() -> Value {
             "description": option.description(),
         }))
     };
-    OPTIONS.iter().filter_map(parameter).collect()
+    let strict = json!({
+        "name": STRICT,
+        "in": "query",
+        "required": false,
+        "schema": { "type": "boolean", "default": false },
+        "description": "Refuse parameters that do not exist and values that do not parse; otherwise the header \
+                        Traceroute-Warning names them.",
+    });
+    OPTIONS.iter().filter_map(parameter).chain([strict]).collect()
 }
 
 fn schema(option: &TraceOption) -> Value {

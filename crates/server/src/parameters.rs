@@ -1,26 +1,33 @@
 //! From a query string to parameters, as Go's `net/url` and `strconv` read them.
 
-use traceroute_flags::Parameters;
+use std::fmt;
 
-/// Reads the parameters of a query string, percent-encoded. What is absent, empty or does not parse
-/// has its default; nothing is checked yet.
-pub(crate) fn from_query(query: &str) -> Parameters {
-    let query = Query::parse(query);
-    Parameters::from_query(
-        |name| query.first(name),
-        |name, error, default| {
-            let default = default.map(tracing::field::display);
-            tracing::warn!(parameter = name, %error, default, "a value does not parse; the default is used");
-        },
-    )
-}
+use traceroute_flags::{OPTIONS, Parameters, TraceOption, Value, parse_bool};
+
+/// Makes an error of everything that would be a remark.
+pub(crate) const STRICT: &str = "strict";
+/// Parameters of `/probe` alone.
+pub(crate) const MODULE: &str = "module";
+
+/// How alike two names are when one may be a misspelling of the other, by `strsim::jaro_winkler`.
+const ALIKE: f64 = 0.85;
+/// How many remarks a client is told of, and how many characters of a name.
+const MOST: (usize, usize) = (10, 40);
 
 /// Names and values, decoded, in order.
-struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
+
+/// What a query string asks for.
+pub(crate) struct Asked {
+    /// Not yet checked.
+    pub(crate) parameters: Parameters,
+    /// What the client may have meant otherwise.
+    pub(crate) remarks: Remarks,
+}
 
 impl Query {
     /// Pairs that contain a semicolon or a wrong percent-encoding are left out.
-    fn parse(text: &str) -> Query {
+    pub(crate) fn parse(text: &str) -> Query {
         let pairs = text
             .split('&')
             .filter(|pair| !pair.is_empty() && !pair.contains(';'));
@@ -31,15 +38,147 @@ impl Query {
         Query(decoded.collect())
     }
 
-    /// The first value of a name; `None` when that is empty.
-    fn first(&self, name: &str) -> Option<&str> {
+    /// The first value of a name; `None` when that is empty, or a timeout of 0, which means the
+    /// default.
+    pub(crate) fn first(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
-        (!value.is_empty()).then_some(value)
+        let means_default = value.is_empty() || name == "timeout" && value.parse::<i64>() == Ok(0);
+        (!means_default).then_some(value)
+    }
+
+    /// The parameters, with `default` for what is absent or does not parse, of an endpoint that
+    /// has the parameters `own` besides those of a trace.
+    pub(crate) fn read(
+        &self,
+        own: &[&'static str],
+        default: impl Fn(&TraceOption) -> Option<Value>,
+    ) -> Asked {
+        let mut texts = self.unknown(own);
+        let strict = match self.first(STRICT).map(parse_bool) {
+            None => false,
+            Some(Ok(strict)) => strict,
+            Some(Err(problem)) => {
+                texts.push(does_not_parse(STRICT, &problem.to_string(), "false"));
+                false
+            }
+        };
+        let parameters = Parameters::from_query(
+            |name| self.first(name),
+            default,
+            |name, problem, default| {
+                let default = default.map_or("nothing".to_owned(), ToString::to_string);
+                texts.push(does_not_parse(name, problem, &default));
+            },
+        );
+        let remarks = Remarks { strict, texts };
+        Asked { parameters, remarks }
+    }
+
+    /// A remark on each name that no parameter has.
+    fn unknown(&self, own: &[&'static str]) -> Vec<String> {
+        let of_traces = OPTIONS.iter().filter_map(|option| option.query);
+        let known: Vec<&'static str> = of_traces.chain([STRICT]).chain(own.iter().copied()).collect();
+        let mut remarks = Vec::new();
+        for (name, _) in &self.0 {
+            if known.contains(&name.as_str()) {
+                continue;
+            }
+            let hint = similar(name, &known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
+            let remark = format!("unknown parameter {}{hint}", ascii(name));
+            if !remarks.contains(&remark) {
+                remarks.push(remark);
+            }
+            if remarks.len() > MOST.0 {
+                break;
+            }
+        }
+        remarks
+    }
+}
+
+fn does_not_parse(name: &str, problem: &str, default: &str) -> String {
+    format!("{name} does not parse ({}): {default} is used", ascii(problem))
+}
+
+/// The beginning of `text` in plain ASCII, as a header needs it.
+fn ascii(text: &str) -> String {
+    let (_, most) = MOST;
+    let mut shown = String::new();
+    for char in text.chars().take(most) {
+        match char {
+            ' '..='~' => shown.push(char),
+            _ => shown.extend(char.escape_default()),
+        }
+    }
+    shown
+}
+
+/// What those who wrote `name` may have meant.
+fn similar(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let name = name.to_lowercase().replace('_', "-");
+    let of_flag = OPTIONS.iter().find(|option| option.flag == name);
+    if let Some(name) = of_flag.and_then(|option| option.query) {
+        return Some(name);
+    }
+    let likeness = |known: &&'static str| (strsim::jaro_winkler(&name, known), *known);
+    let likenesses = known
+        .iter()
+        .map(likeness)
+        .filter(|(likeness, _)| *likeness >= ALIKE);
+    likenesses
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, known)| known)
+}
+
+/// What a client may have meant otherwise: parameters that do not exist, values that do not parse.
+#[derive(Debug)]
+pub(crate) struct Remarks {
+    strict: bool,
+    /// Plain ASCII: they become a header.
+    texts: Vec<String>,
+}
+
+impl Remarks {
+    /// The remarks as an error, where the client wants none.
+    pub(crate) fn check(&self) -> Result<(), &Remarks> {
+        if self.strict && !self.texts.is_empty() {
+            return Err(self);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    pub(crate) fn log(&self) {
+        if !self.is_empty() {
+            tracing::warn!(remarks = self.to_string(), "odd parameters");
+        }
+    }
+}
+
+impl fmt::Display for Remarks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (most, _) = MOST;
+        f.write_str(
+            &self
+                .texts
+                .iter()
+                .take(most)
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(", "),
+        )?;
+        if self.texts.len() > most {
+            f.write_str(", and more")?;
+        }
+        Ok(())
     }
 }
 
 /// Undoes percent-encoding, and `+` for a space; `None` when a percent sign is not followed by two
-/// hexadecimal digits.
+/// hexadecimal digits. Own code, because `form_urlencoded` lets those pass and Go does not.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -67,7 +206,62 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::fmt::Write;
-    use traceroute_flags::{Interface, Kind, OPTIONS};
+    use traceroute_flags::{Interface, Kind};
+
+    fn read(query: &str) -> Asked {
+        Query::parse(query).read(&[], |option| option.default(Interface::Query))
+    }
+
+    fn from_query(query: &str) -> Parameters {
+        read(query).parameters
+    }
+
+    #[test]
+    fn what_is_odd_is_said_with_what_may_be_meant() {
+        let cases = [
+            ("target=h&strict=1&format=csv&details=true", ""),
+            ("max_ttl=5", "unknown parameter max_ttl (did you mean max-ttl?)"),
+            ("MAX-TTL=5", "unknown parameter MAX-TTL (did you mean max-ttl?)"),
+            ("proto=tcp", "unknown parameter proto (did you mean protocol?)"),
+            ("quieries=1", "unknown parameter quieries"),
+            (
+                "traceroute-querys=1",
+                "unknown parameter traceroute-querys (did you mean traceroute-queries?)",
+            ),
+            ("x=1&x=2&y", "unknown parameter x, unknown parameter y"),
+            ("m%C3%BCll%0a=1", r"unknown parameter m\u{fc}ll\n"),
+            ("module=udp", "unknown parameter module"),
+            (
+                "port=abc",
+                "port does not parse (invalid digit found in string): 33434 is used",
+            ),
+            (
+                "strict=maybe",
+                r#"strict does not parse ("maybe" is neither true nor false): false is used"#,
+            ),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(read(query).remarks.to_string(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn remarks_are_bounded() {
+        let names: Vec<String> = (0..100)
+            .map(|index| format!("{index}{}", "x".repeat(1000)))
+            .collect();
+        let query = names.join("&");
+        let text = read(&query).remarks.to_string();
+        assert!(text.len() < 1000 && text.ends_with(", and more"), "{text}");
+    }
+
+    #[test]
+    fn only_the_strict_are_refused() {
+        assert!(read("foo=1").remarks.check().is_ok());
+        assert!(read("strict=true").remarks.check().is_ok());
+        assert!(read("strict=true&foo=1").remarks.check().is_err());
+        assert!(read("strict=true&port=x").remarks.check().is_err());
+    }
 
     /// Asserts that `query` gives the parameters these values, and all others their defaults.
     fn assert_values(query: &str, expected: &[(&str, &str)]) {
@@ -154,7 +348,7 @@ mod tests {
             ("ipv6=yes", &[]),
             ("IPV6=true", &[]),
             ("&&target=host&&", &[("target", "host")]),
-            ("unknown=1&verbose=1&format=csv&proto=tcp", &[]),
+            ("unknown=1&verbose=1&Format=csv&proto=tcp", &[]),
             ("protocol=", &[]),
             (
                 "target=%5B2001%3Adb8%3A%3A1%5D%3A443",
@@ -222,7 +416,9 @@ mod tests {
 
         #[test]
         fn no_query_panics(query in any::<String>()) {
-            let _ = from_query(&query);
+            let remarks = read(&query).remarks.to_string();
+            // They become a header.
+            prop_assert!(remarks.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{remarks}");
         }
     }
 }

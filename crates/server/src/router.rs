@@ -6,23 +6,26 @@ use std::time::{Instant, SystemTime};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{self, HeaderValue};
-use axum::http::{Method, Uri};
+use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use datadog_traceroute::{Report, Request, json};
 use tokio::sync::watch;
-use traceroute_flags::Parameters;
+use traceroute_flags::{Interface, InvalidParameter, TraceOption};
+use traceroute_format::{Format, Screen, View};
 
 use crate::auth::Token;
 use crate::backend::Backend;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::limits::{Admission, Ceilings};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::observe;
-use crate::parameters::from_query;
+use crate::parameters::{Asked, MODULE, Query, Remarks};
 use crate::policy::Policy;
+use crate::probe::Probe;
 use crate::{health, openapi, page, stream};
 
 /// What the operator decided about requests.
@@ -65,13 +68,19 @@ impl Service {
 
 /// Whether a path needs the token: those that send packets, or tell of those who do.
 pub(crate) fn is_protected(path: &str) -> bool {
-    matches!(path, "/traceroute" | "/traceroute/stream" | "/metrics")
+    sends_probes(path) || path == "/metrics"
+}
+
+/// Whether asking for a path costs something: only `GET` does.
+pub(crate) fn sends_probes(path: &str) -> bool {
+    matches!(path, "/traceroute" | "/traceroute/stream" | "/probe")
 }
 
 /// The paths that are served, for metrics and the OpenAPI document; page files aside.
-pub(crate) const PATHS: [&str; 6] = [
+pub(crate) const PATHS: [&str; 7] = [
     "/traceroute",
     "/traceroute/stream",
+    "/probe",
     "/health",
     "/metrics",
     "/openapi.json",
@@ -83,8 +92,9 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/traceroute", any(traceroute))
         .route("/traceroute/stream", any(events))
+        .route("/probe", any(probe))
         .route("/health", any(healthy))
-        .route("/metrics", any(metrics))
+        .route("/metrics", any(counters))
         .route("/openapi.json", any(api))
         .merge(page::routes())
         .fallback(async || Failure::not_found())
@@ -96,47 +106,128 @@ type Answer = Result<Response, Failure>;
 
 async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Answer {
     only_get(&method)?;
-    let job = Job::admit(service, parameters(uri)).await?;
+    let asked = asked(&service, uri);
+    let answer = trace(service, &asked).await;
+    Ok(remarked(&asked.remarks, answer))
+}
+
+async fn trace(service: Arc<Service>, asked: &Asked) -> Answer {
+    let mut request = request(asked)?;
+    let format = Format::named(asked.parameters.text("format"));
+    let details = request.details();
+    if format.is_for_people() {
+        // Remarks are made of them.
+        request = request.with_details();
+    }
+    let job = Job::admit(service, request, None).await?;
     let report = job.run(None).await?;
-    let document =
-        datadog_traceroute::json::to_compact(&report).map_err(|error| Failure::encoding(&error))?;
-    Ok(respond("application/json", document))
+    write(&report, format, details)
+}
+
+fn write(report: &Report, format: Format, details: bool) -> Answer {
+    let view = View {
+        screen: Screen::NONE,
+        details,
+        option_prefix: "",
+    };
+    let text = match format {
+        Format::Json => json::to_compact(report).map_err(Failure::encoding)?,
+        format => format.render(report, view).map_err(Failure::encoding)?,
+    };
+    Ok(respond(format.media_type(), text))
 }
 
 async fn events(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Answer {
     only_get(&method)?;
-    let job = Job::admit(service, parameters(uri)).await?;
-    Ok(stream::response(job))
+    let asked = asked(&service, uri);
+    let begin = async {
+        let request = request(&asked)?;
+        no_format(&asked, "events are JSON")?;
+        Ok(stream::response(Job::admit(service, request, None).await?))
+    };
+    let answer = begin.await;
+    Ok(remarked(&asked.remarks, answer))
+}
+
+async fn probe(State(service): State<Arc<Service>>, method: Method, headers: HeaderMap, uri: Uri) -> Answer {
+    only_get(&method)?;
+    let query = Query::parse(uri.query().unwrap_or_default());
+    let probe = Probe::new(&query, &headers)?;
+    drop((uri, headers));
+    let ceilings = &service.settings.ceilings;
+    let asked = query.read(&[MODULE], |option| ceilings.clamp(option, probe.default(option)));
+    asked.remarks.log();
+    let measure = async {
+        let request = request(&asked)?.with_details();
+        no_format(&asked, "probes are answered with metrics")?;
+        probe.measure(service, request).await
+    };
+    let answer = measure.await;
+    Ok(remarked(&asked.remarks, answer))
+}
+
+/// What a query asks for. Lets go of the address: it would keep the connection's whole read buffer
+/// in memory.
+fn asked(service: &Service, uri: Uri) -> Asked {
+    let query = Query::parse(uri.query().unwrap_or_default());
+    drop(uri);
+    let ceilings = &service.settings.ceilings;
+    let default = |option: &TraceOption| ceilings.clamp(option, option.default(Interface::Query));
+    let asked = query.read(&[], default);
+    asked.remarks.log();
+    asked
+}
+
+/// The trace that is asked for.
+fn request(asked: &Asked) -> Result<Request, Failure> {
+    asked.remarks.check().map_err(Failure::invalid_parameters)?;
+    asked.parameters.validate().map_err(Failure::invalid_parameters)
+}
+
+/// Refuses formats where there is a format already, and which.
+fn no_format(asked: &Asked, which: &str) -> Result<(), Failure> {
+    if Format::named(asked.parameters.text("format")) == Format::Json {
+        return Ok(());
+    }
+    let problem = format!("cannot be chosen here: {which}");
+    Err(Failure::invalid_parameters(InvalidParameter::new(
+        "format", problem,
+    )))
+}
+
+/// The response header that names parameters which do not exist or do not parse.
+const WARNING: HeaderName = HeaderName::from_static("traceroute-warning");
+
+/// The response, with the remarks on its request.
+fn remarked(remarks: &Remarks, answer: Answer) -> Response {
+    let mut response = answer.into_response();
+    if !remarks.is_empty()
+        && let Ok(value) = HeaderValue::from_str(&remarks.to_string())
+    {
+        response.headers_mut().insert(WARNING, value);
+    }
+    response
 }
 
 async fn healthy(State(service): State<Arc<Service>>, method: Method) -> Answer {
     get_or_head(&method)?;
-    let document = health::document(service.started.elapsed(), SystemTime::now())
-        .map_err(|error| Failure::encoding(&error))?;
+    let document =
+        health::document(service.started.elapsed(), SystemTime::now()).map_err(Failure::encoding)?;
     let mut response = respond("application/json", document);
     let no_store = HeaderValue::from_static("no-store");
     response.headers_mut().insert(header::CACHE_CONTROL, no_store);
     Ok(response)
 }
 
-async fn metrics(State(service): State<Arc<Service>>, method: Method) -> Answer {
+async fn counters(State(service): State<Arc<Service>>, method: Method) -> Answer {
     get_or_head(&method)?;
     let engine = service.backend.statistics().await;
-    let text = service.metrics.write(engine.as_ref());
-    Ok(respond("text/plain; version=0.0.4; charset=utf-8", text))
+    metrics::respond(&service.metrics.registry(engine))
 }
 
 async fn api(method: Method) -> Answer {
     get_or_head(&method)?;
     Ok(respond("application/json", openapi::document()))
-}
-
-/// Takes the address apart, and lets go of it: it would keep the connection's whole read buffer in
-/// memory.
-fn parameters(uri: Uri) -> Parameters {
-    let parameters = from_query(uri.query().unwrap_or_default());
-    drop(uri);
-    parameters
 }
 
 fn only_get(method: &Method) -> Result<(), Failure> {

@@ -11,10 +11,11 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use traceroute_flags::check_open_files;
 use traceroute_net::Access;
@@ -176,7 +177,8 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
     };
     let tracer = Arc::new(backend::tracer(config.max_traces));
     let service = Service::new(tracer, settings, cancelled);
-    let (server, mut ended) = Server::new(&config, router(service));
+    let connections = Arc::new(GracefulShutdown::new());
+    let server = Server::new(&config, router(service), Arc::clone(&connections));
     let accepting = server
         .accept_all(&sockets)
         .map_err(|error| StartError(format!("cannot listen: {error}")))?;
@@ -186,14 +188,27 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
     tracing::info!("stopping: no new connections; what runs may finish");
     for task in accepting {
         task.abort();
+        let _ = task.await;
     }
     drop(sockets);
-    tokio::select! {
-        () = ended.all(config.grace_period) => {}
-        () = stop.signal() => tracing::warn!("stopping at once"),
-    }
+    // Each connection ends after its present request.
+    let mut ended = std::pin::pin!(async {
+        // Nobody else has it: those who accept have ended.
+        if let Some(connections) = Arc::into_inner(connections) {
+            connections.shutdown().await;
+        }
+    });
+    let all_ended = tokio::select! {
+        result = timeout(config.grace_period, &mut ended) => result.is_ok(),
+        () = stop.signal() => {
+            tracing::warn!("stopping at once");
+            false
+        }
+    };
     let _ = cancel.send(true);
-    ended.all(LAST_WORDS).await;
+    if !all_ended {
+        let _ = timeout(LAST_WORDS, ended).await;
+    }
     tracing::info!("stopped");
     Ok(())
 }
@@ -256,39 +271,23 @@ struct Server {
     http: http1::Builder,
     room: Arc<Semaphore>,
     write_timeout: Duration,
-    stopping: watch::Receiver<()>,
-    /// Held by every connection.
-    alive: mpsc::Sender<()>,
-}
-
-/// Tells when all connections have ended.
-struct Ended {
-    stopping: Option<watch::Sender<()>>,
-    alive: mpsc::Receiver<()>,
+    connections: Arc<GracefulShutdown>,
 }
 
 impl Server {
-    fn new(config: &Config, router: Router) -> (Self, Ended) {
+    fn new(config: &Config, router: Router, connections: Arc<GracefulShutdown>) -> Self {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
             .max_header_size(config.max_header_size)
             .max_buf_size(config.max_header_size.max(SMALLEST_BUFFER));
-        let (sender, stopping) = watch::channel(());
-        let (alive, receiver) = mpsc::channel(1);
-        let server = Server {
+        Server {
             router,
             http,
             room: Arc::new(Semaphore::new(config.max_connections as usize)),
             write_timeout: config.write_timeout,
-            stopping,
-            alive,
-        };
-        let ended = Ended {
-            stopping: Some(sender),
-            alive: receiver,
-        };
-        (server, ended)
+            connections,
+        }
     }
 
     /// Accepts on every socket, until the returned tasks are aborted.
@@ -340,30 +339,21 @@ impl Server {
         let io = TokioIo::new(StallGuard::new(socket, self.write_timeout));
         let service = TowerToHyperService::new(self.router.clone());
         let connection = self.http.serve_connection(io, service);
-        let mut stopping = self.stopping.clone();
-        let alive = self.alive.clone();
+        let connection = self.connections.watch(connection);
         tokio::spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            let mut gone = std::pin::pin!(async {
+            let gone = async {
                 watch.closed().await;
                 sleep(AFTER_CLOSE).await;
-            });
-            let mut stops = false;
-            let result = loop {
-                tokio::select! {
-                    biased;
-                    result = &mut connection => break result,
-                    () = &mut gone => break Ok(()),
-                    _ = stopping.changed(), if !stops => {
-                        stops = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                }
+            };
+            let result = tokio::select! {
+                biased;
+                result = connection => result,
+                () = gone => Ok(()),
             };
             if let Err(error) = result {
                 tracing::debug!(%error, "a connection ended with an error");
             }
-            drop((permit, alive));
+            drop(permit);
         });
     }
 }
@@ -392,15 +382,6 @@ async fn pause(error: &io::Error) {
     if !theirs {
         tracing::warn!(%error, "cannot accept connections");
         sleep(ACCEPT_PAUSE).await;
-    }
-}
-
-impl Ended {
-    /// Lets every connection end after its present request, and waits for that, no longer than
-    /// `patience`.
-    async fn all(&mut self, patience: Duration) {
-        self.stopping = None;
-        let _ = timeout(patience, self.alive.recv()).await;
     }
 }
 

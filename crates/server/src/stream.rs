@@ -5,26 +5,23 @@
 //! that `/traceroute` gives, or `error`.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::net::IpAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::header::{self, HeaderName, HeaderValue};
-use axum::response::Response;
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
 use datadog_traceroute::{Event, Report, is_private, json};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::Instrument;
 
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::observe::Outcome;
-use crate::router::respond;
 
 /// How often something is sent when nothing happens, so that nobody between takes the connection
 /// for dead.
@@ -37,9 +34,10 @@ const QUEUE: usize = 16_384;
 /// A response that carries out `job`, however slowly its body is read; dropping the body stops the
 /// job.
 pub(crate) fn response(job: Job) -> Response {
-    let events = Events::new(job);
-    let outcome = events.outcome.clone();
-    let mut response = respond("text/event-stream", Body::from_stream(events));
+    let outcome = Outcome::default();
+    let events = events(job, outcome.clone()).map(Ok::<_, Infallible>);
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     response.extensions_mut().insert(outcome);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -49,81 +47,41 @@ pub(crate) fn response(job: Job) -> Response {
     response
 }
 
-struct Events {
-    progress: mpsc::Receiver<Event>,
-    hide_private: bool,
-    /// The one task that carries out the job; stops when dropped.
-    work: JoinSet<Result<Report, Failure>>,
-    outcome: Outcome,
-    keep_alive: Interval,
+/// What happens, and last how it ended; `outcome` is told of a failure.
+fn events(job: Job, outcome: Outcome) -> impl Stream<Item = sse::Event> {
+    let hide_private = job.request().skip_private_hops();
+    let (sender, mut progress) = mpsc::channel(QUEUE);
+    // The one task that carries out the job; stops when dropped.
+    let mut work = JoinSet::new();
+    // A task of its own: limits of time hold, and probes are sent, whether or not somebody reads.
+    work.spawn(
+        async move {
+            let tell = Box::new(move |progress| {
+                let _ = sender.try_send(progress);
+            });
+            job.run(Some(tell)).await
+        }
+        .in_current_span(),
+    );
+    let progress = stream::poll_fn(move |context| progress.poll_recv(context));
+    let happened = progress.filter_map(move |progress| ready(describe(progress, hide_private)));
+    // Begins when there will be no more progress: the job has ended, or is about to.
+    let end = stream::once(async move {
+        let result = work.join_next().await;
+        result.map(|result| conclude(result, &outcome))
+    });
+    happened.chain(end.filter_map(ready))
 }
 
-impl Events {
-    fn new(job: Job) -> Self {
-        let mut keep_alive = interval(KEEP_ALIVE);
-        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        keep_alive.reset();
-        let hide_private = job.request().skip_private_hops();
-        let (sender, progress) = mpsc::channel(QUEUE);
-        let mut work = JoinSet::new();
-        // A task of its own: limits of time hold, and probes are sent, whether or not somebody
-        // reads.
-        work.spawn(
-            async move {
-                let tell = Box::new(move |progress| {
-                    let _ = sender.try_send(progress);
-                });
-                job.run(Some(tell)).await
-            }
-            .in_current_span(),
-        );
-        Events {
-            progress,
-            hide_private,
-            work,
-            outcome: Outcome::default(),
-            keep_alive,
-        }
-    }
-
-    /// The last event.
-    fn conclude(&self, result: Result<Result<Report, Failure>, JoinError>) -> String {
-        let result = result.unwrap_or_else(|panic| Err(Failure::crashed(&panic)));
-        let event = result.and_then(|report| write_event("report", &report));
-        event.unwrap_or_else(|failure| {
-            let event = format!("event: error\ndata: {}\n\n", failure.to_json());
-            self.outcome.fail(failure);
-            event
-        })
-    }
-}
-
-impl Stream for Events {
-    type Item = Result<String, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            match self.progress.poll_recv(context) {
-                Poll::Ready(Some(progress)) => {
-                    if let Some(event) = describe(progress, self.hide_private) {
-                        // Whoever polls does so until nothing is ready.
-                        return Poll::Ready(Some(Ok(event)));
-                    }
-                }
-                // There will be no more: the job has ended, or is about to.
-                Poll::Ready(None) => {
-                    if let Poll::Ready(result) = self.work.poll_join_next(context) {
-                        return Poll::Ready(result.map(|result| Ok(self.conclude(result))));
-                    }
-                    break;
-                }
-                Poll::Pending => break,
-            }
-        }
-        self.keep_alive
-            .poll_tick(context)
-            .map(|_| Some(Ok(":\n\n".to_owned())))
-    }
+/// The last event.
+fn conclude(result: Result<Result<Report, Failure>, JoinError>, outcome: &Outcome) -> sse::Event {
+    let result = result.unwrap_or_else(|panic| Err(Failure::crashed(&panic)));
+    let event = result.and_then(|report| event("report", &report).map_err(Failure::encoding));
+    event.unwrap_or_else(|failure| {
+        let event = sse::Event::default().event("error").data(failure.to_json());
+        outcome.fail(failure);
+        event
+    })
 }
 
 #[derive(Serialize)]
@@ -147,9 +105,9 @@ struct E2e {
 }
 
 /// One event; `None` when it tells what the request wants hidden, or what the stream does not have.
-fn describe(happened: Event, hide_private: bool) -> Option<String> {
-    match happened {
-        Event::HopFound { answer, .. } if hide_private && is_private(answer.address) => None,
+fn describe(happened: Event, hide_private: bool) -> Option<sse::Event> {
+    let event = match happened {
+        Event::HopFound { answer, .. } if hide_private && is_private(answer.address) => return None,
         Event::HopFound { run, ttl, answer } => event(
             "hop",
             &Hop {
@@ -165,23 +123,21 @@ fn describe(happened: Event, hide_private: bool) -> Option<String> {
             let rtt = rtt.map_or(0.0, milliseconds);
             event("e2e", &E2e { index, rtt })
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    // Numbers and addresses can always be written.
+    event.ok()
 }
 
 fn milliseconds(rtt: Duration) -> f64 {
     rtt.as_nanos() as f64 / 1e6
 }
 
-/// Compact JSON contains no line break, so it is one `data` line.
-fn write_event<T: Serialize>(name: &str, data: &T) -> Result<String, Failure> {
-    let data = json::to_compact(data).map_err(|error| Failure::encoding(&error))?;
-    Ok(format!("event: {name}\ndata: {}\n\n", data.trim_end()))
-}
-
-/// [`write_event`] of what can always be written: numbers and addresses.
-fn event<T: Serialize>(name: &str, data: &T) -> Option<String> {
-    write_event(name, data).ok()
+/// Compact JSON contains no line break, so it is one `data` line. Not axum's own way to write it:
+/// the contract has its way with numbers.
+fn event<T: Serialize>(name: &str, data: &T) -> serde_json::Result<sse::Event> {
+    let data = json::to_compact(data)?;
+    Ok(sse::Event::default().event(name).data(data.trim_end()))
 }
 
 #[cfg(test)]
@@ -189,6 +145,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use datadog_traceroute::Answer;
+    use http_body_util::BodyExt;
 
     use super::*;
 
@@ -203,8 +160,14 @@ mod tests {
         }
     }
 
-    #[test]
-    fn events_as_sent() {
+    async fn text(event: sse::Event) -> String {
+        let events = Sse::new(stream::iter([Ok::<_, Infallible>(event)]));
+        let body = events.into_response().into_body().collect().await.unwrap();
+        String::from_utf8(body.to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn events_as_sent() {
         let cases = [
             (
                 hop(Ipv4Addr::new(192, 0, 2, 1)),
@@ -220,7 +183,7 @@ mod tests {
         ];
         for (progress, data, name) in cases {
             let expected = format!("event: {name}\ndata: {data}\n\n");
-            assert_eq!(describe(progress, true), Some(expected));
+            assert_eq!(text(describe(progress, true).unwrap()).await, expected);
         }
     }
 
@@ -228,6 +191,6 @@ mod tests {
     fn private_hops_are_hidden_when_asked() {
         let private = hop(Ipv4Addr::new(10, 0, 0, 1));
         assert!(describe(private, false).is_some());
-        assert_eq!(describe(private, true), None);
+        assert!(describe(private, true).is_none());
     }
 }

@@ -235,7 +235,7 @@ async fn parameters_reach_the_tracer() {
     let query = "target=example.com:443&protocol=TCP&port=80&traceroute-queries=4&max-ttl=6&timeout=7\
                  &tcp-method=prefer_sack&e2e-queries=5&ipv6=1&reverse-dns=1&source-public-ip=1\
                  &windows-driver=1&skip-private-hops=1&details=1&hop-retries=8&e2e-interval=9\
-                 &first-ttl=2&delay=0&dscp=46&dont-fragment=1";
+                 &first-ttl=2&delay=0&dscp=46&dont-fragment=1&gap-limit=3";
     assert_eq!(bench.get(&format!("/traceroute?{query}")).await.status, 200);
     let request = bench.fake.requests.lock().unwrap()[0].clone();
     // The name was resolved once, and the document still shows it.
@@ -255,6 +255,7 @@ async fn parameters_reach_the_tracer() {
     );
     assert_eq!((request.first_ttl(), request.delay()), (2, Some(Duration::ZERO)));
     assert_eq!((request.tos(), request.dont_fragment()), (46 << 2, true));
+    assert_eq!(request.gap_limit(), 3);
 }
 
 #[tokio::test]
@@ -444,7 +445,11 @@ async fn wrong_parameters() {
 #[tokio::test]
 async fn only_get_traces() {
     let bench = bench(Outcome::Succeed);
-    for path in ["/traceroute?target=h", "/traceroute/stream?target=h"] {
+    for path in [
+        "/traceroute?target=h",
+        "/traceroute/stream?target=h",
+        "/probe?target=h",
+    ] {
         for method in [
             "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW",
         ] {
@@ -474,13 +479,7 @@ async fn only_get_traces() {
 #[tokio::test]
 async fn unknown_paths() {
     let bench = bench(Outcome::Succeed);
-    for path in [
-        "/nowhere",
-        "/traceroute/",
-        "/Traceroute",
-        "//traceroute",
-        "/health/x",
-    ] {
+    for path in ["/nowhere", "/traceroute/", "/Traceroute", "/health/x"] {
         let answer = bench.get(path).await;
         assert_eq!(
             (answer.status.as_u16(), answer.body.as_str()),
@@ -499,7 +498,7 @@ async fn errors_are_json_for_those_who_prefer_it() {
             "GET",
             "/traceroute",
             400,
-            r#"{"code":"INVALID_REQUEST","message":"Invalid parameters: missing required parameter: target"}"#,
+            r#"{"code":"INVALID_REQUEST","message":"missing required parameter: target"}"#,
         ),
         (
             "POST",
@@ -517,7 +516,7 @@ async fn errors_are_json_for_those_who_prefer_it() {
             "GET",
             "/traceroute?target=h",
             500,
-            r#"{"code":"UNKNOWN","message":"Traceroute failed: SACK not supported for this target/source: x"}"#,
+            r#"{"code":"UNKNOWN","message":"SACK not supported for this target/source: x"}"#,
         ),
     ] {
         let answer = bench.send(request(method, path, &json)).await;
@@ -550,7 +549,7 @@ async fn a_name_that_does_not_exist() {
         .send(request("GET", "/traceroute?target=nowhere.invalid", &accept))
         .await;
     assert_eq!(answer.status, 500);
-    let message = r#"Traceroute failed: cannot resolve \"nowhere.invalid\": no such name"#;
+    let message = r#"cannot resolve \"nowhere.invalid\": no such name"#;
     assert_eq!(
         answer.body,
         format!("{{\"code\":\"DNS\",\"message\":\"{message}\"}}\n")
@@ -629,23 +628,278 @@ async fn a_request_that_lasts_too_long_is_ended() {
 }
 
 #[tokio::test]
-async fn ceilings_refuse() {
+async fn ceilings_refuse_what_is_named_and_bound_what_is_not() {
+    let ceilings = Ceilings {
+        queries: 4,
+        timeout: Duration::from_millis(500),
+        ..Ceilings::default()
+    };
     let bench = bench_with(
         Outcome::Succeed,
         Settings {
-            ceilings: Ceilings {
-                queries: 3,
-                ..Ceilings::default()
-            },
+            ceilings,
             ..settings()
         },
     );
-    let answer = bench.get("/traceroute?target=h").await;
-    assert_eq!(answer.status, 400);
-    assert_eq!(
-        answer.body,
-        "Invalid parameters: e2e-queries must be at most 3 on this server, got 50\n"
+    for (query, message) in [
+        (
+            "e2e-queries=5",
+            "e2e-queries must be at most 4 on this server, got 5",
+        ),
+        (
+            "traceroute-queries=5",
+            "traceroute-queries must be at most 4 on this server, got 5",
+        ),
+        (
+            "timeout=501",
+            "timeout must be at most 500 ms on this server, got 501",
+        ),
+    ] {
+        let answer = bench.get(&format!("/traceroute?target=h&{query}")).await;
+        assert_eq!(answer.status, 400, "{query}");
+        assert_eq!(answer.body, format!("Invalid parameters: {message}\n"));
+    }
+    // The last one means the default; what does not parse counts as absent.
+    for query in ["", "timeout=0&e2e-queries=x"] {
+        assert_eq!(
+            bench.get(&format!("/traceroute?target=h&{query}")).await.status,
+            200
+        );
+        let request = bench.fake.requests.lock().unwrap().pop().unwrap();
+        assert_eq!((request.runs(), request.e2e_probes()), (3, 4), "{query}");
+        assert_eq!(request.timeout(), Duration::from_millis(500), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_named_in_a_header_and_refused_by_the_strict() {
+    let bench = bench(Outcome::Succeed);
+    for path in ["/traceroute", "/traceroute/stream", "/probe"] {
+        let answer = bench.get(&format!("{path}?target=h&max_ttl=5&tos=x")).await;
+        assert_eq!(answer.status, 200, "{path}");
+        let warning = answer.header("traceroute-warning");
+        assert!(
+            warning.starts_with("unknown parameter max_ttl (did you mean max-ttl?), tos does not parse ("),
+            "{path}: {warning}"
+        );
+        let answer = bench.get(&format!("{path}?target=h&max_ttl=5&strict=true")).await;
+        assert_eq!(answer.status, 400, "{path}");
+        let problem = "unknown parameter max_ttl (did you mean max-ttl?)";
+        assert_eq!(answer.body, format!("Invalid parameters: {problem}\n"));
+        assert_eq!(answer.header("traceroute-warning"), problem);
+        let answer = bench.get(&format!("{path}?target=h&max-ttl=5&strict=true")).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("traceroute-warning")),
+            (200, "")
+        );
+    }
+}
+
+#[tokio::test]
+async fn formats_are_those_of_the_command_line() {
+    let bench = bench(Outcome::Succeed);
+    for (format, kind, beginning) in [
+        ("json", "application/json", r#"{"protocol":"udp""#),
+        ("Table", "text/plain; charset=utf-8", "Traceroute to example.com"),
+        ("wide", "text/plain; charset=utf-8", "Traceroute to example.com"),
+        ("csv", "text/csv; charset=utf-8", "run,run_id,protocol,"),
+        ("dot", "text/vnd.graphviz; charset=utf-8", "digraph"),
+    ] {
+        let answer = bench.get(&format!("/traceroute?target=h&format={format}")).await;
+        assert_eq!(answer.status, 200, "{format}");
+        assert_eq!(answer.header("content-type"), kind);
+        assert!(answer.body.starts_with(beginning), "{}", answer.body);
+        // Tables explain themselves by details.
+        let request = bench.fake.requests.lock().unwrap().pop().unwrap();
+        assert_eq!(request.details(), matches!(format, "Table" | "wide"), "{format}");
+    }
+    let answer = bench.get("/traceroute?target=h&format=xml").await;
+    let expected = "Invalid parameters: format must be json, table, wide, csv or dot, got \"xml\"\n";
+    assert_eq!((answer.status.as_u16(), answer.body.as_str()), (400, expected));
+    for path in ["/traceroute/stream", "/probe"] {
+        let answer = bench.get(&format!("{path}?target=h&format=csv")).await;
+        assert_eq!(answer.status, 400, "{path}");
+        assert!(
+            answer.body.contains("format cannot be chosen here"),
+            "{}",
+            answer.body
+        );
+        assert_eq!(
+            bench.get(&format!("{path}?target=h&format=json")).await.status,
+            200
+        );
+    }
+}
+
+#[tokio::test]
+async fn addresses_of_no_host_are_refused() {
+    let bench = bench(Outcome::Succeed);
+    for target in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "[::]", "[ff02::1]"] {
+        for path in ["/traceroute", "/traceroute/stream", "/probe"] {
+            let answer = bench.get(&format!("{path}?target={target}")).await;
+            assert_eq!(answer.status, 400, "{target}");
+            let address = target.trim_matches(['[', ']']);
+            let expected = format!("Invalid parameters: {address} is not the address of one host");
+            assert!(answer.body.starts_with(&expected), "{}", answer.body);
+        }
+    }
+    assert!(
+        bench.fake.requests.lock().unwrap().is_empty(),
+        "nothing was traced"
     );
+}
+
+#[tokio::test]
+async fn longer_forms_of_paths_lead_to_the_shortest() {
+    let bench = bench(Outcome::Succeed);
+    for (uri, location) in [
+        ("//traceroute?target=h&a=%2F", "/traceroute?target=h&a=%2F"),
+        ("/x/.././traceroute", "/traceroute"),
+        ("//nowhere", "/nowhere"),
+    ] {
+        for method in ["GET", "POST"] {
+            let answer = bench.send(request(method, uri, &[])).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.header("location")),
+                (301, location)
+            );
+        }
+    }
+    assert!(
+        bench.fake.requests.lock().unwrap().is_empty(),
+        "nothing was traced"
+    );
+}
+
+/// The value of a series, by its name and labels.
+fn value(metrics: &str, series: &str) -> f64 {
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{series} is not in {metrics}"))
+        .parse()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_probe_is_answered_with_metrics() {
+    let bench = bench(Outcome::Succeed);
+    let answer = bench.get("/probe?target=h&module=sack&max-ttl=7").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.header("content-type"),
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    let expected = [
+        ("probe_success", 1.0),
+        ("probe_target_reached", 1.0),
+        ("probe_hops", 3.0),
+        ("probe_e2e_sent", 4.0),
+        ("probe_e2e_loss_ratio", 0.25),
+        ("probe_e2e_lost{cause=\"network\"}", 0.0),
+        ("probe_e2e_rtt_min_seconds", 0.0125),
+        ("probe_e2e_rtt_avg_seconds", 0.0127),
+        ("probe_e2e_rtt_max_seconds", 0.0129),
+        ("probe_e2e_jitter_seconds", 0.0003),
+    ];
+    for (series, expected) in expected {
+        let found = value(&answer.body, series);
+        assert!((found - expected).abs() < 1e-9, "{series} {found}");
+    }
+    let request = bench.fake.requests.lock().unwrap()[0].clone();
+    assert_eq!(
+        (request.runs(), request.e2e_probes(), request.max_ttl()),
+        (1, 5, 7)
+    );
+    assert_eq!(request.protocol(), datadog_traceroute::Protocol::Tcp);
+    assert_eq!(request.tcp_method(), datadog_traceroute::TcpMethod::Sack);
+    assert!(request.details(), "causes are among the details");
+}
+
+/// So that alerts see them: series that vanish match nothing.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_fails_has_the_same_series() {
+    let series = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let mut series: Vec<String> = lines
+            .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
+            .collect();
+        series.sort();
+        series
+    };
+    let good = bench(Outcome::Succeed).get("/probe?target=h").await.body;
+    for (outcome, target, code) in [
+        (Outcome::Fail(vec!["x"]), "h", "UNKNOWN"),
+        (Outcome::Hang, "h", "TIMEOUT"),
+        (Outcome::Succeed, "nowhere.invalid", "DNS"),
+        (Outcome::Succeed, "never.invalid", "TIMEOUT"),
+    ] {
+        let bench = bench(outcome);
+        let start = tokio::time::Instant::now();
+        let scrape = [("x-prometheus-scrape-timeout-seconds", "3")];
+        let answer = bench
+            .send(request("GET", &format!("/probe?target={target}"), &scrape))
+            .await;
+        assert!(start.elapsed() <= Duration::from_millis(2500), "{target}");
+        assert_eq!(answer.status, 200, "{target}");
+        assert!(value(&answer.body, "probe_success") == 0.0, "{target}");
+        assert!(
+            value(&answer.body, "probe_e2e_rtt_avg_seconds").is_nan(),
+            "{target}"
+        );
+        assert_eq!(series(&answer.body), series(&good), "{target}");
+        let metrics = bench.get("/metrics").await.body;
+        assert!(
+            metrics.contains(&format!("path=\"/probe\",code=\"{code}\"")),
+            "{metrics}"
+        );
+    }
+}
+
+/// What is in `packaging/prometheus` asks for no metric that does not exist.
+#[tokio::test]
+async fn rules_and_dashboard_ask_for_metrics_that_there_are() {
+    const RULES: &str = include_str!("../../../packaging/prometheus/alerts.yml");
+    const DASHBOARD: &str = include_str!("../../../packaging/prometheus/grafana-dashboard.json");
+    let bench = bench(Outcome::Succeed);
+    let mut metrics = bench.get("/probe?target=h").await.body;
+    bench.get("/probe").await;
+    metrics += &bench.get("/metrics").await.body;
+    let _: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let text = RULES.to_owned() + DASHBOARD;
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let mut names: Vec<&str> = words
+        .filter(|word| word.starts_with("probe_") || word.starts_with("traceroute_"))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        let exists = metrics
+            .lines()
+            .any(|line| line.split(['{', ' ']).next() == Some(name));
+        assert!(exists, "{name} is not in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_probe_is_refused() {
+    let bench = bench(Outcome::Succeed);
+    for (query, message) in [
+        ("", "missing required parameter: target"),
+        (
+            "?target=h&module=http_2xx",
+            "module must be icmp, udp, tcp or sack, got \"http_2xx\"",
+        ),
+        (
+            "?target=h&port=65536",
+            "port must be between 0 and 65535, got 65536",
+        ),
+    ] {
+        let answer = bench.get(&format!("/probe{query}")).await;
+        assert_eq!(answer.status, 400, "{query}");
+        assert_eq!(answer.body, format!("Invalid parameters: {message}\n"));
+    }
 }
 
 #[tokio::test]
@@ -668,7 +922,12 @@ async fn the_token_guards_what_sends_packets() {
             ..settings()
         },
     );
-    for path in ["/traceroute?target=h", "/traceroute/stream?target=h", "/metrics"] {
+    for path in [
+        "/traceroute?target=h",
+        "/traceroute/stream?target=h",
+        "/probe?target=h",
+        "/metrics",
+    ] {
         let answer = bench.get(path).await;
         assert_eq!(answer.status, 401, "{path}");
         assert_eq!(answer.header("www-authenticate"), "Bearer");
@@ -800,13 +1059,25 @@ async fn a_stream_can_end_with_an_error() {
     let bench = bench(Outcome::Fail(vec!["x"]));
     let answer = bench.get("/traceroute/stream?target=h").await;
     assert_eq!(answer.status, 200);
-    let error =
-        r#"{"code":"UNKNOWN","message":"Traceroute failed: SACK not supported for this target/source: x"}"#;
+    let error = r#"{"code":"UNKNOWN","message":"SACK not supported for this target/source: x"}"#;
     assert!(
         answer.body.ends_with(&format!("event: error\ndata: {error}\n\n")),
         "{}",
         answer.body
     );
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_begin_has_its_own_status() {
+    let bench = bench(Outcome::Succeed);
+    for (target, status) in [("", 400), ("a%20b", 400), ("nowhere.invalid", 500)] {
+        let answer = bench.get(&format!("/traceroute/stream?target={target}")).await;
+        assert_eq!(answer.status, status, "{target}");
+        assert!(
+            answer.header("content-type").starts_with("text/plain"),
+            "{target}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -857,7 +1128,7 @@ async fn a_stream_that_nobody_reads_ends_in_time() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let text = str::from_utf8(&body).unwrap();
     assert!(text.starts_with("event: hop\n"), "{text}");
-    let last = r#"data: {"code":"TIMEOUT","message":"Traceroute failed: not finished within 1m30s"#;
+    let last = r#"data: {"code":"TIMEOUT","message":"not finished within 1m30s"#;
     assert!(text.contains(last), "{text}");
 }
 
@@ -899,13 +1170,14 @@ async fn errors_are_counted_by_code_those_of_streams_too() {
     bench.get("/traceroute/stream?target=h").await;
     bench.get("/traceroute/stream").await;
     let metrics = bench.get("/metrics").await.body;
-    for (path, code) in [
-        ("/traceroute", "UNKNOWN"),
-        ("/traceroute", "DNS"),
-        ("/traceroute/stream", "UNKNOWN"),
-        ("/traceroute/stream", "INVALID_REQUEST"),
+    for (path, code, fault) in [
+        ("/traceroute", "UNKNOWN", "target"),
+        ("/traceroute", "DNS", "name"),
+        ("/traceroute/stream", "UNKNOWN", "target"),
+        ("/traceroute/stream", "INVALID_REQUEST", "client"),
     ] {
-        let line = format!("traceroute_http_errors_total{{path=\"{path}\",code=\"{code}\"}} 1\n");
+        let labels = format!("path=\"{path}\",code=\"{code}\",fault=\"{fault}\"");
+        let line = format!("traceroute_http_errors_total{{{labels}}} 1\n");
         assert!(metrics.contains(&line), "{line} is not in {metrics}");
     }
 }

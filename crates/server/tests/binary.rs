@@ -336,6 +336,100 @@ fn a_changed_resolv_conf_counts_at_once() {
     assert_eq!(server.report(&by_address).runs[0].names, ["named.test"]);
 }
 
+/// The value of a series of `/probe`, as written.
+fn series<'m>(metrics: &'m str, name: &str) -> &'m str {
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{name} is not in {metrics}"))
+}
+
+#[test]
+fn a_probe_measures_by_every_module() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(3).unwrap();
+    let _service = chain.target.listen_tcp(80).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    let mut hashes = Vec::new();
+    for module in ["icmp", "udp", "tcp", "sack"] {
+        let query = format!(
+            "target={}&module={module}&port=80&e2e-queries=2",
+            chain.target_v4()
+        );
+        let (status, metrics) = server.get(&format!("/probe?{query}"));
+        assert_eq!(status, 200, "{metrics}");
+        for (name, expected) in [
+            ("probe_success", "1.0"),
+            ("probe_target_reached", "1.0"),
+            ("probe_hops", "3.0"),
+            ("probe_e2e_sent", "2.0"),
+            ("probe_e2e_loss_ratio", "0.0"),
+        ] {
+            assert_eq!(series(&metrics, name), expected, "{module}: {name}: {metrics}");
+        }
+        let seconds = |name| series(&metrics, name).parse::<f64>().unwrap();
+        let (rtt, duration) = (
+            seconds("probe_e2e_rtt_avg_seconds"),
+            seconds("probe_duration_seconds"),
+        );
+        assert!(
+            0.0 < rtt && rtt < duration && duration < 9.5,
+            "{module}: {metrics}"
+        );
+        hashes.push(series(&metrics, "probe_path_hash").to_owned());
+    }
+    // The path is the same whoever probes it.
+    hashes.dedup();
+    assert_eq!(hashes.len(), 1, "{hashes:?}");
+}
+
+/// Where nobody answers, probing ends by itself before the scrape does: its losses are reported.
+#[test]
+fn a_probe_of_a_dead_target_fits_into_the_scrape() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    for module in ["icmp", "udp", "tcp"] {
+        let start = Instant::now();
+        let mut stream = server.connect();
+        write!(
+            stream,
+            "GET /probe?target=10.0.2.9&module={module} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
+             X-Prometheus-Scrape-Timeout-Seconds: 2\r\n\r\n"
+        )
+        .unwrap();
+        let (status, metrics) = finish(stream);
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{module}: {:?}",
+            start.elapsed()
+        );
+        assert_eq!(status, 200, "{metrics}");
+        for (name, expected) in [
+            ("probe_success", "0.0"),
+            ("probe_target_reached", "0.0"),
+            ("probe_hops", "1.0"),
+            ("probe_e2e_sent", "5.0"),
+            ("probe_e2e_loss_ratio", "1.0"),
+            ("probe_e2e_rtt_avg_seconds", "NaN"),
+        ] {
+            assert_eq!(series(&metrics, name), expected, "{module}: {name}: {metrics}");
+        }
+    }
+}
+
+#[test]
+fn a_gap_limit_ends_a_silent_path_and_the_table_says_so() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    let query = "target=10.0.2.9&gap-limit=2&timeout=300&traceroute-queries=1&e2e-queries=0&format=table";
+    let (status, table) = server.get(&format!("/traceroute?{query}"));
+    assert_eq!(status, 200, "{table}");
+    let end = "destination not reached: no answer after TTL 1, and gap-limit gave up";
+    assert!(table.contains(end), "{table}");
+}
+
 #[test]
 fn a_client_that_goes_away_cancels_its_traces() {
     let Some(lab) = require_lab() else { return };
@@ -559,7 +653,7 @@ fn the_log_names_privileges_and_requests() {
     assert_eq!(finish(stream).0, 200);
     let warning = server.wait_for_log("WARN");
     assert!(
-        warning.contains(id) && warning.contains("parameter=\"port\""),
+        warning.contains(id) && warning.contains("remarks=\"port does not parse"),
         "{warning}"
     );
     let line = server.wait_for_log("status=200");

@@ -100,7 +100,7 @@ pub use request::{
 #[cfg(feature = "reverse-dns")]
 pub use reverse_dns::ReverseDns;
 pub use target::{Family, InvalidTarget, ResolveError, Target, resolve, resolve_by};
-pub use tracer::{Options, RunError, Tracer};
+pub use tracer::{Options, RunError, Tracer, is_one_host};
 pub use traceroute_engine::{
     Answer, Cause, DEFAULT_HOP_RETRIES, Distance, Egress, End, Hop, Losses, MAX_HOP_RETRIES, Method,
     NetError, Operation, PacketOptions, TraceError, TraceResult,

@@ -445,9 +445,9 @@ impl Probing<'_> {
     }
 }
 
-/// Whether the address can be the end of a path. Directed broadcasts look like hosts; the kernel
-/// refuses those.
-fn is_one_host(address: IpAddr) -> bool {
+/// Whether the address can be the end of a path: it is not unspecified, multicast or broadcast.
+/// Directed broadcasts look like hosts; the kernel refuses those.
+pub fn is_one_host(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
