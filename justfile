@@ -204,6 +204,10 @@ browser:
     source scripts/privileged; \
         cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
 
+# A real Prometheus scrapes the service; metrics and alert rules checked by promtool (Debian; unpacks its prometheus)
+test-prometheus:
+    scripts/test-prometheus
+
 # Let ICMP errors through the firewall of Windows, for tests (Windows, administrator)
 windows-firewall:
     netsh advfirewall firewall add rule name=traceroute-time-exceeded dir=in action=allow protocol=icmpv4:11,any
