@@ -120,7 +120,7 @@ impl Job {
         let mut cancelled = self.service.cancelled.clone();
         tokio::select! {
             result = work => Ok(result),
-            () = at(self.longest.map(|longest| self.start + longest)) => Err(self.took_too_long()),
+            () = at(self.longest.and_then(|longest| self.start.checked_add(longest))) => Err(self.took_too_long()),
             // An error means that the one who could cancel is gone, which is as good.
             _ = cancelled.wait_for(|cancelled| *cancelled) => Err(Failure::stopping()),
         }

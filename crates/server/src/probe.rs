@@ -18,6 +18,7 @@ use traceroute_flags::{Interface, InvalidParameter, TraceOption, Value};
 
 use crate::failure::Failure;
 use crate::job::Job;
+use crate::limits::Ceilings;
 use crate::metrics::{self, Labels};
 use crate::observe::Outcome;
 use crate::parameters::{MODULE, Query};
@@ -27,6 +28,8 @@ use crate::router::Service;
 const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
 /// The time limit of scrapes where nothing is said of it: Prometheus' own default.
 const DEFAULT_SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that makes a difference.
+const LONGEST_SCRAPE: Duration = Duration::from_hours(1);
 /// What the answer may take on its way.
 const RESERVE: Duration = Duration::from_millis(500);
 /// The share of the time that probes may take; the rest is for names and for a busy machine.
@@ -72,10 +75,10 @@ struct Pace {
 impl Probe {
     /// # Errors
     /// There is no such module.
-    pub(crate) fn new(query: &Query, headers: &HeaderMap) -> Result<Self, Failure> {
+    pub(crate) fn new(query: &Query, headers: &HeaderMap, ceilings: &Ceilings) -> Result<Self, Failure> {
         let module = query.first(MODULE).map(module).transpose()?;
         let limit = limit(scrape_timeout(headers).unwrap_or(DEFAULT_SCRAPE_TIMEOUT));
-        let slowest = Pace {
+        let usual = Pace {
             delay: DELAYS.0,
             timeout: TIMEOUT,
             interval: INTERVAL,
@@ -83,13 +86,14 @@ impl Probe {
         let mut probe = Probe {
             module,
             limit,
-            pace: slowest,
+            pace: usual,
         };
         let chosen = query.read(&[], |option| probe.default(option)).parameters;
         let number = |name: &str, most: i64| match chosen.get(name) {
             Some(Value::Integer(value)) => (*value).clamp(1, most),
             _ => 1,
         };
+        let named = |name: &str| query.first(name)?.parse().ok().map(|value: i64| value.max(1));
         let is_tcp = chosen.text("protocol").eq_ignore_ascii_case("tcp");
         let method = chosen.text("tcp-method").to_ascii_lowercase();
         let shape = Shape {
@@ -97,6 +101,9 @@ impl Probe {
             e2e_probes: number("e2e-queries", 65_535),
             syn: is_tcp && method != "sack",
             sack: is_tcp && method.ends_with("sack"),
+            delay: named("delay"),
+            timeout: named("timeout"),
+            longest_timeout: (ceilings.timeout.as_millis() as i64).clamp(1, TIMEOUT),
         };
         let most = limit.mul_f64(SHARE).as_millis() as i64;
         probe.pace = Pace::within(most.max(1), shape);
@@ -160,9 +167,8 @@ fn module(name: &str) -> Result<(&'static str, &'static str), Failure> {
 
 fn scrape_timeout(headers: &HeaderMap) -> Option<Duration> {
     let seconds: f64 = headers.get(SCRAPE_TIMEOUT)?.to_str().ok()?.parse().ok()?;
-    Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|time| !time.is_zero())
+    let time = Duration::try_from_secs_f64(seconds).ok()?;
+    (!time.is_zero()).then(|| time.min(LONGEST_SCRAPE))
 }
 
 /// How long a measurement may take; of very short scrapes half.
@@ -170,42 +176,50 @@ fn limit(scrape_timeout: Duration) -> Duration {
     scrape_timeout.saturating_sub(RESERVE).max(scrape_timeout / 2)
 }
 
-/// What decides how long a measurement takes.
+/// What decides how long a measurement takes; times in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     max_ttl: i64,
     e2e_probes: i64,
     syn: bool,
     sack: bool,
+    /// What the query names.
+    delay: Option<i64>,
+    timeout: Option<i64>,
+    /// What this server allows.
+    longest_timeout: i64,
 }
 
 impl Pace {
     /// The slowest pace, no slower than usual, with which all is done `within` so many milliseconds,
-    /// even where nobody answers.
+    /// even where nobody answers. Around what the query names, it is one that is valid.
     fn within(within: i64, shape: Shape) -> Pace {
         let Shape {
-            max_ttl,
-            e2e_probes,
-            syn,
-            sack,
+            max_ttl, syn, sack, ..
         } = shape;
-        // SYN with a delay probes one TTL after the other: each may take the whole timeout.
-        let delay = match (syn, sack) {
+        let usual = match (syn, sack) {
+            // SYN with a delay probes one TTL after the other: each may take the whole timeout.
             (true, _) => 0,
-            (false, true) => DELAYS.1.min(within / 2 / max_ttl),
-            (false, false) => DELAYS.0.min(within / 2 / max_ttl),
+            (false, true) => DELAYS.1,
+            (false, false) => DELAYS.0,
         };
+        let delay = usual.min(within / 2 / max_ttl);
         let batches = if syn { (max_ttl + AT_ONCE - 1) / AT_ONCE } else { 1 };
+        // The connection, too.
         let waits = batches + i64::from(sack);
-        let timeout = TIMEOUT.min((within - delay * max_ttl) / waits).max(1);
-        // Gaps between end-to-end probes; all must fit into max-ttl × timeout.
-        let gaps = (e2e_probes - 1).max(1);
-        let room = (within - timeout).min(max_ttl * timeout);
-        let interval = INTERVAL.min(room / gaps).max(1);
+        // Half of the time is for sending end-to-end probes. No delay is longer than the timeout.
+        let fitting = ((within - delay * max_ttl) / waits).min(within / 2);
+        let fitting = fitting.max(shape.delay.unwrap_or(1));
+        let timeout = shape.timeout.unwrap_or(fitting.min(shape.longest_timeout));
+        // All end-to-end probes must be sent within max-ttl × timeout. 0 leaves it to the library.
+        let gaps = (shape.e2e_probes - 1).max(1);
+        let room = (within - timeout)
+            .max(within / 2)
+            .min(max_ttl.saturating_mul(timeout));
         Pace {
-            delay,
+            delay: delay.min(timeout),
             timeout,
-            interval,
+            interval: INTERVAL.min(room / gaps),
         }
     }
 }
@@ -362,8 +376,9 @@ mod tests {
             ("-1", 9500),
             ("x", 9500),
             ("nan", 9500),
+            ("1e18", 3_599_500),
         ] {
-            let probe = Probe::new(&Query::parse(""), &headers(header)).unwrap();
+            let probe = Probe::new(&Query::parse(""), &headers(header), &Ceilings::default()).unwrap();
             assert_eq!(probe.limit.as_millis(), milliseconds, "{header}");
         }
     }
@@ -376,7 +391,7 @@ mod tests {
             for seconds in ["0.5", "1", "3", "10", "60"] {
                 for query in ["", "max-ttl=1", "max-ttl=255", "e2e-queries=1", "e2e-queries=50"] {
                     let query = Query::parse(&format!("target=192.0.2.1&module={module}&{query}"));
-                    let probe = Probe::new(&query, &headers(seconds)).unwrap();
+                    let probe = Probe::new(&query, &headers(seconds), &Ceilings::default()).unwrap();
                     let asked = query.read(&[MODULE], |option| probe.default(option));
                     let request = asked.parameters.validate().unwrap();
                     let (timeout, ttl) = (request.timeout(), u32::from(request.max_ttl()));
@@ -396,6 +411,42 @@ mod tests {
         }
     }
 
+    /// What the query names, and what the server allows, may be anything: the defaults around it
+    /// are valid, and what is refused is what was named.
+    #[test]
+    fn defaults_agree_with_what_is_named() {
+        let timeout = Duration::from_millis(30);
+        for ceilings in [
+            Ceilings::default(),
+            Ceilings {
+                timeout,
+                ..Ceilings::default()
+            },
+        ] {
+            for seconds in ["0.5", "10"] {
+                for query in [
+                    "",
+                    "timeout=20",
+                    "timeout=20&max-ttl=1",
+                    "timeout=1&max-ttl=1&e2e-queries=5000",
+                    "delay=25",
+                    "max-ttl=1&e2e-queries=50",
+                    "e2e-queries=65535",
+                ] {
+                    for module in ["udp", "tcp"] {
+                        let query = Query::parse(&format!("target=192.0.2.1&module={module}&{query}"));
+                        let probe = Probe::new(&query, &headers(seconds), &ceilings).unwrap();
+                        let default = |option: &TraceOption| ceilings.clamp(option, probe.default(option));
+                        let parameters = query.read(&[MODULE], default).parameters;
+                        let request = parameters.validate();
+                        assert!(request.is_ok(), "{seconds} {module}: {request:?}");
+                        assert_eq!(ceilings.check(&request.unwrap()), Ok(()));
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_is_usual_stays_where_there_is_time() {
         let query = Query::parse("module=icmp");
@@ -404,7 +455,12 @@ mod tests {
             timeout: 3000,
             interval: 1000,
         };
-        assert_eq!(Probe::new(&query, &headers("15")).unwrap().pace, usual);
+        assert_eq!(
+            Probe::new(&query, &headers("15"), &Ceilings::default())
+                .unwrap()
+                .pace,
+            usual
+        );
     }
 
     #[test]

@@ -152,9 +152,9 @@ async fn events(State(service): State<Arc<Service>>, method: Method, uri: Uri) -
 async fn probe(State(service): State<Arc<Service>>, method: Method, headers: HeaderMap, uri: Uri) -> Answer {
     only_get(&method)?;
     let query = Query::parse(uri.query().unwrap_or_default());
-    let probe = Probe::new(&query, &headers)?;
-    drop((uri, headers));
     let ceilings = &service.settings.ceilings;
+    let probe = Probe::new(&query, &headers, ceilings)?;
+    drop((uri, headers));
     let asked = query.read(&[MODULE], |option| ceilings.clamp(option, probe.default(option)));
     asked.remarks.log();
     let measure = async {
