@@ -1,6 +1,8 @@
-//! `GET /probe`: one measurement, answered as metrics, in the manner of Prometheus' blackbox exporter.
+//! `GET /probe`: one measurement, answered as metrics, in the manner of Prometheus' blackbox
+//! exporter.
 //!
-//! Prometheus decides what is probed, when and from where (<https://prometheus.io/docs/guides/multi-target-exporter/>).
+//! Prometheus decides what is probed, when and from where
+//! (<https://prometheus.io/docs/guides/multi-target-exporter/>).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,7 +39,8 @@ const SHARE: f64 = 0.9;
 
 /// Runs, and end-to-end probes, where the query does not say.
 pub(crate) const QUERIES: (i64, i64) = (1, 5);
-/// Milliseconds between a run's probes at most, as everywhere: over UDP and ICMP, and by selective acknowledgments.
+/// Milliseconds between a run's probes at most, as everywhere: over UDP and ICMP, and by selective
+/// acknowledgments.
 const DELAYS: (i64, i64) = (50, 10);
 /// Milliseconds that an answer may take at most, as everywhere.
 const TIMEOUT: i64 = 3000;
@@ -191,8 +194,9 @@ struct Shape {
 }
 
 impl Pace {
-    /// The slowest pace, no slower than usual, with which all is done `within` so many milliseconds,
-    /// even where nobody answers. Around what the query names, it is one that is valid.
+    /// The slowest pace, no slower than usual, with which all is done `within` so many
+    /// milliseconds, even where nobody answers. Around what the query names, it is one that is
+    /// valid.
     fn within(within: i64, shape: Shape) -> Pace {
         let Shape {
             max_ttl, syn, sack, ..
@@ -341,7 +345,8 @@ impl Sample {
     }
 }
 
-/// FNV-1a (RFC 9923) of 32 bits, which a metric's value holds exactly: the same for the same hops in any build.
+/// FNV-1a of 32 bits, which a metric's value holds exactly: the same for the same hops
+/// in any build.
 fn hash(hops: BTreeSet<(u8, IpAddr)>) -> u32 {
     let bytes = hops.into_iter().flat_map(|(ttl, address)| {
         let octets = match address {

@@ -1,4 +1,5 @@
-//! Paths that are not as short as they could be, as Go's `http.ServeMux` treats them: the client is sent to the short form.
+//! Paths that are not as short as they could be, as Go's `http.ServeMux` treats them: the client is
+//! sent to the short form.
 
 use axum::body::Body;
 use axum::http::header::{self, HeaderValue};
@@ -30,7 +31,8 @@ pub(crate) fn to_clean_path(method: &Method, uri: &Uri) -> Option<Response> {
     Some(response)
 }
 
-/// The path without empty and `.` segments, and without segments before `..`. A slash at the end stays.
+/// The path without empty and `.` segments, and without segments before `..`. A slash at the end
+/// stays.
 fn clean(path: &str) -> String {
     let mut segments = Vec::new();
     for segment in path.split('/') {
