@@ -106,14 +106,15 @@ type Answer = Result<Response, Failure>;
 
 async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Answer {
     only_get(&method)?;
-    let asked = asked(&service, uri);
-    let answer = trace(service, &asked).await;
-    Ok(remarked(&asked.remarks, answer))
+    let (wanted, remarks) = wanted(asked(&service, uri));
+    let answer = async {
+        let (request, format) = wanted?;
+        trace(service, request, format).await
+    };
+    Ok(remarked(&remarks, answer.await))
 }
 
-async fn trace(service: Arc<Service>, asked: &Asked) -> Answer {
-    let mut request = request(asked)?;
-    let format = Format::named(asked.parameters.text("format"));
+async fn trace(service: Arc<Service>, mut request: Request, format: Format) -> Answer {
     let details = request.details();
     if format.is_for_people() {
         // Remarks are made of them.
@@ -139,14 +140,12 @@ fn write(report: &Report, format: Format, details: bool) -> Answer {
 
 async fn events(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Answer {
     only_get(&method)?;
-    let asked = asked(&service, uri);
-    let begin = async {
-        let request = request(&asked)?;
-        no_format(&asked, "events are JSON")?;
+    let (wanted, remarks) = wanted(asked(&service, uri));
+    let answer = async {
+        let request = without_format(wanted?, "events are JSON")?;
         Ok(stream::response(Job::admit(service, request, None).await?))
     };
-    let answer = begin.await;
-    Ok(remarked(&asked.remarks, answer))
+    Ok(remarked(&remarks, answer.await))
 }
 
 async fn probe(State(service): State<Arc<Service>>, method: Method, headers: HeaderMap, uri: Uri) -> Answer {
@@ -156,14 +155,14 @@ async fn probe(State(service): State<Arc<Service>>, method: Method, headers: Hea
     let probe = Probe::new(&query, &headers, ceilings)?;
     drop((uri, headers));
     let asked = query.read(&[MODULE], |option| ceilings.clamp(option, probe.default(option)));
+    drop(query);
     asked.remarks.log();
-    let measure = async {
-        let request = request(&asked)?.with_details();
-        no_format(&asked, "probes are answered with metrics")?;
-        probe.measure(service, request).await
+    let (wanted, remarks) = wanted(asked);
+    let answer = async {
+        let request = without_format(wanted?, "probes are answered with metrics")?;
+        probe.measure(service, request.with_details()).await
     };
-    let answer = measure.await;
-    Ok(remarked(&asked.remarks, answer))
+    Ok(remarked(&remarks, answer.await))
 }
 
 /// What a query asks for. Lets go of the address: it would keep the connection's whole read buffer
@@ -178,16 +177,22 @@ fn asked(service: &Service, uri: Uri) -> Asked {
     asked
 }
 
-/// The trace that is asked for.
-fn request(asked: &Asked) -> Result<Request, Failure> {
-    asked.remarks.check().map_err(Failure::invalid_parameters)?;
-    asked.parameters.validate().map_err(Failure::invalid_parameters)
+/// The trace that is asked for, in which format. Lets go of the parameters: there may be ten
+/// thousand requests at once.
+fn wanted(asked: Asked) -> (Result<(Request, Format), Failure>, Remarks) {
+    let Asked { parameters, remarks } = asked;
+    let request = match remarks.check() {
+        Ok(()) => parameters.validate().map_err(Failure::invalid_parameters),
+        Err(remarks) => Err(Failure::invalid_parameters(remarks)),
+    };
+    let format = Format::named(parameters.text("format"));
+    (request.map(|request| (request, format)), remarks)
 }
 
-/// Refuses formats where there is a format already, and which.
-fn no_format(asked: &Asked, which: &str) -> Result<(), Failure> {
-    if Format::named(asked.parameters.text("format")) == Format::Json {
-        return Ok(());
+/// Refuses a format where there is one already, and which.
+fn without_format((request, format): (Request, Format), which: &str) -> Result<Request, Failure> {
+    if format == Format::Json {
+        return Ok(request);
     }
     let problem = format!("cannot be chosen here: {which}");
     Err(Failure::invalid_parameters(InvalidParameter::new(
