@@ -454,18 +454,16 @@ mod tests {
 
     #[test]
     fn what_is_usual_stays_where_there_is_time() {
-        let query = Query::parse("module=icmp");
-        let usual = Pace {
-            delay: 50,
-            timeout: 3000,
-            interval: 1000,
-        };
-        assert_eq!(
-            Probe::new(&query, &headers("15"), &Ceilings::default())
-                .unwrap()
-                .pace,
-            usual
-        );
+        for (module, delay) in [("icmp", 50), ("udp", 50), ("tcp", 0), ("sack", 10)] {
+            let query = Query::parse(&format!("module={module}"));
+            let probe = Probe::new(&query, &headers("8.5"), &Ceilings::default()).unwrap();
+            let usual = Pace {
+                delay,
+                timeout: 3000,
+                interval: 1000,
+            };
+            assert_eq!(probe.pace, usual, "{module}");
+        }
     }
 
     #[test]
