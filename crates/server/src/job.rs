@@ -72,7 +72,9 @@ impl Job {
             .backend
             .resolve(self.request.host(), self.request.ipv6());
         // None where the request may take for ever: then looking up names has a limit of its own.
-        let limit = self.start.checked_add(self.request.time_limit());
+        let times = [Some(self.request.time_limit()), self.longest];
+        let limit = times.into_iter().flatten().min();
+        let limit = limit.and_then(|limit| self.start.checked_add(limit));
         let address = self.in_time(async {
             tokio::select! {
                 address = resolution => address,
@@ -119,6 +121,7 @@ impl Job {
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         let mut cancelled = self.service.cancelled.clone();
         tokio::select! {
+            biased;
             result = work => Ok(result),
             () = at(self.longest.and_then(|longest| self.start.checked_add(longest))) => Err(self.took_too_long()),
             // An error means that the one who could cancel is gone, which is as good.
