@@ -152,21 +152,16 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     if !literal && is_command(target) {
         return Err(command_as_target(target));
     }
-    let mut request = parameters
+    let request = parameters
         .validate()
         .map_err(|error| PROGRAM.usage_error(error.for_command_line()))?;
     contradiction(&parameters, &request).map_or(Ok(()), |problem| Err(PROGRAM.usage_error(problem)))?;
     let default_tcp_port = default_tcp_port(&matches, &request);
     let format = Format::named(parameters.text("format"));
-    let details = request.details();
-    if format.is_for_people() {
-        // Remarks are made of them.
-        request = request.with_details();
-    }
     Ok(Action::Trace(Trace {
+        details: request.details(),
         request,
         format,
-        details,
         verbose: parameters.switch("verbose"),
         quiet: parameters.switch("quiet"),
         default_tcp_port,
@@ -410,28 +405,6 @@ mod tests {
     }
 
     /// Remarks in tables are made of details.
-    #[test]
-    fn tables_have_details_behind_them_but_only_those_who_ask_see_them() {
-        for (line, requested, shown) in [
-            ("--format table host", true, false),
-            ("--format wide host", true, false),
-            ("--format table --details host", true, true),
-            ("--format json host", false, false),
-            ("--format csv host", false, false),
-            ("--format dot host", false, false),
-            ("--details host", true, true),
-        ] {
-            let Ok(Action::Trace(trace)) = parse(arguments(line)) else {
-                panic!("{line}");
-            };
-            assert_eq!(
-                (trace.request.details(), trace.details),
-                (requested, shown),
-                "{line}"
-            );
-        }
-    }
-
     #[test]
     fn values_in_every_form() {
         let cases = [

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use datadog_traceroute::details::LossDetails;
-use datadog_traceroute::{Cause, Report, Request};
+use datadog_traceroute::{Cause, Losses, Report, Request};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
@@ -237,7 +236,7 @@ struct Sample {
     hops: u32,
     path_hash: u32,
     sent: u32,
-    lost: LossDetails,
+    lost: Losses,
     /// `None`: none was sent.
     loss_ratio: Option<f64>,
     /// Shortest, mean, longest, and jitter, in seconds; `None` without an answer.
@@ -245,35 +244,28 @@ struct Sample {
 }
 
 impl Sample {
-    /// Of a report with details; `None`: the trace failed. All that the metrics need of a report
+    /// Of a report; `None`: the trace failed. All that the metrics need of a report
     /// is read here.
     fn of(report: Option<&Report>) -> Sample {
         let Some(report) = report else {
             return Sample::default();
         };
-        let runs = &report.traceroute.runs;
-        let probes = &report.e2e_probe;
-        let reached = runs.iter().any(|run| {
-            let destination = run.destination.ip_address;
-            run.hops.iter().any(|hop| hop.ip_address == Some(destination))
-        });
-        let answered = runs.iter().flat_map(|run| &run.hops);
-        let answered = answered.filter_map(|hop| Some((hop.ttl, hop.ip_address?)));
-        let seconds = |milliseconds: f64| milliseconds / 1000.0;
+        let probes = &report.end_to_end;
+        let loss = probes.loss();
+        let hops = || report.runs.iter().flat_map(|run| &run.hops);
+        let answers = hops().filter_map(|hop| Some((hop.ttl, hop.answer?)));
+        let reached = answers.clone().any(|(_, answer)| answer.destination);
+        let jitter = probes.jitter().unwrap_or_default();
+        let rtt = probes.rtt().map(|rtt| [rtt.min, rtt.avg, rtt.max, jitter]);
         Sample {
-            success: reached || probes.packets_received > 0,
+            success: reached || loss.answered() > 0,
             reached,
-            hops: report.traceroute.hop_count.max,
-            path_hash: hash(answered.collect()),
-            sent: probes.packets_sent,
-            lost: report
-                .details
-                .as_ref()
-                .map(|details| details.e2e.lost.clone())
-                .unwrap_or_default(),
-            loss_ratio: (probes.packets_sent > 0).then_some(probes.packet_loss_percentage.into()),
-            rtt: (probes.packets_received > 0)
-                .then_some([probes.rtt.min, probes.rtt.avg, probes.rtt.max, probes.jitter].map(seconds)),
+            hops: report.hop_count.max,
+            path_hash: hash(answers.map(|(ttl, answer)| (ttl, answer.address)).collect()),
+            sent: loss.sent,
+            lost: probes.lost,
+            loss_ratio: loss.ratio(),
+            rtt: rtt.map(|times| times.map(|time| time.as_secs_f64())),
         }
     }
 
@@ -336,9 +328,9 @@ impl Sample {
             registry.register(name, help, ConstGauge::new(value));
         }
         let lost = Family::<Labels<1>, Gauge>::default();
-        for cause in Cause::ALL.map(Cause::name) {
-            let count = self.lost.get(cause).copied().unwrap_or(0);
-            lost.get_or_create(&[("cause", cause)]).set(count.into());
+        for cause in Cause::ALL {
+            let count = self.lost[cause];
+            lost.get_or_create(&[("cause", cause.name())]).set(count.into());
         }
         registry.register("e2e_lost", "End-to-end probes without an answer, by cause", lost);
         registry

@@ -114,12 +114,8 @@ async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Ur
     Ok(remarked(&remarks, answer.await))
 }
 
-async fn trace(service: Arc<Service>, mut request: Request, format: Format) -> Answer {
+async fn trace(service: Arc<Service>, request: Request, format: Format) -> Answer {
     let details = request.details();
-    if format.is_for_people() {
-        // Remarks are made of them.
-        request = request.with_details();
-    }
     let job = Job::admit(service, request, None).await?;
     let report = job.run(None).await?;
     write(&report, format, details)
@@ -160,7 +156,7 @@ async fn probe(State(service): State<Arc<Service>>, method: Method, headers: Hea
     let (wanted, remarks) = wanted(asked);
     let answer = async {
         let request = without_format(wanted?, "probes are answered with metrics")?;
-        probe.measure(service, request.with_details()).await
+        probe.measure(service, request).await
     };
     Ok(remarked(&remarks, answer.await))
 }

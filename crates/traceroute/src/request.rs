@@ -248,13 +248,6 @@ impl Request {
         self
     }
 
-    /// The same request, with [`details`](crate::details).
-    #[must_use]
-    pub fn with_details(mut self) -> Self {
-        self.details = true;
-        self
-    }
-
     /// What the packets look like.
     pub(crate) fn packet(&self) -> PacketOptions {
         PacketOptions {
