@@ -26,7 +26,12 @@ impl Parameters {
             }
             _ => matches.get_one(option.flag).cloned().map(Value::Text),
         };
-        let value = |option: &TraceOption| shorthand(matches, option).or_else(|| own(option));
+        let value = |option: &TraceOption| match shorthand(matches, option).or_else(|| own(option)) {
+            Some(Value::Text(text)) if text.is_empty() && option.may_be_empty => {
+                option.default(Interface::CommandLine)
+            }
+            value => value,
+        };
         Parameters {
             values: OPTIONS.iter().map(value).collect(),
         }
