@@ -17,6 +17,9 @@ find_llvm := '''version=$(rustc -vV | sed -n "s/^LLVM version: \([0-9]*\).*/\1/p
         export LLVM_COV LLVM_PROFDATA; \
     fi'''
 
+# Unit tests of net that Miri cannot run.
+calls_the_system := "--skip linux::sender"
+
 # List the recipes
 default:
     @just --list --unsorted
@@ -94,6 +97,15 @@ fuzz-setup:
 # Fuzz one target for some seconds (needs the nightly toolchain and cargo-fuzz)
 fuzz target=env("FUZZ_TARGET") seconds=env("FUZZ_SECONDS", "60"):
     cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+
+# Install what `miri` needs
+miri-setup:
+    rustup toolchain install nightly --profile minimal --component miri,rust-src
+
+# Look for undefined behaviour where no system is called: unit tests of wire, engine and net (needs the nightly toolchain)
+miri:
+    MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4 cargo +nightly miri test --locked --target-dir target/miri \
+        --package traceroute-wire --package traceroute-engine --package traceroute-net --lib -- {{ calls_the_system }}
 
 # Send the HTTP service what its OpenAPI document allows and what it does not (root or sudo, Python)
 fuzz-service *arguments:

@@ -481,6 +481,17 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_tcp_method_is_the_default_as_in_the_service() {
+        for line in ["--tcp-method= host", "--tcp-method=sack --tcp-method= host"] {
+            assert_eq!(parameters(line).text("tcp-method"), "syn", "{line}");
+        }
+        assert_eq!(
+            error("--proto= host"),
+            "--proto must be udp, tcp or icmp, got \"\""
+        );
+    }
+
+    #[test]
     fn a_switch_takes_no_value_from_the_next_argument() {
         let parameters = parameters("--ipv6 false");
         assert_eq!(

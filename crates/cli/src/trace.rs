@@ -12,14 +12,14 @@ use datadog_traceroute::{Host, Request};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use traceroute_flags::check_open_files;
+use traceroute_flags::{Interruption, with_open_files_advice};
 use tracing::Level;
 
 use crate::args::{self, Trace};
 use crate::backend::{self, Event};
 use crate::progress::{Block, Live};
 use crate::screen;
-use crate::signals::{self, Interruption};
+use crate::signals;
 use traceroute_format::{View, clean};
 
 /// How often the terminal is redrawn.
@@ -98,7 +98,6 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
     }
     // While there is one thread only: privileges belong to threads.
     backend::drop_privileges(&trace.request);
-    check_open_files().map_err(Failure::Start)?;
     let stop = signals::watch();
     let block = if trace.verbose || trace.quiet {
         None
@@ -108,7 +107,7 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Failure::Start)?;
+        .map_err(|error| Failure::Start(with_open_files_advice(error)))?;
     let result = runtime.block_on(document(trace, block, stop));
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();

@@ -186,7 +186,7 @@ fn nobody_listening_for_errors_is_no_panic() {
     assert_eq!(status.code(), Some(1));
 }
 
-/// It used to panic with 6 and 7: too few for the runtime's signal handling, enough for the rest.
+/// It used to panic with 6 and 7.
 #[test]
 #[cfg(unix)]
 fn too_few_open_files_are_an_error_with_advice() {

@@ -57,7 +57,14 @@ fn program() -> Option<Command> {
         "cannot run this test without root, and CI is set"
     );
     // Not eprintln!, whose output the test harness keeps to itself when a test passes.
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), b"not run: sending probes needs root\n");
+    let thread = std::thread::current();
+    let _ = std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!(
+            "not run: {}: sending probes needs root\n",
+            thread.name().unwrap_or("test")
+        ),
+    );
     None
 }
 

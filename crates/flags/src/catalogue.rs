@@ -27,6 +27,8 @@ pub struct TraceOption {
     pub default: Option<i64>,
     /// The same in a query string, where it is another one.
     pub query_default: Option<i64>,
+    /// An empty value is the default on the command line, too. In a query string it always is.
+    pub may_be_empty: bool,
     /// Other options narrow the range of an integer: the library checks it.
     pub narrowed: bool,
     /// One sentence for help texts, without a full stop. `{range}` and `{names}` stand for those

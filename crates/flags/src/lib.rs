@@ -1,5 +1,6 @@
 //! What the programs share: the options of a trace, flags in the manner of Go programs, what is
-//! said about wrong usage, which build this is, and how results and errors are written.
+//! said about wrong usage, which build this is, what ends them, and how results and errors are
+//! written.
 
 mod catalogue;
 mod complete;
@@ -8,6 +9,7 @@ mod man;
 mod options;
 mod output;
 mod parameters;
+mod signals;
 mod usage;
 mod utc;
 mod values;
@@ -18,10 +20,11 @@ use clap::ArgAction;
 pub use clap_complete::Shell;
 
 pub use catalogue::{Choice, Interface, Kind, TraceOption, Value};
-pub use files::check_open_files;
+pub use files::with_open_files_advice;
 pub use options::OPTIONS;
 pub use output::{fail, print};
 pub use parameters::{InvalidParameter, Parameters};
+pub use signals::{Interruption, watch_signals};
 pub use usage::UsageError;
 pub use utc::rfc3339;
 pub use values::{InvalidValue, parse_bool, parse_int};

@@ -79,6 +79,7 @@ pub static OPTIONS: &[TraceOption] = &[
     TraceOption {
         help: "How TCP probes: syn, sack, prefer_sack or, on Windows, syn_socket",
         description: "How TCP probes, in any letter case; empty means the default; on Windows also syn_socket.",
+        may_be_empty: true,
         ..choice(
             "tcp-method",
             &[
@@ -279,6 +280,7 @@ const fn option(name: &'static str, value_name: &'static str, kind: Kind) -> Tra
         value_name,
         default: None,
         query_default: None,
+        may_be_empty: false,
         narrowed: false,
         help: "",
         description: "",

@@ -6,7 +6,7 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 use datadog_traceroute::{Field, Problem, Request, RequestBuilder, RequestError};
 
-use crate::catalogue::{Kind, TraceOption, Value, choose, option};
+use crate::catalogue::{Interface, Kind, TraceOption, Value, choose, option};
 use crate::options::OPTIONS;
 
 /// A value for each option, as a user gave it or its default. Not yet checked.
@@ -26,7 +26,12 @@ impl Parameters {
             }
             _ => matches.get_one(option.flag).cloned().map(Value::Text),
         };
-        let value = |option: &TraceOption| shorthand(matches, option).or_else(|| own(option));
+        let value = |option: &TraceOption| match shorthand(matches, option).or_else(|| own(option)) {
+            Some(Value::Text(text)) if text.is_empty() && option.may_be_empty => {
+                option.default(Interface::CommandLine)
+            }
+            value => value,
+        };
         Parameters {
             values: OPTIONS.iter().map(value).collect(),
         }

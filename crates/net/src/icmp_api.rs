@@ -14,6 +14,36 @@ pub(crate) mod at {
     pub(crate) const V6_STATUS: usize = 28;
 }
 
+/// winerror.h.
+pub(crate) const ERROR_IO_PENDING: u32 = 997;
+
+/// What became of the start of an asynchronous request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// It is under way: the system calls back.
+    Pending,
+    /// It is not, for this reason. The system has nothing of it.
+    Failed(u32),
+    /// Nobody knows: the system may call back or not, and write to the reply buffer until then.
+    Unclear(u32),
+}
+
+impl Start {
+    /// What a return value means, and the last error if that is asked for. Documented are
+    /// `ERROR_IO_PENDING`, and 0 with the reason as the last error. Systems return 0 also when the
+    /// request is under way: then the last error is `ERROR_IO_PENDING`.
+    pub(crate) fn of(result: u32, last_error: impl FnOnce() -> u32) -> Self {
+        match result {
+            ERROR_IO_PENDING => Start::Pending,
+            0 => match last_error() {
+                ERROR_IO_PENDING => Start::Pending,
+                error => Start::Failed(error),
+            },
+            other => Start::Unclear(other),
+        }
+    }
+}
+
 /// Reads a reply buffer that was all zeros before the request. `parsed`: the API's own function
 /// found a reply in it. It finds echo replies and messages that a TTL ran out. Other errors are
 /// there all the same, with who sent them; so without its word they count, but only those. `None`:
@@ -95,6 +125,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn only_what_is_documented_is_taken_for_pending_or_failed() {
+        let never = || panic!("not asked for");
+        assert_eq!(Start::of(ERROR_IO_PENDING, never), Start::Pending);
+        assert_eq!(Start::of(0, || ERROR_IO_PENDING), Start::Pending);
+        assert_eq!(Start::of(0, || 87), Start::Failed(87));
+        assert_eq!(Start::of(1, never), Start::Unclear(1));
+    }
 
     /// A reply buffer, written as ipexport.h describes it.
     fn v4_reply(address: [u8; 4], status: u32) -> Vec<u8> {

@@ -83,6 +83,8 @@ pub use options::Options;
 pub use own::OwnAddresses;
 pub use privileges::Privileges;
 pub use program::program_path;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+pub use unix::sys::is_interrupt_ignored;
 
 /// Names a probe in tests that need no more than a number.
 #[cfg(all(test, any(target_os = "linux", windows)))]
@@ -112,6 +114,12 @@ pub fn keep_marking_privileges() -> std::io::Result<Privileges> {
 #[cfg(not(target_os = "linux"))]
 pub fn host() -> Option<Host> {
     None
+}
+
+/// Whether this process ignores SIGINT; this system has nothing of the kind.
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+pub fn is_interrupt_ignored() -> bool {
+    false
 }
 
 /// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none

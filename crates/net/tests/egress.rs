@@ -896,36 +896,33 @@ fn a_neighbour_that_does_not_answer_is_told_by_this_host() {
 
 #[test]
 fn probes_take_the_route_of_the_user_who_started_the_program() {
-    alone_once(
-        "probes_take_the_route_of_the_user_who_started_the_program",
-        || {
-            for number in [1, 2] {
-                support::ip(&format!("link add up{number} type veth peer name end{number}"));
-                support::ip(&format!("addr add 192.0.2.{number}/32 dev up{number}"));
-                support::ip(&format!("link set up{number} up"));
-                support::ip(&format!("link set end{number} up"));
-            }
-            support::ip("route add default dev up1");
-            support::ip("route add default dev up2 table 100");
-            support::ip("rule add pref 100 uidrange 0-0 lookup 100");
-            let privileges = traceroute_net::keep_probing_privileges().expect("given up");
-            assert!(!privileges.is_root);
-            let mut subject = Subject::new();
-            let target = ip("198.51.100.1");
-            for transport in PROTOCOLS {
-                let traced = Traced::open(&mut subject, transport, (target, CLOSED), everywhere());
-                assert_eq!(traced.flow.route.source, ip("192.0.2.2"), "{transport:?}");
-                traced.send(&mut subject, 1);
-                traced.close(&mut subject);
-            }
-            let asked = |name: &str| {
-                let output = std::process::Command::new("ip")
-                    .args(["neigh", "show", "dev", name])
-                    .output()
-                    .expect("ip");
-                String::from_utf8_lossy(&output.stdout).contains("198.51.100.1")
-            };
-            assert!(asked("up2") && !asked("up1"));
-        },
-    );
+    alone_once(|| {
+        for number in [1, 2] {
+            support::ip(&format!("link add up{number} type veth peer name end{number}"));
+            support::ip(&format!("addr add 192.0.2.{number}/32 dev up{number}"));
+            support::ip(&format!("link set up{number} up"));
+            support::ip(&format!("link set end{number} up"));
+        }
+        support::ip("route add default dev up1");
+        support::ip("route add default dev up2 table 100");
+        support::ip("rule add pref 100 uidrange 0-0 lookup 100");
+        let privileges = traceroute_net::keep_probing_privileges().expect("given up");
+        assert!(!privileges.is_root);
+        let mut subject = Subject::new();
+        let target = ip("198.51.100.1");
+        for transport in PROTOCOLS {
+            let traced = Traced::open(&mut subject, transport, (target, CLOSED), everywhere());
+            assert_eq!(traced.flow.route.source, ip("192.0.2.2"), "{transport:?}");
+            traced.send(&mut subject, 1);
+            traced.close(&mut subject);
+        }
+        let asked = |name: &str| {
+            let output = std::process::Command::new("ip")
+                .args(["neigh", "show", "dev", name])
+                .output()
+                .expect("ip");
+            String::from_utf8_lossy(&output.stdout).contains("198.51.100.1")
+        };
+        assert!(asked("up2") && !asked("up1"));
+    });
 }

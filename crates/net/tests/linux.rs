@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use support::{
-    BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, heavy_load, ip, isolated, numbered, probe,
-    request, run, skip, syn, udp,
+    BOTH, Event, LOCALHOST, LOCALHOST_V6, Subject, alone, echo, heavy_load, ip, isolated, not_run, numbered,
+    probe, request, run, syn, udp,
 };
 use traceroute_engine::{Capabilities, ConnectionId, Token, Transport};
 use traceroute_net::Access;
@@ -37,7 +37,7 @@ fn quoted(kind: ReplyKind) -> (IcmpError, Quoted) {
 
 #[test]
 fn udp_to_a_closed_port_is_answered_with_our_packet() {
-    isolated("udp_to_a_closed_port_is_answered_with_our_packet", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             assert_eq!(subject.prepare(address).source, address);
@@ -70,7 +70,7 @@ fn udp_to_a_closed_port_is_answered_with_our_packet() {
 
 #[test]
 fn an_echo_is_answered_once() {
-    isolated("an_echo_is_answered_once", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             subject.prepare(address);
@@ -101,7 +101,7 @@ fn an_echo_is_answered_once() {
 
 #[test]
 fn a_syn_is_answered_by_the_target() {
-    isolated("a_syn_is_answered_by_the_target", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             let listener = TcpListener::bind((address, 0)).expect("a listener");
@@ -129,7 +129,7 @@ fn a_syn_is_answered_by_the_target() {
 
 #[test]
 fn the_kernel_says_when_a_probe_left_before_its_reply() {
-    isolated("the_kernel_says_when_a_probe_left_before_its_reply", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             subject.prepare(address);
@@ -154,7 +154,7 @@ fn the_kernel_says_when_a_probe_left_before_its_reply() {
 
 #[test]
 fn a_reply_is_stamped_on_arrival_however_late_it_is_read() {
-    isolated("a_reply_is_stamped_on_arrival_however_late_it_is_read", || {
+    isolated(|| {
         let mut subject = Subject::new();
         subject.prepare(LOCALHOST);
         let handed_over = subject.send(&probe(LOCALHOST, echo(1)), 1);
@@ -175,7 +175,7 @@ fn a_reply_is_stamped_on_arrival_however_late_it_is_read() {
 /// arrives from it.
 ///
 /// `None`: this user may not have one, which is said.
-fn tun(test: &str) -> Option<File> {
+fn tun() -> Option<File> {
     #[repr(C)]
     struct Request {
         name: [u8; libc::IFNAMSIZ],
@@ -190,7 +190,7 @@ fn tun(test: &str) -> Option<File> {
     let file = match file {
         Ok(file) => file,
         Err(error) => {
-            skip(test, &format!("/dev/net/tun: {error}"));
+            not_run(&format!("/dev/net/tun: {error}"));
             return None;
         }
     };
@@ -236,8 +236,8 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 
 #[test]
 fn a_link_without_link_layer_is_captured() {
-    isolated("a_link_without_link_layer_is_captured", || {
-        let Some(mut tun) = tun("a_link_without_link_layer_is_captured") else {
+    isolated(|| {
+        let Some(mut tun) = tun() else {
             return;
         };
         ip("addr add 10.9.0.1/24 dev tun0");
@@ -288,8 +288,8 @@ fn a_link_without_link_layer_is_captured() {
 
 #[test]
 fn a_link_local_target_is_probed_on_its_interface() {
-    isolated("a_link_local_target_is_probed_on_its_interface", || {
-        let Some(mut tun) = tun("a_link_local_target_is_probed_on_its_interface") else {
+    isolated(|| {
+        let Some(mut tun) = tun() else {
             return;
         };
         // Only this address, so that the interface and the source are known.
@@ -334,46 +334,43 @@ fn a_link_local_target_is_probed_on_its_interface() {
 
 #[test]
 fn foreign_traffic_never_gets_in_not_even_while_the_capture_opens() {
-    isolated(
-        "foreign_traffic_never_gets_in_not_even_while_the_capture_opens",
-        || {
-            let stop = Arc::new(AtomicBool::new(false));
-            let sink = UdpSocket::bind((LOCALHOST, 0)).expect("a socket");
-            let to = sink.local_addr().expect("its address");
-            let flood = std::thread::spawn({
-                let stop = Arc::clone(&stop);
-                move || {
-                    let socket = UdpSocket::bind((LOCALHOST, 0)).expect("a socket");
-                    let mut sent = 0_u64;
-                    while !stop.load(Ordering::Relaxed) {
-                        sent += u64::from(socket.send_to(&[0; 16], to).is_ok());
-                    }
-                    sent
+    isolated(|| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let sink = UdpSocket::bind((LOCALHOST, 0)).expect("a socket");
+        let to = sink.local_addr().expect("its address");
+        let flood = std::thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let socket = UdpSocket::bind((LOCALHOST, 0)).expect("a socket");
+                let mut sent = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    sent += u64::from(socket.send_to(&[0; 16], to).is_ok());
                 }
-            });
-            for _ in 0..20 {
-                let mut subject = Subject::new();
-                subject.prepare(LOCALHOST);
-                subject.send(&probe(LOCALHOST, echo(1)), 1);
-                let seen = subject.collect(|event| matches!(event, Event::Reply(..)));
-                assert!(
-                    !seen.iter().any(|event| matches!(event, Event::Ignored(_))),
-                    "{seen:?}"
-                );
-                assert_eq!(subject.network.counters().captured, 1);
+                sent
             }
-            stop.store(true, Ordering::Relaxed);
+        });
+        for _ in 0..20 {
+            let mut subject = Subject::new();
+            subject.prepare(LOCALHOST);
+            subject.send(&probe(LOCALHOST, echo(1)), 1);
+            let seen = subject.collect(|event| matches!(event, Event::Reply(..)));
             assert!(
-                flood.join().expect("the flood") > 1_000,
-                "too little traffic to tell"
+                !seen.iter().any(|event| matches!(event, Event::Ignored(_))),
+                "{seen:?}"
             );
-        },
-    );
+            assert_eq!(subject.network.counters().captured, 1);
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(
+            flood.join().expect("the flood") > 1_000,
+            "too little traffic to tell"
+        );
+    });
 }
 
 #[test]
 fn drops_by_the_kernel_are_counted() {
-    isolated("drops_by_the_kernel_are_counted", || {
+    isolated(|| {
         // More than fit: 8192 frames of a ring, or some 10,000 packets of a queue's 8 MiB.
         let probes = if heavy_load() { 12_000 } else { 30_000 };
         let mut subject = Subject::new();
@@ -426,7 +423,7 @@ const FLOOD: u64 = 20_000;
 
 #[test]
 fn a_network_at_rest_captures_nothing() {
-    isolated("a_network_at_rest_captures_nothing", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             subject.prepare(address);
@@ -451,7 +448,7 @@ fn a_network_at_rest_captures_nothing() {
 #[test]
 fn stamps_of_a_backlog_stay_as_they_are() {
     const PROBES: u16 = 200;
-    isolated("stamps_of_a_backlog_stay_as_they_are", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             subject.prepare(address);
@@ -482,7 +479,7 @@ fn stamps_of_a_backlog_stay_as_they_are() {
 
 #[test]
 fn ports_of_all_blocks_are_captured() {
-    isolated("ports_of_all_blocks_are_captured", || {
+    isolated(|| {
         let mut subject = Subject::new();
         let ports: HashSet<u16> = (0..400)
             .map(|_| subject.reserve(Transport::Tcp, LOCALHOST))
@@ -504,7 +501,7 @@ fn ports_of_all_blocks_are_captured() {
 
 #[test]
 fn a_reserved_port_is_ours_until_released() {
-    isolated("a_reserved_port_is_ours_until_released", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             let port = subject.reserve(Transport::Udp, address);
@@ -536,7 +533,7 @@ fn assert_reset(peer: &mut TcpStream) {
 
 #[test]
 fn a_connection_is_opened_seen_and_reset() {
-    isolated("a_connection_is_opened_seen_and_reset", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             let listener = TcpListener::bind((address, 0)).expect("a listener");
@@ -578,7 +575,7 @@ fn assert_free_again(local: SocketAddr) {
 
 #[test]
 fn releasing_the_port_ends_its_connection() {
-    isolated("releasing_the_port_ends_its_connection", || {
+    isolated(|| {
         let mut subject = Subject::new();
         let listener = TcpListener::bind((LOCALHOST, 0)).expect("a listener");
         let port = subject.reserve(Transport::Tcp, LOCALHOST);
@@ -598,7 +595,7 @@ fn releasing_the_port_ends_its_connection() {
 
 #[test]
 fn a_refused_connection_is_reported() {
-    isolated("a_refused_connection_is_reported", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             let port = subject.reserve(Transport::Tcp, address);
@@ -627,7 +624,7 @@ fn a_refused_connection_is_reported() {
 
 #[test]
 fn connecting_from_a_port_that_is_not_reserved_fails() {
-    isolated("connecting_from_a_port_that_is_not_reserved_fails", || {
+    isolated(|| {
         let mut subject = Subject::new();
         let local = SocketAddr::new(LOCALHOST, 40_000);
         let remote = SocketAddr::new(LOCALHOST, CLOSED);
@@ -640,7 +637,7 @@ fn connecting_from_a_port_that_is_not_reserved_fails() {
 
 #[test]
 fn without_a_route_the_address_is_named() {
-    isolated("without_a_route_the_address_is_named", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for target in ["192.0.2.1", "2001:db8::1"] {
             let target: IpAddr = target.parse().expect("address");
@@ -660,7 +657,7 @@ fn without_a_route_the_address_is_named() {
 
 #[test]
 fn a_send_that_fails_does_not_mix_up_later_reports() {
-    isolated("a_send_that_fails_does_not_mix_up_later_reports", || {
+    isolated(|| {
         let mut subject = Subject::new();
         subject.prepare(LOCALHOST);
         subject.send(&probe(LOCALHOST, echo(1)), 1);
@@ -694,61 +691,57 @@ fn a_send_that_fails_does_not_mix_up_later_reports() {
 /// for packets.
 #[test]
 fn dead_neighbours_do_not_keep_probes_to_others_from_leaving() {
-    isolated(
-        "dead_neighbours_do_not_keep_probes_to_others_from_leaving",
-        || {
-            ip("link add dead type veth peer name end");
-            ip("address add 192.0.2.1/24 dev dead");
-            ip("address add 2001:db8::1/64 dev dead nodad");
-            ip("link set dead up");
-            ip("link set end up");
-            let source = |address: IpAddr| -> IpAddr {
-                let text = if address.is_ipv4() {
-                    "192.0.2.1"
-                } else {
-                    "2001:db8::1"
-                };
-                text.parse().expect("an address")
+    isolated(|| {
+        ip("link add dead type veth peer name end");
+        ip("address add 192.0.2.1/24 dev dead");
+        ip("address add 2001:db8::1/64 dev dead nodad");
+        ip("link set dead up");
+        ip("link set end up");
+        let source = |address: IpAddr| -> IpAddr {
+            let text = if address.is_ipv4() {
+                "192.0.2.1"
+            } else {
+                "2001:db8::1"
             };
-            let dead = |address: IpAddr, number: u8| -> IpAddr {
-                let text = if address.is_ipv4() {
-                    format!("192.0.2.{}", 10 + number)
-                } else {
-                    format!("2001:db8::1:{number}")
-                };
-                text.parse().expect("an address")
+            text.parse().expect("an address")
+        };
+        let dead = |address: IpAddr, number: u8| -> IpAddr {
+            let text = if address.is_ipv4() {
+                format!("192.0.2.{}", 10 + number)
+            } else {
+                format!("2001:db8::1:{number}")
             };
-            let mut subject = Subject::new();
-            for address in BOTH {
-                subject.prepare(address);
-                for number in 0..4 {
-                    for sequence in 0..500 {
-                        let probe = Probe {
-                            source: source(address),
-                            destination: dead(address, number),
-                            ..probe(address, echo(sequence))
-                        };
-                        subject.send(&probe, 1);
-                    }
+            text.parse().expect("an address")
+        };
+        let mut subject = Subject::new();
+        for address in BOTH {
+            subject.prepare(address);
+            for number in 0..4 {
+                for sequence in 0..500 {
+                    let probe = Probe {
+                        source: source(address),
+                        destination: dead(address, number),
+                        ..probe(address, echo(sequence))
+                    };
+                    subject.send(&probe, 1);
                 }
-                subject.send(&probe(address, echo(7)), 2);
-                let (reply, _) = subject.reply();
-                assert_eq!(reply.source, address);
             }
-            let sockets = subject.network.counters().sockets;
-            assert!(sockets > 4, "the test needs more than one socket's room");
-            subject.network.rest();
-            assert_eq!(subject.network.counters().sockets, 4);
-        },
-    );
+            subject.send(&probe(address, echo(7)), 2);
+            let (reply, _) = subject.reply();
+            assert_eq!(reply.source, address);
+        }
+        let sockets = subject.network.counters().sockets;
+        assert!(sockets > 4, "the test needs more than one socket's room");
+        subject.network.rest();
+        assert_eq!(subject.network.counters().sockets, 4);
+    });
 }
 
 #[test]
 fn a_packet_that_the_interface_has_no_room_for_was_not_sent() {
-    const NAME: &str = "a_packet_that_the_interface_has_no_room_for_was_not_sent";
-    isolated(NAME, || {
+    isolated(|| {
         // Nobody reads from it, and it has no queue in front.
-        let Some(tun) = tun(NAME) else { return };
+        let Some(tun) = tun() else { return };
         ip("link set tun0 txqueuelen 2");
         ip("link set tun0 up");
         run("tc", "qdisc replace dev tun0 root noqueue");
@@ -791,7 +784,7 @@ fn a_packet_that_the_interface_has_no_room_for_was_not_sent() {
 
 #[test]
 fn a_send_without_route_does_not_mix_up_later_reports() {
-    isolated("a_send_without_route_does_not_mix_up_later_reports", || {
+    isolated(|| {
         let mut subject = Subject::new();
         ip("route add unreachable 192.0.2.0/24");
         ip("-6 route add unreachable 2001:db8::/32");
@@ -819,7 +812,7 @@ fn a_send_without_route_does_not_mix_up_later_reports() {
 
 #[test]
 fn one_family_does_not_keep_the_other_waiting() {
-    isolated("one_family_does_not_keep_the_other_waiting", || {
+    isolated(|| {
         let mut subject = Subject::new();
         for address in BOTH {
             subject.prepare(address);
@@ -839,7 +832,7 @@ fn one_family_does_not_keep_the_other_waiting() {
 
 #[test]
 fn the_waker_ends_a_wait_without_end() {
-    isolated("the_waker_ends_a_wait_without_end", || {
+    isolated(|| {
         let mut subject = Subject::new();
         let waker = subject.network.waker();
         // Before the wait begins ...
@@ -858,7 +851,7 @@ fn the_waker_ends_a_wait_without_end() {
 
 #[test]
 fn a_wait_ends_at_its_deadline() {
-    isolated("a_wait_ends_at_its_deadline", || {
+    isolated(|| {
         let mut subject = Subject::new();
         subject.prepare(LOCALHOST_V6);
         let deadline = subject.network.now() + Duration::from_millis(5);
@@ -873,7 +866,7 @@ fn a_wait_ends_at_its_deadline() {
 
 #[test]
 fn probes_of_two_families_are_refused() {
-    isolated("probes_of_two_families_are_refused", || {
+    isolated(|| {
         let mut subject = Subject::new();
         let mixed = Probe {
             destination: LOCALHOST_V6,
@@ -886,7 +879,7 @@ fn probes_of_two_families_are_refused() {
 
 #[test]
 fn sack_probes_leave_too() {
-    isolated("sack_probes_leave_too", || {
+    isolated(|| {
         let mut subject = Subject::new();
         let listener = TcpListener::bind((LOCALHOST, 0)).expect("a listener");
         let remote = listener.local_addr().expect("its address");
@@ -956,7 +949,7 @@ fn drop_capabilities() {
 
 #[test]
 fn without_permission_the_error_says_how_to_get_it() {
-    isolated("without_permission_the_error_says_how_to_get_it", || {
+    isolated(|| {
         // Opened while raw sockets are allowed, and so for them.
         let mut subject = Subject::new();
         drop_capabilities();
@@ -974,7 +967,7 @@ fn without_permission_the_error_says_how_to_get_it() {
 
 #[test]
 fn without_permission_ordinary_sockets_probe() {
-    isolated("without_permission_ordinary_sockets_probe", || {
+    isolated(|| {
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").expect("root's group may ping");
         // What answers leave with, so that no other TTL is taken for theirs.
         let (v4_ttl, v6_ttl) = (77, 78);
@@ -1076,7 +1069,7 @@ fn without_permission_ordinary_sockets_probe() {
 
 #[test]
 fn too_many_open_files_is_an_error_that_says_so() {
-    alone("too_many_open_files_is_an_error_that_says_so", || {
+    alone(|| {
         let limit = |soft, hard| {
             let limit = libc::rlimit {
                 rlim_cur: soft,

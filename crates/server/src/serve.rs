@@ -15,9 +15,9 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
-use traceroute_flags::check_open_files;
+use traceroute_flags::{watch_signals, with_open_files_advice};
 use traceroute_net::Access;
 
 use crate::args::Config;
@@ -65,8 +65,6 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     if config.windows_driver {
         datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;
     }
-    let cannot_start = |error| StartError(format!("cannot start: {error}"));
-    check_open_files().map_err(cannot_start)?;
     check_threads().map_err(|error| {
         StartError(format!(
             "cannot start a thread for each processor: {error}; raise `ulimit -u` or the pids limit of the container"
@@ -75,7 +73,7 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(cannot_start)?;
+        .map_err(|error| StartError(format!("cannot start: {}", with_open_files_advice(error))))?;
     let result = runtime.block_on(serve(config, token, sockets));
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();
@@ -165,7 +163,12 @@ impl Sockets {
 async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result<(), StartError> {
     // Before anybody is told that the service is there: they might send a signal, which would end
     // it the hard way.
-    let mut stop = Stop::watch().map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    let (asked, mut stop) = mpsc::channel(1);
+    watch_signals(move |signal| {
+        // Who asks again before that was seen asks for the same.
+        let _ = asked.try_send(signal);
+    })
+    .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     sockets.announce(&config);
     let (cancel, cancelled) = watch::channel(false);
     let settings = Settings {
@@ -184,7 +187,7 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
         .map_err(|error| StartError(format!("cannot listen: {error}")))?;
     drop(server);
 
-    stop.signal().await;
+    stop.recv().await;
     tracing::info!("stopping: no new connections; what runs may finish");
     for task in accepting {
         task.abort();
@@ -200,7 +203,7 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
     });
     let all_ended = tokio::select! {
         result = timeout(config.grace_period, &mut ended) => result.is_ok(),
-        () = stop.signal() => {
+        _ = stop.recv() => {
             tracing::warn!("stopping at once");
             false
         }
@@ -211,57 +214,6 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// What asks the program to stop: Ctrl-C, and on Unix SIGTERM.
-struct Stop {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    #[cfg_attr(not(unix), allow(clippy::unnecessary_wraps))]
-    fn watch() -> io::Result<Self> {
-        #[cfg(unix)]
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Stop {
-            #[cfg(unix)]
-            interrupt: signal(SignalKind::interrupt())?,
-            #[cfg(unix)]
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn signal(&mut self) {
-        #[cfg(unix)]
-        let (interrupt, terminate) = (self.interrupt.recv(), self.terminate.recv());
-        #[cfg(not(unix))]
-        let interrupt = async { tokio::signal::ctrl_c().await.ok() };
-        #[cfg(windows)]
-        let terminate = windows_end();
-        #[cfg(not(any(unix, windows)))]
-        let terminate = std::future::pending::<Option<()>>();
-        tokio::select! {
-            Some(()) = interrupt => {}
-            Some(()) = terminate => {}
-            else => std::future::pending().await,
-        }
-    }
-}
-
-/// Ctrl-Break, the console being closed, the system shutting down: Windows ends the program some
-/// seconds later.
-#[cfg(windows)]
-async fn windows_end() -> Option<()> {
-    use tokio::signal::windows::{ctrl_break, ctrl_close, ctrl_shutdown};
-    let (mut stop, mut close, mut shutdown) = (ctrl_break().ok()?, ctrl_close().ok()?, ctrl_shutdown().ok()?);
-    tokio::select! {
-        end = stop.recv() => end,
-        end = close.recv() => end,
-        end = shutdown.recv() => end,
-    }
 }
 
 /// What connections share.

@@ -73,11 +73,13 @@ mod warning;
 /// [`keep_probing_privileges`](system::keep_probing_privileges) gives up what probing does not
 /// need. [`host`](system::host) tells what the host does with what it sends, and
 /// [`check_name_servers`](system::check_name_servers) whether names can be looked up.
+/// [`is_interrupt_ignored`](system::is_interrupt_ignored) says whether whoever started the process
+/// wants SIGINT left alone.
 pub mod system {
     pub use traceroute_net::{
         Access, Action, Condition, DefaultRoute, Finding, Hook, Host, NatChain, NextHop, PROTOCOLS, Prefix,
         Privileges, Routes, Routing, Rule, Subject, Translation, Verdict, access, diagnose, host,
-        keep_marking_privileges, keep_probing_privileges, program_path,
+        is_interrupt_ignored, keep_marking_privileges, keep_probing_privileges, program_path,
     };
 
     pub use crate::names::check::{ASKED_NAME, NameReply, NameServer, check_name_servers};

@@ -50,7 +50,7 @@ pub enum InvalidTarget {
     /// A zone after an address that means the same on all interfaces.
     #[error("has a zone, which only link-local addresses have: choose the interface instead")]
     Zone,
-    /// All digits where a host name or IPv4 address should be.
+    /// Ends in a number, as only addresses do, but is none.
     #[error("is neither an IPv4 address nor a host name")]
     Ipv4,
     /// A host name, or a part of one between dots, that is too long or empty.
@@ -178,11 +178,44 @@ fn check_name(name: &str) -> Result<(), InvalidTarget> {
     }
     // RFC 1123 §2.1: the last part of a name is never all digits, so that names and addresses
     // cannot be confused.
-    let last = name.rsplit('.').next().unwrap_or(name);
-    if last.bytes().all(|b| b.is_ascii_digit()) {
+    if is_decimal(last_label(name)) && !is_unusual_address(name) {
         return Err(InvalidTarget::Ipv4);
     }
     Ok(())
+}
+
+/// Whether this is a form of an address that `inet_aton(3)` knows besides four decimal numbers:
+/// fewer parts, or hexadecimal ones. These are taken for names, which nobody knows.
+fn is_unusual_address(name: &str) -> bool {
+    let is_hexadecimal = |label: &str| hexadecimal(label).is_some_and(|digits| !digits.is_empty());
+    let parts = name.split('.').count();
+    let decimal = name.split('.').filter(|label| is_decimal(label)).count();
+    let hexadecimal = name.split('.').filter(|label| is_hexadecimal(label)).count();
+    decimal + hexadecimal == parts && (parts < 4 || parts == 4 && hexadecimal > 0)
+}
+
+/// Whether the last part of a name is a number, decimal or hexadecimal: no name ends so, but some
+/// forms of addresses do. <https://url.spec.whatwg.org/#ends-in-a-number-checker>
+pub(crate) fn ends_in_number(name: &str) -> bool {
+    let last = last_label(name.strip_suffix('.').unwrap_or(name));
+    is_decimal(last) || hexadecimal(last).is_some()
+}
+
+fn last_label(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+fn is_decimal(label: &str) -> bool {
+    label.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The digits, perhaps none, of a hexadecimal number.
+fn hexadecimal(label: &str) -> Option<&str> {
+    let digits = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"))?;
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_hexdigit())
+        .then_some(digits)
 }
 
 /// An address family.
@@ -421,9 +454,9 @@ mod tests {
             ("2001:db8::1%eth0", E::Zone),
             ("::ffff:169.254.0.1%eth0", E::Zone),
             ("256.1.1.1", E::Ipv4),
-            ("1.2.3", E::Ipv4),
+            ("127.0.0.01", E::Ipv4),
             ("1.2.3.4.5", E::Ipv4),
-            ("12345", E::Ipv4),
+            ("example.1", E::Ipv4),
             (".", E::NameLength),
             (".example", E::NameLength),
             ("a..b", E::NameLength),
@@ -502,7 +535,19 @@ mod tests {
     /// Issue 14: the C library takes them for addresses.
     #[tokio::test]
     async fn numbers_are_names_that_nobody_knows() {
-        for text in ["0x7f000001", "0X7F000001", "127.0x1", "0x", "example.0x7f."] {
+        for text in [
+            "0x7f000001",
+            "0X7F000001",
+            "127.0x1",
+            "0x",
+            "example.0x7f.",
+            "127.1",
+            "1.2.3",
+            "017700000001",
+            "2130706433",
+            "0x7f.0.0.1",
+            "127.1.",
+        ] {
             let Target { host, port: None, .. } = text.parse().unwrap() else {
                 panic!("{text}");
             };

@@ -70,8 +70,8 @@ pub enum ProbeKind {
     /// UDP datagram (RFC 768). DF is set in IPv4.
     ///
     /// IPv4 payload: `NSMNC`, a zero byte, `identification` big-endian, zeros, and 2 balancing
-    /// bytes. IPv6 payload: `NSMNC` repeated, with two bytes replaced by the balancing bytes: the
-    /// last ones at an even offset, or the first ones where a quote may end before the last.
+    /// bytes. IPv6 payload: `NSMNC` repeated, with two bytes replaced by the balancing bytes: those
+    /// after the first `NSMNC`, or the last two of 6.
     ///
     /// The balancing bytes make the tag ([`Quoted::tag`](crate::Quoted::tag)) equal to `tag`.
     Udp {

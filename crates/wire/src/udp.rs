@@ -11,10 +11,6 @@ use crate::{Checksums, Ignored, Probe, QuotedTransport, UDP_IPV6_BASE, UdpReply}
 /// What probe payloads start with.
 const SIGNATURE: [u8; 5] = *b"NSMNC";
 
-/// Bytes of payload that come back with an `ICMPv6` error at least (RFC 4443 §3 asks for some
-/// more), and that an ordinary socket hands over.
-const LONGEST_QUOTED: usize = 1000;
-
 /// The sum of those checksummed fields that a NAT may rewrite.
 pub(crate) fn rewritable(source: IpAddr, source_port: u16) -> Sum {
     Sum::default().address(source).word(source_port)
@@ -42,10 +38,14 @@ pub(crate) fn write(
     let balance_at = udp::HEADER_LEN + balance_offset(probe.destination.is_ipv4(), payload_len);
     out.set_u16(balance_at, 0)?;
     let sum = pseudo.bytes(out.written());
-    out.set_u16(
-        balance_at,
-        balance(sum, rewritable(probe.source, source_port), tag),
-    )?;
+    let word = balance(sum, rewritable(probe.source, source_port), tag);
+    // RFC 1071 §2 (B): at an odd offset a word counts with its bytes swapped.
+    let word = if balance_at.is_multiple_of(2) {
+        word
+    } else {
+        word.swap_bytes()
+    };
+    out.set_u16(balance_at, word)?;
 
     // RFC 768: "If the computed checksum is zero, it is transmitted as all ones".
     let checksum = match pseudo.bytes(out.written()).checksum() {
@@ -143,13 +143,13 @@ fn v6_length(payload: &[u8], len: usize) -> Option<u16> {
     is_echo.then_some(length)
 }
 
-/// Where in a payload of `len` bytes the two balancing ones are. The checksum works on words, so it
-/// must be an even offset; the header's length is even. In IPv6, where nothing else in a payload
-/// tells the probe, they come first when a quote may end before the last ones.
+/// Where in a payload of `len` bytes the two balancing ones are. In IPv4 they are the last word. In
+/// IPv6, where nothing else in a payload tells the probe, they follow the signature, so that a quote
+/// that is cut short has them too. They take the signature's end where there is no more room.
 fn balance_offset(is_v4: bool, len: usize) -> usize {
-    if is_v4 || len <= LONGEST_QUOTED {
-        (len / 2 - 1) * 2
+    if is_v4 {
+        (len / 2).saturating_sub(1) * 2
     } else {
-        0
+        SIGNATURE.len().min(len.saturating_sub(2))
     }
 }

@@ -9,6 +9,7 @@
 
 mod capture;
 mod doctor;
+mod documents;
 mod egress;
 mod filters;
 mod formats;

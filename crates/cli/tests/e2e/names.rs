@@ -405,7 +405,7 @@ fn names_are_found_with_an_odd_resolv_conf_and_in_the_order_of_the_hosts_file() 
 fn numbers_are_names_that_do_not_resolve() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let node = lab.node("host")?;
-    for number in ["0x7f000001", "0x7f.0.0.0x1"] {
+    for number in ["0x7f000001", "0x7f.0.0.0x1", "127.1", "017700000001", "1.2.3"] {
         let outcome = finish(node.command(PROGRAM).args(["-q", "1", "-Q", "0", number]));
         assert_eq!(
             outcome.failure(),

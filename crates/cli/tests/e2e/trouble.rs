@@ -159,9 +159,7 @@ fn too_few_open_files_are_reported() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(1)?;
     let mut failures = 0;
-    // With fewer than eight the library that watches for signals panics in its own thread; the
-    // program then fails.
-    for limit in 8..40 {
+    for limit in 4..40 {
         let mut command = chain.client.command("sh");
         command.args([
             "-c",
@@ -302,6 +300,26 @@ fn ctrl_c_stops_at_once_and_frees_everything() -> Result<()> {
         }
     }
     drop(server);
+    Ok(())
+}
+
+/// As shells start programs in the background, and nohup does.
+#[test]
+fn an_interrupt_that_is_ignored_at_the_start_stays_ignored() -> Result<()> {
+    let Some(lab) = require_lab() else { return Ok(()) };
+    let chain = lab.chain(1)?;
+    let capture = Capture::start(&chain.target)?;
+    let mut command = chain.client.command("sh");
+    command.args(["-c", "trap '' INT; exec \"$0\" \"$@\"", PROGRAM]);
+    command
+        .args(["-q", "0", "-Q", "3"])
+        .arg(chain.target_v4().to_string());
+    let tracing = start(&mut command);
+    while capture.packets_from(chain.client_v4().into()).is_empty() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    kill(Pid::from_raw(tracing.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(end(tracing).report().e2e.received, 3);
     Ok(())
 }
 

@@ -30,7 +30,7 @@ impl Readiness {
             events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32,
             u64: id,
         };
-        self.control(libc::EPOLL_CTL_ADD, fd, &raw mut event)
+        self.control(libc::EPOLL_CTL_ADD, fd, Some(&mut event))
     }
 
     /// Reports `fd` as `id` as long as there is something to read from it or from its error queue.
@@ -39,16 +39,22 @@ impl Readiness {
             events: libc::EPOLLIN as u32,
             u64: id,
         };
-        self.control(libc::EPOLL_CTL_ADD, fd, &raw mut event)
+        self.control(libc::EPOLL_CTL_ADD, fd, Some(&mut event))
     }
 
     /// Forgets `fd`, if it was known.
     pub(crate) fn forget(&self, fd: BorrowedFd<'_>) {
-        let _ = self.control(libc::EPOLL_CTL_DEL, fd, ptr::null_mut());
+        let _ = self.control(libc::EPOLL_CTL_DEL, fd, None);
     }
 
-    fn control(&self, operation: i32, fd: BorrowedFd<'_>, event: *mut libc::epoll_event) -> io::Result<()> {
-        // SAFETY: `event` is valid during the call, or null, which is allowed when deleting.
+    fn control(
+        &self,
+        operation: i32,
+        fd: BorrowedFd<'_>,
+        event: Option<&mut libc::epoll_event>,
+    ) -> io::Result<()> {
+        let event = event.map_or(ptr::null_mut(), ptr::from_mut);
+        // SAFETY: `event` is valid during the call, or null: then the call does nothing but delete, or fails.
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), event) }).map(drop)
     }
 

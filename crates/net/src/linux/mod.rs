@@ -637,8 +637,10 @@ impl Network for LinuxNetwork {
                     self.release_port(transport, way.route.source, port);
                     return self.open_own_flow(request);
                 }
-                self.bind_to_route(transport, &way.route, port)
-                    .map_err(|error| errors::error(Operation::Route, Some(request.target), error))?;
+                if let Err(error) = self.bind_to_route(transport, &way.route, port) {
+                    self.release_port(transport, way.route.source, port);
+                    return Err(errors::error(Operation::Route, Some(request.target), error));
+                }
                 (way, Some(port))
             }
         };

@@ -6,11 +6,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::sys;
+use super::sys::{self, Mapping};
 
 /// Bytes per frame: header, address, and a packet. ICMP errors have at most 576 bytes (RFC 1812 §4.3.2.3) or quote all of a probe,
 /// which is far smaller. Only what a talkative UDP or TCP service sends is longer, and of that the beginning is enough.
@@ -38,12 +38,10 @@ pub(super) struct Frame<'a> {
 
 /// Memory shared with the kernel. The frame at `next` is the oldest that was not taken.
 pub(super) struct Ring {
-    base: NonNull<u8>,
+    /// `FRAMES * FRAME_SIZE` bytes.
+    memory: Mapping,
     next: usize,
 }
-
-// SAFETY: the mapping belongs to the process, not to a thread, and `Ring` is its only user in this process.
-unsafe impl Send for Ring {}
 
 impl Ring {
     /// Gives a packet socket a ring.
@@ -61,14 +59,14 @@ impl Ring {
             tp_frame_nr: FRAMES as u32,
         };
         sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, request)?;
-        let base = sys::map_shared(socket.as_fd(), FRAMES * FRAME_SIZE)?;
-        Ok(Ring { base, next: 0 })
+        let memory = Mapping::new(socket, FRAMES * FRAME_SIZE)?;
+        Ok(Ring { memory, next: 0 })
     }
 
     /// How many frames are waiting, counted up to `limit`.
     pub(super) fn ready(&self, limit: usize) -> usize {
         (0..limit.min(FRAMES))
-            .take_while(|ahead| self.is_filled((self.next + ahead) % FRAMES))
+            .take_while(|ahead| self.is_filled(self.next + ahead))
             .count()
     }
 
@@ -80,8 +78,8 @@ impl Ring {
             return None;
         }
         self.next = (index + 1) % FRAMES;
-        // SAFETY: frame `index < FRAMES` lies within the mapping of `FRAMES * FRAME_SIZE` bytes, which lives as long as
-        // `self`. The status says that it is ours: the kernel does not write to it until `release`.
+        // SAFETY: a frame lies within the mapping, which lives as long as `self`. The status says that it is ours: the
+        // kernel does not write to it until it is given back below.
         let bytes = unsafe { std::slice::from_raw_parts(self.frame(index).as_ptr(), FRAME_SIZE) };
         let result = parse(bytes).map(read);
         self.status(index)
@@ -94,10 +92,10 @@ impl Ring {
         self.status(index).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
     }
 
+    /// Where a frame begins. After the last one comes the first again.
     fn frame(&self, index: usize) -> NonNull<u8> {
-        debug_assert!(index < FRAMES);
-        // SAFETY: `index < FRAMES`, so the result is within the mapping.
-        unsafe { self.base.add(index * FRAME_SIZE) }
+        // SAFETY: less than `FRAMES * FRAME_SIZE`, so the result is within the mapping.
+        unsafe { self.memory.base().add(index % FRAMES * FRAME_SIZE) }
     }
 
     /// `tp_status`, the first word of the frame.
@@ -105,12 +103,6 @@ impl Ring {
         // SAFETY: frames start at multiples of FRAME_SIZE in page-aligned memory, so the word is aligned; it is within
         // the mapping, which lives as long as `self`; and it is only ever accessed atomically while shared.
         unsafe { AtomicU32::from_ptr(self.frame(index).as_ptr().cast()) }
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        sys::unmap(self.base, FRAMES * FRAME_SIZE);
     }
 }
 

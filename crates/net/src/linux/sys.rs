@@ -18,15 +18,43 @@ pub(super) fn length_of<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
 }
 
+/// A value of a socket option that is what its bytes say.
+///
+/// # Safety
+/// It has no padding, and nothing in it is an address.
+pub(super) unsafe trait PlainValue: Copy {}
+
+// SAFETY: an integer.
+unsafe impl PlainValue for i32 {}
+// SAFETY: an integer.
+unsafe impl PlainValue for u32 {}
+// SAFETY: four integers of the same size, all of which count something.
+unsafe impl PlainValue for libc::tpacket_req {}
+
 /// setsockopt(2) with a plain value.
-pub(super) fn set_option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32, value: T) -> io::Result<()> {
-    // SAFETY: the kernel only reads, and no more than the `size_of::<T>()` bytes of `value`.
+pub(super) fn set_option<T: PlainValue>(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: T,
+) -> io::Result<()> {
+    // SAFETY: there are no addresses in a plain value.
+    unsafe { set_any_option(socket, level, name, &value) }
+}
+
+/// setsockopt(2).
+///
+/// # Safety
+/// What `value` points to, if there are addresses in it, is valid for the option during the call.
+unsafe fn set_any_option<T>(socket: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the kernel only reads: the `size_of::<T>()` bytes of `value`, and by this function's
+    // contract what they point to.
     check(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
-            ptr::from_ref(&value).cast(),
+            ptr::from_ref(value).cast(),
             length_of::<T>(),
         )
     })
@@ -52,8 +80,9 @@ pub(super) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: program.as_ptr().cast_mut(),
     };
-    // The pointer in it is valid during the call, in which the kernel copies the program.
-    set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+    // SAFETY: the address in it is that of as many instructions as it says, which the kernel copies
+    // during the call.
+    unsafe { set_any_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program) }
 }
 
 /// Starts capture of a protocol (an `ETH_P_` constant) on all interfaces.
@@ -111,29 +140,48 @@ pub(super) fn socket_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info[libc::SK_MEMINFO_DROPS as usize])
 }
 
-/// Maps a packet socket's ring.
-pub(super) fn map_shared(fd: BorrowedFd<'_>, length: usize) -> io::Result<NonNull<u8>> {
-    // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists.
-    let base = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            length,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED,
-            fd.as_raw_fd(),
-            0,
-        )
-    };
-    if base == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(base.cast()).ok_or_else(|| io::ErrorKind::Other.into())
+/// Memory that is shared with the kernel, until dropped.
+pub(super) struct Mapping {
+    base: NonNull<u8>,
+    length: usize,
 }
 
-/// Undoes [`map_shared`]. The caller must not use the memory after.
-pub(super) fn unmap(base: NonNull<u8>, length: usize) {
-    // SAFETY: only `Ring::drop` calls this, with what `map_shared` returned.
-    unsafe { libc::munmap(base.as_ptr().cast(), length) };
+// SAFETY: a mapping belongs to the process, not to a thread.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Maps the ring of a packet socket, which is `length` bytes long.
+    pub(super) fn new(socket: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that exists.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                socket.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::Other)?;
+        Ok(Mapping { base, length })
+    }
+
+    /// Where its first byte is. Valid as long as the mapping.
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: what mmap(2) returned for this length, unmapped once. Whoever dereferences
+        // `base()` must know that it is gone now.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
+    }
 }
 
 /// A socket address for the kernel.

@@ -30,6 +30,18 @@ pub(crate) unsafe fn check_fd(result: libc::c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether this process ignores SIGINT, as shells have it in the background, and nohup.
+pub fn is_interrupt_ignored() -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is set, and the pointer is valid. The call cannot fail for this signal; if it
+    // did, the zeros would be valid.
+    let action = unsafe {
+        libc::sigaction(libc::SIGINT, ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
 fn clock(id: libc::clockid_t) -> libc::timespec {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: the pointer is valid. The call cannot fail for these clocks; if it did, the zeros

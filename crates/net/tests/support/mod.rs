@@ -12,6 +12,7 @@ use traceroute_engine::{
     Route, Time, Token, Transport,
 };
 use traceroute_net::Options;
+pub(crate) use traceroute_testbed::not_run;
 use traceroute_wire::{ECHO_PAYLOAD, Ignored, Probe, ProbeKind, Reply};
 
 /// Set in the process that runs one test by itself.
@@ -36,68 +37,73 @@ pub(crate) fn heavy_load() -> bool {
     HEAVY_LOAD.get()
 }
 
-/// Runs the test `name` twice, with a network for light and one for heavy load, each time in a
-/// network namespace of its own, in which only the loopback interface is up. The namespace goes
-/// away with the thread.
+/// Runs a test twice, with a network for light and one for heavy load, each time in a network
+/// namespace of its own, in which only the loopback interface is up. The namespace goes away with
+/// the thread.
 ///
 /// Without privileges, runs the test in a user namespace. Where that is forbidden, fails if `CI` is
 /// set, and otherwise says that the test was skipped.
-pub(crate) fn isolated(name: &str, test: fn()) {
+pub(crate) fn isolated<T: Fn() + Copy + Send + 'static>(test: T) {
     if is_root() {
         for heavy in [false, true] {
-            let thread = std::thread::spawn(move || {
-                enter_new_namespace();
+            in_new_namespace(move || {
                 HEAVY_LOAD.set(heavy);
                 test();
             });
-            if let Err(panic) = thread.join() {
-                eprintln!("{name} failed with heavy_load = {heavy}");
-                std::panic::resume_unwind(panic);
-            }
         }
-    } else if !run_alone(
-        name,
+    } else if !run_alone::<T>(
         Command::new("unshare")
             .args(["--user", "--map-root-user", "--"])
             .arg(this_program()),
     ) {
-        skip(name, "neither root nor allowed to make user namespaces");
+        not_run("neither root nor allowed to make user namespaces");
     }
 }
 
-/// Runs the test `name` like [`isolated`], in a process of its own, so that it may change what the
-/// process has.
-pub(crate) fn alone(name: &str, test: fn()) {
+/// Runs a test like [`isolated`], in a process of its own, so that it may change what the process
+/// has.
+pub(crate) fn alone<T: Fn() + Copy + Send + 'static>(test: T) {
     if std::env::var_os(ALONE).is_some() {
-        isolated(name, test);
-    } else if !run_alone(name, &mut Command::new(this_program())) {
-        skip(name, "cannot run itself");
+        isolated(test);
+    } else if !run_alone::<T>(&mut Command::new(this_program())) {
+        not_run("cannot run itself");
     }
 }
 
-/// Runs the test `name` once in a process and a network namespace of its own, for what cannot be
-/// done twice. Only root can.
+/// Runs a test once in a process and a network namespace of its own, for what cannot be done twice.
+/// Only root can.
 #[allow(dead_code)]
-pub(crate) fn alone_once(name: &str, test: fn()) {
+pub(crate) fn alone_once<T: Fn() + Send + 'static>(test: T) {
     if !is_root() {
-        skip(name, "not root");
+        not_run("not root");
     } else if std::env::var_os(ALONE).is_some() {
-        let thread = std::thread::spawn(move || {
+        in_new_namespace(test);
+    } else if !run_alone::<T>(&mut Command::new(this_program())) {
+        not_run("cannot run itself");
+    }
+}
+
+/// Runs a test in a thread, which has the test's name like the one that it is called from, and a
+/// network namespace of its own.
+fn in_new_namespace<T: FnOnce() + Send + 'static>(test: T) {
+    let name = std::thread::current().name().map(str::to_owned);
+    let thread = std::thread::Builder::new()
+        .name(name.unwrap_or_default())
+        .spawn(move || {
             enter_new_namespace();
             test();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    } else if !run_alone(name, &mut Command::new(this_program())) {
-        skip(name, "cannot run itself");
+        })
+        .expect("a thread");
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
     }
 }
 
-/// Runs one test in a process of its own; whether that could be started. Panics if the test fails.
-fn run_alone(name: &str, command: &mut Command) -> bool {
+/// Runs a test, known by the type of its closure, in a process of its own; whether that could be
+/// started. Panics if the test fails.
+fn run_alone<T>(command: &mut Command) -> bool {
     let output = command
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", test_name::<T>(), "--nocapture"])
         .env(ALONE, "1")
         .output();
     let Ok(output) = output else { return false };
@@ -112,9 +118,11 @@ fn run_alone(name: &str, command: &mut Command) -> bool {
     ran
 }
 
-/// Says that a test cannot run here; fails it if `CI` is set.
-pub(crate) fn skip(name: &str, why: &str) {
-    traceroute_testbed::not_run(&format!("{name}: {why}"));
+/// The function in which a closure of type `T` stands: `its_name` of `linux::its_name::{{closure}}`.
+fn test_name<T>() -> &'static str {
+    let path = std::any::type_name::<T>();
+    let path = path.split_once("::").map_or(path, |(_, path)| path);
+    path.split_once("::{{closure}}").map_or(path, |(name, _)| name)
 }
 
 fn this_program() -> std::path::PathBuf {

@@ -27,6 +27,8 @@ use tokio::time::timeout;
 
 use configuration::{Configuration, needs_c_library};
 
+use crate::target::ends_in_number;
+
 /// How many names are looked up at once, for the whole process: each takes a few descriptors.
 const LOOKUPS: usize = 512;
 /// How long the IPv4 addresses may take when the IPv6 addresses are there: time to ask again.
@@ -208,7 +210,7 @@ impl System {
     /// future stops the questions, except those of the C library.
     pub(crate) async fn addresses(&self, name: &str, wanted: Wanted) -> Answer {
         if ends_in_number(name) {
-            // C libraries take 0x7f000001 for an address.
+            // C libraries take 127.1 and 0x7f000001 for addresses.
             return Err(Failure::Unknown);
         }
         let listed = hosts::addresses(&read(&self.hosts), name);
@@ -300,18 +302,6 @@ fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let last = name.rsplit('.').next().unwrap_or(name);
     last.eq_ignore_ascii_case("localhost")
-}
-
-/// Whether the last part of a name is a number, decimal or hexadecimal: no name ends so, but some
-/// forms of addresses do. <https://url.spec.whatwg.org/#ends-in-a-number-checker>
-fn ends_in_number(name: &str) -> bool {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
-    match hexadecimal {
-        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        None => last.bytes().all(|byte| byte.is_ascii_digit()),
-    }
 }
 
 /// Whether a name that somebody claims is one that a host may have: letters, digits, hyphens and

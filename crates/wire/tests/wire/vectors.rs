@@ -134,7 +134,7 @@ fn udp_checksum_of_zero_is_sent_as_all_ones() {
 #[test]
 fn udp_payloads_have_the_length_asked_for() {
     let mut buffer = [0; MAX_PROBE_LEN];
-    for payload_len in 10..=1200 {
+    for payload_len in 6..=1200 {
         let kind = ProbeKind::Udp {
             source_port: 50000,
             destination_port: 33434,
@@ -151,14 +151,17 @@ fn udp_payloads_have_the_length_asked_for() {
         let packet = probe.encode(&mut buffer).unwrap();
         assert_eq!(packet.len(), 40 + 8 + usize::from(payload_len));
         let payload = &packet[48..];
-        let balance = if payload.len() > 1000 {
-            0
-        } else {
-            (payload.len() / 2 - 1) * 2
-        };
+        let balance = 5.min(payload.len() - 2);
         let signature: Vec<u8> = b"NSMNC".iter().copied().cycle().take(payload.len()).collect();
         assert_eq!(payload[..balance], signature[..balance]);
         assert_eq!(payload[balance + 2..], signature[balance + 2..]);
+        assert_eq!(
+            quoted(&packets::time_exceeded(v6("2001:db8::1"), us6(), 0, packet)).tag(),
+            Some(0xBEB9)
+        );
+        if payload_len < 10 {
+            continue;
+        }
         let packet = Probe { kind, ..udp_probe() }.encode(&mut buffer).unwrap();
         assert_eq!(packet.len(), 20 + 8 + usize::from(payload_len));
         assert_eq!(quoted(&time_exceeded(packet)).tag(), Some(0xBEB9));

@@ -115,7 +115,7 @@ impl Drop for Capture {
 /// A completion taken from the port.
 enum Completion {
     /// A read came back, with an error or the number of bytes.
-    Read(*mut Read, Result<usize, u32>),
+    Read(Box<Read>, Result<usize, u32>),
     Stop,
     /// Nothing in time.
     None,
@@ -170,11 +170,10 @@ impl Reader {
 
     fn post_all(&mut self) -> io::Result<()> {
         for _ in 0..READS {
-            let read = Box::into_raw(Box::new(Read {
+            self.post(Box::new(Read {
                 overlapped: OVERLAPPED::default(),
                 data: [0; READ_LEN],
-            }));
-            self.post(read)?;
+            }))?;
         }
         Ok(())
     }
@@ -183,14 +182,7 @@ impl Reader {
         loop {
             match self.next(INFINITE)? {
                 Completion::Read(read, result) => {
-                    // SAFETY: the kernel has given the read back.
-                    let data = unsafe { &(*read).data };
-                    let outcome = self.completed(data, result);
-                    if let Err(error) = outcome {
-                        // SAFETY: from `Box::into_raw`, and not posted.
-                        drop(unsafe { Box::from_raw(read) });
-                        return Err(error);
-                    }
+                    self.completed(&read.data, result)?;
                     self.post(read)?;
                 }
                 Completion::Stop => return Ok(()),
@@ -199,11 +191,13 @@ impl Reader {
         }
     }
 
-    /// Gives a read to the kernel; frees it if the kernel does not want it.
-    fn post(&mut self, read: *mut Read) -> io::Result<()> {
-        // SAFETY: `read` is from `Box::into_raw` and not posted. The buffer is as long as stated.
+    /// Gives a read to the kernel, which has it until its completion is taken from the port.
+    fn post(&mut self, mut read: Box<Read>) -> io::Result<()> {
+        read.overlapped = OVERLAPPED::default();
+        let read = Box::into_raw(read);
+        // SAFETY: `read` is valid, and stays where it is until the kernel gives it back. The buffer is as long as
+        // stated.
         let result = unsafe {
-            (*read).overlapped = OVERLAPPED::default();
             ReadFile(
                 self.device.as_raw_handle(),
                 (&raw mut (*read).data).cast(),
@@ -222,7 +216,7 @@ impl Reader {
                 Ok(())
             }
             code => {
-                // SAFETY: from `Box::into_raw`, and not posted.
+                // SAFETY: from `Box::into_raw`, and the kernel does not have it.
                 drop(unsafe { Box::from_raw(read) });
                 Err(io::Error::from_raw_os_error(code.cast_signed()))
             }
@@ -259,7 +253,10 @@ impl Reader {
             0 | ERROR_MORE_DATA => Ok(bytes as usize),
             code => Err(code),
         };
-        Ok(Completion::Read(overlapped.cast(), result))
+        // SAFETY: nothing but `post` starts what ends at this port: this is the beginning of a `Read` from
+        // `Box::into_raw`, which the kernel has just given back.
+        let read = unsafe { Box::from_raw(overlapped.cast()) };
+        Ok(Completion::Read(read, result))
     }
 
     fn completed(&mut self, data: &[u8], result: Result<usize, u32>) -> io::Result<()> {
@@ -297,9 +294,7 @@ impl Reader {
         while self.posted > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.next(left.as_millis() as u32) {
-                // SAFETY: from `Box::into_raw`, and given back by the kernel.
-                Ok(Completion::Read(read, _)) => drop(unsafe { Box::from_raw(read) }),
-                Ok(Completion::Stop) => {}
+                Ok(Completion::Read(..) | Completion::Stop) => {}
                 Ok(Completion::None) if !left.is_zero() => {}
                 Ok(Completion::None) | Err(_) => {
                     tracing::warn!(
@@ -432,8 +427,6 @@ mod tests {
         match reader.next(10_000).expect("completion") {
             Completion::Read(read, result) => {
                 assert_eq!(result, Ok(READ_LEN));
-                // SAFETY: given back by the kernel.
-                let read = unsafe { Box::from_raw(read) };
                 reader.completed(&read.data, result).expect("no failure");
             }
             _ => panic!("nothing was read"),

@@ -55,7 +55,9 @@ pub fn check_reply(packet: &[u8], reply: &Reply) {
     }
     match (&reply.kind, parsed.transport) {
         (ReplyKind::Tcp(ours), Some(TransportSlice::Tcp(theirs))) => check_tcp(ours, &theirs),
-        (ReplyKind::Udp(ours), Some(TransportSlice::Udp(theirs))) => check_udp(ours, &theirs),
+        (ReplyKind::Udp(ours), Some(TransportSlice::Udp(theirs))) => {
+            check_udp(ours, &theirs, reply.source.is_ipv4());
+        }
         (
             ReplyKind::Echo {
                 identifier, sequence, ..
@@ -119,18 +121,18 @@ fn check_tcp_options(ours: &TcpReply, theirs: &etherparse::TcpSlice<'_>) {
     assert_eq!(ours.timestamps.map(|ours| (ours.value, ours.echo)), timestamps);
 }
 
-fn check_udp(ours: &UdpReply, theirs: &etherparse::UdpSlice<'_>) {
+fn check_udp(ours: &UdpReply, theirs: &etherparse::UdpSlice<'_>, is_v4: bool) {
     assert_eq!(ours.source_port, theirs.source_port());
     assert_eq!(ours.destination_port, theirs.destination_port());
     assert_eq!(ours.payload_len + 8, theirs.length());
     if let Some(identification) = ours.echoed {
         let payload = theirs.payload();
-        match payload.strip_prefix(b"NSMNC\0") {
-            Some(rest) => assert_eq!(rest[..2], identification.to_be_bytes()),
-            None => assert_eq!(
-                (&payload[2..4], payload.len()),
-                (&b"MN"[..], usize::from(identification))
-            ),
+        if is_v4 {
+            let rest = payload.strip_prefix(b"NSMNC\0").expect("the signature");
+            assert_eq!(rest[..2], identification.to_be_bytes());
+        } else {
+            assert!(payload.starts_with(b"NSMN"));
+            assert_eq!(ours.payload_len, identification);
         }
     }
 }

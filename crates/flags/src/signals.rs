@@ -1,0 +1,132 @@
+//! Ctrl-C and SIGTERM, and their like.
+
+use std::io;
+use std::thread;
+
+/// A request to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interruption {
+    /// Ctrl-C, that is SIGINT.
+    Interrupt,
+    /// SIGTERM, on Unix; what comes closest to it, on Windows.
+    Terminate,
+}
+
+impl Interruption {
+    /// The exit status that shells give to a program ended by the signal: 128 and the signal's
+    /// number.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Interruption::Interrupt => 130,
+            Interruption::Terminate => 143,
+        }
+    }
+}
+
+/// Calls `stop` each time the program is asked to stop, from a thread of its own: whatever else
+/// the program is stuck in, such as writing to a pipe that nobody reads.
+///
+/// A SIGINT that is ignored stays ignored: shells start programs so in the background, and nohup.
+///
+/// # Errors
+/// No signals can be watched, or no thread be started. Signals end the program as they always do.
+pub fn watch_signals(stop: impl FnMut(Interruption) + Send + 'static) -> io::Result<()> {
+    let signals = system::Signals::new()?;
+    let watcher = thread::Builder::new().name("signals".to_owned());
+    watcher.spawn(|| signals.each(stop)).map(drop)
+}
+
+#[cfg(unix)]
+mod system {
+    use std::io;
+
+    use datadog_traceroute::system::is_interrupt_ignored;
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::iterator;
+
+    use super::Interruption;
+
+    pub(super) struct Signals(iterator::Signals);
+
+    impl Signals {
+        pub(super) fn new() -> io::Result<Self> {
+            let interrupt = (!is_interrupt_ignored()).then_some(SIGINT);
+            iterator::Signals::new(interrupt.into_iter().chain([SIGTERM])).map(Signals)
+        }
+
+        pub(super) fn each(mut self, mut stop: impl FnMut(Interruption)) {
+            for signal in self.0.forever() {
+                stop(match signal {
+                    SIGINT => Interruption::Interrupt,
+                    _ => Interruption::Terminate,
+                });
+            }
+        }
+    }
+}
+
+#[cfg(windows)]
+mod system {
+    use std::io;
+
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::signal::windows::{
+        CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
+    };
+
+    use super::Interruption;
+
+    pub(super) struct Signals {
+        /// Without drivers: the system tells by a thread of its own.
+        runtime: Runtime,
+        interrupt: CtrlC,
+        stop: CtrlBreak,
+        /// The console is closed. Windows ends the program some seconds later.
+        close: CtrlClose,
+        /// The same for the system.
+        shutdown: CtrlShutdown,
+    }
+
+    impl Signals {
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Signals {
+                runtime: Builder::new_current_thread().build()?,
+                interrupt: ctrl_c()?,
+                stop: ctrl_break()?,
+                close: ctrl_close()?,
+                shutdown: ctrl_shutdown()?,
+            })
+        }
+
+        pub(super) fn each(mut self, mut stop: impl FnMut(Interruption)) {
+            self.runtime.block_on(async {
+                loop {
+                    stop(tokio::select! {
+                        Some(()) = self.interrupt.recv() => Interruption::Interrupt,
+                        Some(()) = self.stop.recv() => Interruption::Terminate,
+                        Some(()) = self.close.recv() => Interruption::Terminate,
+                        Some(()) = self.shutdown.recv() => Interruption::Terminate,
+                        else => return,
+                    });
+                }
+            });
+        }
+    }
+}
+
+#[cfg(not(any(unix, windows)))]
+mod system {
+    use std::io;
+
+    use super::Interruption;
+
+    pub(super) struct Signals;
+
+    impl Signals {
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Signals)
+        }
+
+        pub(super) fn each(self, _: impl FnMut(Interruption)) {}
+    }
+}
