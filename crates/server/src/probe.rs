@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use datadog_traceroute::{Cause, Losses, Report, Request};
+use datadog_traceroute::{Cause, Losses, Report, Request, RttStatistics};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
@@ -236,16 +236,17 @@ struct Sample {
     hops: u32,
     path_hash: u32,
     sent: u32,
+    refused: u32,
     lost: Losses,
     /// `None`: none was sent.
     loss_ratio: Option<f64>,
-    /// Shortest, mean, longest, and jitter, in seconds; `None` without an answer.
-    rtt: Option<[f64; 4]>,
+    /// `None`: none was answered.
+    rtt: Option<RttStatistics>,
+    jitter: Option<Duration>,
 }
 
 impl Sample {
-    /// Of a report; `None`: the trace failed. All that the metrics need of a report
-    /// is read here.
+    /// Of a report; `None`: the trace failed. All that the metrics need of a report is read here.
     fn of(report: Option<&Report>) -> Sample {
         let Some(report) = report else {
             return Sample::default();
@@ -255,23 +256,24 @@ impl Sample {
         let hops = || report.runs.iter().flat_map(|run| &run.hops);
         let answers = hops().filter_map(|hop| Some((hop.ttl, hop.answer?)));
         let reached = answers.clone().any(|(_, answer)| answer.destination);
-        let jitter = probes.jitter().unwrap_or_default();
-        let rtt = probes.rtt().map(|rtt| [rtt.min, rtt.avg, rtt.max, jitter]);
         Sample {
             success: reached || loss.answered() > 0,
             reached,
             hops: report.hop_count.max,
             path_hash: hash(answers.map(|(ttl, answer)| (ttl, answer.address)).collect()),
             sent: loss.sent,
+            refused: probes.refused,
             lost: probes.lost,
             loss_ratio: loss.ratio(),
-            rtt: rtt.map(|times| times.map(|time| time.as_secs_f64())),
+            rtt: probes.rtt(),
+            jitter: probes.jitter(),
         }
     }
 
     fn registry(&self, duration: Duration) -> Registry {
         let mut registry = Registry::with_prefix("probe");
-        let [shortest, mean, longest, jitter] = self.rtt.unwrap_or([f64::NAN; 4]);
+        let seconds = |time: Option<Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64());
+        let rtt = self.rtt.as_ref();
         for (name, help, value) in [
             (
                 "success",
@@ -300,6 +302,11 @@ impl Sample {
             ),
             ("e2e_sent", "End-to-end probes sent", f64::from(self.sent)),
             (
+                "e2e_refused",
+                "End-to-end probes that the service's machine refused to send",
+                f64::from(self.refused),
+            ),
+            (
                 "e2e_loss_ratio",
                 "Share of the end-to-end probes without an answer; NaN where none was sent",
                 self.loss_ratio.unwrap_or(f64::NAN),
@@ -307,22 +314,22 @@ impl Sample {
             (
                 "e2e_rtt_min_seconds",
                 "Shortest round-trip time of the end-to-end probes; NaN without an answer",
-                shortest,
+                seconds(rtt.map(|rtt| rtt.min)),
             ),
             (
                 "e2e_rtt_avg_seconds",
                 "Mean round-trip time of the end-to-end probes; NaN without an answer",
-                mean,
+                seconds(rtt.map(|rtt| rtt.avg)),
             ),
             (
                 "e2e_rtt_max_seconds",
                 "Longest round-trip time of the end-to-end probes; NaN without an answer",
-                longest,
+                seconds(rtt.map(|rtt| rtt.max)),
             ),
             (
                 "e2e_jitter_seconds",
-                "Mean difference of consecutive round-trip times; NaN without an answer",
-                jitter,
+                "Mean difference of consecutive round-trip times; NaN with fewer than two answers",
+                seconds(self.jitter),
             ),
         ] {
             registry.register(name, help, ConstGauge::new(value));

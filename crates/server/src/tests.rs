@@ -10,8 +10,8 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use datadog_traceroute::{
-    Answer, Distance, End, EndToEnd, Error, Event, Hop, Host, IcmpError, Losses, Method, Protocol, Report,
-    ResolveError, Run, RunError, Statistics, TraceResult, Uuid, json,
+    Answer, Cause, Distance, End, EndToEnd, Error, Event, Hop, Host, IcmpError, Losses, Method, Protocol,
+    Report, ResolveError, Run, RunError, Statistics, TraceResult, Uuid, json,
 };
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -58,6 +58,8 @@ fn report() -> Report {
     run.id = Uuid::nil();
     let mut report = Report::new("example.com", 33434, Protocol::Udp, vec![run]);
     report.end_to_end = EndToEnd::new([12_700, 12_500, 0, 12_900].map(rtt).to_vec());
+    report.end_to_end.lost.add(Cause::Network, 1);
+    report.end_to_end.refused = 2;
     report
 }
 
@@ -821,8 +823,10 @@ async fn a_probe_is_answered_with_metrics() {
         ("probe_target_reached", 1.0),
         ("probe_hops", 3.0),
         ("probe_e2e_sent", 4.0),
+        ("probe_e2e_refused", 2.0),
         ("probe_e2e_loss_ratio", 0.25),
-        ("probe_e2e_lost{cause=\"network\"}", 0.0),
+        ("probe_e2e_lost{cause=\"network\"}", 1.0),
+        ("probe_e2e_lost{cause=\"silent\"}", 0.0),
         ("probe_e2e_rtt_min_seconds", 0.0125),
         ("probe_e2e_rtt_avg_seconds", 0.0127),
         ("probe_e2e_rtt_max_seconds", 0.0129),
@@ -837,7 +841,7 @@ async fn a_probe_is_answered_with_metrics() {
         (request.runs(), request.e2e_probes(), request.max_ttl()),
         (1, 5, 7)
     );
-    assert_eq!(request.protocol(), datadog_traceroute::Protocol::Tcp);
+    assert_eq!(request.protocol(), Protocol::Tcp);
     assert_eq!(request.tcp_method(), datadog_traceroute::TcpMethod::Sack);
 }
 
