@@ -281,6 +281,15 @@ test-release:
 release-check tag=env("RELEASE_TAG", ""):
     scripts/release/check {{ tag }}
 
+# Pack the four crates that are published, and build them from their packages
+package:
+    cargo package --locked --allow-dirty --package traceroute-wire --package traceroute-engine --package traceroute-net --package datadog-traceroute
+
+# Compare the published crates' interfaces with those of the release before (installs cargo-semver-checks if it is missing)
+semver base:
+    command -v cargo-semver-checks >/dev/null || cargo install --quiet --locked cargo-semver-checks
+    cargo semver-checks --baseline-rev {{ base }} --package traceroute-wire --package traceroute-engine --package traceroute-net --package datadog-traceroute
+
 # Build the server's image for this machine's processor, and run it
 image arch=env("ARCH", "amd64"):
     scripts/release/image build {{ arch }}
