@@ -210,10 +210,13 @@ cross-in-debian:
 browser-setup:
     command -v chromedriver >/dev/null || \
         { source scripts/release/common; install_package python3 chromium chromium-driver; }
+    test -f target/browser/node_modules/axe-core/axe.min.js || scripts/npm-install target/browser axe-core@4.10.3
 
-# The server's page in headless Chromium (needs python3, chromium and chromedriver)
-browser:
+# The server's page in headless Chromium, its accessibility checked by axe; pictures go to `screenshots` (needs python3, chromium and chromedriver)
+browser screenshots="target/browser/pictures":
+    mkdir -p {{ screenshots }}
     source scripts/privileged; \
+        SCREENSHOTS=$(realpath {{ screenshots }}) AXE=$(realpath target/browser/node_modules/axe-core/axe.min.js) \
         cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
 
 # A real Prometheus scrapes the service; metrics and alert rules checked by promtool (Debian; unpacks its prometheus)

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::http::Method;
-use axum::http::header::{self, HeaderValue};
+use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::response::Response;
 use axum::routing::any;
 
@@ -33,20 +33,36 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     FILES
         .into_iter()
         .fold(Router::new(), |router, (path, kind, text)| {
-            router.route(path, any(async move |method| file(&method, kind, text)))
+            let file = async move |method: Method, headers: HeaderMap| {
+                get_or_head(&method)?;
+                Ok::<_, Failure>(file(kind, opened_by(&headers, text)))
+            };
+            router.route(path, any(file))
         })
 }
 
-fn file(method: &Method, kind: &'static str, text: &'static str) -> Result<Response, Failure> {
-    get_or_head(method)?;
+/// The page knows whether its user opened it: by typing its address, a bookmark, or a link of its
+/// own. Only then it traces at once what its address names; any other site may have a link here
+/// (<https://www.w3.org/TR/fetch-metadata/>).
+fn opened_by(headers: &HeaderMap, text: &'static str) -> String {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if matches!(site, Some(b"none" | b"same-origin")) {
+        text.replacen("<html lang", "<html data-opened-by=\"user\" lang", 1)
+    } else {
+        text.to_owned()
+    }
+}
+
+fn file(kind: &'static str, text: String) -> Response {
     let mut response = respond(kind, text);
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-cache"),
+        (header::VARY, "sec-fetch-site"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    Ok(response)
+    response
 }

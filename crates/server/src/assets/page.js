@@ -20,25 +20,32 @@ function draw(tag, attributes, text) {
   return element;
 }
 
-const milliseconds = (rtt) => (rtt === 0 ? "0" : rtt.toFixed(rtt < 1 ? 3 : rtt < 10 ? 2 : 1)) + " ms";
+const number = (rtt) => (rtt === 0 ? "0" : rtt.toFixed(rtt < 1 ? 3 : rtt < 10 ? 2 : 1));
+const milliseconds = (rtt) => `${number(rtt)} ms`;
 
 /** What is known of the present trace. */
 let trace = null;
 let abort = null;
 
+/** Nothing of an earlier target stays. */
+function clear() {
+  for (const id of ["document", "summary", "end", "warnings"]) at(id).textContent = "";
+  at("results").hidden = true;
+  at("end").hidden = true;
+}
+
 function begin(probes) {
-  // Per TTL: addresses, each with its round-trip times, names and whether it is the destination.
-  trace = { hops: new Map(), e2e: [], probes, last: Infinity };
-  at("document").textContent = "";
-  at("summary").textContent = "";
+  // Per TTL, by run: who answered, when, and what is known besides.
+  trace = { hops: new Map(), lost: new Map(), e2e: [], probes, last: Infinity };
+  clear();
   at("results").hidden = false;
   schedule();
 }
 
-function hop(ttl, run, address, rtt, destination, names = []) {
+function hop(ttl, run, address, rtt, destination, names = [], notes = []) {
   if (!trace.hops.has(ttl)) trace.hops.set(ttl, new Map());
   const runs = trace.hops.get(ttl);
-  runs.set(run, { address, rtt, destination, names });
+  runs.set(run, { address, rtt, destination, names, notes });
   if (destination) trace.last = Math.min(trace.last, ttl);
 }
 
@@ -47,20 +54,75 @@ function finish(report) {
   trace.hops.clear();
   trace.last = Infinity;
   report.traceroute.runs.forEach((run, index) => {
-    for (const h of run.hops) {
+    const details = report.details.runs[index];
+    run.hops.forEach((h, place) => {
+      const more = details.hops[place];
       if (!trace.hops.has(h.ttl)) trace.hops.set(h.ttl, new Map());
-      const destination = h.ip_address !== "" && h.ip_address === run.destination.ip_address;
-      if (h.reachable) hop(h.ttl, index, h.ip_address, h.rtt, destination, h.reverse_dns);
-    }
+      count(h.ttl, more);
+      const notes = [more.notation, more.nat && "NAT", more.mpls && "MPLS"].filter(Boolean);
+      if (h.reachable) hop(h.ttl, index, h.ip_address, h.rtt, more.destination, h.reverse_dns, notes);
+    });
   });
   trace.e2e = report.e2e_probe.rtts;
   trace.probes = trace.e2e.length;
-  const e2e = report.e2e_probe;
-  at("summary").textContent = e2e.packets_sent === 0 ? "No end-to-end probes." :
-    `${e2e.packets_received} of ${e2e.packets_sent} answered, ` +
-    `loss ${(e2e.packet_loss_percentage * 100).toFixed(1)} %, RTT ${milliseconds(e2e.rtt.min)} to ` +
-    `${milliseconds(e2e.rtt.max)}, mean ${milliseconds(e2e.rtt.avg)}, jitter ${milliseconds(e2e.jitter)}`;
+  at("summary").textContent = summary(report.e2e_probe, report.details.e2e);
+  at("end").textContent = ends(report);
+  at("end").hidden = at("end").textContent === "";
+  at("warnings").replaceChildren(...report.details.warnings.map(({ text }) => make("li", "", text)));
   at("document").textContent = JSON.stringify(report, null, 2);
+}
+
+/** Adds up what became of the probes with one TTL. */
+function count(ttl, details) {
+  const sum = trace.lost.get(ttl) ?? { attempts: 0, causes: {} };
+  sum.attempts += details.attempts;
+  for (const [cause, lost] of Object.entries(details.lost ?? {})) {
+    sum.causes[cause] = (sum.causes[cause] ?? 0) + lost;
+  }
+  trace.lost.set(ttl, sum);
+}
+
+const WORDS = {
+  network: "lost", rate_limited: "rate limited", silent: "silent", filtered: "filtered",
+  local: "lost on the server", unknown: "unknown",
+};
+
+/** The share that the network lost, or in a word why else probes went unanswered. */
+function loss(ttl) {
+  const { attempts, causes } = trace.lost.get(ttl) ?? { attempts: 0, causes: {} };
+  const real = (causes.network ?? 0) + (causes.unknown ?? 0);
+  const all = Object.values(causes).reduce((sum, lost) => sum + lost, 0);
+  if (real === 0 && all > 0) {
+    const [main] = Object.entries(causes).sort((one, other) => other[1] - one[1]);
+    return WORDS[main[0]] ?? main[0];
+  }
+  const counted = attempts - all + real;
+  return counted > 0 ? `${(real / counted * 100).toFixed(1)} %` : "";
+}
+
+function summary(e2e, details) {
+  if (e2e.packets_sent === 0) return "No end-to-end probes.";
+  const causes = Object.entries(details.lost).map(([cause, lost]) => `${lost} ${WORDS[cause] ?? cause}`);
+  let text = `${e2e.packets_received} of ${e2e.packets_sent} answered, ` +
+    `${(e2e.packet_loss_percentage * 100).toFixed(1)} % not` + (causes.length ? ` (${causes.join(", ")})` : "");
+  if (e2e.packets_received > 0) {
+    text += `. RTT ${milliseconds(e2e.rtt.min)} to ${milliseconds(e2e.rtt.max)}, mean ` +
+      `${milliseconds(e2e.rtt.avg)}, jitter ${milliseconds(e2e.jitter)}`;
+  }
+  return text;
+}
+
+/** Why paths end before their destination; nothing where they do not. */
+function ends(report) {
+  const reasons = report.details.runs.map(({ end, distance, hops }) => {
+    if (distance === "unknown") return "The destination answers, but its distance is unknown";
+    const answered = hops.filter((h) => h.ip_address).at(-1);
+    if (end.reason === "destination") return "";
+    if (end.reason === "refused") return `Destination not reached: ${answered?.notation ?? "refused"} from ${end.from ?? "a private hop"}`;
+    if (answered && answered === hops.at(-1)) return `Destination not reached: it is beyond TTL ${answered.ttl}`;
+    return `Destination not reached: no answer ${answered ? `after TTL ${answered.ttl}` : "at any TTL"}`;
+  });
+  return [...new Set(reasons.filter(Boolean))].join(". ");
 }
 
 let scheduled = false;
@@ -77,43 +139,76 @@ function schedule() {
 
 function drawPath() {
   const ttls = [...trace.hops.keys()].filter((ttl) => ttl <= trace.last);
-  const highest = Math.max(0, ...ttls);
+  const answered = ttls.filter((ttl) => trace.hops.get(ttl).size > 0);
+  const [first, highest, final] = [Math.min(...ttls), Math.max(0, ...ttls), Math.max(0, ...answered)];
   const all = ttls.flatMap((ttl) => [...trace.hops.get(ttl).values()].map((h) => h.rtt));
   const longest = Math.max(...all, 0.001);
+  drawScale(longest);
   const rows = [];
-  for (let ttl = 1; ttl <= highest; ttl++) {
-    const found = [...(trace.hops.get(ttl) ?? new Map()).values()];
-    rows.push(drawHop(ttl, found, longest, ttl === highest));
+  for (let ttl = first; ttl <= Math.min(highest, final); ttl++) rows.push(...drawHop(ttl, longest));
+  // Silence at the end is one row.
+  if (highest > final) {
+    const from = Math.max(final + 1, first);
+    rows.push(row(" silent", [cell("ttl", from < highest ? `${from}–${highest}` : from), cell("who", "no answer"), cell("loss", loss(from)), cell("rtt", ""), cell("meter", "")]));
   }
-  at("path").replaceChildren(...rows);
-  if (rows.length === 0) at("path").textContent = "Nobody has answered.";
+  at("hops").replaceChildren(...rows);
 }
 
-function drawHop(ttl, found, longest, last) {
-  // 0: somebody answered, but to which probe is not known.
-  const times = found.map((h) => h.rtt).filter((rtt) => rtt > 0);
-  const best = times.length ? Math.min(...times) : 0;
-  const state = found.length === 0 ? " silent" : found.some((h) => h.destination) ? " destination" : "";
-  const node = draw("svg", { viewBox: "0 0 24 32", height: 32, "aria-hidden": "true" });
-  node.append(draw("line", { class: "edge", x1: 12, x2: 12, y1: 0, y2: last ? 16 : 32 }));
-  node.append(draw("circle", { class: "node", cx: 12, cy: 16, r: 6 }));
-  const who = make("span", "who");
-  const addresses = new Map(found.map((h) => [h.address, h.names]));
-  if (addresses.size === 0) who.append("no answer");
-  for (const [address, names] of addresses) {
-    who.append(make("div", "address", address));
-    if (names.length) who.append(make("div", "names", names.join(", ")));
+const cell = (className, ...children) => make("td", className, ...children);
+const row = (state, cells) => make("tr", "hop" + state, ...cells);
+
+/** A row for each address at a TTL, with its own round-trip times. */
+function drawHop(ttl, longest) {
+  const hosts = new Map();
+  for (const found of (trace.hops.get(ttl) ?? new Map()).values()) {
+    if (!hosts.has(found.address)) hosts.set(found.address, { ...found, rtts: [], notes: new Set() });
+    const host = hosts.get(found.address);
+    // 0: somebody answered, but to which probe is not known.
+    if (found.rtt > 0) host.rtts.push(found.rtt);
+    found.notes.forEach((note) => host.notes.add(note));
   }
-  const meter = draw("svg", { class: "meter", viewBox: "0 0 100 10", height: 10, preserveAspectRatio: "none" });
-  meter.append(draw("rect", { class: "bar", x: 0, y: 1, height: 8, width: times.length ? Math.max(1, best / longest * 100) : 0 }));
-  const rtt = make("span", "rtt", times.length ? milliseconds(best) : "–");
-  return make("div", "hop" + state, make("span", "ttl", String(ttl)), node, who, rtt, meter);
+  if (hosts.size === 0) {
+    return [row(" silent", [cell("ttl", ttl), cell("who", "no answer"), cell("loss", loss(ttl)), cell("rtt", ""), cell("meter", "")])];
+  }
+  return [...hosts].map(([address, host], index) => {
+    const who = cell("who", make("span", "address", address));
+    for (const note of host.notes) who.append(" ", make("span", "note", note));
+    if (host.names.length) who.append(make("div", "names", host.names.join(", ")));
+    const [least, most] = [Math.min(...host.rtts), Math.max(...host.rtts)].map(number);
+    const times = host.rtts.length > 3 ? `${least} to ${most}` : host.rtts.map(number).join(", ");
+    return row(host.destination ? " destination" : "", [
+      cell("ttl", index === 0 ? ttl : ""), who, cell("loss", index === 0 ? loss(ttl) : ""),
+      cell("rtt", times || "not known"), cell("meter", drawMeter(host.rtts, longest)),
+    ]);
+  });
+}
+
+const METER = { class: "meter", viewBox: "0 0 200 16", "aria-hidden": "true" };
+
+/** From the shortest to the longest time, on the scale above. */
+function drawMeter(rtts, longest) {
+  const meter = draw("svg", METER);
+  if (rtts.length === 0) return meter;
+  const at = (rtt) => rtt / longest * 198;
+  const [least, most] = [at(Math.min(...rtts)), at(Math.max(...rtts))];
+  meter.append(draw("rect", { class: "bar", x: 0, y: 5, height: 6, width: least }));
+  meter.append(draw("rect", { class: "spread", x: least, y: 3, height: 10, width: Math.max(2, most - least) }));
+  return meter;
+}
+
+function drawScale(longest) {
+  const scale = at("scale");
+  scale.setAttribute("viewBox", METER.viewBox);
+  scale.replaceChildren(draw("text", { x: 0, y: 12 }, "0"),
+    draw("text", { x: 100, y: 12, "text-anchor": "middle" }, milliseconds(longest / 2)),
+    draw("text", { x: 200, y: 12, "text-anchor": "end" }, milliseconds(longest)));
 }
 
 function drawPlot() {
   const width = 900, height = 200, left = 58, bottom = 22, top = 10;
   const count = Math.max(trace.probes, 1);
   const known = trace.e2e.filter((rtt) => rtt > 0);
+  at("plot").hidden = known.length === 0;
   const most = Math.max(...known, 0.01) * 1.15;
   const x = (index) => left + (width - left - 10) * (count === 1 ? 0.5 : index / (count - 1));
   const y = (rtt) => top + (height - top - bottom) * (1 - rtt / most);
@@ -159,7 +254,46 @@ function query() {
     "reverse-dns": at("names").checked,
     ipv6: at("ipv6").checked,
   });
-  return parameters.toString();
+  return parameters;
+}
+
+/** Fills in the form as an address of this page says. */
+function fill(parameters) {
+  const value = (name) => parameters.get(name);
+  at("target").value = value("target") ?? "";
+  const protocol = (value("protocol") ?? "udp").toLowerCase();
+  at("protocol").value = protocol === "tcp" && value("tcp-method") === "sack" ? "sack" : protocol;
+  for (const [id, name] of [["port", "port"], ["runs", "traceroute-queries"], ["probes", "e2e-queries"]]) {
+    if (value(name) !== null) at(id).value = value(name);
+  }
+  for (const [id, name] of [["names", "reverse-dns"], ["ipv6", "ipv6"]]) at(id).checked = value(name) === "true";
+}
+
+/** What was traced in this tab, the latest first. */
+const past = JSON.parse(sessionStorage.getItem("past") ?? "[]");
+
+function remember(result) {
+  const address = "?" + query();
+  const known = past.findIndex((entry) => entry.address === address);
+  if (known >= 0) past.splice(known, 1);
+  past.unshift({ address, text: `${at("target").value.trim()}, ${at("protocol").selectedOptions[0].text}: ${result}` });
+  past.length = Math.min(past.length, 20);
+  sessionStorage.setItem("past", JSON.stringify(past));
+  listPast();
+}
+
+function listPast() {
+  at("past").hidden = past.length === 0;
+  at("history").replaceChildren(...past.map(({ address, text }) => {
+    const link = make("a", "", text);
+    link.href = address;
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      fill(new URLSearchParams(address));
+      run();
+    });
+    return make("li", "", link);
+  }));
 }
 
 /** Yields the events of a response as {name, data}. */
@@ -196,9 +330,11 @@ function show({ name, data }) {
     case "report":
       finish(event);
       status("Done.");
+      remember(at("end").textContent || `${event.traceroute.hop_count.max} hops`);
       break;
     case "error":
       status(event.message, true);
+      remember(event.message);
       break;
   }
   schedule();
@@ -206,14 +342,19 @@ function show({ name, data }) {
 }
 
 async function run() {
-  abort = new AbortController();
+  abort?.abort();
+  const mine = abort = new AbortController();
+  clear();
+  const address = "?" + query();
+  // So that the address of the page is this trace's.
+  if (location.search !== address) history.pushState(null, "", address);
   at("start").disabled = true;
   at("stop").disabled = false;
   status("Tracing…");
   try {
     const headers = { accept: "text/event-stream, application/json;q=0.9" };
     if (at("token").value) headers.authorization = `Bearer ${at("token").value}`;
-    const response = await fetch(`/traceroute/stream?${query()}`, { headers, signal: abort.signal });
+    const response = await fetch(`/traceroute/stream?${query()}&details=true`, { headers, signal: mine.signal });
     if (!response.ok) {
       if (response.status === 401) at("token-label").hidden = false;
       const error = await response.json().catch(() => ({ message: `HTTP status ${response.status}` }));
@@ -225,11 +366,15 @@ async function run() {
     for await (const event of events(response)) ended = show(event);
     if (!ended) status("The connection was closed before the end.", true);
   } catch (error) {
+    if (abort !== mine) return;
     if (error.name === "AbortError") status("Stopped.");
     else status(`The server does not answer: ${error.message}`, true);
   } finally {
-    at("start").disabled = false;
-    at("stop").disabled = true;
+    // Unless another one has begun.
+    if (abort === mine) {
+      at("start").disabled = false;
+      at("stop").disabled = true;
+    }
   }
 }
 
@@ -242,3 +387,12 @@ at("protocol").addEventListener("change", () => {
   const usual = { udp: "33434", icmp: "33434", tcp: "443", sack: "443" };
   at("port").value = usual[at("protocol").value];
 });
+addEventListener("popstate", () => fill(new URLSearchParams(location.search)));
+
+listPast();
+if (location.search) {
+  fill(new URLSearchParams(location.search));
+  // Another site may lead here, but makes nobody trace.
+  if (document.documentElement.dataset.openedBy === "user" && at("target").value) run();
+  else status("Filled in from the address; press Trace.");
+}
