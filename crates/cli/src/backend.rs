@@ -1,10 +1,16 @@
 //! Where the program meets the library that traces.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use datadog_traceroute::system::{
     Access, Finding, Subject, Verdict, access, diagnose, keep_marking_privileges, keep_probing_privileges,
 };
 pub(crate) use datadog_traceroute::{Error, Event, start_windows_driver};
 use datadog_traceroute::{Options, Protocol, Report, Request, TcpMethod, Tracer};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 /// From so many runs on, all at once, it is worth the time to make room for their replies.
 const MANY_RUNS: u32 = 100;
@@ -12,15 +18,39 @@ const MANY_RUNS: u32 = 100;
 /// The flags that ask for what the library's advice names.
 const WINDOWS_FLAGS: &str = "--tcp-method syn_socket, --windows-driver";
 
+/// What is told while a trace goes on.
+pub(crate) enum News {
+    Event(Event),
+    /// The names of an address that answered.
+    Names(IpAddr, Arc<[String]>),
+}
+
 /// Traces what `request` asks for, telling `tell` what happens meanwhile. Dropping the future stops
 /// everything.
-pub(crate) async fn run_trace(request: &Request, mut tell: impl FnMut(Event)) -> Result<Report, Error> {
+pub(crate) async fn run_trace(request: &Request, mut tell: impl FnMut(News)) -> Result<Report, Error> {
     let mut options = Options::default();
     options.network.heavy_load = request.runs() >= MANY_RUNS;
-    let tracer = Tracer::with_options(options);
+    let tracer = &Tracer::with_options(options);
     let mut events = tracer.events(request);
-    while let Some(event) = events.next().await {
-        tell(event);
+    let mut asked = HashSet::new();
+    let mut names = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            event = events.next() => {
+                let Some(event) = event else { break };
+                if let Event::HopFound { answer, .. } = event
+                    && request.reverse_dns()
+                    && asked.insert(answer.address)
+                {
+                    let address = answer.address;
+                    // The report asks again, and gets what this has found.
+                    names.push(async move { (address, tracer.names(address).await) });
+                }
+                tell(News::Event(event));
+            }
+            Some((address, found)) = names.next() => tell(News::Names(address, found)),
+        }
     }
     events.report().await
 }

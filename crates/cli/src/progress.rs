@@ -1,16 +1,17 @@
 //! What a terminal shows while a trace goes on: each hop as soon as it is found, and how far the
 //! rest is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use datadog_traceroute::{Answer, Request, notation};
 
 use crate::backend::Event;
-use traceroute_format::{milliseconds, rtt};
+use traceroute_format::{host, milliseconds, rtt, width};
 
 /// Of more round-trip times, the least, the mean and the greatest are shown.
 const MOST_RTTS: usize = 3;
@@ -24,6 +25,7 @@ pub(crate) struct Live {
     probes_finished: u32,
     probes_lost: u32,
     hops: BTreeMap<u8, Vec<Seen>>,
+    names: HashMap<IpAddr, Arc<[String]>>,
     /// The lowest TTL at which the destination answered.
     destination: Option<u8>,
 }
@@ -47,6 +49,7 @@ impl Live {
             probes_finished: 0,
             probes_lost: 0,
             hops: BTreeMap::new(),
+            names: HashMap::new(),
             destination: None,
         }
     }
@@ -62,6 +65,16 @@ impl Live {
             }
             _ => {}
         }
+    }
+
+    /// Takes in the names of an address.
+    pub(crate) fn name(&mut self, address: IpAddr, names: Arc<[String]>) {
+        self.names.insert(address, names);
+    }
+
+    /// An address with its name, as far as it is known.
+    fn host(&self, address: IpAddr) -> String {
+        host(address, self.names.get(&address).map_or(&[], |names| names))
     }
 
     fn found(&mut self, ttl: u8, answer: &Answer) {
@@ -96,9 +109,9 @@ impl Live {
             return Vec::new();
         };
         let shown = || (first..=last).map(|ttl| (ttl, self.hops.get(&ttl).map_or(&[][..], Vec::as_slice)));
-        let width = shown()
+        let most = shown()
             .flat_map(|(_, hop)| hop)
-            .map(|seen| seen.address.to_string().len())
+            .map(|seen| width(&self.host(seen.address)))
             .max()
             .unwrap_or_default();
         let mut lines = Vec::new();
@@ -112,7 +125,8 @@ impl Live {
                 } else {
                     String::new()
                 };
-                let mut line = format!("{ttl:>3}  {:width$}", seen.address.to_string());
+                let host = self.host(seen.address);
+                let mut line = format!("{ttl:>3}  {host}{:1$}", "", most - width(&host));
                 let times = seen.times();
                 for word in [times].iter().chain(&seen.notes).filter(|word| !word.is_empty()) {
                     let _ = write!(line, "  {word}");
@@ -311,6 +325,16 @@ mod tests {
                 "     10.0.30.1  1.600 ms"
             ]
         );
+        let names: Arc<[String]> = Arc::new(["röuter.example".to_owned()]);
+        live.name("10.0.30.1".parse().unwrap(), names);
+        assert_eq!(
+            live.hops()[2..],
+            [
+                "  3  10.0.3.1                    1.500 ms",
+                "     röuter.example (10.0.30.1)  1.600 ms"
+            ]
+        );
+        live.name("10.0.30.1".parse().unwrap(), Arc::new([]));
         for run in 1..5 {
             live.update(&hop(run, 1, "10.0.0.1", 400 + u64::from(run) * 100, exceeded));
         }

@@ -16,7 +16,7 @@ use traceroute_flags::{Interruption, with_open_files_advice};
 use tracing::Level;
 
 use crate::args::{self, Trace};
-use crate::backend::{self, Event};
+use crate::backend::{self, Event, News};
 use crate::progress::{Block, Live};
 use crate::screen;
 use crate::signals;
@@ -130,11 +130,14 @@ async fn document(
     let begin = Instant::now();
     let live = Mutex::new(Live::new(&trace.request));
     let mut address = None;
-    let tracing = backend::run_trace(&trace.request, |event| {
-        if let Event::Resolved { address: found } = event {
-            address = Some(found);
+    let tracing = backend::run_trace(&trace.request, |news| match news {
+        News::Event(event) => {
+            if let Event::Resolved { address: found } = event {
+                address = Some(found);
+            }
+            lock(&live).update(&event);
         }
-        lock(&live).update(&event);
+        News::Names(of, names) => lock(&live).name(of, names),
     });
     let ended = tokio::select! {
         result = tracing => Ok(result),

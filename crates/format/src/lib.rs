@@ -18,7 +18,7 @@ use std::error::Error;
 use datadog_traceroute::{Report, json};
 
 pub use screen::Screen;
-pub use text::{clean, milliseconds, rtt};
+pub use text::{clean, host, milliseconds, rtt, width};
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

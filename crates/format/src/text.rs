@@ -26,12 +26,12 @@ pub fn clean(text: &str) -> String {
 }
 
 /// How many columns of a terminal `text` takes.
-pub(crate) fn width(text: &str) -> usize {
+pub fn width(text: &str) -> usize {
     text.width()
 }
 
 /// A host as people write it: `name (address)`, or the address alone. Of several names the first.
-pub(crate) fn host(address: IpAddr, names: &[String]) -> String {
+pub fn host(address: IpAddr, names: &[String]) -> String {
     match names.first() {
         Some(name) => format!("{} ({address})", clean(name)),
         None => address.to_string(),

@@ -122,6 +122,13 @@ impl Tracer {
         queue.of(Box::pin(async move { job.run().await }))
     }
 
+    /// The names of an address, as requests that ask for names get them
+    /// ([`ReverseDns::names`]).
+    #[cfg(feature = "reverse-dns")]
+    pub async fn names(&self, address: IpAddr) -> Arc<[String]> {
+        self.shared.options.reverse_dns.names(address).await
+    }
+
     /// Counters of the probing engine; `None` before the first request.
     pub async fn statistics(&self) -> Option<Statistics> {
         let drivers: Vec<Driver> = self.drivers().values().cloned().collect();
