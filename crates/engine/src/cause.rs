@@ -1,4 +1,13 @@
 //! Why a probe has no answer.
+//!
+//! Local trouble is an error where nothing can be measured, and loss with cause `local` otherwise:
+//!
+//! - A run fails when its first probe cannot leave: no route, no permission, interface down, too
+//!   many open files. What this machine refuses later is counted as `local`.
+//! - A destination unreachable that this machine sends to itself is no hop. If nobody answers ARP
+//!   or neighbour discovery, the probe is `local`. The network is asked when nobody has answered
+//!   (`Network::lacks_neighbour`). If a local firewall rejects probes and nothing else comes back,
+//!   the run fails.
 
 use std::ops::{AddAssign, Index, IndexMut};
 

@@ -1,10 +1,11 @@
-//! Limit or loss: which of both explains who was answered when.
+//! Limit or loss: which of the two explains who was answered when.
 //!
-//! Few probes of one node seldom decide that. But a link that loses takes its share of the probes
-//! to all nodes beyond it, and none of those to nodes before it, while each limit is a node's own.
-//! So all nodes of a path are weighed together: wherever the first link that loses may be, whatever
-//! share it takes and however many nodes may be limited, each of these pictures counts as much as
-//! it is likely to give what was seen.
+//! A few probes to one node seldom decide that. But a link that loses takes its share of the probes
+//! to all nodes beyond it and of none before it, while a limit belongs to one node. So all nodes of
+//! a path are weighed together: for each place of the first link that loses, each share that it
+//! takes and each set of limited nodes, the likelihood of what was seen is counted.
+//!
+//! Before anything is seen, Linux's limit is the most likely one: one a second, six at once.
 
 use std::time::Duration;
 

@@ -1,20 +1,59 @@
-//! A flow: what all probes share that a load balancer may hash, and by what each of them is
-//! recognised.
+//! A flow: what all its probes share, and how each of them is recognised.
 //!
-//! Devices on the way damage what comes back. A quoted packet is ours when two *marks* agree with a
-//! probe that was sent: our port or echo identifier, the checksum's tag, the IPv4 identification or
-//! IPv6 flow label. One alone is not believed. A TCP sequence number counts as two: it has 32 bits.
+//! # Identifiers
 //!
-//! | device | port or identifier | tag | identification or flow label |
-//! |---|---|---|---|
-//! | none, or a NAT that translates quotes | agrees | agrees | agrees |
-//! | NAT that does not translate quotes | – | agrees | agrees |
-//! | NAT that leaves the quoted checksum as it was outside (RFC 3022 §4.3), or sets it to 0 | agrees | – | agrees |
-//! | device that replaces the identification (RFC 6864 §4.1) | agrees | agrees | – |
-//! | two of these | not recognised, counted | | |
+//! A quoted packet may be as short as the IP header and 8 bytes, and a NAT may have changed the
+//! source address and port in it. So what identifies a probe lies within those bytes and survives
+//! that. Probes of a flow are numbered: *number* = attempt × highest TTL + TTL − 1.
+//!
+//! - **Port**: our port, or the echo identifier of ICMP.
+//! - **Tag** (ICMP, UDP): a sum that a NAT does not change. What a NAT takes from address and port
+//!   it adds to the checksum (RFC 3022 §4.2, RFC 1624). Two balancing bytes in the probe set the
+//!   tag.
+//! - **Identification**: IPv4, a random base + number. IPv6 has the flow label instead.
+//! - **Sequence number** (TCP): a random base + TTL.
+//!
+//! The modules of `method` say what each protocol does with them.
+//!
+//! # Which quotes are ours
+//!
+//! Two marks must agree with a probe that was sent. A TCP sequence number counts as two: it has 32
+//! bits. One mark alone is counted as `rejected`.
+//!
+//! | device on the way | port | tag | identification, label | |
+//! |---|---|---|---|---|
+//! | none, or a NAT that translates quotes | yes | yes | yes | ours |
+//! | NAT that does not translate quotes | no | yes | yes | ours |
+//! | NAT that leaves the checksum (RFC 3022 §4.3) or sets it to 0 | yes | no | yes | ours |
+//! | device that replaces the identification (RFC 6864 §4.1) or label | yes | yes | no | ours |
+//! | two of these | | | | counted, not believed |
 //!
 //! Type of service and TTL are not looked at. A NAT64 that quotes the IPv4 packet (RFC 7915 §4.2
-//! forbids it) is not recognised.
+//! forbids it) is not recognised; its quotes are counted.
+//!
+//! A reply is looked up by our port first. If no flow there has sent the quoted probe, it is looked
+//! up by the other marks (UDP over IPv4: tag − identification). A checksum that does not fit, or
+//! another source, is evidence of a NAT.
+//!
+//! # What a guesser gains
+//!
+//! Somebody who knows both addresses and the probed port may send packets while a probe waits. The
+//! chance that one of them is taken for an answer to that probe:
+//!
+//! | guess | must be right | chance for each packet |
+//! |---|---|---|
+//! | quote of an echo request | two of identifier, tag, identification or label | 2⁻³² |
+//! | quote of a datagram | two of port, tag, identification or label | ≤ 2⁻³⁰; port known: 2⁻¹⁶ |
+//! | quote of a segment | sequence number | 2⁻³² |
+//! | echo reply | identifier, cookie | 2⁻⁶⁴ |
+//! | SYN-ACK, RST-ACK | our port, acknowledgment number | ≤ 2⁻⁴⁶; port known: 2⁻³² |
+//! | selective acknowledgment | our port, one of up to four left edges | four times that |
+//! | bare RST (to a SYN), datagram (to UDP) | our port | 2⁻¹⁵: one of the kernel's ports |
+//!
+//! The last row is weak: who sends a bare RST or a datagram to each of some 28,000 ports within one
+//! timeout makes the target appear at a lower TTL than its own. No other address and no earlier
+//! router can be forged that way, and each trace takes only one. Refusing such packets would hide
+//! closed ports behind some firewalls, and all UDP services. `tests/guesses.rs` checks the table.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,17 @@
 //! The seam between the engine and the operating system.
+//!
+//! The engine owns the trait, its events and its errors; `net` implements them. [`Network`] speaks
+//! of probes and replies, not of bytes. A raw backend encodes and decodes with `wire`. A backend
+//! that lets the kernel build packets and match answers reports [`NetworkEvent::Answered`] with the
+//! probe's token instead. `Capabilities` say how backends differ where a method must know.
+//!
+//! There is one way to probe:
+//!
+//! 1. [`Network::open_flow`] takes a [`FlowRequest`] (target, transport, port, egress) and gives an
+//!    [`OpenFlow`]: its [`Route`] (source, interface, mark), its port or echo identifier if the
+//!    backend reserves one, and its capabilities.
+//! 2. [`Network::send_on`] sends a probe by that route.
+//! 3. [`Network::close_flow`] releases what was reserved.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;

@@ -6,7 +6,8 @@
 //! ([`Responders::ticket`]) and whether the limit explains a silence
 //! ([`Responders::explains_probe`]).
 //!
-//! Bounded: the least recently used entries go first, and are counted.
+//! Bounded: 32,768 places and 4,096 responders. The least recently used go first, and are counted.
+//! Of each responder 64 probes are kept; the least informative go first.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,4 +1,9 @@
 //! Datagrams of a UDP service: they answer probes, but do not say which.
+//!
+//! So a datagram settles nothing by itself. When all TTLs were probed, one TTL at a time is asked,
+//! upwards from the last router; a datagram then answers that probe. With one probe for each TTL
+//! (`hop_retries` 0) answers are counted instead: the first of *n* answers the TTL *n* − 1 below
+//! the last one sent. An echo service returns the probe itself, which names it.
 
 use std::time::Duration;
 

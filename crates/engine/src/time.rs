@@ -1,4 +1,8 @@
-//! Time as the engine sees it.
+//! Time as the engine sees it: nanoseconds on the monotonic clock, always an argument.
+//!
+//! Kernel timestamps are wall-clock time. `net` converts them with the offset between the two
+//! clocks at the time of reading, and notices when that offset jumps. So a step of the wall clock
+//! does not show in an RTT.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

@@ -3,9 +3,24 @@
 //!
 //! [`open`] returns a [`Network`](traceroute_engine::Network), the seam to the engine. It speaks of
 //! [`Probe`](traceroute_wire::Probe)s and [`Reply`](traceroute_wire::Reply)s, so a backend may
-//! encode and decode packets itself (raw sockets and packet capture) or let the kernel do it and
-//! report which probe was answered. Each operating system is one module; nothing outside this crate
-//! asks which one it runs on.
+//! encode and decode packets itself, or let the kernel do it and report which probe was answered.
+//! Each operating system is one module; nothing outside this crate asks which one it runs on.
+//!
+//! | system | backend | chosen |
+//! |---|---|---|
+//! | Linux | raw sockets, packet capture (`linux`) | if a raw socket may be opened |
+//! | Linux | ordinary sockets (`linux/plain`) | otherwise |
+//! | macOS | raw sockets, a BPF device for each interface (`macos`) | always |
+//! | Windows | raw sockets, and the ICMP API beside them (`windows`) | by default |
+//! | Windows | the Datadog Agent's driver (`windows/driver`, `ddnpm`) | by [`Options`] |
+//! | Windows | the system's own connects (`syn_socket`) | by [`Options`] |
+//!
+//! Linux and macOS share `unix`. What calls no operating system in the Windows and macOS backends
+//! (`ddnpm`, `inbox`, `winerror`, `macos/rules`) is tested on Linux.
+//!
+//! [`access()`] says which Linux backend a process gets. [`diagnose`] looks at everything that
+//! decides it, without sending anything. `host` tells what a Linux host does with what it sends, as
+//! data; the `doctor` of the command line says what that means.
 
 mod access;
 mod diagnosis;

@@ -1,5 +1,16 @@
 //! The one thread that pumps an [`Engine`] over a [`Network`], and the handle through which the
 //! rest of the process talks to it.
+//!
+//! - **Back-pressure.** The thread carries out at most 32 actions between two looks at the capture,
+//!   and takes at most 64 commands. When more is due than the machine can do, probes leave later,
+//!   but no reply waits long and none is lost.
+//! - **Order.** What is due comes right after a look. So no trace ends before an answer that was
+//!   captured is read. An answer counts by when it arrived.
+//! - **Rest.** While nothing is traced, nothing is captured (`Network::rest`). The next trace
+//!   begins with an empty capture.
+//! - **Failures.** When a capture breaks, the traces in flight end with its error, and the next
+//!   trace opens the network anew. When the thread panics, they end with `TraceError::Stopped`, and
+//!   it restarts with a new engine: one packet must not end a service for good.
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -1,7 +1,10 @@
 //! ICMP echo (RFC 792, RFC 4443 §4.1).
 //!
-//! The sequence number tells TTL (low byte) and attempt. The checksum is the same for all probes of
-//! a flow.
+//! The sequence number has the TTL in the low byte and the attempt in the high one. The checksum is
+//! the same for all probes of a flow.
+//!
+//! Differences from the Go program: the payload has 8 bytes, 6 random ones that the reply must
+//! return and 2 that balance the checksum. The IPv4 identification has a base of its own.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,21 @@
 //! The probing methods: how each writes a flow's probes, and what answers them.
+//!
+//! Quotes are matched by marks: see `flow`. The TTL and attempt of a quoted probe follow from:
+//!
+//! | probe | TTL and attempt |
+//! |---|---|
+//! | ICMP | sequence number: TTL in the low byte, attempt in the high one |
+//! | UDP | tag or identification; over IPv6 also the length, unless the caller chose it |
+//! | TCP SYN | sequence number for the TTL; identification or timestamp for the attempt |
+//! | TCP SACK | the same |
+//!
+//! Answers from the target itself are found by addresses and ports (or the echo identifier). Then:
+//!
+//! - An echo reply must return the probe's random cookie.
+//! - A SYN-ACK or RST must acknowledge the sequence number of its own SYN.
+//! - The left edge of a SACK block names the byte that arrived.
+//! - A bare RST carries no identifier. It counts only while a single TTL is unanswered.
+//! - A datagram from a UDP service carries none either: see `service`.
 
 pub(crate) mod icmp;
 pub(crate) mod sack;

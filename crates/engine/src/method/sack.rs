@@ -1,5 +1,13 @@
 //! TCP SACK: bytes beyond a gap on an established connection, which the target acknowledges
-//! selectively (RFC 2018).
+//! selectively (RFC 2018). The sequence number is the connection's next + TTL.
+//!
+//! Difference from the Go program: the timestamp also counts the milliseconds since the handshake.
+//! A target that has acknowledged newer segments of our kernel would drop an older one (RFC 7323
+//! §5.3).
+//!
+//! Of several SYN-ACKs, the last one before the kernel has connected counts: the kernel checks
+//! their acknowledgments, the engine does not know the sequence number. One that is forged in the
+//! microseconds between the genuine one and the kernel's word still passes.
 
 use traceroute_wire::{ProbeKind, Quoted, Reply, ReplyKind, TcpReply, TcpTimestamps};
 

@@ -1,7 +1,13 @@
 //! TCP SYN (RFC 9293).
 //!
-//! The sequence number tells the TTL; a second SYN with the same TTL is to the target a repetition
-//! of the first. The timestamps option (RFC 7323 §3) and the IPv4 identification tell the attempt.
+//! The sequence number is a random base + TTL. To the target, a second SYN with the same TTL is a
+//! repetition of the first. The timestamps option (RFC 7323 §3) and the IPv4 identification tell
+//! the attempt.
+//!
+//! Differences from the Go program: it uses one sequence number for a whole run, and no timestamps
+//! option. Here an answer names its probe. The next SYN lies within the window that a half-open
+//! connection would have. So a target whose SYN-ACK was lost answers the next SYN with a RST that
+//! acknowledges it, and is still recognised.
 
 use rand::RngExt;
 use rand::rngs::StdRng;

@@ -1,8 +1,16 @@
 //! UDP datagrams (RFC 768).
 //!
-//! The number of a probe is in the IPv4 identification and in the checksum's tag, in IPv6 in the
-//! tag and, unless the caller chose it, the length. Load balancers hash the ports, which are the
-//! same for all probes of a flow.
+//! The number of a probe is in the IPv4 identification and in the checksum's tag; over IPv6 in the
+//! tag and, unless the caller chose it, in the length (6 + number). Load balancers hash the ports,
+//! which are the same for all probes of a flow.
+//!
+//! Differences from the Go program:
+//!
+//! - Over IPv4 the identification starts at a random base, not at 41821, which every process in the
+//!   world shares. Two bytes follow the 8-byte payload, which has no room for the tag.
+//! - Over IPv6 the last two bytes (at an even offset) balance the tag. In payloads of more than
+//!   1000 bytes it is the first two, because a quote may lack the end. A retry is longer than 5 +
+//!   TTL bytes, by its number.
 
 use std::net::IpAddr;
 

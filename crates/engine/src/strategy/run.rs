@@ -1,5 +1,11 @@
 //! A traceroute run: first attempts at the contract's pace, second ones while it waits, the
 //! destination's distance, the end.
+//!
+//! - With a delay between probes, `sweep` sends without waiting for answers and `steps` (TCP SYN)
+//!   waits for each. Without a delay all methods sweep, with at most 16 probes on their way.
+//! - The engine sends one probe of each trace in turn. So the runs of one request reach each TTL
+//!   together.
+//! - Two refusals by the same node end the run there.
 
 use std::time::Duration;
 

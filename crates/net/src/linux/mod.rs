@@ -1,5 +1,16 @@
 //! Linux: raw sockets send, packet sockets capture (raw(7), packet(7)), which needs `CAP_NET_RAW`.
 //! Without it, ordinary sockets do what they can: module `plain`.
+//!
+//! The capture is one `AF_PACKET`/`SOCK_DGRAM` socket per family, bound to `ETH_P_IP` or
+//! `ETH_P_IPV6`. It sees packets from the IP header on, whatever the link layer is, each once, and
+//! none that leave. The filter is attached before the socket is bound, so nothing unfiltered gets
+//! in. It starts with the socket's own queue (`queue`). A process that expects heavy load
+//! (`Options::heavy_load`) gets a memory-mapped `ring` of 8192 packets. Source ports come from
+//! random blocks of 256, so that the filter stays short even with ten thousand ports.
+//!
+//! Raw sockets (`local_delivery`) see the replies a second time, after this host's firewall and
+//! translation. An answer in either view counts; `views` merges them. An answer that only the
+//! packet socket sees was dropped by this host: `NetworkCounters::dropped_here`.
 
 mod advice;
 mod attention;

@@ -2,14 +2,27 @@
 //! socket's packets go there.
 //!
 //! Routing may depend on the source, the protocol, the ports, a mark and the user (ip-rule(8)), and
-//! a route may have several next hops; the kernel chooses one by a hash of addresses or ports.
-//! So the kernel is asked for the flow, by netlink.
+//! a route may have several next hops; the kernel chooses one by a hash of addresses or ports. So
+//! the kernel is asked for the flow, by netlink (`RTM_GETROUTE`).
 //!
 //! A raw socket's packets are routed by what the socket tells, not by their headers: `raw_sendmsg`
-//! in the kernel's `net/ipv4/raw.c`. It tells the source (`IP_PKTINFO`) and, since Linux 6.4, the
-//! protocol (`IP_PROTOCOL`), never ports. Where that is not enough, the packets are bound to the
-//! flow's interface, and where that is not either (a rule for a port leads to another gateway), the
-//! flow is probed through an ordinary socket of its own.
+//! in the kernel's `net/ipv4/raw.c`. So the look-up is repeated with just that:
+//!
+//! | routing depends on | what makes a raw packet go that way |
+//! |---|---|
+//! | source | `IP_PKTINFO`, `IPV6_PKTINFO` |
+//! | protocol (Linux 6.4) | `IP_PROTOCOL`; in IPv6 the port of the destination |
+//! | mark | `SO_MARK` with each packet |
+//! | user | sockets opened before root is given up |
+//! | ports, several next hops | the interface in `IP_PKTINFO`; in IPv6 without the source |
+//! | ports, where that is not enough | nothing: the flow gets an ordinary socket of its own |
+//!
+//! In IPv6 an interface beside a source is only a wish. The last row is a rule for a port that
+//! leads to a gateway which the main table does not have on that interface: with an interface and
+//! no route there, IPv4 takes the target for a neighbour. SACK cannot be probed through it.
+//!
+//! Where no rule depends on anything and the route has one next hop, all flows to a target share
+//! one look-up for 100 ms.
 
 use std::collections::HashMap;
 use std::io;

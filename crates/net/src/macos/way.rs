@@ -1,4 +1,10 @@
 //! Which way a flow leaves: its source address and its interface.
+//!
+//! The kernel is asked by connecting a UDP socket that is bound to what was chosen; its local
+//! address is the source. Each send is then bound to the route's interface by `IP_BOUND_IF` or
+//! `IPV6_BOUND_IF`; 0 undoes that. The raw sockets are bound anew when the next probe leaves by
+//! another interface, each reserved TCP port before it connects. Link-local addresses have the
+//! interface as their scope. There are no marks: they are refused.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

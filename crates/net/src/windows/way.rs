@@ -1,4 +1,16 @@
 //! Which way a flow leaves: its source address and its interface.
+//!
+//! The system is asked by connecting a UDP socket that is bound to what was chosen; its local
+//! address is the source. It must be an address of the chosen interface: a system that ignored the
+//! choice would be an error, not a trace by another path. Then:
+//!
+//! - Raw sockets are bound to the interface by `IP_UNICAST_IF`, anew when it changes.
+//! - `syn_socket` binds each probe's socket by `IP_UNICAST_IF` or `IPV6_UNICAST_IF`.
+//! - The ICMP API goes by source address: Windows sends by the interface that has it.
+//! - The driver hands packets to Windows, which routes them: a chosen interface is an error.
+//!
+//! 0 as interface undoes the binding. Link-local addresses have the interface as their scope. There
+//! are no marks: they are refused.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

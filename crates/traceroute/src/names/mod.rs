@@ -1,9 +1,21 @@
-//! Names and addresses, as this system knows them: its hosts file, its name servers, and where
-//! these are not all, its C library.
+//! Names and addresses: targets, hops, and the services that tell the public address.
 //!
-//! Files are read for each question, so a change counts from the next one on. Name servers are
-//! asked here, not by the C library: a question can be stopped then, waits for nobody's thread, and
-//! has the same answer whatever the program is linked with.
+//! 1. The hosts file comes first. A name that stands there has those addresses, in the order of the
+//!    file, and no others.
+//! 2. Then the name servers of `resolv.conf` are asked, by this program itself: a question can be
+//!    stopped, blocks no thread, and has the same answer whatever the program is linked with. A and
+//!    AAAA are asked for at once. AAAA is waited for only when there is no A.
+//! 3. The C library is asked where it may know more: on Linux with glibc, when `nsswitch.conf`
+//!    lists a source besides `files` and `dns` that may know the name (mDNS, systemd-resolved,
+//!    LDAP); on macOS and Windows always. It blocks a thread and cannot be stopped, so at most 64
+//!    threads wait for it. musl has no such sources: static builds always use the name servers.
+//!
+//! Files are read for each question, so changes need no restart. Dropping a future ends its
+//! question.
+//!
+//! Servers, `search`, `ndots`, `attempts` and `rotate` are those of resolv.conf(5). Two things are
+//! quicker than in C libraries: a silent server is passed over after one second, not five, and
+//! still counts if it answers later; a server that refuses is not asked again.
 
 mod c_library;
 pub(crate) mod check;

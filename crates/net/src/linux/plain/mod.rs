@@ -1,8 +1,13 @@
 //! Probing through ordinary sockets, without `CAP_NET_RAW`: the kernel builds the packets and
 //! matches the answers.
 //!
-//! One UDP, ICMP or TCP socket for each trace, which holds its port or echo identifier. TCP SACK
-//! needs segments that no ordinary socket sends.
+//! - Each flow has one UDP, ICMP or TCP socket, which reserves its port or echo identifier.
+//! - ICMP errors come from the socket's error queue, with the beginning of the message they are
+//!   about, their own TTL and their extensions. They become `Answered`.
+//! - Datagrams and echo replies become `Reply`, as if captured.
+//! - A SYN is a `connect` on the reserved socket, ended before the next one.
+//! - SACK needs segments that no ordinary socket sends: `connect` fails, and `prefer_sack` falls
+//!   back.
 
 mod datagrams;
 mod header;
