@@ -27,6 +27,7 @@ mod error;
 pub mod json;
 mod model;
 mod names;
+pub mod paths;
 mod proxy;
 mod public_ip;
 mod request;
@@ -57,6 +58,7 @@ pub use model::{
     Destination, E2eProbe, Hop, HopCount, Report, RttStatistics, Run, RunDestination, RunSource, Source,
     Traceroute,
 };
+pub use paths::{Paths, PathsOptions};
 pub use public_ip::PublicIp;
 pub use request::{
     DEFAULT_E2E_QUERIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS, DEFAULT_TRACEROUTE_QUERIES,

@@ -196,7 +196,11 @@ impl Tracer {
         self.shared.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn driver(&self, request: &Request) -> Result<Driver, Error> {
+    pub(crate) fn reverse_dns(&self) -> &ReverseDns {
+        &self.shared.options.reverse_dns
+    }
+
+    pub(crate) fn driver(&self, request: &Request) -> Result<Driver, Error> {
         let network = traceroute_net::Options {
             windows_driver: request.windows_driver,
             syn_socket: (request.protocol, request.tcp_method) == (Protocol::Tcp, TcpMethod::SynSocket),
@@ -548,7 +552,7 @@ impl Probing<'_> {
 
 /// Whether the address can be the end of a path. Directed broadcasts look like hosts; the kernel
 /// refuses those.
-fn is_one_host(address: IpAddr) -> bool {
+pub(crate) fn is_one_host(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && address != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 

@@ -1,0 +1,432 @@
+//! All paths to a target: [`Tracer::paths`], and the document `paths/1` that it results in.
+//!
+//! How paths are found, and what the bound means, is in
+//! [`traceroute_engine::multipath`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+use traceroute_engine::multipath::{
+    Balancing, GraphHop, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Visit,
+};
+use traceroute_engine::{Cause, Losses, Method, Outcome, PathsPlan, Plan, TraceError, TraceSpec};
+
+use crate::details::MplsEntry;
+use crate::egress::check_target;
+use crate::error::Error;
+use crate::request::{Protocol, Request};
+use crate::target::resolve_target;
+use crate::tracer::{RunError, Tracer, is_one_host};
+
+/// How likely the next hops of a node shall be complete, unless told otherwise.
+pub const DEFAULT_CONFIDENCE: f64 = 0.95;
+/// Probes of a discovery at most, unless told otherwise.
+pub const DEFAULT_MAX_PROBES: u32 = 10_000;
+/// Probes that may be asked for at most.
+pub const MAX_PROBES: u32 = 1_000_000;
+/// The schema of the document.
+pub const SCHEMA: &str = "paths/1";
+
+/// What a discovery of paths goes by, besides the [`Request`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PathsOptions {
+    confidence: f64,
+    max_probes: u32,
+}
+
+impl Default for PathsOptions {
+    fn default() -> Self {
+        PathsOptions {
+            confidence: DEFAULT_CONFIDENCE,
+            max_probes: DEFAULT_MAX_PROBES,
+        }
+    }
+}
+
+impl PathsOptions {
+    /// How likely the next hops of a node shall be complete: 0.5 to 0.9999. `None` outside.
+    #[must_use]
+    pub fn confidence(self, confidence: f64) -> Option<Self> {
+        (0.5..=0.9999)
+            .contains(&confidence)
+            .then_some(PathsOptions { confidence, ..self })
+    }
+
+    /// How many probes the discovery may send, those of retries included: 1 to [`MAX_PROBES`].
+    /// `None` outside.
+    #[must_use]
+    pub fn max_probes(self, max_probes: u32) -> Option<Self> {
+        (1..=MAX_PROBES)
+            .contains(&max_probes)
+            .then_some(PathsOptions { max_probes, ..self })
+    }
+}
+
+/// All paths to a target, as far as they were found. Serializes as the document `paths/1`; times
+/// are in milliseconds, and an empty address is a node that does not answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Paths {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The target as it was given.
+    pub target: String,
+    /// Where probes came from.
+    pub source: PathsSource,
+    /// Where they went.
+    pub destination: PathsDestination,
+    /// Why the discovery ended.
+    pub end: PathsEnding,
+    /// Protocol of the probes.
+    pub protocol: Protocol,
+    /// How likely the next hops of a node were wanted to be complete.
+    pub confidence: f64,
+    /// Probes that left for the discovery, retries included.
+    pub probes_sent: u32,
+    /// How long it took.
+    pub duration_ms: f64,
+    /// How likely something is missing, as achieved; `None`: the path has changed.
+    pub bound: Option<PathsBound>,
+    /// A flow has moved to other nodes meanwhile.
+    pub path_changed: bool,
+    /// One for each TTL.
+    pub hops: Vec<PathsHop>,
+    /// In the order of TTLs.
+    pub links: Vec<PathsLink>,
+    /// What the flows were, and where they went.
+    pub flows: Vec<PathsFlow>,
+}
+
+/// Where probes came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PathsSource {
+    /// Their source address.
+    pub ip_address: IpAddr,
+}
+
+/// Where probes went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PathsDestination {
+    /// The target's address.
+    pub ip_address: IpAddr,
+    /// It has answered.
+    pub reached: bool,
+    /// The lowest TTL at which it did, in hops.
+    pub ttl: Option<u8>,
+}
+
+/// Why a discovery ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PathsEnding {
+    /// `destination`, `refused`, `max_ttl`, `gap_limit` or `limit` (of probes or time).
+    pub reason: &'static str,
+    /// Who refuses to forward.
+    pub from: Option<IpAddr>,
+}
+
+/// How likely something is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PathsBound {
+    /// For each node at most.
+    pub per_node: f64,
+    /// For the graph: the sum over its nodes, at most 1.
+    pub graph: f64,
+}
+
+/// One TTL.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PathsHop {
+    /// TTL, in hops.
+    pub ttl: u8,
+    /// `none`, `per_flow` or `per_packet`.
+    pub balancing: &'static str,
+    /// Who was met there.
+    pub nodes: Vec<PathsNode>,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PathsNode {
+    /// Its address.
+    #[serde(serialize_with = "address_or_empty")]
+    pub ip_address: Option<IpAddr>,
+    /// Flows that were seen there.
+    pub flows: u32,
+    /// Probes sent on them.
+    pub sent: u32,
+    /// Those that were answered.
+    pub answered: u32,
+    /// Those that were not, by cause; causes without any are left out.
+    pub lost: BTreeMap<&'static str, u32>,
+    /// Round-trip times.
+    pub rtt: Option<PathsRtt>,
+    /// MPLS labels that it quoted.
+    pub mpls: Vec<MplsEntry>,
+    /// Its names.
+    pub reverse_dns: Vec<String>,
+}
+
+/// Round-trip times in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PathsRtt {
+    /// The shortest.
+    pub min: f64,
+    /// The mean.
+    pub avg: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+/// A link that flows use.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PathsLink {
+    /// The TTL of its further end, in hops.
+    pub ttl: u8,
+    /// The nearer end.
+    #[serde(serialize_with = "address_or_empty")]
+    pub from: Option<IpAddr>,
+    /// The further end.
+    #[serde(serialize_with = "address_or_empty")]
+    pub to: Option<IpAddr>,
+    /// Flows that were seen at both.
+    pub flows: u32,
+}
+
+/// A flow.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PathsFlow {
+    /// Source port of UDP and TCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+    /// ICMP echo identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identifier: Option<u16>,
+    /// ICMP checksum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<u16>,
+    /// IPv6 flow label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow_label: Option<u32>,
+    /// Where it is at each TTL, as an address; empty: somebody who does not answer; `None`: it was
+    /// not asked.
+    pub nodes: Vec<Option<String>>,
+    /// Its end-to-end probes.
+    pub e2e: PathsE2e,
+}
+
+/// End-to-end probes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PathsE2e {
+    /// How many left.
+    pub sent: u32,
+    /// How many were answered.
+    pub received: u32,
+    /// Their round-trip times.
+    pub rtt: Option<PathsRtt>,
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
+fn address_or_empty<S: serde::Serializer>(
+    address: &Option<IpAddr>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match address {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_str(""),
+    }
+}
+
+impl Tracer {
+    /// Finds all paths that flows to the request's target take. End-to-end probes, if the request
+    /// wants any, then go over the flows in turn. Runs are not made. Dropping the future stops its
+    /// probes at once and frees their ports.
+    ///
+    /// # Errors
+    /// As [`Tracer::trace`]. Over TCP this needs raw sockets.
+    pub async fn paths(&self, request: &Request, options: PathsOptions) -> Result<Paths, Error> {
+        let start = Instant::now();
+        let longest = request.time_limit().saturating_add(request.e2e_time());
+        let deadline = start.checked_add(longest).unwrap_or(start);
+        let egress = request.egress()?;
+        let resolved = timeout_at(deadline, Box::pin(resolve_target(request))).await;
+        let address = resolved.map_err(|_| Error::TooLate)??;
+        if !is_one_host(address) {
+            return Err(Error::NotAHost(address));
+        }
+        check_target(&egress, address)?;
+        let method = match request.protocol() {
+            // Selective acknowledgments need a connection for each flow.
+            Protocol::Tcp => Method::TcpSyn,
+            protocol => protocol.method(),
+        };
+        let plan = PathsPlan {
+            allowed: ((1.0 - options.confidence) * 1e6).round() as u32,
+            max_probes: options.max_probes,
+            end_to_end: request.e2e_probes(),
+            interval: request.e2e_spacing(),
+        };
+        let port = request.probed_port();
+        let spec = TraceSpec {
+            plan: Plan::Paths(plan),
+            first_ttl: request.first_ttl(),
+            delay: request.delay().unwrap_or(Duration::ZERO),
+            packet: request.packet(),
+            egress,
+            hop_retries: request.hop_retries(),
+            gap_limit: request.gap_limit(),
+            longest: deadline.saturating_duration_since(Instant::now()),
+            ..TraceSpec::full(method, address, port, request.max_ttl(), request.timeout())
+        };
+        let failed = |error| Error::Traces(vec![RunError::Trace(error)]);
+        let outcome = self.driver(request)?.trace(spec, None).await.map_err(failed)?;
+        let Outcome::Paths(result) = outcome else {
+            return Err(failed(TraceError::Stopped));
+        };
+        let mut paths = Paths::new(request, options, &result, start.elapsed());
+        if request.reverse_dns() {
+            self.name(&mut paths).await;
+        }
+        Ok(paths)
+    }
+
+    async fn name(&self, paths: &mut Paths) {
+        let nodes = || paths.hops.iter().flat_map(|hop| &hop.nodes);
+        let mut names = BTreeMap::new();
+        for address in nodes().filter_map(|node| node.ip_address) {
+            names
+                .entry(address)
+                .or_insert_with(|| self.reverse_dns().names(address));
+        }
+        let (addresses, lookups): (Vec<IpAddr>, Vec<_>) = names.into_iter().unzip();
+        let found = futures_util::future::join_all(lookups).await;
+        let names: BTreeMap<IpAddr, _> = addresses.into_iter().zip(found).collect();
+        for node in paths.hops.iter_mut().flat_map(|hop| &mut hop.nodes) {
+            if let Some(found) = node.ip_address.and_then(|address| names.get(&address)) {
+                node.reverse_dns = found.to_vec();
+            }
+        }
+    }
+}
+
+impl Paths {
+    fn new(request: &Request, options: PathsOptions, result: &PathsResult, took: Duration) -> Self {
+        let graph = &result.graph;
+        let mut nodes = result.nodes.iter();
+        let hops = graph.hops.iter().map(|hop| describe_hop(hop, &mut nodes));
+        let is_icmp = request.protocol() == Protocol::Icmp;
+        let links = graph.links.iter().map(|link| PathsLink {
+            ttl: link.ttl,
+            from: link
+                .from
+                .or((link.ttl == request.first_ttl()).then_some(result.source)),
+            to: link.to,
+            flows: link.flows,
+        });
+        let flows = graph.flows.iter().zip(&result.flows);
+        Paths {
+            schema: SCHEMA,
+            target: request.hostname().to_owned(),
+            source: PathsSource {
+                ip_address: result.source,
+            },
+            destination: PathsDestination {
+                ip_address: result.destination,
+                reached: result.reached.is_some(),
+                ttl: result.reached,
+            },
+            end: describe_end(result.end),
+            protocol: request.protocol(),
+            confidence: options.confidence,
+            probes_sent: result.probes_sent,
+            duration_ms: milliseconds(took),
+            bound: graph.bound.map(|bound| PathsBound {
+                per_node: bound.per_node,
+                graph: bound.graph,
+            }),
+            path_changed: graph.path_changed,
+            hops: hops.collect(),
+            links: links.collect(),
+            flows: flows
+                .map(|(visits, flow)| describe_flow(visits, flow, is_icmp))
+                .collect(),
+        }
+    }
+}
+
+fn describe_end(end: PathsEnd) -> PathsEnding {
+    let (reason, from) = match end {
+        PathsEnd::Destination => ("destination", None),
+        PathsEnd::Refused { from } => ("refused", Some(from)),
+        PathsEnd::MaxTtl => ("max_ttl", None),
+        PathsEnd::GapLimit => ("gap_limit", None),
+        PathsEnd::Limit => ("limit", None),
+    };
+    PathsEnding { reason, from }
+}
+
+/// `statistics` are those of the nodes, hop by hop.
+fn describe_hop<'r>(hop: &GraphHop, statistics: &mut impl Iterator<Item = &'r NodeStatistics>) -> PathsHop {
+    let nodes = hop
+        .nodes
+        .iter()
+        .zip(statistics)
+        .map(|(node, measured)| PathsNode {
+            ip_address: node.address,
+            flows: node.flows,
+            sent: measured.sent,
+            answered: measured.answered,
+            lost: describe_losses(measured.lost),
+            rtt: measured.rtt.map(describe_rtt),
+            mpls: measured.mpls.labels().map(MplsEntry::from).collect(),
+            reverse_dns: Vec::new(),
+        });
+    PathsHop {
+        ttl: hop.ttl,
+        balancing: match hop.balancing {
+            Balancing::None => "none",
+            Balancing::PerFlow => "per_flow",
+            Balancing::PerPacket => "per_packet",
+        },
+        nodes: nodes.collect(),
+    }
+}
+
+fn describe_losses(lost: Losses) -> BTreeMap<&'static str, u32> {
+    let causes = Cause::ALL.into_iter().map(|cause| (cause.name(), lost[cause]));
+    causes.filter(|(_, count)| *count > 0).collect()
+}
+
+fn describe_flow(visits: &[Visit], flow: &PathFlow, is_icmp: bool) -> PathsFlow {
+    let nodes = visits.iter().map(|visit| match visit {
+        Visit::Unknown => None,
+        Visit::Silent => Some(String::new()),
+        Visit::Node(address) => Some(address.to_string()),
+    });
+    PathsFlow {
+        source_port: (!is_icmp).then_some(flow.source_port),
+        identifier: is_icmp.then_some(flow.source_port),
+        checksum: flow.checksum,
+        flow_label: flow.flow_label,
+        nodes: nodes.collect(),
+        e2e: PathsE2e {
+            sent: flow.sent,
+            received: flow.received,
+            rtt: flow.rtt.map(describe_rtt),
+        },
+    }
+}
+
+fn describe_rtt(rtt: RttRange) -> PathsRtt {
+    PathsRtt {
+        min: milliseconds(rtt.min),
+        avg: milliseconds(rtt.mean),
+        max: milliseconds(rtt.max),
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e6
+}
