@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use traceroute_engine::multipath::{
-    Balancing, GraphHop, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Visit,
+    Balancing, GraphHop, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Sample, Visit,
 };
 use traceroute_engine::{Cause, Losses, Method, Outcome, PathsPlan, Plan, TraceError, TraceSpec};
 
@@ -98,6 +98,9 @@ pub struct Paths {
     pub links: Vec<PathsLink>,
     /// What the flows were, and where they went.
     pub flows: Vec<PathsFlow>,
+    /// Links on which loss begins, as far as that is certain. Only where end-to-end probes have
+    /// shown loss.
+    pub loss_begins: Vec<PathsLoss>,
 }
 
 /// Where probes came from.
@@ -193,6 +196,35 @@ pub struct PathsLink {
     pub to: Option<IpAddr>,
     /// Flows that were seen at both.
     pub flows: u32,
+    /// What is lost up to its further end; `None`: that was not measured.
+    pub loss: Option<PathsRatio>,
+}
+
+/// A part of probes that were lost, with Wilson's interval at 95 %.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PathsRatio {
+    /// From 0 to 1.
+    pub ratio: f64,
+    /// The lower end of the interval.
+    pub low: f64,
+    /// The upper end of the interval.
+    pub high: f64,
+}
+
+/// A link on which loss begins. That any of them is wrong has a probability of 0.1 % at most.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PathsLoss {
+    /// The TTL of its further end, in hops.
+    pub ttl: u8,
+    /// The nearer end.
+    #[serde(serialize_with = "address_or_empty")]
+    pub from: Option<IpAddr>,
+    /// The further end.
+    #[serde(serialize_with = "address_or_empty")]
+    pub to: Option<IpAddr>,
+    /// What is lost up to there.
+    #[serde(flatten)]
+    pub loss: PathsRatio,
 }
 
 /// A flow.
@@ -317,13 +349,23 @@ impl Paths {
         let mut nodes = result.nodes.iter();
         let hops = graph.hops.iter().map(|hop| describe_hop(hop, &mut nodes));
         let is_icmp = request.protocol() == Protocol::Icmp;
+        let begins = || result.loss_begins.iter();
+        let from =
+            |ttl: u8, from: Option<IpAddr>| from.or((ttl == request.first_ttl()).then_some(result.source));
         let links = graph.links.iter().map(|link| PathsLink {
             ttl: link.ttl,
-            from: link
-                .from
-                .or((link.ttl == request.first_ttl()).then_some(result.source)),
+            from: from(link.ttl, link.from),
             to: link.to,
             flows: link.flows,
+            loss: begins()
+                .find(|loss| (loss.ttl, loss.from, loss.to) == (link.ttl, link.from, link.to))
+                .map(|loss| describe_ratio(loss.sample)),
+        });
+        let loss_begins = begins().map(|loss| PathsLoss {
+            ttl: loss.ttl,
+            from: from(loss.ttl, loss.from),
+            to: loss.to,
+            loss: describe_ratio(loss.sample),
         });
         let flows = graph.flows.iter().zip(&result.flows);
         Paths {
@@ -352,6 +394,7 @@ impl Paths {
             flows: flows
                 .map(|(visits, flow)| describe_flow(visits, flow, is_icmp))
                 .collect(),
+            loss_begins: loss_begins.collect(),
         }
     }
 }
@@ -416,6 +459,15 @@ fn describe_flow(visits: &[Visit], flow: &PathFlow, is_icmp: bool) -> PathsFlow 
             received: flow.received,
             rtt: flow.rtt.map(describe_rtt),
         },
+    }
+}
+
+fn describe_ratio(sample: Sample) -> PathsRatio {
+    let (low, high) = sample.interval();
+    PathsRatio {
+        ratio: sample.ratio(),
+        low,
+        high,
     }
 }
 
