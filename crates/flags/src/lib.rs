@@ -23,7 +23,7 @@ pub use files::check_open_files;
 pub use options::OPTIONS;
 pub use output::{fail, print};
 pub use parameters::{InvalidParameter, Parameters};
-pub use paths::{PathParameters, path_arguments};
+pub use paths::{PathParameters, is_shared_with_paths, path_arguments};
 pub use usage::UsageError;
 pub use utc::rfc3339;
 pub use values::{InvalidValue, parse_bool, parse_int};

@@ -44,13 +44,13 @@ const CONFIDENCE: &str = "confidence";
 const MAX: &str = "max-probes";
 
 /// Whether an option of a trace means the same here.
-pub(crate) fn is_shared(option: &TraceOption) -> bool {
+pub fn is_shared_with_paths(option: &TraceOption) -> bool {
     SHARED.contains(&option.flag)
 }
 
 /// The arguments of a command line.
 pub fn path_arguments() -> Vec<Arg> {
-    let shared = OPTIONS.iter().filter(|option| is_shared(option));
+    let shared = OPTIONS.iter().filter(|option| is_shared_with_paths(option));
     let mut arguments: Vec<Arg> = shared
         .map(|option| match option.flag {
             E2E_QUERIES => option
@@ -94,7 +94,7 @@ impl PathParameters {
     pub fn from_flags(matches: &ArgMatches) -> Self {
         let text = |name| matches.get_one::<String>(name).cloned();
         PathParameters {
-            trace: Parameters::from_some_flags(matches, is_shared),
+            trace: Parameters::from_some_flags(matches, is_shared_with_paths),
             confidence: text(CONFIDENCE),
             max_probes: text(MAX),
         }
@@ -106,7 +106,7 @@ impl PathParameters {
         ignored: impl Fn(&str, &str, Option<&Value>),
     ) -> Self {
         let shared = |name: &str| {
-            let is_it = |option: &&TraceOption| option.query == Some(name) && is_shared(option);
+            let is_it = |option: &&TraceOption| option.query == Some(name) && is_shared_with_paths(option);
             let known = OPTIONS.iter().find(is_it);
             match known.map(|option| option.flag) {
                 Some(E2E_QUERIES) => Some(first(name).unwrap_or("0")),

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use datadog_traceroute::{Error, Host, Options, Progress, Report, Request, Statistics, Tracer, resolve};
+use datadog_traceroute::{
+    Error, Host, Options, Paths, PathsOptions, Progress, Report, Request, Statistics, Tracer, resolve,
+};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -23,6 +25,13 @@ pub(crate) trait Backend: Send + Sync {
         request: &'a Request,
         progress: Option<OnProgress>,
     ) -> BoxFuture<'a, Result<Report, Error>>;
+
+    /// Finds all paths that a request's flows take.
+    fn paths<'a>(
+        &'a self,
+        request: &'a Request,
+        options: PathsOptions,
+    ) -> BoxFuture<'a, Result<Paths, Error>>;
 
     /// Counters of the engine; `None` while it has not begun.
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>>;
@@ -44,6 +53,14 @@ impl Backend for Tracer {
         progress: Option<OnProgress>,
     ) -> BoxFuture<'a, Result<Report, Error>> {
         Box::pin(self.trace_since(start, request, progress))
+    }
+
+    fn paths<'a>(
+        &'a self,
+        request: &'a Request,
+        options: PathsOptions,
+    ) -> BoxFuture<'a, Result<Paths, Error>> {
+        Box::pin(Tracer::paths(self, request, options))
     }
 
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {

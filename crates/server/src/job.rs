@@ -4,7 +4,9 @@ use std::future::{Future, pending};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use datadog_traceroute::{Egress, EgressError, Error, ErrorCode, Report, Request, only_zone};
+use datadog_traceroute::{
+    Egress, EgressError, Error, ErrorCode, Paths, PathsOptions, Report, Request, only_zone,
+};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 use traceroute_flags::Parameters;
@@ -104,6 +106,16 @@ impl Job {
         let report = report.map_err(|error| Failure::trace(&error))?;
         self.service.metrics.count_e2e(&report.e2e_probe);
         Ok(report)
+    }
+
+    /// Finds all paths.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub(crate) async fn paths(&self, options: PathsOptions) -> Result<Paths, Failure> {
+        let discovery = self.service.backend.paths(&self.request, options);
+        let paths = self.in_time(discovery).await?;
+        paths.map_err(|error| Failure::trace(&error))
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {

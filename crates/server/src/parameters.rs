@@ -1,18 +1,23 @@
 //! From a query string to parameters, as Go's `net/url` and `strconv` read them.
 
-use traceroute_flags::Parameters;
+use traceroute_flags::{Parameters, PathParameters, Value};
 
 /// Reads the parameters of a query string, percent-encoded. What is absent, empty or does not parse
 /// has its default; nothing is checked yet.
 pub(crate) fn from_query(query: &str) -> Parameters {
     let query = Query::parse(query);
-    Parameters::from_query(
-        |name| query.first(name),
-        |name, error, default| {
-            let default = default.map(tracing::field::display);
-            tracing::warn!(parameter = name, %error, default, "a value does not parse; the default is used");
-        },
-    )
+    Parameters::from_query(|name| query.first(name), warn)
+}
+
+/// The same for a discovery of paths.
+pub(crate) fn paths_from_query(query: &str) -> PathParameters {
+    let query = Query::parse(query);
+    PathParameters::from_query(|name| query.first(name), warn)
+}
+
+fn warn(name: &str, error: &str, default: Option<&Value>) {
+    let default = default.map(tracing::field::display);
+    tracing::warn!(parameter = name, %error, default, "a value does not parse; the default is used");
 }
 
 /// Names and values, decoded, in order.

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::observe;
 use crate::parameters::from_query;
 use crate::policy::Policy;
-use crate::{health, openapi, page, stream};
+use crate::{health, openapi, page, paths, stream};
 
 /// What the operator decided about requests.
 #[derive(Debug, Clone)]
@@ -65,13 +65,14 @@ impl Service {
 
 /// Whether a path needs the token: those that send packets, or tell of those who do.
 pub(crate) fn is_protected(path: &str) -> bool {
-    matches!(path, "/traceroute" | "/traceroute/stream" | "/metrics")
+    matches!(path, "/traceroute" | "/traceroute/stream" | "/paths" | "/metrics")
 }
 
 /// The paths that are served, for metrics and the OpenAPI document; page files aside.
-pub(crate) const PATHS: [&str; 6] = [
+pub(crate) const PATHS: [&str; 7] = [
     "/traceroute",
     "/traceroute/stream",
+    "/paths",
     "/health",
     "/metrics",
     "/openapi.json",
@@ -83,6 +84,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/traceroute", any(traceroute))
         .route("/traceroute/stream", any(events))
+        .route("/paths", any(paths::paths))
         .route("/health", any(healthy))
         .route("/metrics", any(metrics))
         .route("/openapi.json", any(api))
@@ -139,7 +141,7 @@ fn parameters(uri: Uri) -> Parameters {
     parameters
 }
 
-fn only_get(method: &Method) -> Result<(), Failure> {
+pub(crate) fn only_get(method: &Method) -> Result<(), Failure> {
     match *method {
         Method::GET => Ok(()),
         _ => Err(Failure::method_not_allowed()),

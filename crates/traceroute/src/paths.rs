@@ -482,3 +482,232 @@ fn describe_rtt(rtt: RttRange) -> PathsRtt {
 fn milliseconds(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e6
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value};
+    use traceroute_engine::multipath::{Bound, Graph, GraphNode, Link, LossBegins};
+    use traceroute_wire::MplsStack;
+
+    use super::*;
+
+    fn address(n: u8) -> IpAddr {
+        [192, 0, 2, n].into()
+    }
+
+    /// Two nodes and a silent one at the first hop, balancing per packet at the second.
+    fn result(is_rich: bool) -> PathsResult {
+        let nodes: Vec<(u8, Option<IpAddr>)> = vec![
+            (1, Some(address(1))),
+            (1, Some(address(2))),
+            (1, None),
+            (2, Some(address(9))),
+        ];
+        let hop = |ttl, balancing| GraphHop {
+            ttl,
+            balancing,
+            nodes: nodes
+                .iter()
+                .filter(|(of, _)| *of == ttl)
+                .map(|(_, address)| GraphNode {
+                    address: *address,
+                    flows: 3,
+                    ends: ttl == 2,
+                })
+                .collect(),
+        };
+        let rtt = is_rich.then_some(RttRange {
+            min: Duration::from_micros(1500),
+            mean: Duration::from_micros(1750),
+            max: Duration::from_millis(2),
+        });
+        let mut lost = Losses::default();
+        lost.add(Cause::Silent, 2);
+        let mut mpls = MplsStack::default();
+        mpls.push(16001 << 12 | 0x101);
+        let measured = |(ttl, address): &(u8, Option<IpAddr>)| NodeStatistics {
+            ttl: *ttl,
+            address: *address,
+            sent: 5,
+            answered: 3,
+            lost,
+            rtt,
+            mpls,
+        };
+        let sample = Sample { sent: 40, lost: 12 };
+        PathsResult {
+            source: address(100),
+            destination: address(9),
+            nodes: nodes.iter().map(measured).collect(),
+            graph: Graph {
+                hops: vec![hop(1, Balancing::PerFlow), hop(2, Balancing::PerPacket)],
+                links: vec![
+                    Link {
+                        ttl: 1,
+                        from: None,
+                        to: Some(address(1)),
+                        flows: 3,
+                    },
+                    Link {
+                        ttl: 2,
+                        from: None,
+                        to: Some(address(9)),
+                        flows: 3,
+                    },
+                ],
+                flows: vec![vec![Visit::Node(address(1)), Visit::Unknown], vec![Visit::Silent]],
+                bound: is_rich.then_some(Bound {
+                    per_node: 0.03125,
+                    graph: 0.125,
+                }),
+                path_changed: !is_rich,
+            },
+            flows: (0..2)
+                .map(|n| PathFlow {
+                    source_port: 40_000 + n,
+                    checksum: is_rich.then_some(7),
+                    flow_label: is_rich.then_some(9),
+                    sent: 20,
+                    received: 14,
+                    rtt,
+                })
+                .collect(),
+            loss_begins: vec![LossBegins {
+                ttl: 1,
+                from: None,
+                to: Some(address(1)),
+                sample,
+            }],
+            probes_sent: 77,
+            reached: is_rich.then_some(2),
+            end: if is_rich {
+                PathsEnd::Destination
+            } else {
+                PathsEnd::Refused { from: address(1) }
+            },
+        }
+    }
+
+    fn document(protocol: Protocol, is_rich: bool) -> Value {
+        let request = Request::to("192.0.2.9").protocol(protocol).build().unwrap();
+        let took = Duration::from_millis(1500);
+        let paths = Paths::new(&request, PathsOptions::default(), &result(is_rich), took);
+        serde_json::from_str(&crate::json::to_compact(&paths).unwrap()).unwrap()
+    }
+
+    /// Asserts what the schema says, as far as it uses JSON Schema; `seen` are the places that were
+    /// compared.
+    fn check(place: &str, schema: &Value, value: &Value, seen: &mut Vec<String>) {
+        seen.push(place.to_owned());
+        let kind = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(number) if number.is_u64() => "integer",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        let kinds = match &schema["type"] {
+            Value::Array(kinds) => kinds.clone(),
+            kind => vec![kind.clone()],
+        };
+        let is_kind = kinds
+            .iter()
+            .any(|of| of == kind || kind == "integer" && of == "number");
+        assert!(is_kind, "{place}: {value} is no {kinds:?}");
+        if let Some(names) = schema["enum"].as_array() {
+            assert!(names.contains(value), "{place}: {value}");
+        }
+        for (limit, is_below) in [("minimum", true), ("maximum", false)] {
+            if let (Some(limit), Some(number)) = (schema[limit].as_f64(), value.as_f64()) {
+                assert!(
+                    if is_below {
+                        number >= limit
+                    } else {
+                        number <= limit
+                    },
+                    "{place}: {value}"
+                );
+            }
+        }
+        for item in value.as_array().into_iter().flatten() {
+            check(&format!("{place}[]"), &schema["items"], item, seen);
+        }
+        let (Some(object), Some(properties)) = (value.as_object(), schema["properties"].as_object()) else {
+            return;
+        };
+        for required in schema["required"].as_array().into_iter().flatten() {
+            assert!(
+                object.contains_key(required.as_str().unwrap()),
+                "{place}: no {required}"
+            );
+        }
+        for (name, value) in object {
+            let schema = properties
+                .get(name)
+                .unwrap_or_else(|| panic!("{place}: {name} is not described"));
+            check(&format!("{place}.{name}"), schema, value, seen);
+        }
+    }
+
+    /// All places that the schema describes.
+    fn places(place: &str, schema: &Value, all: &mut Vec<String>) {
+        all.push(place.to_owned());
+        if schema["items"].is_object() {
+            places(&format!("{place}[]"), &schema["items"], all);
+        }
+        for (name, schema) in schema["properties"].as_object().unwrap_or(&Map::new()) {
+            places(&format!("{place}.{name}"), schema, all);
+        }
+    }
+
+    #[test]
+    fn the_document_is_what_its_schema_says() {
+        let schema: Value = serde_json::from_str(include_str!("../../../docs/paths.schema.json")).unwrap();
+        let mut seen = Vec::new();
+        for protocol in Protocol::ALL {
+            for is_rich in [true, false] {
+                check("paths", &schema, &document(protocol, is_rich), &mut seen);
+            }
+        }
+        let mut all = Vec::new();
+        places("paths", &schema, &mut all);
+        // Only the causes of this example.
+        all.retain(|place| !seen.contains(place) && !place.contains(".lost."));
+        assert_eq!(all, [""; 0], "described, but never written");
+    }
+
+    #[test]
+    fn ends_of_links_are_named() {
+        let document = document(Protocol::Icmp, true);
+        let from = |list: &str, index: usize| document[list][index]["from"].clone();
+        // The source before the first hop, a silent node elsewhere.
+        assert_eq!(
+            (from("links", 0), from("links", 1)),
+            ("192.0.2.100".into(), "".into())
+        );
+        assert_eq!(from("loss_begins", 0), "192.0.2.100");
+        assert_eq!(document["links"][0]["loss"]["ratio"], 0.3);
+        assert!(document["links"][1]["loss"].is_null());
+        assert_eq!(document["flows"][0]["identifier"], 40_000);
+        assert_eq!(document["flows"][1]["nodes"], serde_json::json!([""]));
+    }
+
+    #[test]
+    fn options_have_their_ranges() {
+        let options = PathsOptions::default();
+        for (confidence, is_right) in [
+            (0.49, false),
+            (0.5, true),
+            (0.9999, true),
+            (1.0, false),
+            (f64::NAN, false),
+        ] {
+            assert_eq!(options.confidence(confidence).is_some(), is_right, "{confidence}");
+        }
+        for (probes, is_right) in [(0, false), (1, true), (MAX_PROBES, true), (MAX_PROBES + 1, false)] {
+            assert_eq!(options.max_probes(probes).is_some(), is_right, "{probes}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `GET /paths`: all paths to a target, as the document `paths/1`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{Method, Uri};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::job::Job;
+use crate::parameters::paths_from_query;
+use crate::router::{Service, only_get, respond};
+
+/// Answers when all is done.
+pub(crate) async fn paths(
+    State(service): State<Arc<Service>>,
+    method: Method,
+    uri: Uri,
+) -> Result<Response, Failure> {
+    only_get(&method)?;
+    let parameters = paths_from_query(uri.query().unwrap_or_default());
+    drop(uri);
+    let checked = parameters.validate();
+    let (_, options) = checked.map_err(|error| Failure::invalid_parameters(&error))?;
+    let job = Job::admit(service, parameters.trace).await?;
+    let found = job.paths(options).await?;
+    let document = datadog_traceroute::json::to_compact(&found);
+    Ok(respond(
+        "application/json",
+        document.map_err(|error| Failure::encoding(&error))?,
+    ))
+}
+
+/// Its description in the OpenAPI document; `trace` are the parameters of a trace that mean the
+/// same.
+pub(crate) fn operation(trace: Vec<Value>, mut responses: serde_json::Map<String, Value>) -> Value {
+    let mut parameters = trace;
+    parameters.push(json!({
+        "name": "confidence", "in": "query", "required": false,
+        "schema": { "type": "number", "minimum": 0.5, "maximum": 0.9999, "default": 0.95 },
+        "description": "How likely the next hops of a node shall be complete.",
+    }));
+    parameters.push(json!({
+        "name": "max-probes", "in": "query", "required": false,
+        "schema": { "type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 10_000 },
+        "description": "Probes for the discovery at most.",
+    }));
+    responses.insert(
+        "200".to_owned(),
+        json!({
+            "description": "All paths, as docs/paths.schema.json describes them.",
+            "content": { "application/json": { "schema": { "type": "object" } } },
+        }),
+    );
+    json!({
+        "operationId": "paths",
+        "summary": "Find all paths to a target that load balancers choose between.",
+        "description": "Answers when all is done. Without e2e-queries no end-to-end probes are sent.",
+        "parameters": parameters,
+        "responses": responses,
+    })
+}
