@@ -154,6 +154,11 @@ coverage: coverage-setup
 causes networks="2000":
     cargo run --release --locked --package traceroute-scenarios --bin causes -- {{ networks }} --worst
 
+# How often multipath discovery misses something, beside the bound that it states: so many runs in memory for each shape
+multipath runs="50000":
+    cargo run --release --locked --package traceroute-scenarios --bin multipath -- {{ runs }}
+    cargo run --release --locked --package traceroute-scenarios --bin multipath -- {{ runs }} --each
+
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}
@@ -171,6 +176,7 @@ accuracy rounds="5":
 compare rounds="5" *tools:
     cargo build --release --locked --package datadog-traceroute-cli --package traceroute-simnet --package traceroute-bench
     target/release/compare {{ rounds }} {{ tools }}
+    target/release/compare_paths {{ rounds }}
 
 # Tests that take minutes, or a CPU for themselves: a flood of 100,000 packets a second, the limits of real kernels
 slow:

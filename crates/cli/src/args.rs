@@ -4,13 +4,15 @@ use std::ffi::OsString;
 use std::io;
 use std::iter;
 
+use crate::paths::Discovery;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Subcommand};
 use datadog_traceroute::{Host, Protocol, Request, Target};
 use traceroute_flags::{
-    Kind, Manual, OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style, parse_bool,
+    Kind, Manual, OPTIONS, Parameters, PathParameters, Program, Shell, TraceOption, UsageError, go_style,
+    parse_bool, path_arguments,
 };
-use traceroute_format::Format;
+use traceroute_format::{Format, PathsFormat};
 
 /// Name of the program, also where it was renamed.
 pub(crate) const NAME: &str = "datadog-traceroute";
@@ -70,6 +72,10 @@ pub(crate) const PROGRAM: Program = Program {
                 "Over IPv6, with names, each run in a column.",
             ),
             (
+                "datadog-traceroute paths --format table example.com",
+                "All paths that load balancers choose between.",
+            ),
+            (
                 "datadog-traceroute doctor",
                 "What can be probed here, and what is in the way.",
             ),
@@ -77,11 +83,22 @@ pub(crate) const PROGRAM: Program = Program {
     },
 };
 
+/// The command that finds all paths.
+const PATHS: &str = "paths";
+
+/// This program as that command speaks of it.
+const PATHS_PROGRAM: Program = Program {
+    usage: "datadog-traceroute paths [options] target",
+    ..PROGRAM
+};
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Trace the path to a target.
     Trace(Trace),
+    /// Find all paths to a target.
+    Paths(Box<Discovery>),
     /// Print a help text.
     Help(String),
     /// Say which build this is.
@@ -124,6 +141,9 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         Err(error) if !error.use_stderr() => return Ok(Action::Help(error.to_string())),
         Err(error) => return Err(PROGRAM.clap_error(&error)),
     };
+    if let Some((PATHS, matches)) = matches.subcommand() {
+        return paths(matches);
+    }
     if matches.subcommand_name().is_some() {
         let command = Command::from_arg_matches(&matches).map_err(|error| PROGRAM.clap_error(&error))?;
         return Ok(match command {
@@ -166,6 +186,25 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         quiet: parameters.switch("quiet"),
         default_tcp_port,
     }))
+}
+
+/// All paths to a target.
+fn paths(matches: &ArgMatches) -> Result<Action, UsageError> {
+    let parameters = PathParameters::from_flags(matches);
+    let usage = |problem: String| PATHS_PROGRAM.usage_error(problem);
+    if parameters.trace.get("target").is_none() {
+        return Err(usage("missing target".to_owned()));
+    }
+    let checked = parameters.validate();
+    let (request, options) = checked.map_err(|error| usage(error.for_command_line()))?;
+    contradiction(&parameters.trace, &request).map_or(Ok(()), |problem| Err(usage(problem)))?;
+    Ok(Action::Paths(Box::new(Discovery {
+        request,
+        options,
+        format: PathsFormat::named(matches.get_one::<String>("format").map_or("", String::as_str)),
+        verbose: parameters.trace.switch("verbose"),
+        quiet: parameters.trace.switch("quiet"),
+    })))
 }
 
 /// What cannot both be meant.
@@ -265,7 +304,25 @@ fn command() -> clap::Command {
         )
         .args(OPTIONS.iter().map(TraceOption::argument))
         .arg(Arg::new(SURPLUS).help("Targets beyond the first, which are refused").action(ArgAction::Append).num_args(1..).hide(true));
-    Command::augment_subcommands(command)
+    Command::augment_subcommands(command.subcommand(paths_command()))
+}
+
+fn paths_command() -> clap::Command {
+    let format = Arg::new("format")
+        .long("format")
+        .value_name("name")
+        .value_parser(PathsFormat::NAMES)
+        .ignore_case(true)
+        .hide_possible_values(true)
+        .default_value("json")
+        .help("How the result is written: json, table, dot (Graphviz) or svg");
+    let command = clap::Command::new(PATHS)
+        .about("Find all paths to a host that load balancers choose between, with a bound on what may be missing")
+        .override_usage(PATHS_PROGRAM.usage)
+        .args_override_self(true)
+        .args(path_arguments())
+        .arg(format);
+    go_style(command)
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,6 @@
 //! One request from start to report: runs and end-to-end probes side by side, then names.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -129,6 +129,19 @@ impl Tracer {
         self.shared.options.reverse_dns.names(address).await
     }
 
+    /// The names of addresses; at the deadline, if there is one, those that are known by then.
+    #[cfg(feature = "reverse-dns")]
+    pub(crate) async fn names_of(&self, addresses: HashSet<IpAddr>, deadline: Option<Instant>) -> Names {
+        let names = &self.shared.options.reverse_dns;
+        names.names_of(addresses, deadline).await
+    }
+
+    #[cfg(not(feature = "reverse-dns"))]
+    #[expect(clippy::unused_async, reason = "as with the feature")]
+    pub(crate) async fn names_of(&self, _: HashSet<IpAddr>, _: Option<Instant>) -> Names {
+        Names::default()
+    }
+
     /// Counters of the probing engine; `None` before the first request.
     pub async fn statistics(&self) -> Option<Statistics> {
         let drivers: Vec<Driver> = self.drivers().values().cloned().collect();
@@ -145,7 +158,7 @@ impl Tracer {
         self.shared.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn driver(&self, request: &Request) -> Result<Driver, Error> {
+    pub(crate) fn driver(&self, request: &Request) -> Result<Driver, Error> {
         let network = traceroute_net::Options {
             windows_driver: request.windows_driver,
             syn_socket: (request.protocol, request.tcp_method) == (Protocol::Tcp, TcpMethod::SynSocket),
@@ -262,21 +275,9 @@ impl<'r> Job<'r> {
         }
         if request.reverse_dns {
             // Those found in time are used.
-            report.names = self.names(&report, deadline).await;
+            report.names = self.tracer.names_of(report.addresses(), Some(deadline)).await;
         }
         report
-    }
-
-    #[cfg(feature = "reverse-dns")]
-    async fn names(&self, report: &Report, deadline: Instant) -> Names {
-        let names = &self.tracer.shared.options.reverse_dns;
-        names.names_of(report.addresses(), Some(deadline)).await
-    }
-
-    #[cfg(not(feature = "reverse-dns"))]
-    #[expect(clippy::unused_async, reason = "as with the feature")]
-    async fn names(&self, _: &Report, _: Instant) -> Names {
-        Names::default()
     }
 
     #[cfg(feature = "public-ip")]
@@ -416,7 +417,7 @@ impl Probing<'_> {
         };
         match self.driver.trace(spec, self.job.on_news(Some(index))).await? {
             Outcome::Run(result) => Ok((method, result)),
-            Outcome::EndToEnd(_) => Err(TraceError::Stopped.into()),
+            Outcome::EndToEnd(_) | Outcome::Paths(_) => Err(TraceError::Stopped.into()),
         }
     }
 
@@ -447,7 +448,7 @@ impl Probing<'_> {
         );
         match self.driver.trace(spec, self.job.on_news(None)).await? {
             Outcome::EndToEnd(result) => Ok(result),
-            Outcome::Run(_) => Err(TraceError::Stopped),
+            Outcome::Run(_) | Outcome::Paths(_) => Err(TraceError::Stopped),
         }
     }
 }
