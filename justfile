@@ -154,6 +154,11 @@ coverage: coverage-setup
 causes networks="2000":
     cargo run --release --locked --package traceroute-scenarios --bin causes -- {{ networks }} --worst
 
+# How often multipath discovery misses something, beside the bound that it states: so many runs in memory for each shape
+multipath runs="50000":
+    cargo run --release --locked --package traceroute-scenarios --bin multipath -- {{ runs }}
+    cargo run --release --locked --package traceroute-scenarios --bin multipath -- {{ runs }} --each
+
 # Measure
 bench *arguments:
     cargo bench --workspace --locked {{ arguments }}

@@ -22,6 +22,7 @@ mod generations;
 mod key;
 mod ledger;
 mod method;
+pub mod multipath;
 mod network;
 mod packet;
 mod responders;

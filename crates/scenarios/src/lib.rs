@@ -8,6 +8,7 @@
 //! - [`report`] writes down what came out, as the table in `docs/adversities.md`.
 //! - [`ordinary`] lists where plain users find less, whose probes leave through ordinary sockets.
 //! - [`causes`] measures how well the causes of lost probes are recognised, on random networks.
+//! - [`multipath`] measures how often multipath discovery misses something.
 //! - [`hostile`] makes forged and damaged packets around genuine replies.
 
 pub mod causes;
@@ -15,6 +16,7 @@ mod client;
 pub mod hostile;
 mod journal;
 pub mod memory;
+pub mod multipath;
 pub mod ordinary;
 pub mod report;
 mod scenario;
