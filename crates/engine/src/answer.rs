@@ -8,6 +8,7 @@ use traceroute_wire::{IcmpError, MplsStack};
 
 use crate::cause::Losses;
 use crate::error::NetError;
+use crate::multipath::PathsResult;
 
 /// The answer to a probe: the one type for it from here to whoever asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,12 +153,14 @@ pub struct EndToEndResult {
 }
 
 /// What a finished trace has to say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// Of a run.
     Run(TraceResult),
     /// Of end-to-end probes.
     EndToEnd(EndToEndResult),
+    /// Of a discovery of all paths.
+    Paths(Box<PathsResult>),
 }
 
 /// A hop as it is found, for progress displays.

@@ -631,6 +631,12 @@ impl Engine {
             match &result {
                 Ok(Outcome::Run(run)) => run.hops.iter().for_each(|hop| self.counters.lost += hop.lost),
                 Ok(Outcome::EndToEnd(probes)) => self.counters.lost += probes.lost,
+                Ok(Outcome::Paths(paths)) => {
+                    paths
+                        .nodes
+                        .iter()
+                        .for_each(|node| self.counters.lost += node.lost);
+                }
                 Err(_) => {}
             }
             self.events.push_back(Event::Finished {
@@ -660,11 +666,11 @@ impl Engine {
     }
 }
 
-/// Which trace, and which of its flows (19 bits), TTL (8) and attempt (5).
+/// Which trace, and which of its flows, TTL (8 bits) and attempt (8).
 fn token(id: TraceId, flow: FlowIndex, probe: ProbeId) -> Token {
     Token {
         trace: u64::from(id.slot) << 32 | u64::from(id.generation),
-        probe: flow << 13 | u32::from(probe.ttl) << 5 | u32::from(probe.attempt),
+        probe: u64::from(flow) << 16 | u64::from(probe.ttl) << 8 | u64::from(probe.attempt),
     }
 }
 
@@ -674,10 +680,10 @@ fn untoken(token: Token) -> (TraceId, FlowIndex, ProbeId) {
         generation: token.trace as u32,
     };
     let probe = ProbeId {
-        ttl: (token.probe >> 5) as u8,
-        attempt: token.probe as u8 & 0x1F,
+        ttl: (token.probe >> 8) as u8,
+        attempt: token.probe as u8,
     };
-    (id, token.probe >> 13, probe)
+    (id, (token.probe >> 16) as FlowIndex, probe)
 }
 
 fn connection_id(id: TraceId) -> ConnectionId {

@@ -69,6 +69,8 @@ use crate::{Method, Time};
 /// Attempts at one TTL that can be told apart: the first, retries, and those that ask for the
 /// destination's distance.
 pub(crate) const MAX_ATTEMPTS: u8 = 19;
+/// The same on the flows of a multipath discovery, which repeats some of them.
+pub(crate) const MAX_REPEATS: u8 = 128;
 
 /// A probe of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,16 +85,18 @@ pub(crate) struct ProbeId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Numbering {
     pub span: u8,
+    /// How many attempts there may be at each TTL.
+    pub attempts: u8,
 }
 
 impl Numbering {
     /// How many numbers there are.
     pub(crate) fn count(self) -> u16 {
-        u16::from(self.span) * u16::from(MAX_ATTEMPTS)
+        u16::from(self.span) * u16::from(self.attempts)
     }
 
     pub(crate) fn number(self, id: ProbeId) -> u16 {
-        u16::from(id.attempt.min(MAX_ATTEMPTS - 1)) * u16::from(self.span) + u16::from(id.ttl.max(1)) - 1
+        u16::from(id.attempt.min(self.attempts - 1)) * u16::from(self.span) + u16::from(id.ttl.max(1)) - 1
     }
 
     pub(crate) fn id(self, number: u16) -> Option<ProbeId> {
@@ -155,11 +159,10 @@ impl Flow {
         method: Method,
         (source, source_port): (IpAddr, u16),
         (destination, destination_port): (IpAddr, u16),
-        (span, packet): (u8, PacketOptions),
+        (numbering, packet): (Numbering, PacketOptions),
         now: Time,
         rng: &mut StdRng,
     ) -> Self {
-        let numbering = Numbering { span };
         let is_icmp = method == Method::Icmp;
         let drawn = rng.random_range(1..=u16::MAX);
         let path = Path {
@@ -259,7 +262,10 @@ mod tests {
     #[test]
     fn numbers_and_probes_map_to_each_other() {
         for span in [1, 30, 255] {
-            let numbering = Numbering { span };
+            let numbering = Numbering {
+                span,
+                attempts: MAX_ATTEMPTS,
+            };
             for number in 0..numbering.count() {
                 let id = numbering.id(number).unwrap();
                 assert_eq!(numbering.number(id), number);

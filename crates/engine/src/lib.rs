@@ -44,4 +44,4 @@ pub use network::{
 };
 pub use packet::PacketOptions;
 pub use time::Time;
-pub use trace::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Plan, TraceSpec};
+pub use trace::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, PathsPlan, Plan, TraceSpec};

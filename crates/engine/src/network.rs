@@ -27,7 +27,7 @@ pub struct Token {
     /// The trace.
     pub trace: u64,
     /// The probe within the trace.
-    pub probe: u32,
+    pub probe: u64,
 }
 
 /// Names a connection between [`Network::connect`] and the events about it. Chosen by the engine,

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use traceroute_wire::{IcmpError, MplsStack, Probe, Reply, ReplyKind};
 
 use crate::answer::{Answer, Found, Outcome, TraceError};
-use crate::flow::{Flow, ProbeId};
+use crate::flow::{Flow, MAX_ATTEMPTS, MAX_REPEATS, Numbering, ProbeId};
 use crate::key::Key;
 use crate::ledger::{Attempt, Entry, Fate, Ledger, Received};
 use crate::method::{Method, Verdict, sack};
@@ -32,6 +32,33 @@ pub enum Plan {
         /// Send each when its time has come, whatever the target's limit on answers.
         fixed: bool,
     },
+    /// All paths of flows to the target, see [`multipath`](crate::multipath).
+    Paths(PathsPlan),
+}
+
+/// How a multipath discovery goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathsPlan {
+    /// How likely the next hops of a node may be incomplete, in millionths.
+    pub allowed: u32,
+    /// Probes at most, those of retries included.
+    pub max_probes: u32,
+    /// End-to-end probes over the flows that were found.
+    pub end_to_end: u32,
+    /// Time between them.
+    pub interval: Duration,
+}
+
+impl Plan {
+    /// Whether a discovery of all paths.
+    pub(crate) fn is_paths(self) -> bool {
+        matches!(self, Plan::Paths(_))
+    }
+
+    /// Whether it fails when none of its first probes can leave.
+    fn needs_first(self) -> bool {
+        !matches!(self, Plan::EndToEnd { .. })
+    }
 }
 
 /// What to trace.
@@ -289,9 +316,18 @@ impl Trace {
             port,
             max_ttl,
             packet,
+            plan,
             ..
         } = self.spec;
-        Flow::new(method, source, (target, port), (max_ttl, packet), now, rng)
+        let numbering = Numbering {
+            span: max_ttl,
+            attempts: if plan.is_paths() {
+                MAX_REPEATS
+            } else {
+                MAX_ATTEMPTS
+            },
+        };
+        Flow::new(method, source, (target, port), (numbering, packet), now, rng)
     }
 
     /// Adds a flow; its number.
@@ -457,6 +493,7 @@ impl Trace {
             return;
         };
         let place = self.spec.place(id.ttl);
+        let is_paths = self.spec.plan.is_paths();
         if let Some(state) = self.flow_mut(flow) {
             state.ledger.record_sent(id, at);
             // A probe that ends before the last router reaches nobody who answers so.
@@ -468,7 +505,9 @@ impl Trace {
             if alone || !ends_before {
                 state.alone = alone.then_some(id);
             }
-            state.ledger.set_mark(id, responders.sent(place, at));
+            // At a TTL with several nodes it is not known whose limit an answer would count against.
+            let mark = if is_paths { at } else { responders.sent(place, at) };
+            state.ledger.set_mark(id, mark);
         }
         self.probes_sent += 1;
         self.wake_at = Time::ZERO;
@@ -509,7 +548,7 @@ impl Trace {
             return;
         };
         self.wake_at = Time::ZERO;
-        if self.probes_sent == 0 && self.spec.plan == Plan::Run {
+        if self.probes_sent == 0 && self.spec.plan.needs_first() {
             self.refused_first = self.refused_first.saturating_add(1);
             if self.refused_first >= MOST_REFUSED_FIRST {
                 self.phase = Phase::Failed(error);
@@ -627,7 +666,7 @@ impl Trace {
     /// ends a trace to which nothing has come back yet.
     fn dropped_here(&mut self, flow: FlowIndex, ttl: u8, attempt: Option<u8>, error: IcmpError) -> Credit {
         let target = self.spec.target;
-        let is_run = self.spec.plan == Plan::Run;
+        let is_run = self.spec.plan.needs_first();
         let no_neighbour = match error {
             IcmpError::Unreachable { code } => code == if target.is_ipv4() { 1 } else { 3 },
             IcmpError::TimeExceeded => false,
@@ -846,6 +885,7 @@ impl Trace {
         responders: &mut Responders,
     ) -> Credit {
         let place = self.spec.place(ttl);
+        let is_paths = self.spec.plan.is_paths();
         let Some(state) = self.flow_mut(flow) else {
             return Credit::Rejected;
         };
@@ -855,7 +895,9 @@ impl Trace {
             Entry::Another(answer) => (answer, true, false),
             Entry::New { answer, is_first } => (answer, is_first, true),
         };
-        if is_first {
+        if is_first && is_paths {
+            self.strategy.answered(flow, ttl, &answer);
+        } else if is_first {
             let attempt = answer.attempt.map(|attempt| ProbeId { ttl, attempt });
             let sent = attempt
                 .and_then(|id| state.ledger.mark(id))

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use traceroute_engine::multipath::PathsResult;
 use traceroute_engine::{
     Action, EndToEndResult, Engine, Event, Method, NetError, NetworkEvent, Operation, Outcome, Time,
     TraceError, TraceId, TraceResult, TraceSpec,
@@ -124,7 +125,7 @@ impl Simulation {
     pub fn finish(&mut self, id: TraceId) -> Result<TraceResult, TraceError> {
         match self.outcome(id)? {
             Outcome::Run(result) => Ok(result),
-            Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+            other => panic!("no run: {other:?}"),
         }
     }
 
@@ -135,7 +136,18 @@ impl Simulation {
     pub fn finish_series(&mut self, id: TraceId) -> Result<EndToEndResult, TraceError> {
         match self.outcome(id)? {
             Outcome::EndToEnd(result) => Ok(result),
-            Outcome::Run(result) => panic!("a run: {result:?}"),
+            other => panic!("no series: {other:?}"),
+        }
+    }
+
+    /// Runs until a discovery of paths is over and returns its result.
+    ///
+    /// # Panics
+    /// When it never ends, or is none.
+    pub fn finish_paths(&mut self, id: TraceId) -> Result<Box<PathsResult>, TraceError> {
+        match self.outcome(id)? {
+            Outcome::Paths(result) => Ok(result),
+            other => panic!("no paths: {other:?}"),
         }
     }
 

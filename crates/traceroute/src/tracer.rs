@@ -416,7 +416,7 @@ impl Probing<'_> {
         };
         match self.driver.trace(spec, self.job.on_news(Some(index))).await? {
             Outcome::Run(result) => Ok((method, result)),
-            Outcome::EndToEnd(_) => Err(TraceError::Stopped.into()),
+            Outcome::EndToEnd(_) | Outcome::Paths(_) => Err(TraceError::Stopped.into()),
         }
     }
 
@@ -447,7 +447,7 @@ impl Probing<'_> {
         );
         match self.driver.trace(spec, self.job.on_news(None)).await? {
             Outcome::EndToEnd(result) => Ok(result),
-            Outcome::Run(_) => Err(TraceError::Stopped),
+            Outcome::Run(_) | Outcome::Paths(_) => Err(TraceError::Stopped),
         }
     }
 }

@@ -232,7 +232,7 @@ impl Network for Fake {
 fn wait(trace: Trace) -> Result<TraceResult, TraceError> {
     block_on(trace).map(|outcome| match outcome {
         Outcome::Run(result) => result,
-        Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+        other => panic!("no run: {other:?}"),
     })
 }
 
@@ -240,7 +240,7 @@ fn wait(trace: Trace) -> Result<TraceResult, TraceError> {
 fn wait_for_series(trace: Trace) -> EndToEndResult {
     match block_on(trace).unwrap() {
         Outcome::EndToEnd(result) => result,
-        Outcome::Run(result) => panic!("a run: {result:?}"),
+        other => panic!("no series: {other:?}"),
     }
 }
 

@@ -70,7 +70,7 @@ fn foreign_packets_between_two_traces_cost_the_second_no_answer() {
                     let spec = TraceSpec::single(Method::Icmp, address, 0, 30, Duration::from_secs(1));
                     match runtime.block_on(driver.trace(spec, None)).unwrap() {
                         Outcome::Run(result) => result.hops[0].answer,
-                        Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+                        other => panic!("no run: {other:?}"),
                     }
                 };
                 assert!(answer().is_some(), "{address} {heavy_load}");

@@ -835,7 +835,10 @@ impl Discovery {
             hops.push(self.graph_hop(ttl));
             self.links_to(ttl, &mut links);
         }
-        let flows = (0..self.flows()).map(|flow| self.visits(flow, extent)).collect();
+        let sole: Vec<Visit> = (self.rules.first_ttl..=extent)
+            .map(|ttl| self.sole(ttl))
+            .collect();
+        let flows = (0..self.flows()).map(|flow| self.visits(flow, &sole)).collect();
         Graph {
             hops,
             links,
@@ -898,9 +901,27 @@ impl Discovery {
         }
     }
 
-    fn visits(&self, flow: u32, extent: u8) -> Vec<Visit> {
-        let ttls = self.rules.first_ttl..=extent.min(self.end(flow));
-        ttls.map(|ttl| self.visit(flow, ttl)).collect()
+    /// Where a flow is at each TTL. At a hop with just one node it need not be asked.
+    fn visits(&self, flow: u32, sole: &[Visit]) -> Vec<Visit> {
+        let known = (self.rules.first_ttl..=self.end(flow)).zip(sole);
+        let visits = known.map(|(ttl, sole)| match self.visit(flow, ttl) {
+            Visit::Unknown => *sole,
+            visit => visit,
+        });
+        visits.collect()
+    }
+
+    /// The only node at a TTL.
+    fn sole(&self, ttl: u8) -> Visit {
+        let hop = self
+            .hop(ttl)
+            .filter(|hop| !hop.per_packet && self.has_one_node(ttl, hop));
+        let mut visits = (0..self.flows()).filter(|flow| self.reaches(*flow, ttl) && hop.is_some());
+        let node = visits.find_map(|flow| match self.visit(flow, ttl) {
+            Visit::Node(address) => Some(Visit::Node(address)),
+            Visit::Silent | Visit::Unknown => None,
+        });
+        node.unwrap_or(Visit::Unknown)
     }
 
     /// The links by which flows come to `ttl`; none, where packets of a flow go separate ways

@@ -43,8 +43,10 @@
 mod discovery;
 mod graph;
 mod pair;
+mod result;
 mod stopping;
 
 pub use discovery::{Ask, Control, Discovery, LOOK_AHEAD, Rules, Seen};
 pub use graph::{Balancing, Bound, Graph, GraphHop, GraphNode, Link, Visit};
+pub use result::{NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange};
 pub use stopping::{StoppingPoints, failure};

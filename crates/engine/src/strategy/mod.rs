@@ -8,6 +8,7 @@
 
 mod distance;
 mod end_to_end;
+mod multipath;
 mod repeat;
 mod run;
 mod steps;
@@ -18,7 +19,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::Time;
-use crate::answer::Outcome;
+use crate::answer::{Answer, Outcome};
 use crate::ledger::Ledger;
 use crate::responders::Responders;
 use crate::trace::{FlowIndex, FlowState, Plan, TraceSpec};
@@ -88,6 +89,8 @@ impl<'v> View<'v> {
 pub(crate) trait Strategy: Send {
     /// The next step.
     fn next(&mut self, view: &mut View<'_>) -> Step;
+    /// The first answer to a probe of a discovery of paths; the ledger keeps only one for each TTL.
+    fn answered(&mut self, _flow: FlowIndex, _ttl: u8, _answer: &Answer) {}
     /// What was found; the trace is over.
     fn outcome(&mut self, view: &mut View<'_>) -> Outcome;
     /// Whether the trace goes on only for answers that a limit holds back.
@@ -100,6 +103,7 @@ pub(crate) trait Strategy: Send {
 pub(crate) fn of(spec: &TraceSpec) -> Box<dyn Strategy> {
     match spec.plan {
         Plan::EndToEnd { .. } => Box::new(end_to_end::EndToEnd::new()),
+        Plan::Paths(plan) => Box::new(multipath::Multipath::new(spec, plan)),
         Plan::Run if spec.is_serial() => Box::new(run::Run::new(steps::Steps)),
         Plan::Run => Box::new(run::Run::new(sweep::Sweep)),
     }

@@ -356,6 +356,7 @@ impl<'p> Simulation<'p> {
                             continue;
                         }
                         Ok(Outcome::Run(run)) => Ok(run),
+                        Ok(Outcome::Paths(paths)) => panic!("nobody asked for paths: {paths:?}"),
                         Err(error) => Err(error),
                     };
                     if let Ok(result) = &result {
@@ -467,7 +468,7 @@ pub fn name(probe: &Probe) -> Name {
 pub fn run_of(outcome: Outcome) -> TraceResult {
     match outcome {
         Outcome::Run(run) => run,
-        Outcome::EndToEnd(series) => panic!("no run: {series:?}"),
+        other => panic!("no run: {other:?}"),
     }
 }
 

@@ -1,0 +1,625 @@
+//! All paths: carries out what a [`Discovery`] asks for, then sends end-to-end probes over the
+//! flows that it has found.
+//!
+//! At most [`AT_ONCE`] probes are on their way, of any TTLs and flows; with a delay they also leave
+//! one by one. A question is repeated while it is silent, more often where somebody has answered at
+//! its TTL.
+//!
+//! Routers limit their answers, and whose limit a silent probe has met is not known where a TTL has
+//! several nodes. So limits are learned by TTL: after some first attempts in a row have stayed
+//! silent, a flow that was answered there is asked again. If that is silent too, probes with this
+//! TTL leave one by one, first a second apart as Linux allows, then sooner with each answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use traceroute_wire::{MAX_PROBE_LEN, MplsStack, ProbeKind};
+
+use super::{FIRST, Step, Strategy, View};
+use crate::Time;
+use crate::answer::{Answer, Outcome};
+use crate::cause::{Cause, Losses};
+use crate::flow::{MAX_REPEATS, ProbeId};
+use crate::ledger::Fate;
+use crate::multipath::{
+    Ask, Control, Discovery, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Rules, Seen, Visit,
+};
+use crate::trace::{FlowIndex, FlowState, PathsPlan, TraceSpec};
+
+/// So many probes are on their way at once.
+const AT_ONCE: usize = 32;
+/// A question is asked so often where somebody has answered at its TTL.
+const ATTEMPTS: u8 = 5;
+/// The same where answers are limited.
+const LIMITED_ATTEMPTS: u8 = 12;
+/// An answer is waited for so long at least before the question is repeated.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// So many silent first attempts in a row are suspicious.
+const SUSPICIOUS: u32 = 3;
+/// Between two probes where answers are limited: Linux gives one a second.
+const LIMITED: Duration = Duration::from_millis(1030);
+/// The same at least.
+const LEAST_LIMITED: Duration = Duration::from_millis(20);
+/// Flows at most: each holds a port.
+const MAX_FLOWS: u32 = 4096;
+
+/// What a probe is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// The discovery asks.
+    Question,
+    /// A flow that was answered before: is somebody still answering there?
+    Control,
+    /// It goes to the destination.
+    EndToEnd,
+}
+
+/// A question on its way.
+#[derive(Debug)]
+struct Asked {
+    ask: Ask,
+    purpose: Purpose,
+    /// Its probes, by their attempt.
+    attempts: Vec<u8>,
+    /// When the last one counts as silent.
+    until: Time,
+}
+
+/// What is known of a TTL.
+#[derive(Debug, Default)]
+struct Hop {
+    /// A flow that was answered here.
+    answered: Option<u32>,
+    /// Questions that stayed silent, however often they were asked.
+    silent: u32,
+    /// First attempts in a row that stayed silent.
+    in_a_row: u32,
+    /// From so many on that is suspicious.
+    suspicious: u32,
+    /// Answers are limited: the time between two probes.
+    limit: Option<Duration>,
+    next_at: Time,
+    on_their_way: u32,
+}
+
+/// What was measured at a node.
+#[derive(Debug, Default)]
+struct Measured {
+    sent: u32,
+    answered: u32,
+    lost: Losses,
+    rtt: Rtts,
+    mpls: MplsStack,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Rtts {
+    count: u32,
+    sum: Duration,
+    min: Duration,
+    max: Duration,
+}
+
+impl Rtts {
+    fn add(&mut self, rtt: Duration) {
+        self.min = if self.count == 0 { rtt } else { self.min.min(rtt) };
+        self.max = self.max.max(rtt);
+        self.sum += rtt;
+        self.count += 1;
+    }
+
+    fn range(self) -> Option<RttRange> {
+        Some(RttRange {
+            min: self.min,
+            mean: self.sum.checked_div(self.count)?,
+            max: self.max,
+        })
+    }
+}
+
+/// The end-to-end probes of a flow.
+#[derive(Debug, Clone, Copy, Default)]
+struct Series {
+    sent: u32,
+    received: u32,
+    rtt: Rtts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Discovering,
+    EndToEnd,
+    Over,
+}
+
+/// See the module.
+pub(crate) struct Multipath {
+    plan: PathsPlan,
+    discovery: Discovery,
+    phase: Phase,
+    planned: VecDeque<(Ask, Purpose)>,
+    asked: Vec<Asked>,
+    /// Something was answered or settled since the discovery was asked.
+    has_news: bool,
+    /// Flows that were opened, and those that could not be.
+    flows: FlowIndex,
+    hops: BTreeMap<u8, Hop>,
+    measured: BTreeMap<(u8, Option<IpAddr>), Measured>,
+    /// By flow.
+    series: Vec<Series>,
+    /// Flows for end-to-end probes, and how many of those were sent.
+    targets: Vec<u32>,
+    end_to_end: u32,
+    /// The longest round trip.
+    rtt: Duration,
+    probes: u32,
+    next_at: Time,
+    reached: Option<u8>,
+    refused: Option<IpAddr>,
+    is_cut: bool,
+}
+
+impl Multipath {
+    pub(crate) fn new(spec: &TraceSpec, plan: PathsPlan) -> Self {
+        Multipath {
+            plan,
+            discovery: Discovery::new(Rules {
+                confidence: 1.0 - f64::from(plan.allowed) / 1e6,
+                first_ttl: spec.first_ttl,
+                max_ttl: spec.max_ttl,
+                gap_limit: spec.gap_limit,
+                max_flows: MAX_FLOWS,
+                control: Control::Shared,
+            }),
+            phase: Phase::Discovering,
+            planned: VecDeque::new(),
+            asked: Vec::new(),
+            has_news: true,
+            // Every trace begins with one.
+            flows: FIRST + 1,
+            hops: BTreeMap::new(),
+            measured: BTreeMap::new(),
+            series: Vec::new(),
+            targets: Vec::new(),
+            end_to_end: 0,
+            rtt: Duration::ZERO,
+            probes: 0,
+            next_at: Time::ZERO,
+            reached: None,
+            refused: None,
+            is_cut: false,
+        }
+    }
+
+    fn hop(&mut self, ttl: u8) -> &mut Hop {
+        self.hops.entry(ttl).or_default()
+    }
+
+    /// How long an answer to the attempt with this number is waited for.
+    fn patience(&self, attempt: usize, timeout: Duration) -> Duration {
+        let first = (self.rtt * 2).max(PATIENCE);
+        (first * (1 << attempt.min(2))).min(timeout)
+    }
+
+    /// How often a question with this TTL is asked.
+    fn attempts(&mut self, ttl: u8, spec: &TraceSpec) -> u8 {
+        let hop = self.hop(ttl);
+        match (hop.answered, hop.limit) {
+            _ if !spec.may_repeat() => 1,
+            (_, Some(_)) => LIMITED_ATTEMPTS,
+            (Some(_), None) => ATTEMPTS,
+            (None, None) if hop.silent == 0 => 1 + spec.hop_retries,
+            // Nobody has answered others here.
+            (None, None) => 1,
+        }
+    }
+
+    /// Settles questions whose time is up. Those to be asked again go first.
+    fn settle(&mut self, view: &View<'_>) {
+        let mut index = 0;
+        while let Some(asked) = self.asked.get(index) {
+            let refused = asked.attempts.last().is_some_and(|attempt| {
+                let id = ProbeId {
+                    ttl: asked.ask.ttl,
+                    attempt: *attempt,
+                };
+                let sent = view.ledger(asked.ask.flow).and_then(|ledger| ledger.attempt(id));
+                sent.is_some_and(|sent| sent.fate == Fate::Refused)
+            });
+            if asked.until == Time::MAX || view.now < asked.until && !refused {
+                index += 1;
+                continue;
+            }
+            let (ask, purpose, made) = (asked.ask, asked.purpose, asked.attempts.len());
+            if purpose == Purpose::EndToEnd {
+                self.asked.swap_remove(index);
+                continue;
+            }
+            let hop = self.hop(ask.ttl);
+            hop.on_their_way = hop.on_their_way.saturating_sub(1);
+            if made == 1 {
+                hop.in_a_row += 1;
+            }
+            if let Some(limit) = &mut hop.limit {
+                *limit = (*limit * 2).min(LIMITED);
+            }
+            if purpose == Purpose::Control {
+                hop.limit = Some(LIMITED);
+                hop.next_at = view.now + LIMITED;
+            } else if made < usize::from(self.attempts(ask.ttl, view.spec)) {
+                if let Some(asked) = self.asked.get_mut(index) {
+                    // It waits for its turn.
+                    asked.until = Time::MAX;
+                }
+                index += 1;
+                continue;
+            }
+            let made = made as u32;
+            self.asked.swap_remove(index);
+            if purpose == Purpose::Question {
+                self.silent(ask, made, view);
+            }
+        }
+    }
+
+    /// Nobody has answered a question.
+    fn silent(&mut self, ask: Ask, made: u32, view: &View<'_>) {
+        self.has_news = true;
+        self.hop(ask.ttl).silent += 1;
+        let measured = self.measured.entry((ask.ttl, None)).or_default();
+        measured.sent += made;
+        let is_beyond = self.hops.range(ask.ttl..).all(|(_, hop)| hop.answered.is_none());
+        let refused = view.ledger(ask.flow).is_none_or(|ledger| ledger.sent() == 0);
+        let cause = match (refused, is_beyond) {
+            (true, _) => Cause::Local,
+            (false, true) => Cause::Filtered,
+            (false, false) => Cause::Silent,
+        };
+        measured.lost.add(cause, made);
+        self.discovery.silent(ask);
+    }
+
+    /// A suspicious TTL is controlled by a flow that was answered there.
+    fn control(&mut self) {
+        for (ttl, hop) in &mut self.hops {
+            let limit = SUSPICIOUS + hop.suspicious;
+            let Some(flow) = hop
+                .answered
+                .filter(|_| hop.in_a_row >= limit && hop.limit.is_none())
+            else {
+                continue;
+            };
+            hop.in_a_row = 0;
+            self.planned
+                .push_front((Ask { flow, ttl: *ttl }, Purpose::Control));
+        }
+    }
+
+    /// The next probe, if one may leave now; otherwise when.
+    fn next_probe(&mut self, view: &View<'_>) -> Result<(Ask, Purpose, Option<usize>), Time> {
+        let mut later = Time::MAX;
+        let waiting = self.asked.iter().filter(|asked| asked.until != Time::MAX).count();
+        if waiting >= AT_ONCE {
+            return Err(later);
+        }
+        if view.now < self.next_at {
+            return Err(self.next_at);
+        }
+        let hops = &self.hops;
+        let mut may_leave = |ttl: u8| match hops.get(&ttl) {
+            Some(hop) if hop.limit.is_some() => {
+                if hop.on_their_way == 0 && hop.next_at > view.now {
+                    later = later.min(hop.next_at);
+                }
+                hop.on_their_way == 0 && hop.next_at <= view.now
+            }
+            _ => true,
+        };
+        for (index, asked) in self.asked.iter().enumerate() {
+            if asked.until == Time::MAX && may_leave(asked.ask.ttl) {
+                return Ok((asked.ask, asked.purpose, Some(index)));
+            }
+        }
+        let planned = self.planned.iter().position(|(ask, _)| may_leave(ask.ttl));
+        match planned.and_then(|index| self.planned.remove(index)) {
+            Some((ask, purpose)) => Ok((ask, purpose, None)),
+            None => Err(later),
+        }
+    }
+
+    /// Sends a probe, or opens the flow that it needs first.
+    fn send(
+        &mut self,
+        view: &View<'_>,
+        (ask, purpose, again): (Ask, Purpose, Option<usize>),
+    ) -> Option<Step> {
+        let opened = self.flows;
+        if ask.flow >= opened {
+            self.planned.push_front((ask, purpose));
+            self.flows += 1;
+            return Some(Step::Open);
+        }
+        let number = view.ledger(ask.flow).map(|ledger| ledger.next(ask.ttl).attempt);
+        let Some(attempt) = number.filter(|attempt| *attempt < MAX_REPEATS) else {
+            // The flow cannot be had, or was repeated as often as it can be.
+            if view.state(ask.flow).is_none() {
+                self.discovery.no_more_flows();
+            }
+            if let Some(index) = again {
+                self.asked.swap_remove(index);
+            }
+            if purpose == Purpose::Question {
+                self.has_news = true;
+                self.discovery.silent(ask);
+            }
+            return None;
+        };
+        self.probes += 1;
+        self.next_at = view.now + view.spec.delay;
+        let made = again.map_or(0, |index| self.asked[index].attempts.len());
+        let until = match purpose {
+            Purpose::EndToEnd => view.now + view.spec.timeout,
+            Purpose::Question | Purpose::Control => view.now + self.patience(made, view.spec.timeout),
+        };
+        match again.and_then(|index| self.asked.get_mut(index)) {
+            Some(asked) => {
+                asked.attempts.push(attempt);
+                asked.until = until;
+            }
+            None => self.asked.push(Asked {
+                ask,
+                purpose,
+                attempts: vec![attempt],
+                until,
+            }),
+        }
+        if purpose != Purpose::EndToEnd {
+            let hop = self.hop(ask.ttl);
+            hop.on_their_way += 1;
+            hop.next_at = view.now + hop.limit.unwrap_or_default();
+        }
+        Some(Step::Send {
+            flow: ask.flow,
+            ttl: ask.ttl,
+            alone: false,
+        })
+    }
+
+    fn discover(&mut self, view: &View<'_>) -> Option<Step> {
+        loop {
+            self.settle(view);
+            self.control();
+            if std::mem::take(&mut self.has_news) {
+                let mut asks = Vec::new();
+                self.discovery.plan(&mut asks);
+                self.planned
+                    .extend(asks.into_iter().map(|ask| (ask, Purpose::Question)));
+            }
+            if self.planned.is_empty() && self.asked.is_empty() && !self.has_news {
+                return None;
+            }
+            if self.probes >= self.plan.max_probes {
+                self.is_cut = true;
+                return None;
+            }
+            match self.next_probe(view) {
+                Ok(probe) => {
+                    if let Some(step) = self.send(view, probe) {
+                        return Some(step);
+                    }
+                }
+                Err(later) => {
+                    let settled = self.asked.iter().map(|asked| asked.until).min();
+                    let until = settled.unwrap_or(Time::MAX).min(later);
+                    return Some(Step::Wait { until, last: false });
+                }
+            }
+        }
+    }
+
+    /// Flows for end-to-end probes: all that were followed to the end.
+    fn choose_targets(&mut self) {
+        let flows = self.discovery.graph().flows;
+        let followed = flows
+            .iter()
+            .enumerate()
+            .filter(|(_, visits)| !visits.contains(&Visit::Unknown));
+        self.targets = followed.map(|(flow, _)| flow as u32).collect();
+        self.series = vec![Series::default(); flows.len()];
+        self.next_at = Time::ZERO;
+    }
+
+    fn end_to_end(&mut self, view: &View<'_>) -> Option<Step> {
+        self.settle(view);
+        let is_more = self.end_to_end < self.plan.end_to_end && !self.targets.is_empty();
+        if is_more && view.now >= self.next_at {
+            let index = self.end_to_end as usize % self.targets.len();
+            let flow = self.targets[index];
+            self.end_to_end += 1;
+            let ask = Ask {
+                flow,
+                ttl: view.spec.max_ttl,
+            };
+            if let Some(step) = self.send(view, (ask, Purpose::EndToEnd, None)) {
+                if let Some(series) = self.series.get_mut(flow as usize) {
+                    series.sent += 1;
+                }
+                self.next_at = view.now + self.plan.interval;
+                return Some(step);
+            }
+        }
+        let settled = self.asked.iter().map(|asked| asked.until).min();
+        let next = is_more.then_some(self.next_at.max(view.now));
+        let until = settled.into_iter().chain(next).min()?;
+        Some(Step::Wait { until, last: false })
+    }
+
+    /// An answer of the destination to an end-to-end probe.
+    fn received(&mut self, flow: u32, answer: &Answer) {
+        let Some(series) = self.series.get_mut(flow as usize).filter(|_| answer.destination) else {
+            return;
+        };
+        series.received += 1;
+        if let Some(rtt) = answer.rtt {
+            series.rtt.add(rtt);
+        }
+    }
+
+    fn flow(&self, state: Option<&FlowState>, index: usize, now: Time) -> PathFlow {
+        let series = self.series.get(index).copied().unwrap_or_default();
+        let path = state.map(|state| state.flow.path);
+        PathFlow {
+            source_port: path.map_or(0, |path| path.source_port),
+            checksum: state.and_then(|state| icmp_checksum(state, now)),
+            flow_label: path
+                .filter(|path| path.destination.is_ipv6())
+                .map(|path| path.flow_label),
+            sent: series.sent,
+            received: series.received,
+            rtt: series.rtt.range(),
+        }
+    }
+
+    fn end(&self, view: &View<'_>, flows: &[Vec<Visit>]) -> PathsEnd {
+        let longest = flows.iter().map(Vec::len).max().unwrap_or(0);
+        match (self.reached, self.refused) {
+            _ if self.is_cut || view.now >= view.end() => PathsEnd::Limit,
+            (Some(_), _) => PathsEnd::Destination,
+            (None, Some(from)) => PathsEnd::Refused { from },
+            (None, None) if view.spec.gap_limit > 0 && longest < usize::from(view.spec.max_ttl) => {
+                PathsEnd::GapLimit
+            }
+            (None, None) => PathsEnd::MaxTtl,
+        }
+    }
+}
+
+/// The checksum of a flow's echo requests.
+fn icmp_checksum(state: &FlowState, now: Time) -> Option<u16> {
+    let probe = state.flow.probe(ProbeId { ttl: 1, attempt: 0 }, now);
+    let ProbeKind::Echo { .. } = probe.kind else {
+        return None;
+    };
+    let header = if probe.source.is_ipv4() { 20 } else { 40 };
+    let mut buffer = [0; MAX_PROBE_LEN];
+    let packet = probe.encode(&mut buffer)?;
+    let bytes = packet.get(header + 2..header + 4)?;
+    Some(u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+impl Strategy for Multipath {
+    fn next(&mut self, view: &mut View<'_>) -> Step {
+        if self.phase == Phase::Discovering {
+            if let Some(step) = self.discover(view) {
+                return step;
+            }
+            self.phase = Phase::EndToEnd;
+            self.asked.clear();
+            self.choose_targets();
+        }
+        if self.phase == Phase::EndToEnd {
+            if let Some(step) = self.end_to_end(view) {
+                return step;
+            }
+            self.phase = Phase::Over;
+        }
+        Step::Done
+    }
+
+    fn answered(&mut self, flow: FlowIndex, ttl: u8, answer: &Answer) {
+        if let Some(rtt) = answer.rtt {
+            self.rtt = self.rtt.max(rtt);
+        }
+        let is_it = |asked: &Asked| {
+            let is_to = answer
+                .attempt
+                .is_none_or(|attempt| asked.attempts.contains(&attempt));
+            (asked.ask.flow, asked.ask.ttl) == (flow, ttl) && is_to
+        };
+        let Some(index) = self.asked.iter().position(is_it) else {
+            return;
+        };
+        let asked = self.asked.swap_remove(index);
+        if asked.purpose == Purpose::EndToEnd {
+            self.received(flow, answer);
+            return;
+        }
+        self.has_news = true;
+        let hop = self.hop(ttl);
+        if asked.until != Time::MAX {
+            hop.on_their_way = hop.on_their_way.saturating_sub(1);
+        }
+        hop.answered = Some(flow);
+        hop.in_a_row = 0;
+        if let Some(limit) = &mut hop.limit {
+            *limit = (*limit / 2).max(LEAST_LIMITED);
+        }
+        let is_limited = hop.limit.is_some();
+        if asked.purpose == Purpose::Control {
+            hop.suspicious += SUSPICIOUS;
+        }
+        let measured = self.measured.entry((ttl, Some(answer.address))).or_default();
+        let made = asked.attempts.len() as u32;
+        measured.sent += made;
+        measured.answered += 1;
+        let cause = if is_limited {
+            Cause::RateLimited
+        } else {
+            Cause::Network
+        };
+        measured.lost.add(cause, made - 1);
+        measured.mpls = answer.mpls;
+        if let Some(rtt) = answer.rtt {
+            measured.rtt.add(rtt);
+        }
+        if answer.destination {
+            self.reached = Some(self.reached.map_or(ttl, |reached| reached.min(ttl)));
+        }
+        let is_refusal = answer.is_refusal();
+        if is_refusal {
+            self.refused = Some(answer.address);
+        }
+        if asked.purpose == Purpose::Question {
+            let seen = Seen {
+                address: answer.address,
+                ends: answer.destination || is_refusal,
+            };
+            self.discovery.answered(asked.ask, seen);
+        }
+    }
+
+    fn outcome(&mut self, view: &mut View<'_>) -> Outcome {
+        let graph = self.discovery.graph();
+        let path = view.state(FIRST).map(|state| state.flow.path);
+        let of_graph = graph
+            .hops
+            .iter()
+            .flat_map(|hop| hop.nodes.iter().map(|node| (hop.ttl, node.address)));
+        let nodes = of_graph.map(|(ttl, address)| {
+            let measured = self.measured.get(&(ttl, address));
+            NodeStatistics {
+                ttl,
+                address,
+                sent: measured.map_or(0, |measured| measured.sent),
+                answered: measured.map_or(0, |measured| measured.answered),
+                lost: measured.map_or_else(Losses::default, |measured| measured.lost),
+                rtt: measured.and_then(|measured| measured.rtt.range()),
+                mpls: measured.map_or_else(MplsStack::default, |measured| measured.mpls),
+            }
+        });
+        let count = graph.flows.len();
+        Outcome::Paths(Box::new(PathsResult {
+            source: path.map_or(view.spec.target, |path| path.source),
+            destination: view.spec.target,
+            nodes: nodes.collect(),
+            flows: (0..count)
+                .map(|flow| self.flow(view.state(flow as FlowIndex), flow, view.now))
+                .collect(),
+            probes_sent: self.probes,
+            reached: self.reached,
+            end: self.end(view, &graph.flows),
+            graph,
+        }))
+    }
+}

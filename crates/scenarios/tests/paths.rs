@@ -1,0 +1,274 @@
+//! All paths through simulated networks, found by the engine with real packets on simulated time.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use traceroute_engine::multipath::{Balancing, PathsEnd, PathsResult};
+use traceroute_engine::{Method, PathsPlan, Plan, TraceSpec};
+use traceroute_scenarios::Simulation;
+use traceroute_simnet::{Network, Topology};
+
+const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::TcpSyn];
+const V4: &str = "198.51.100.11";
+const V6: &str = "2001:db8:ffff::11";
+
+/// A path to the target: routers one after the other, some of which balance over branches.
+#[derive(Default)]
+struct Path {
+    text: String,
+    routers: u8,
+}
+
+impl Path {
+    fn router(mut self, more: &str) -> Self {
+        self.routers += 1;
+        let n = self.routers;
+        let _ = write!(
+            self.text,
+            "[[hop]]\nname = \"r{n}\"\nv4 = \"10.0.{n}.1\"\nv6 = \"2001:db8:{n}::1\"\ndelay = 1\n{more}\n"
+        );
+        self
+    }
+
+    fn routers(self, count: u8) -> Self {
+        (0..count).fold(self, |path, _| path.router(""))
+    }
+
+    /// A router that balances over branches, of so many routers each; what is particular about the
+    /// first router of the first one.
+    fn diamond(self, balance: &str, lengths: &[usize], first: &str) -> Self {
+        let mut path = self.router(&format!("balance = \"{balance}\""));
+        for (branch, length) in lengths.iter().enumerate() {
+            path.text += "[[hop.branch]]\n";
+            for hop in 1..=*length {
+                let (n, b) = (path.routers, branch + 1);
+                let more = if (branch, hop) == (0, 1) { first } else { "" };
+                let _ = write!(
+                    path.text,
+                    "[[hop.branch.hop]]\nname = \"r{n}b{b}h{hop}\"\nv4 = \"10.{n}.{b}.{hop}\"\n\
+                     v6 = \"2001:db8:{n}:{b}::{hop}\"\ndelay = 1\n{more}\n"
+                );
+            }
+        }
+        path
+    }
+
+    fn simulation(&self, seed: u64) -> Simulation {
+        let target =
+            format!("[[target]]\nv4 = \"{V4}\"\nv6 = \"{V6}\"\ndelay = 1\ntcp = {{ open = [80] }}\n");
+        let topology = Topology::parse("paths", &format!("{}{target}", self.text)).unwrap();
+        Simulation::new(Network::new(&topology, seed), seed)
+    }
+}
+
+fn spec(method: Method, target: &str) -> TraceSpec {
+    let port = if method == Method::TcpSyn { 80 } else { 33434 };
+    TraceSpec {
+        plan: Plan::Paths(PathsPlan {
+            allowed: 50_000,
+            max_probes: 10_000,
+            end_to_end: 0,
+            interval: Duration::from_millis(10),
+        }),
+        delay: Duration::ZERO,
+        ..TraceSpec::full(method, target.parse().unwrap(), port, 30, Duration::from_secs(1))
+    }
+}
+
+/// The result, and how long it took.
+fn find(simulation: &mut Simulation, spec: TraceSpec) -> (Box<PathsResult>, Duration) {
+    let start = simulation.now();
+    let id = simulation.start(spec);
+    let result = simulation.finish_paths(id).unwrap();
+    let took = simulation.ended_at(id).unwrap().saturating_sub(start);
+    simulation.drain();
+    assert_eq!(
+        (simulation.engine.running(), simulation.engine.table_len()),
+        (0, 0)
+    );
+    (result, took)
+}
+
+fn each(mut check: impl FnMut(Method, &str)) {
+    for method in METHODS {
+        for target in [V4, V6] {
+            check(method, target);
+        }
+    }
+}
+
+/// The addresses at a TTL; silent nodes have none.
+fn nodes(result: &PathsResult, ttl: u8) -> BTreeSet<Option<IpAddr>> {
+    let hop = result.graph.hops.iter().find(|hop| hop.ttl == ttl).unwrap();
+    hop.nodes.iter().map(|node| node.address).collect()
+}
+
+fn branches(target: &str, router: u8, branches: u8, hop: u8) -> BTreeSet<Option<IpAddr>> {
+    let name = |branch: u8| match target {
+        V4 => format!("10.{router}.{branch}.{hop}"),
+        _ => format!("2001:db8:{router}:{branch}::{hop}"),
+    };
+    (1..=branches).map(|branch| name(branch).parse().ok()).collect()
+}
+
+#[test]
+fn a_path_without_balancing_costs_little_and_takes_less_than_two_seconds() {
+    let path = Path::default().routers(10);
+    each(|method, target| {
+        let (result, took) = find(&mut path.simulation(1), spec(method, target));
+        assert_eq!(result.graph.hops.len(), 11, "{method:?} {target}");
+        assert!(
+            result
+                .graph
+                .hops
+                .iter()
+                .all(|hop| hop.nodes.len() == 1 && hop.balancing == Balancing::None)
+        );
+        assert!(
+            result.probes_sent <= 8 * 11,
+            "{method:?} {target}: {}",
+            result.probes_sent
+        );
+        assert!(took < Duration::from_secs(2), "{method:?} {target}: {took:?}");
+        assert_eq!((result.reached, result.end), (Some(11), PathsEnd::Destination));
+        let bound = result.graph.bound.unwrap();
+        assert!(bound.per_node <= 0.05 && bound.graph <= 11.0 * 0.05, "{bound:?}");
+        assert!(
+            result
+                .nodes
+                .iter()
+                .all(|node| node.sent == node.answered && node.rtt.is_some())
+        );
+    });
+}
+
+#[test]
+fn all_branches_of_a_diamond_are_found_with_their_links() {
+    let path = Path::default()
+        .routers(3)
+        .diamond("first-four-bytes", &[2; 16], "")
+        .routers(4);
+    each(|method, target| {
+        let (result, took) = find(&mut path.simulation(3), spec(method, target));
+        assert_eq!(
+            nodes(&result, 5),
+            branches(target, 4, 16, 1),
+            "{method:?} {target}"
+        );
+        assert_eq!(
+            nodes(&result, 6),
+            branches(target, 4, 16, 2),
+            "{method:?} {target}"
+        );
+        let inside = result.graph.links.iter().filter(|link| link.ttl == 6);
+        assert_eq!(inside.count(), 16);
+        assert_eq!(result.graph.hops[4].balancing, Balancing::PerFlow);
+        assert!(took < Duration::from_secs(5), "{method:?} {target}: {took:?}");
+        assert!(result.graph.bound.unwrap().per_node <= 0.05 + 1e-9);
+    });
+}
+
+#[test]
+fn branches_of_different_lengths_are_told_apart() {
+    let path = Path::default()
+        .routers(1)
+        .diamond("first-four-bytes", &[1, 3], "")
+        .routers(1);
+    each(|method, target| {
+        let (result, _) = find(&mut path.simulation(5), spec(method, target));
+        let ends: BTreeSet<usize> = result.graph.flows.iter().map(Vec::len).collect();
+        assert_eq!(ends, BTreeSet::from([5, 7]), "{method:?} {target}");
+        assert_eq!(result.reached, Some(5));
+    });
+}
+
+#[test]
+fn balancing_per_packet_is_said_and_draws_no_branches() {
+    let path = Path::default()
+        .routers(1)
+        .diamond("packet", &[2; 3], "")
+        .routers(2);
+    each(|method, target| {
+        let (result, _) = find(&mut path.simulation(7), spec(method, target));
+        let balancing: Vec<Balancing> = result.graph.hops.iter().map(|hop| hop.balancing).collect();
+        assert_eq!(balancing[2..4], [Balancing::PerPacket; 2], "{method:?} {target}");
+        assert!(
+            !result.graph.links.iter().any(|link| link.ttl == 4),
+            "{method:?} {target}"
+        );
+    });
+}
+
+#[test]
+fn a_balancer_that_looks_at_the_flow_label_alone_is_seen() {
+    let path = Path::default()
+        .routers(1)
+        .diamond("flow-label", &[1; 4], "")
+        .routers(1);
+    for method in METHODS {
+        let (result, _) = find(&mut path.simulation(9), spec(method, V6));
+        assert_eq!(nodes(&result, 3), branches(V6, 2, 4, 1), "{method:?}");
+    }
+}
+
+#[test]
+fn a_silent_router_has_no_name() {
+    let path = Path::default().routers(1).router("silent = true").routers(2);
+    each(|method, target| {
+        let (result, _) = find(&mut path.simulation(11), spec(method, target));
+        assert_eq!(nodes(&result, 2), BTreeSet::from([None]), "{method:?} {target}");
+        assert_eq!(result.reached, Some(5));
+        assert!(
+            result.probes_sent <= 8 * 5,
+            "{method:?} {target}: {}",
+            result.probes_sent
+        );
+    });
+}
+
+#[test]
+fn limited_routers_are_neither_silent_nor_lossy() {
+    let path = Path::default()
+        .router("icmp = { limit = \"linux\" }")
+        .diamond("first-four-bytes", &[1; 4], "")
+        .router("icmp = { limit = { interval = 100, burst = 3, per = \"all\" } }");
+    let mut complete = 0;
+    each(|method, target| {
+        let (result, took) = find(&mut path.simulation(13), spec(method, target));
+        // One of the branches may be missed, as stated, but none is made up.
+        assert!(
+            nodes(&result, 3).is_subset(&branches(target, 2, 4, 1)),
+            "{method:?} {target}"
+        );
+        complete += usize::from(nodes(&result, 3).len() == 4);
+        let silent = result.nodes.iter().filter(|node| node.address.is_none()).count();
+        assert_eq!(silent, 0, "{method:?} {target}: {:?}", result.nodes);
+        assert!(took < Duration::from_secs(30), "{method:?} {target}: {took:?}");
+    });
+    assert!(complete >= 4, "{complete} of 6");
+}
+
+#[test]
+fn a_hundred_discoveries_at_once_find_the_same_as_one_alone() {
+    let path = Path::default()
+        .routers(2)
+        .diamond("first-four-bytes", &[2; 4], "")
+        .routers(2);
+    let mut simulation = path.simulation(17);
+    let ids: Vec<_> = (0..100)
+        .map(|n| simulation.start(spec(METHODS[n % 3], V4)))
+        .collect();
+    let mut complete = 0;
+    for id in ids {
+        let result = simulation.finish_paths(id).unwrap();
+        let found = nodes(&result, 4);
+        assert!(found.is_subset(&branches(V4, 3, 4, 1)));
+        assert!(!result.graph.path_changed && result.end == PathsEnd::Destination);
+        complete += u32::from(found.len() == 4 && result.graph.links.len() == 3 + 3 * 4 + 2);
+    }
+    // One in twenty may miss something.
+    assert!(complete >= 90, "{complete}");
+}
