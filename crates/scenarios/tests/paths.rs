@@ -251,6 +251,78 @@ fn limited_routers_are_neither_silent_nor_lossy() {
     assert!(complete >= 4, "{complete} of 6");
 }
 
+/// With two hundred end-to-end probes.
+fn with_end_to_end(method: Method, target: &str) -> TraceSpec {
+    let spec = spec(method, target);
+    let Plan::Paths(plan) = spec.plan else { return spec };
+    TraceSpec {
+        plan: Plan::Paths(PathsPlan {
+            end_to_end: 200,
+            ..plan
+        }),
+        ..spec
+    }
+}
+
+#[test]
+fn loss_on_one_of_four_branches_begins_on_its_link_and_no_other() {
+    let path = Path::default()
+        .routers(2)
+        .diamond("first-four-bytes", &[2; 4], "forward = { loss = 0.3 }")
+        .routers(2);
+    let expected = (4, "10.0.3.1".parse().ok(), "10.3.1.1".parse().ok());
+    let mut most = 0;
+    for (seed, method) in (0..50).zip(METHODS.into_iter().cycle()) {
+        let (result, _) = find(&mut path.simulation(seed), with_end_to_end(method, V4));
+        let found: Vec<_> = result
+            .loss_begins
+            .iter()
+            .map(|loss| (loss.ttl, loss.from, loss.to))
+            .collect();
+        // Who is not found at all is not blamed either.
+        if nodes(&result, 4).contains(&expected.2) {
+            assert_eq!(found, [expected], "seed {seed}, {method:?}");
+            let (low, high) = result.loss_begins[0].sample.interval();
+            assert!(low < 0.4 && high > 0.2, "{low} {high}");
+        }
+        let sent: u32 = result.flows.iter().map(|flow| flow.sent).sum();
+        assert_eq!(sent, 200);
+        most = most.max(result.probes_sent);
+    }
+    assert!(most < 2500, "{most}");
+}
+
+#[test]
+fn without_loss_or_with_limited_answers_no_link_is_blamed() {
+    let free = Path::default()
+        .routers(2)
+        .diamond("first-four-bytes", &[2; 4], "")
+        .routers(2);
+    let limited = Path::default()
+        .router("icmp = { limit = \"linux\" }")
+        .diamond(
+            "first-four-bytes",
+            &[1; 2],
+            "icmp = { limit = { interval = 100, burst = 3, per = \"all\" } }",
+        )
+        .routers(1);
+    for (seed, method) in (0..50).zip(METHODS.into_iter().cycle()) {
+        for path in [&free, &limited] {
+            let (result, _) = find(&mut path.simulation(seed), with_end_to_end(method, V4));
+            assert_eq!(result.loss_begins, [], "seed {seed}, {method:?}");
+            let series: Vec<_> = result
+                .flows
+                .iter()
+                .map(|flow| (flow.sent, flow.received))
+                .collect();
+            assert!(
+                series.iter().all(|(sent, received)| sent == received),
+                "{series:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_hundred_discoveries_at_once_find_the_same_as_one_alone() {
     let path = Path::default()

@@ -42,11 +42,13 @@
 
 mod discovery;
 mod graph;
+mod loss;
 mod pair;
 mod result;
 mod stopping;
 
 pub use discovery::{Ask, Control, Discovery, LOOK_AHEAD, Rules, Seen};
 pub use graph::{Balancing, Bound, Graph, GraphHop, GraphNode, Link, Visit};
+pub use loss::{Locator, LossBegins, MOST_PROBES, Sample};
 pub use result::{NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange};
 pub use stopping::{StoppingPoints, failure};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use traceroute_wire::MplsStack;
 
 use super::graph::Graph;
+use super::loss::LossBegins;
 use crate::cause::Losses;
 
 /// Why a discovery ended.
@@ -86,6 +87,8 @@ pub struct PathsResult {
     pub nodes: Vec<NodeStatistics>,
     /// In the order of the graph's flows.
     pub flows: Vec<PathFlow>,
+    /// Links on which loss begins, where end-to-end probes have shown some.
+    pub loss_begins: Vec<LossBegins>,
     /// Probes that left, retries included.
     pub probes_sent: u32,
     /// The lowest TTL at which the destination answered.

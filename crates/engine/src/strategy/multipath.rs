@@ -1,5 +1,5 @@
 //! All paths: carries out what a [`Discovery`] asks for, then sends end-to-end probes over the
-//! flows that it has found.
+//! flows that it has found, and where those are lost what a [`Locator`] asks for.
 //!
 //! At most [`AT_ONCE`] probes are on their way, of any TTLs and flows; with a delay they also leave
 //! one by one. A question is repeated while it is silent, more often where somebody has answered at
@@ -17,30 +17,40 @@ use std::time::Duration;
 use traceroute_wire::{MAX_PROBE_LEN, MplsStack, ProbeKind};
 
 use super::{FIRST, Step, Strategy, View};
-use crate::Time;
 use crate::answer::{Answer, Outcome};
 use crate::cause::{Cause, Losses};
 use crate::flow::{MAX_REPEATS, ProbeId};
 use crate::ledger::Fate;
 use crate::multipath::{
-    Ask, Control, Discovery, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Rules, Seen, Visit,
+    Ask, Balancing, Control, Discovery, Locator, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange,
+    Rules, Sample, Seen, Visit,
 };
 use crate::trace::{FlowIndex, FlowState, PathsPlan, TraceSpec};
+use crate::{Method, Time};
 
 /// So many probes are on their way at once.
 const AT_ONCE: usize = 32;
 /// A question is asked so often where somebody has answered at its TTL.
 const ATTEMPTS: u8 = 5;
-/// The same where answers are limited.
-const LIMITED_ATTEMPTS: u8 = 12;
+/// After so many attempts a question waits until an answer is left for sure: until nothing has
+/// been sent with its TTL for [`LIMITED`].
+const HASTY: u8 = 3;
+/// Unless so many have waited in vain.
+const CONVINCING: u32 = 2;
 /// An answer is waited for so long at least before the question is repeated.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// So many silent first attempts in a row are suspicious.
 const SUSPICIOUS: u32 = 3;
+/// So often a flow that was answered is asked again then.
+const CONTROLS: u8 = 2;
 /// Between two probes where answers are limited: Linux gives one a second.
 const LIMITED: Duration = Duration::from_millis(1030);
-/// The same at least.
+/// What is answered at a shorter distance is not limited.
 const LEAST_LIMITED: Duration = Duration::from_millis(20);
+/// Between two probes that measure loss on the way.
+const LOSS_APART: Duration = Duration::from_millis(5);
+/// Their answers are waited for so long at least.
+const LOSS_PATIENCE: Duration = Duration::from_millis(500);
 /// Flows at most: each holds a port.
 const MAX_FLOWS: u32 = 4096;
 
@@ -53,6 +63,15 @@ enum Purpose {
     Control,
     /// It goes to the destination.
     EndToEnd,
+    /// Is it lost on its way?
+    Loss,
+}
+
+impl Purpose {
+    /// It is sent once, and silence is a result.
+    fn is_measuring(self) -> bool {
+        matches!(self, Purpose::EndToEnd | Purpose::Loss)
+    }
 }
 
 /// A question on its way.
@@ -77,10 +96,21 @@ struct Hop {
     in_a_row: u32,
     /// From so many on that is suspicious.
     suspicious: u32,
-    /// Answers are limited: the time between two probes.
+    /// Answers are limited, for all that is known: the time between two probes.
     limit: Option<Duration>,
+    /// A flow that was answered was silent then, too.
+    is_limited: bool,
     next_at: Time,
+    last_sent: Time,
     on_their_way: u32,
+}
+
+impl Hop {
+    /// Whether a question that has been asked so often waits until an answer is left for sure.
+    fn is_slow(&self, asked: &Asked) -> bool {
+        let made = asked.attempts.len() >= usize::from(HASTY);
+        asked.purpose == Purpose::Question && made && self.answered.is_some() && self.silent < CONVINCING
+    }
 }
 
 /// What was measured at a node.
@@ -130,6 +160,7 @@ struct Series {
 enum Phase {
     Discovering,
     EndToEnd,
+    Locating,
     Over,
 }
 
@@ -151,6 +182,7 @@ pub(crate) struct Multipath {
     /// Flows for end-to-end probes, and how many of those were sent.
     targets: Vec<u32>,
     end_to_end: u32,
+    locator: Option<Locator>,
     /// The longest round trip.
     rtt: Duration,
     probes: u32,
@@ -183,6 +215,7 @@ impl Multipath {
             series: Vec::new(),
             targets: Vec::new(),
             end_to_end: 0,
+            locator: None,
             rtt: Duration::ZERO,
             probes: 0,
             next_at: Time::ZERO,
@@ -205,13 +238,13 @@ impl Multipath {
     /// How often a question with this TTL is asked.
     fn attempts(&mut self, ttl: u8, spec: &TraceSpec) -> u8 {
         let hop = self.hop(ttl);
-        match (hop.answered, hop.limit) {
+        match hop.answered {
             _ if !spec.may_repeat() => 1,
-            (_, Some(_)) => LIMITED_ATTEMPTS,
-            (Some(_), None) => ATTEMPTS,
-            (None, None) if hop.silent == 0 => 1 + spec.hop_retries,
+            Some(_) if hop.silent < CONVINCING => ATTEMPTS,
+            Some(_) => HASTY,
+            None if hop.silent == 0 => 1 + spec.hop_retries,
             // Nobody has answered others here.
-            (None, None) => 1,
+            None => 1,
         }
     }
 
@@ -232,28 +265,40 @@ impl Multipath {
                 continue;
             }
             let (ask, purpose, made) = (asked.ask, asked.purpose, asked.attempts.len());
-            if purpose == Purpose::EndToEnd {
+            if purpose.is_measuring() {
                 self.asked.swap_remove(index);
+                if purpose == Purpose::Loss {
+                    self.loss(ask, false);
+                }
                 continue;
             }
             let hop = self.hop(ask.ttl);
             hop.on_their_way = hop.on_their_way.saturating_sub(1);
-            if made == 1 {
+            if made == 1 && purpose == Purpose::Question {
                 hop.in_a_row += 1;
             }
             if let Some(limit) = &mut hop.limit {
                 *limit = (*limit * 2).min(LIMITED);
             }
-            if purpose == Purpose::Control {
-                hop.limit = Some(LIMITED);
-                hop.next_at = view.now + LIMITED;
-            } else if made < usize::from(self.attempts(ask.ttl, view.spec)) {
+            let is_control = purpose == Purpose::Control;
+            let allowed = if is_control {
+                CONTROLS
+            } else {
+                self.attempts(ask.ttl, view.spec)
+            };
+            if made < usize::from(allowed) {
                 if let Some(asked) = self.asked.get_mut(index) {
                     // It waits for its turn.
                     asked.until = Time::MAX;
                 }
                 index += 1;
                 continue;
+            }
+            if is_control {
+                let hop = self.hop(ask.ttl);
+                hop.limit = Some(LIMITED);
+                hop.is_limited = true;
+                hop.next_at = view.now + LIMITED;
             }
             let made = made as u32;
             self.asked.swap_remove(index);
@@ -307,21 +352,36 @@ impl Multipath {
             return Err(self.next_at);
         }
         let hops = &self.hops;
-        let mut may_leave = |ttl: u8| match hops.get(&ttl) {
-            Some(hop) if hop.limit.is_some() => {
-                if hop.on_their_way == 0 && hop.next_at > view.now {
-                    later = later.min(hop.next_at);
-                }
-                hop.on_their_way == 0 && hop.next_at <= view.now
+        let waits = |asked: &&Asked| {
+            let hop = hops.get(&asked.ask.ttl);
+            asked.until == Time::MAX && hop.is_some_and(|hop| hop.is_slow(asked))
+        };
+        let slow: Vec<u8> = self
+            .asked
+            .iter()
+            .filter(waits)
+            .map(|asked| asked.ask.ttl)
+            .collect();
+        let mut may_leave = |ttl: u8, is_slow: bool| {
+            let Some(hop) = hops.get(&ttl) else { return true };
+            let at = match (slow.contains(&ttl), is_slow) {
+                // Others would take its answer.
+                (true, false) => return false,
+                (true, true) => hop.last_sent + LIMITED,
+                (false, _) if hop.limit.is_some() => hop.next_at,
+                (false, _) => return true,
+            };
+            if hop.on_their_way == 0 && at > view.now {
+                later = later.min(at);
             }
-            _ => true,
+            hop.on_their_way == 0 && at <= view.now
         };
         for (index, asked) in self.asked.iter().enumerate() {
-            if asked.until == Time::MAX && may_leave(asked.ask.ttl) {
+            if asked.until == Time::MAX && may_leave(asked.ask.ttl, waits(&asked)) {
                 return Ok((asked.ask, asked.purpose, Some(index)));
             }
         }
-        let planned = self.planned.iter().position(|(ask, _)| may_leave(ask.ttl));
+        let planned = self.planned.iter().position(|(ask, _)| may_leave(ask.ttl, false));
         match planned.and_then(|index| self.planned.remove(index)) {
             Some((ask, purpose)) => Ok((ask, purpose, None)),
             None => Err(later),
@@ -360,6 +420,7 @@ impl Multipath {
         let made = again.map_or(0, |index| self.asked[index].attempts.len());
         let until = match purpose {
             Purpose::EndToEnd => view.now + view.spec.timeout,
+            Purpose::Loss => view.now + (self.rtt * 3).max(LOSS_PATIENCE).min(view.spec.timeout),
             Purpose::Question | Purpose::Control => view.now + self.patience(made, view.spec.timeout),
         };
         match again.and_then(|index| self.asked.get_mut(index)) {
@@ -374,9 +435,10 @@ impl Multipath {
                 until,
             }),
         }
-        if purpose != Purpose::EndToEnd {
+        if !purpose.is_measuring() {
             let hop = self.hop(ask.ttl);
             hop.on_their_way += 1;
+            hop.last_sent = view.now;
             hop.next_at = view.now + hop.limit.unwrap_or_default();
         }
         Some(Step::Send {
@@ -455,6 +517,64 @@ impl Multipath {
         Some(Step::Wait { until, last: false })
     }
 
+    /// Looks for where loss begins, if there is any.
+    fn start_locating(&mut self, view: &View<'_>) {
+        let graph = self.discovery.graph();
+        let first = view.spec.first_ttl;
+        let mut flows = Vec::new();
+        for (visits, series) in graph.flows.into_iter().zip(&self.series) {
+            let mixed = |ttl: u8| {
+                let mut hops = graph.hops.iter();
+                hops.any(|hop| hop.ttl == ttl && hop.balancing == Balancing::PerPacket)
+            };
+            // Packets of a flow go separate ways there.
+            let visits = (first..).zip(visits).map(|(ttl, visit)| match visit {
+                _ if mixed(ttl) => Visit::Unknown,
+                visit => visit,
+            });
+            let sample = Sample {
+                sent: series.sent,
+                lost: series.sent - series.received.min(series.sent),
+            };
+            flows.push((visits.collect(), sample));
+        }
+        let hops = &self.hops;
+        let usable = |ttl: u8| hops.get(&ttl).is_none_or(|hop| !hop.is_limited);
+        // A closed port is answered by an error, and those are limited.
+        let skips_target = view.spec.method == Method::Udp;
+        let locator = Locator::new(first, &flows, graph.links.len(), (skips_target, usable));
+        self.locator = Some(locator);
+        self.next_at = view.now;
+    }
+
+    fn locate(&mut self, view: &View<'_>) -> Option<Step> {
+        loop {
+            self.settle(view);
+            let room = self.asked.len() < AT_ONCE;
+            let is_due = room && view.now >= self.next_at;
+            let probe = is_due.then(|| self.locator.as_mut()?.next_probe()).flatten();
+            let Some(ask) = probe else {
+                let settled = self.asked.iter().map(|asked| asked.until).min();
+                let next = (room && !is_due).then_some(self.next_at);
+                let until = settled.into_iter().chain(next).min()?;
+                return Some(Step::Wait { until, last: false });
+            };
+            if let Some(step) = self.send(view, (ask, Purpose::Loss, None)) {
+                self.next_at = view.now + view.spec.delay.max(LOSS_APART);
+                return Some(step);
+            }
+            if let Some(locator) = &mut self.locator {
+                locator.give_up(ask);
+            }
+        }
+    }
+
+    fn loss(&mut self, ask: Ask, is_answered: bool) {
+        if let Some(locator) = &mut self.locator {
+            locator.settled(ask, is_answered);
+        }
+    }
+
     /// An answer of the destination to an end-to-end probe.
     fn received(&mut self, flow: u32, answer: &Answer) {
         let Some(series) = self.series.get_mut(flow as usize).filter(|_| answer.destination) else {
@@ -522,6 +642,13 @@ impl Strategy for Multipath {
             if let Some(step) = self.end_to_end(view) {
                 return step;
             }
+            self.phase = Phase::Locating;
+            self.start_locating(view);
+        }
+        if self.phase == Phase::Locating {
+            if let Some(step) = self.locate(view) {
+                return step;
+            }
             self.phase = Phase::Over;
         }
         Step::Done
@@ -541,9 +668,10 @@ impl Strategy for Multipath {
             return;
         };
         let asked = self.asked.swap_remove(index);
-        if asked.purpose == Purpose::EndToEnd {
-            self.received(flow, answer);
-            return;
+        match asked.purpose {
+            Purpose::EndToEnd => return self.received(flow, answer),
+            Purpose::Loss => return self.loss(asked.ask, true),
+            Purpose::Question | Purpose::Control => {}
         }
         self.has_news = true;
         let hop = self.hop(ttl);
@@ -552,10 +680,13 @@ impl Strategy for Multipath {
         }
         hop.answered = Some(flow);
         hop.in_a_row = 0;
-        if let Some(limit) = &mut hop.limit {
-            *limit = (*limit / 2).max(LEAST_LIMITED);
-        }
-        let is_limited = hop.limit.is_some();
+        let is_limited = hop.is_limited;
+        // So many answers in a row are no limit, but there was loss.
+        hop.limit = hop
+            .limit
+            .map(|limit| limit / 2)
+            .filter(|limit| *limit > LEAST_LIMITED);
+        hop.is_limited &= hop.limit.is_some();
         if asked.purpose == Purpose::Control {
             hop.suspicious += SUSPICIOUS;
         }
@@ -616,6 +747,11 @@ impl Strategy for Multipath {
             flows: (0..count)
                 .map(|flow| self.flow(view.state(flow as FlowIndex), flow, view.now))
                 .collect(),
+            loss_begins: self
+                .locator
+                .as_ref()
+                .map(|locator| locator.found().to_vec())
+                .unwrap_or_default(),
             probes_sent: self.probes,
             reached: self.reached,
             end: self.end(view, &graph.flows),
