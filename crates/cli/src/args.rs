@@ -4,13 +4,15 @@ use std::ffi::OsString;
 use std::io;
 use std::iter;
 
+use crate::paths::Discovery;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, FromArgMatches, Subcommand};
 use datadog_traceroute::{Host, Protocol, Request, Target};
 use traceroute_flags::{
-    Kind, Manual, OPTIONS, Parameters, Program, Shell, TraceOption, UsageError, go_style, parse_bool,
+    Kind, Manual, OPTIONS, Parameters, PathParameters, Program, Shell, TraceOption, UsageError, go_style,
+    parse_bool, path_arguments,
 };
-use traceroute_format::Format;
+use traceroute_format::{Format, PathsFormat};
 
 /// Name of the program, also where it was renamed.
 pub(crate) const NAME: &str = "datadog-traceroute";
@@ -70,6 +72,10 @@ pub(crate) const PROGRAM: Program = Program {
                 "Over IPv6, with names, each run in a column.",
             ),
             (
+                "datadog-traceroute paths --format table example.com",
+                "All paths that load balancers choose between.",
+            ),
+            (
                 "datadog-traceroute doctor",
                 "What can be probed here, and what is in the way.",
             ),
@@ -77,11 +83,22 @@ pub(crate) const PROGRAM: Program = Program {
     },
 };
 
+/// The command that finds all paths.
+const PATHS: &str = "paths";
+
+/// This program as that command speaks of it.
+const PATHS_PROGRAM: Program = Program {
+    usage: "datadog-traceroute paths [options] target",
+    ..PROGRAM
+};
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Trace the path to a target.
     Trace(Trace),
+    /// Find all paths to a target.
+    Paths(Box<Discovery>),
     /// Print a help text.
     Help(String),
     /// Say which build this is.
@@ -124,6 +141,9 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         Err(error) if !error.use_stderr() => return Ok(Action::Help(error.to_string())),
         Err(error) => return Err(PROGRAM.clap_error(&error)),
     };
+    if let Some((PATHS, matches)) = matches.subcommand() {
+        return paths(matches);
+    }
     if matches.subcommand_name().is_some() {
         let command = Command::from_arg_matches(&matches).map_err(|error| PROGRAM.clap_error(&error))?;
         return Ok(match command {
@@ -166,6 +186,25 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
         quiet: parameters.switch("quiet"),
         default_tcp_port,
     }))
+}
+
+/// All paths to a target.
+fn paths(matches: &ArgMatches) -> Result<Action, UsageError> {
+    let parameters = PathParameters::from_flags(matches);
+    let usage = |problem: String| PATHS_PROGRAM.usage_error(problem);
+    if parameters.trace.get("target").is_none() {
+        return Err(usage("missing target".to_owned()));
+    }
+    let checked = parameters.validate();
+    let (request, options) = checked.map_err(|error| usage(error.for_command_line()))?;
+    contradiction(&parameters.trace, &request).map_or(Ok(()), |problem| Err(usage(problem)))?;
+    Ok(Action::Paths(Box::new(Discovery {
+        request,
+        options,
+        format: PathsFormat::named(matches.get_one::<String>("format").map_or("", String::as_str)),
+        verbose: parameters.trace.switch("verbose"),
+        quiet: parameters.trace.switch("quiet"),
+    })))
 }
 
 /// What cannot both be meant.
@@ -265,7 +304,25 @@ fn command() -> clap::Command {
         )
         .args(OPTIONS.iter().map(TraceOption::argument))
         .arg(Arg::new(SURPLUS).help("Targets beyond the first, which are refused").action(ArgAction::Append).num_args(1..).hide(true));
-    Command::augment_subcommands(command)
+    Command::augment_subcommands(command.subcommand(paths_command()))
+}
+
+fn paths_command() -> clap::Command {
+    let format = Arg::new("format")
+        .long("format")
+        .value_name("name")
+        .value_parser(PathsFormat::NAMES)
+        .ignore_case(true)
+        .hide_possible_values(true)
+        .default_value("json")
+        .help("How the result is written: json, table, dot (Graphviz) or svg");
+    let command = clap::Command::new(PATHS)
+        .about("Find all paths to a host that load balancers choose between, with a bound on what may be missing")
+        .override_usage(PATHS_PROGRAM.usage)
+        .args_override_self(true)
+        .args(path_arguments())
+        .arg(format);
+    go_style(command)
 }
 
 #[derive(Debug, Subcommand)]
@@ -364,6 +421,46 @@ mod tests {
                 (short, &[default.into()][..])
             );
         }
+    }
+
+    #[test]
+    fn paths_have_options_of_their_own() {
+        let discovery = |line: &str| match parse(arguments(line)) {
+            Ok(Action::Paths(discovery)) => discovery,
+            other => panic!("{line}: {other:?}"),
+        };
+        let usual = discovery("paths host");
+        assert_eq!((usual.request.e2e_probes(), usual.format), (0, PathsFormat::Json));
+        assert_eq!(usual.options, datadog_traceroute::PathsOptions::default());
+        let chosen = discovery("paths -P icmp host -Q 5 --format SVG -6 --confidence 0.99 --quiet");
+        assert_eq!(
+            (chosen.request.protocol(), chosen.request.e2e_probes()),
+            (Protocol::Icmp, 5)
+        );
+        assert!(chosen.request.ipv6() && chosen.quiet && chosen.format == PathsFormat::Svg);
+        for (line, message) in [
+            ("paths", "missing target"),
+            (
+                "paths host --confidence 2",
+                r#"--confidence must be between 0.5 and 0.9999, got "2""#,
+            ),
+            (
+                "paths host -m 300",
+                "--max-ttl must be between 1 and 255, got 300",
+            ),
+        ] {
+            assert!(error(line).contains(message), "{line}: {}", error(line));
+        }
+        // An option of runs.
+        assert!(
+            error("paths host -q 3").contains("-q"),
+            "{}",
+            error("paths host -q 3")
+        );
+        let Ok(Action::Trace(trace)) = parse(arguments("-- paths")) else {
+            panic!("paths is a host, too");
+        };
+        assert_eq!(trace.request.hostname(), "paths");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod args;
 mod backend;
 mod doctor;
+mod paths;
 mod progress;
 mod screen;
 mod signals;
@@ -23,6 +24,10 @@ fn main() -> ExitCode {
                 print(failure.known().as_bytes());
                 fail(&failure, failure.exit_status())
             }
+        },
+        Ok(Action::Paths(discovery)) => match paths::run(&discovery) {
+            Ok(document) => print(document.as_bytes()),
+            Err(failure) => fail(&failure, failure.exit_status()),
         },
         Ok(Action::Help(text)) => print(text.as_bytes()),
         Ok(Action::Version) => print(args::PROGRAM.version().as_bytes()),

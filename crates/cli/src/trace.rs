@@ -114,7 +114,7 @@ pub(crate) fn run(trace: &Trace) -> Result<String, Failure> {
     result
 }
 
-fn log_everything() {
+pub(crate) fn log_everything() {
     tracing_subscriber::fmt()
         .with_max_level(Level::TRACE)
         .with_writer(io::stderr)
@@ -203,7 +203,7 @@ fn unasked_ipv6(request: &Request, address: IpAddr) -> Option<IpAddr> {
 }
 
 /// When somebody stops the program; never where the system cannot tell.
-async fn interrupted(stop: oneshot::Receiver<Interruption>) -> Interruption {
+pub(crate) async fn interrupted(stop: oneshot::Receiver<Interruption>) -> Interruption {
     match stop.await {
         Ok(interruption) => interruption,
         Err(_) => future::pending().await,

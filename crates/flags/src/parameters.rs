@@ -19,6 +19,12 @@ pub struct Parameters {
 impl Parameters {
     /// What the flags of a command line say.
     pub fn from_flags(matches: &ArgMatches) -> Self {
+        Parameters::from_some_flags(matches, |_| true)
+    }
+
+    /// The same of a command line that has only the flags for which `has` is true; the others have
+    /// their defaults.
+    pub(crate) fn from_some_flags(matches: &ArgMatches, has: impl Fn(&TraceOption) -> bool) -> Self {
         let own = |option: &TraceOption| match option.kind {
             Kind::Integer(..) => matches.get_one(option.flag).copied().map(Value::Integer),
             Kind::Switch(_) | Kind::Shorthand { .. } => {
@@ -26,11 +32,16 @@ impl Parameters {
             }
             _ => matches.get_one(option.flag).cloned().map(Value::Text),
         };
-        let value = |option: &TraceOption| match shorthand(matches, option).or_else(|| own(option)) {
-            Some(Value::Text(text)) if text.is_empty() && option.may_be_empty => {
-                option.default(Interface::CommandLine)
+        let value = |option: &TraceOption| {
+            if !has(option) {
+                return option.default(Interface::CommandLine);
             }
-            value => value,
+            match shorthand(matches, option, &has).or_else(|| own(option)) {
+                Some(Value::Text(text)) if text.is_empty() && option.may_be_empty => {
+                    option.default(Interface::CommandLine)
+                }
+                value => value,
+            }
         };
         Parameters {
             values: OPTIONS.iter().map(value).collect(),
@@ -130,10 +141,14 @@ impl Parameters {
 }
 
 /// The value of `option` that a shorthand says, if one stands after the option itself.
-fn shorthand(matches: &ArgMatches, option: &TraceOption) -> Option<Value> {
+fn shorthand(
+    matches: &ArgMatches,
+    option: &TraceOption,
+    has: impl Fn(&TraceOption) -> bool,
+) -> Option<Value> {
     let mut last = place(matches, option.flag);
     let mut said = None;
-    for other in OPTIONS {
+    for other in OPTIONS.iter().filter(|other| has(other)) {
         let Kind::Shorthand { of, value } = other.kind else {
             continue;
         };
@@ -203,6 +218,8 @@ impl InvalidParameter {
             (Some(problem), Some(option)) if !matches!(option.kind, Kind::Target) => {
                 format!("--{} {problem}", option.flag)
             }
+            // Of a discovery of paths.
+            (Some(problem), None) => format!("--{} {problem}", self.name),
             _ => self.to_string(),
         }
     }

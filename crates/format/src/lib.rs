@@ -5,6 +5,7 @@ mod dot;
 mod frame;
 mod grid;
 mod path;
+mod paths;
 mod screen;
 mod table;
 mod text;
@@ -17,6 +18,7 @@ use std::error::Error;
 
 use datadog_traceroute::{Report, json};
 
+pub use paths::PathsFormat;
 pub use screen::Screen;
 pub use text::{clean, host, milliseconds, rtt, width};
 

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use datadog_traceroute::{Error, Event, Host, Options, Report, Request, Statistics, Tracer, resolve};
+use datadog_traceroute::{
+    Error, Event, Host, Options, Paths, PathsOptions, Report, Request, Statistics, Tracer, resolve,
+};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -23,6 +25,13 @@ pub(crate) trait Backend: Send + Sync {
         request: &'a Request,
         tell: Option<OnEvent>,
     ) -> BoxFuture<'a, Result<Report, Error>>;
+
+    /// Finds all paths that a request's flows take.
+    fn paths<'a>(
+        &'a self,
+        request: &'a Request,
+        options: PathsOptions,
+    ) -> BoxFuture<'a, Result<Paths, Error>>;
 
     /// Counters of the engine; `None` while it has not begun.
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>>;
@@ -53,6 +62,14 @@ impl Backend for Tracer {
             }
             events.report().await
         })
+    }
+
+    fn paths<'a>(
+        &'a self,
+        request: &'a Request,
+        options: PathsOptions,
+    ) -> BoxFuture<'a, Result<Paths, Error>> {
+        Box::pin(Tracer::paths(self, request, options))
     }
 
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {

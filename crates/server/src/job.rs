@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datadog_traceroute::{Egress, EgressError, Error, Report, Request, is_one_host, only_zone};
+use datadog_traceroute::{
+    Egress, EgressError, Error, Paths, PathsOptions, Report, Request, is_one_host, only_zone,
+};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
@@ -116,6 +118,16 @@ impl Job {
             tracing::warn!(target = self.request.hostname(), code = ?warning.code, "{}", warning.text);
         }
         Ok(report)
+    }
+
+    /// Finds all paths.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub(crate) async fn paths(&self, options: PathsOptions) -> Result<Paths, Failure> {
+        let discovery = self.service.backend.paths(&self.request, options);
+        let paths = self.in_time(discovery).await?;
+        paths.map_err(|error| Failure::trace(&error))
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {

@@ -19,6 +19,7 @@ mod observe;
 mod openapi;
 mod page;
 mod parameters;
+mod paths;
 mod policy;
 mod probe;
 mod redirect;

@@ -6,10 +6,11 @@
 
 use datadog_traceroute::{Cause, Protocol};
 use serde_json::{Map, Value, json};
-use traceroute_flags::{Interface, Kind, OPTIONS, TraceOption};
+use traceroute_flags::{Interface, Kind, OPTIONS, TraceOption, is_shared_with_paths};
 use traceroute_format::Format;
 
 use crate::parameters::{MODULE, STRICT};
+use crate::paths;
 use crate::probe::{MODULES, QUERIES};
 
 /// The document, indented and with a final newline.
@@ -32,6 +33,7 @@ fn description() -> Value {
             "/traceroute": { "get": trace_operation() },
             "/traceroute/stream": { "get": stream_operation() },
             "/probe": { "get": probe_operation() },
+            "/paths": { "get": paths::operation(shared_parameters(), failures(&FAILURES)) },
             "/health": { "get": health_operation() },
             "/metrics": { "get": metrics_operation() },
             "/openapi.json": { "get": api_operation() },
@@ -48,8 +50,11 @@ fn description() -> Value {
     })
 }
 
+/// What may become of a request that probes.
+const FAILURES: [&str; 8] = ["400", "401", "403", "405", "408", "413", "500", "503"];
+
 fn trace_operation() -> Value {
-    let mut responses = failures(&["400", "401", "403", "405", "408", "413", "500", "503"]);
+    let mut responses = failures(&FAILURES);
     responses.insert(
         "200".to_owned(),
         json!({
@@ -90,7 +95,7 @@ fn warning_header() -> Value {
 }
 
 fn stream_operation() -> Value {
-    let mut responses = failures(&["400", "401", "403", "405", "408", "413", "500", "503"]);
+    let mut responses = failures(&FAILURES);
     responses.insert("200".to_owned(), json!({
         "description": "Events: `hop` {run, ttl, ip_address, rtt, destination}, `run` {run} when a run has ended, \
                         `e2e` {index, rtt} with 0 for no answer, and last `report` with the document of /traceroute, or \
@@ -238,15 +243,6 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
 }
 
 fn parameters() -> Value {
-    let parameter = |option: &TraceOption| {
-        Some(json!({
-            "name": option.query?,
-            "in": "query",
-            "required": matches!(option.kind, Kind::Target),
-            "schema": schema(option),
-            "description": option.description(),
-        }))
-    };
     let strict = json!({
         "name": STRICT,
         "in": "query",
@@ -256,6 +252,28 @@ fn parameters() -> Value {
                         Traceroute-Warning names them.",
     });
     OPTIONS.iter().filter_map(parameter).chain([strict]).collect()
+}
+
+/// Those that mean the same for a discovery of paths.
+fn shared_parameters() -> Vec<Value> {
+    let shared = OPTIONS.iter().filter(|option| is_shared_with_paths(option));
+    let mut parameters: Vec<Value> = shared.filter_map(parameter).collect();
+    for parameter in &mut parameters {
+        if parameter["name"] == "e2e-queries" {
+            parameter["schema"]["default"] = 0.into();
+        }
+    }
+    parameters
+}
+
+fn parameter(option: &TraceOption) -> Option<Value> {
+    Some(json!({
+        "name": option.query?,
+        "in": "query",
+        "required": matches!(option.kind, Kind::Target),
+        "schema": schema(option),
+        "description": option.description(),
+    }))
 }
 
 fn schema(option: &TraceOption) -> Value {

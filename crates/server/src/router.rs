@@ -26,7 +26,7 @@ use crate::observe;
 use crate::parameters::{Asked, MODULE, Query, Remarks};
 use crate::policy::Policy;
 use crate::probe::Probe;
-use crate::{health, openapi, page, stream};
+use crate::{health, openapi, page, paths, stream};
 
 /// What the operator decided about requests.
 #[derive(Debug, Clone)]
@@ -73,14 +73,15 @@ pub(crate) fn is_protected(path: &str) -> bool {
 
 /// Whether asking for a path costs something: only `GET` does.
 pub(crate) fn sends_probes(path: &str) -> bool {
-    matches!(path, "/traceroute" | "/traceroute/stream" | "/probe")
+    matches!(path, "/traceroute" | "/traceroute/stream" | "/probe" | "/paths")
 }
 
 /// The paths that are served, for metrics and the OpenAPI document; page files aside.
-pub(crate) const PATHS: [&str; 7] = [
+pub(crate) const PATHS: [&str; 8] = [
     "/traceroute",
     "/traceroute/stream",
     "/probe",
+    "/paths",
     "/health",
     "/metrics",
     "/openapi.json",
@@ -93,6 +94,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .route("/traceroute", any(traceroute))
         .route("/traceroute/stream", any(events))
         .route("/probe", any(probe))
+        .route("/paths", any(paths::paths))
         .route("/health", any(healthy))
         .route("/metrics", any(counters))
         .route("/openapi.json", any(api))
@@ -231,7 +233,7 @@ async fn api(method: Method) -> Answer {
     Ok(respond("application/json", openapi::document()))
 }
 
-fn only_get(method: &Method) -> Result<(), Failure> {
+pub(crate) fn only_get(method: &Method) -> Result<(), Failure> {
     match *method {
         Method::GET => Ok(()),
         _ => Err(Failure::method_not_allowed()),

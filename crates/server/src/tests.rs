@@ -10,8 +10,8 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use datadog_traceroute::{
-    Answer, Cause, Distance, End, EndToEnd, Error, Event, Hop, Host, IcmpError, Losses, Method, Protocol,
-    Report, ResolveError, Run, RunError, Statistics, TraceResult, Uuid, json,
+    Answer, Cause, Distance, End, EndToEnd, Error, Event, Hop, Host, IcmpError, Losses, Method, Paths,
+    PathsOptions, Protocol, Report, ResolveError, Run, RunError, Statistics, TraceResult, Uuid, json,
 };
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -149,6 +149,17 @@ impl Backend for Fake {
         })
     }
 
+    fn paths<'a>(
+        &'a self,
+        request: &'a datadog_traceroute::Request,
+        options: PathsOptions,
+    ) -> BoxFuture<'a, Result<Paths, Error>> {
+        assert_eq!(Some(options), PathsOptions::default().confidence(0.99));
+        assert_eq!(request.e2e_probes(), 0);
+        let stopped = Error::Traces(vec![RunError::Trace(TraceError::Stopped)]);
+        Box::pin(async { Err(stopped) })
+    }
+
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {
         Box::pin(async { Some(Statistics::default()) })
     }
@@ -258,6 +269,41 @@ async fn success_is_the_compact_document() {
     assert_eq!(answer.body, json::to_compact(&report()).unwrap());
     assert!(answer.body.ends_with("}\n"));
     assert_eq!(answer.header("x-trace-id").len(), 32);
+}
+
+/// The document itself is the library's.
+#[tokio::test]
+async fn paths_take_their_own_parameters_and_fail_like_traces() {
+    let bench = bench(Outcome::Succeed);
+    for (query, status, message) in [
+        (
+            "confidence=0.99",
+            400,
+            "Invalid parameters: missing required parameter: target",
+        ),
+        (
+            "target=host&confidence=2",
+            400,
+            "Invalid parameters: confidence must be between 0.5 and 0.9999, got \"2\"",
+        ),
+        (
+            "target=host&max-probes=0",
+            400,
+            "Invalid parameters: max-probes must be between 1 and 1000000, got \"0\"",
+        ),
+        (
+            "target=host&confidence=0.99",
+            500,
+            "Traceroute failed: the probing engine stopped",
+        ),
+    ] {
+        let answer = bench.get(&format!("/paths?{query}")).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.body.trim_end()),
+            (status, message),
+            "{query}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use traceroute_engine::{
     Action, ConnectionId, Counters, Engine, Event, FlowRequest, Found, NetError, Network, NetworkCounters,
-    NetworkEvent, OpenFlow, Operation, Outcome, Route, Time, Token, TraceError, TraceId, TraceSpec, Waker,
+    NetworkEvent, OpenFlow, Operation, Outcome, Plan, Route, Time, Token, TraceError, TraceId, TraceSpec,
+    Waker,
 };
 
 /// Actions carried out between two looks at the capture, so that its buffer cannot overflow while
@@ -416,6 +417,10 @@ impl Pump {
             result => result?,
         };
         let network = open_network(&mut self.network, &self.open, &self.publish)?;
+        if matches!(spec.plan, Plan::Paths(_)) && flow.capabilities.one_at_a_time {
+            network.close_flow(request, &flow);
+            return Err(needs_raw_sockets(spec.target).into());
+        }
         let spec = TraceSpec {
             tells_attempts: spec.tells_attempts && flow.capabilities.tells_attempts,
             ..spec
@@ -650,6 +655,14 @@ impl Pump {
         self.network = None;
         (self.publish)(None);
     }
+}
+
+/// The error where probes of a flow cannot be on their way together.
+fn needs_raw_sockets(target: IpAddr) -> NetError {
+    let reason = std::io::ErrorKind::Unsupported.into();
+    NetError::new(Operation::Send, Some(target), reason).with_hint(
+        "all paths over TCP need raw sockets: run as root or with CAP_NET_RAW, or probe with UDP or ICMP",
+    )
 }
 
 /// The error of a probe whose flow is not open. The engine sends none.

@@ -56,6 +56,7 @@ mod events;
 pub mod json;
 mod names;
 mod notation;
+pub mod paths;
 #[cfg(feature = "public-ip")]
 mod proxy;
 #[cfg(feature = "public-ip")]
@@ -89,6 +90,7 @@ pub use driver::Statistics;
 pub use error::{Error, ErrorCode};
 pub use events::{Event, Events};
 pub use notation::{notation, notation_in_words};
+pub use paths::{Paths, PathsOptions};
 #[cfg(feature = "public-ip")]
 pub use public_ip::PublicIp;
 pub use report::{

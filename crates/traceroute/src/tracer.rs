@@ -145,7 +145,11 @@ impl Tracer {
         self.shared.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn driver(&self, request: &Request) -> Result<Driver, Error> {
+    pub(crate) fn reverse_dns(&self) -> &ReverseDns {
+        &self.shared.options.reverse_dns
+    }
+
+    pub(crate) fn driver(&self, request: &Request) -> Result<Driver, Error> {
         let network = traceroute_net::Options {
             windows_driver: request.windows_driver,
             syn_socket: (request.protocol, request.tcp_method) == (Protocol::Tcp, TcpMethod::SynSocket),
