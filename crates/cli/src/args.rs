@@ -424,6 +424,46 @@ mod tests {
     }
 
     #[test]
+    fn paths_have_options_of_their_own() {
+        let discovery = |line: &str| match parse(arguments(line)) {
+            Ok(Action::Paths(discovery)) => discovery,
+            other => panic!("{line}: {other:?}"),
+        };
+        let usual = discovery("paths host");
+        assert_eq!((usual.request.e2e_probes(), usual.format), (0, PathsFormat::Json));
+        assert_eq!(usual.options, datadog_traceroute::PathsOptions::default());
+        let chosen = discovery("paths -P icmp host -Q 5 --format SVG -6 --confidence 0.99 --quiet");
+        assert_eq!(
+            (chosen.request.protocol(), chosen.request.e2e_probes()),
+            (Protocol::Icmp, 5)
+        );
+        assert!(chosen.request.ipv6() && chosen.quiet && chosen.format == PathsFormat::Svg);
+        for (line, message) in [
+            ("paths", "missing target"),
+            (
+                "paths host --confidence 2",
+                r#"--confidence must be between 0.5 and 0.9999, got "2""#,
+            ),
+            (
+                "paths host -m 300",
+                "--max-ttl must be between 1 and 255, got 300",
+            ),
+        ] {
+            assert!(error(line).contains(message), "{line}: {}", error(line));
+        }
+        // An option of runs.
+        assert!(
+            error("paths host -q 3").contains("-q"),
+            "{}",
+            error("paths host -q 3")
+        );
+        let Ok(Action::Trace(trace)) = parse(arguments("-- paths")) else {
+            panic!("paths is a host, too");
+        };
+        assert_eq!(trace.request.hostname(), "paths");
+    }
+
+    #[test]
     fn without_flags_all_is_default() {
         assert_values("host", &[]);
     }

@@ -279,6 +279,28 @@ fn parameter(option: &TraceOption) -> Option<Value> {
     }))
 }
 
+/// Those that mean the same for a discovery of paths.
+fn shared_parameters() -> Vec<Value> {
+    let shared = OPTIONS.iter().filter(|option| is_shared_with_paths(option));
+    let mut parameters: Vec<Value> = shared.filter_map(parameter).collect();
+    for parameter in &mut parameters {
+        if parameter["name"] == "e2e-queries" {
+            parameter["schema"]["default"] = 0.into();
+        }
+    }
+    parameters
+}
+
+fn parameter(option: &TraceOption) -> Option<Value> {
+    Some(json!({
+        "name": option.query?,
+        "in": "query",
+        "required": matches!(option.kind, Kind::Target),
+        "schema": schema(option),
+        "description": option.description(),
+    }))
+}
+
 fn schema(option: &TraceOption) -> Value {
     let mut schema = match &option.kind {
         Kind::Target => json!({ "type": "string", "minLength": 1 }),

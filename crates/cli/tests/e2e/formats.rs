@@ -301,3 +301,112 @@ fn a_table_of_a_balanced_path() -> Result<()> {
         assert_eq!(answers.sum::<u32>(), 6, "{table}");
     })
 }
+
+/// Two branches between the first router and the last.
+const DIAMOND: &str = r#"
+[client]
+v4 = "10.0.0.2"
+
+[[hop]]
+name = "first"
+v4 = "10.0.0.1"
+delay = 0.5
+balance = "first-four-bytes"
+
+[[hop.branch]]
+[[hop.branch.hop]]
+name = "one"
+v4 = "10.1.1.1"
+delay = 0.5
+
+[[hop.branch]]
+[[hop.branch.hop]]
+name = "other"
+v4 = "10.1.2.1"
+delay = 0.5
+
+[[hop]]
+name = "last"
+v4 = "10.0.2.1"
+delay = 0.5
+
+[[target]]
+v4 = "198.51.100.1"
+delay = 1
+"#;
+
+#[test]
+fn all_paths_in_each_format() -> Result<()> {
+    let topology = traceroute_simnet::Topology::parse("diamond", DIAMOND).unwrap();
+    behind_a_tunnel(&topology, |client| {
+        let target = "198.51.100.1";
+        // So that a missing branch is a defect, not bad luck.
+        let print =
+            |arguments: &str| printed(client, target, &format!("paths --confidence 0.9999 {arguments}"));
+        for protocol in ["udp", "icmp"] {
+            let text = print(&format!("-P {protocol} -Q 10 --e2e-interval 5"));
+            let document: Value = serde_json::from_str(&text).unwrap();
+            let links: Vec<(u64, &str, &str)> = document["links"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|link| {
+                    (
+                        link["ttl"].as_u64().unwrap(),
+                        link["from"].as_str().unwrap(),
+                        link["to"].as_str().unwrap(),
+                    )
+                })
+                .collect();
+            for link in [
+                (1, "10.0.0.2", "10.0.0.1"),
+                (2, "10.0.0.1", "10.1.1.1"),
+                (2, "10.0.0.1", "10.1.2.1"),
+                (3, "10.1.1.1", "10.0.2.1"),
+                (3, "10.1.2.1", "10.0.2.1"),
+                (4, "10.0.2.1", target),
+            ] {
+                assert!(links.contains(&link), "{protocol}: {link:?} {text}");
+            }
+            assert_eq!(links.len(), 6, "{protocol}: {text}");
+            assert_eq!(document["hops"][1]["balancing"], "per_flow");
+            let received = document["flows"].as_array().unwrap().iter();
+            let received: u64 = received.filter_map(|flow| flow["e2e"]["received"].as_u64()).sum();
+            assert_eq!(
+                (received, &document["loss_begins"]),
+                (10, &serde_json::json!([])),
+                "{text}"
+            );
+        }
+        let table = print("--format table");
+        assert!(
+            table.starts_with(&format!("All paths to {target} over UDP: ")),
+            "{table}"
+        );
+        let rows = rows(&table);
+        let ttls: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+        assert_eq!(
+            ttls.iter().filter(|word| word.parse::<u8>().is_ok()).count(),
+            4,
+            "{table}"
+        );
+        assert_eq!(rows.len(), 5, "{table}");
+        let graph = print("--format dot");
+        assert!(
+            graph.starts_with("digraph paths {\n") && graph.ends_with("}\n"),
+            "{graph}"
+        );
+        assert!(
+            graph.contains(r#""1 10.0.0.1" -> "2 10.1.2.1" [label = "#),
+            "{graph}"
+        );
+        let picture = print("--format svg");
+        assert!(
+            picture.starts_with("<svg ") && picture.ends_with("</svg>\n"),
+            "{picture}"
+        );
+        // A box for the source and each node, and what is behind all of it.
+        assert_eq!(picture.matches("<rect ").count(), 1 + 1 + 5, "{picture}");
+        assert_eq!(picture.matches("<path ").count(), 6, "{picture}");
+    })
+}
