@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use datadog_traceroute::{Options, Paths, PathsOptions, Request, Tracer};
 use tokio::runtime;
-use traceroute_flags::with_open_files_advice;
+
 use traceroute_format::PathsFormat;
 
 use crate::args;
@@ -44,7 +44,7 @@ pub(crate) fn run(discovery: &Discovery) -> Result<String, Failure> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Start(with_open_files_advice(error)))?;
+        .map_err(Failure::Start)?;
     let begin = Instant::now();
     let result = runtime.block_on(async {
         let tracer = Tracer::with_options(Options::default());

@@ -25,9 +25,7 @@ pub use files::with_open_files_advice;
 pub use options::OPTIONS;
 pub use output::{fail, print};
 pub use parameters::{InvalidParameter, Parameters};
-pub use paths::{
-    CONFIDENCE, MAX_PATH_PROBES, PathParameters, is_shared_with_paths, path_arguments, query_default,
-};
+pub use paths::{PathParameters, is_shared_with_paths, path_arguments};
 pub use signals::{Interruption, watch_signals};
 pub use usage::UsageError;
 pub use utc::rfc3339;

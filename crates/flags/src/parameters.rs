@@ -76,16 +76,6 @@ impl Parameters {
         }
     }
 
-    /// The same, but with the defaults of a query for all options but those for which `has` is true.
-    pub(crate) fn with_only(mut self, has: impl Fn(&TraceOption) -> bool) -> Self {
-        for (option, value) in OPTIONS.iter().zip(&mut self.values) {
-            if !has(option) {
-                *value = option.default(Interface::Query);
-            }
-        }
-        self
-    }
-
     /// The value of the option that has this flag or query parameter.
     pub fn get(&self, name: &str) -> Option<&Value> {
         let place = OPTIONS.iter().position(|option| option.is_called(name))?;

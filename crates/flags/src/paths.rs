@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches};
 use datadog_traceroute::paths::{DEFAULT_CONFIDENCE, DEFAULT_MAX_PROBES, MAX_PROBES};
 use datadog_traceroute::{PathsOptions, Request};
 
-use crate::catalogue::{Interface, TraceOption, Value};
+use crate::catalogue::{TraceOption, Value};
 use crate::options::OPTIONS;
 use crate::parameters::{InvalidParameter, Parameters};
 
@@ -40,22 +40,12 @@ const SHARED: &[&str] = &[
 ];
 /// End-to-end probes, unless told otherwise.
 const E2E_QUERIES: &str = "e2e-queries";
-/// How likely the next hops of a node shall be complete.
-pub const CONFIDENCE: &str = "confidence";
-/// Probes for the discovery at most.
-pub const MAX_PATH_PROBES: &str = "max-probes";
+const CONFIDENCE: &str = "confidence";
+const MAX: &str = "max-probes";
 
 /// Whether an option of a trace means the same here.
 pub fn is_shared_with_paths(option: &TraceOption) -> bool {
     SHARED.contains(&option.flag)
-}
-
-/// What stands for an option of a trace that a query does not name.
-pub fn query_default(option: &TraceOption) -> Option<Value> {
-    match option.flag {
-        E2E_QUERIES => Some(Value::Integer(0)),
-        _ => option.default(Interface::Query),
-    }
 }
 
 /// The arguments of a command line.
@@ -81,8 +71,8 @@ pub fn path_arguments() -> Vec<Arg> {
             .help("How likely the next hops of a node shall be complete, 0.5 to 0.9999"),
     );
     arguments.push(
-        Arg::new(MAX_PATH_PROBES)
-            .long(MAX_PATH_PROBES)
+        Arg::new(MAX)
+            .long(MAX)
             .value_name("number")
             .default_value(DEFAULT_MAX_PROBES.to_string())
             .help(format!("Probes for the discovery at most, 1 to {MAX_PROBES}")),
@@ -106,16 +96,28 @@ impl PathParameters {
         PathParameters {
             trace: Parameters::from_some_flags(matches, is_shared_with_paths),
             confidence: text(CONFIDENCE),
-            max_probes: text(MAX_PATH_PROBES),
+            max_probes: text(MAX),
         }
     }
 
-    /// What a query string says: the options of a trace, read with [`query_default`], and its own.
-    pub fn of_query(trace: Parameters, confidence: Option<&str>, max_probes: Option<&str>) -> Self {
+    /// What a query string says, as for [`Parameters::from_query`].
+    pub fn from_query<'q>(
+        first: impl Fn(&str) -> Option<&'q str>,
+        default: impl Fn(&TraceOption) -> Option<Value>,
+        ignored: impl FnMut(&'static str, &str, Option<&Value>),
+    ) -> Self {
+        let shared = |name: &str| {
+            let mut known = OPTIONS.iter().filter(|option| option.query == Some(name));
+            known.any(is_shared_with_paths).then(|| first(name)).flatten()
+        };
+        let default = |option: &TraceOption| match option.flag {
+            E2E_QUERIES => Some(Value::Integer(0)),
+            _ => default(option),
+        };
         PathParameters {
-            trace: trace.with_only(is_shared_with_paths),
-            confidence: confidence.map(str::to_owned),
-            max_probes: max_probes.map(str::to_owned),
+            trace: Parameters::from_query(shared, default, ignored),
+            confidence: first(CONFIDENCE).map(str::to_owned),
+            max_probes: first(MAX).map(str::to_owned),
         }
     }
 
@@ -133,7 +135,7 @@ impl PathParameters {
         if let Some(text) = &self.max_probes {
             let range = format!("between 1 and {MAX_PROBES}");
             let probes = parse(text).and_then(|probes| options.max_probes(probes));
-            options = probes.ok_or_else(|| wrong(MAX_PATH_PROBES, &range, text))?;
+            options = probes.ok_or_else(|| wrong(MAX, &range, text))?;
         }
         Ok((request, options))
     }
@@ -150,6 +152,7 @@ fn wrong(name: &'static str, range: &str, text: &str) -> InvalidParameter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue::Interface;
 
     fn of(query: &'static str) -> Result<(Request, PathsOptions), String> {
         let pairs: Vec<(&str, &str)> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
@@ -157,8 +160,8 @@ mod tests {
             let found = pairs.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| *value)
         };
-        let trace = Parameters::from_query(first, query_default, |_, _, _| {});
-        let parameters = PathParameters::of_query(trace, first(CONFIDENCE), first(MAX_PATH_PROBES));
+        let parameters =
+            PathParameters::from_query(first, |option| option.default(Interface::Query), |_, _, _| {});
         parameters.validate().map_err(|error| error.to_string())
     }
 

@@ -243,40 +243,15 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
 }
 
 fn parameters() -> Value {
-    OPTIONS.iter().filter_map(parameter).chain([strict()]).collect()
-}
-
-fn strict() -> Value {
-    json!({
+    let strict = json!({
         "name": STRICT,
         "in": "query",
         "required": false,
         "schema": { "type": "boolean", "default": false },
         "description": "Refuse parameters that do not exist and values that do not parse; otherwise the header \
                         Traceroute-Warning names them.",
-    })
-}
-
-/// Those that mean the same for a discovery of paths.
-fn shared_parameters() -> Vec<Value> {
-    let shared = OPTIONS.iter().filter(|option| is_shared_with_paths(option));
-    let mut parameters: Vec<Value> = shared.filter_map(parameter).collect();
-    for parameter in &mut parameters {
-        if parameter["name"] == "e2e-queries" {
-            parameter["schema"]["default"] = 0.into();
-        }
-    }
-    parameters
-}
-
-fn parameter(option: &TraceOption) -> Option<Value> {
-    Some(json!({
-        "name": option.query?,
-        "in": "query",
-        "required": matches!(option.kind, Kind::Target),
-        "schema": schema(option),
-        "description": option.description(),
-    }))
+    });
+    OPTIONS.iter().filter_map(parameter).chain([strict]).collect()
 }
 
 /// Those that mean the same for a discovery of paths.

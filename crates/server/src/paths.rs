@@ -5,14 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{Method, Uri};
 use axum::response::Response;
-use datadog_traceroute::json;
 use serde_json::{Value, json};
-use traceroute_flags::{CONFIDENCE, MAX_PATH_PROBES, PathParameters, query_default};
+use traceroute_flags::{Interface, PathParameters, TraceOption};
 
 use crate::failure::Failure;
 use crate::job::Job;
-use crate::parameters::{Asked, Query};
-use crate::router::{Service, only_get, remarked, respond};
+use crate::parameters::Query;
+use crate::router::{Service, only_get, respond};
 
 /// Answers when all is done.
 pub(crate) async fn paths(
@@ -22,23 +21,21 @@ pub(crate) async fn paths(
 ) -> Result<Response, Failure> {
     only_get(&method)?;
     let query = Query::parse(uri.query().unwrap_or_default());
+    drop(uri);
     let ceilings = &service.settings.ceilings;
-    let asked = query.read(&[CONFIDENCE, MAX_PATH_PROBES], |option| {
-        ceilings.clamp(option, query_default(option))
-    });
-    asked.remarks.log();
-    let Asked { parameters, remarks } = asked;
-    let own = [CONFIDENCE, MAX_PATH_PROBES].map(|name| query.first(name));
-    let parameters = PathParameters::of_query(parameters, own[0], own[1]);
-    drop((uri, query));
-    let answer = async {
-        remarks.check().map_err(Failure::invalid_parameters)?;
-        let (request, options) = parameters.validate().map_err(Failure::invalid_parameters)?;
-        let found = Job::admit(service, request, None).await?.paths(options).await?;
-        let document = json::to_compact(&found).map_err(Failure::encoding)?;
-        Ok(respond("application/json", document))
-    };
-    Ok(remarked(&remarks, answer.await))
+    let default = |option: &TraceOption| ceilings.clamp(option, option.default(Interface::Query));
+    let parameters = PathParameters::from_query(
+        |name| query.first(name),
+        default,
+        |name, problem, _| {
+            tracing::warn!(parameter = name, %problem, "a value does not parse; the default is used");
+        },
+    );
+    let (request, options) = parameters.validate().map_err(Failure::invalid_parameters)?;
+    let job = Job::admit(service, request, None).await?;
+    let found = job.paths(options).await?;
+    let document = datadog_traceroute::json::to_compact(&found);
+    Ok(respond("application/json", document.map_err(Failure::encoding)?))
 }
 
 /// Its description in the OpenAPI document; `trace` are the parameters of a trace that mean the

@@ -202,7 +202,7 @@ fn without_format((request, format): (Request, Format), which: &str) -> Result<R
 const WARNING: HeaderName = HeaderName::from_static("traceroute-warning");
 
 /// The response, with the remarks on its request.
-pub(crate) fn remarked(remarks: &Remarks, answer: Answer) -> Response {
+fn remarked(remarks: &Remarks, answer: Answer) -> Response {
     let mut response = answer.into_response();
     if !remarks.is_empty()
         && let Ok(value) = HeaderValue::from_str(&remarks.to_string())

@@ -143,12 +143,41 @@ fn row(
     Ok(format!("{:.0} | {:.0} | {found}", median(sent), median(times)))
 }
 
+/// Scamper writes Ethernet frames itself, and the simulator's device has none: the tool gets a
+/// namespace of its own, behind a link that has. It prints the process that holds it open.
+const LINK: &str = "
+set -e
+unshare --net sleep 600 >/dev/null 2>&1 & holder=$!
+until [ \"$(readlink /proc/$holder/ns/net)\" != \"$(readlink /proc/self/ns/net)\" ]; do :; done
+ip link add near type veth peer name far netns $holder
+ip address add 192.0.2.129/30 dev near
+ip link set near up
+nsenter --target $holder --net sh -ec '
+    ip address add 192.0.2.130/30 dev far
+    ip link set far up
+    ip route add default via 192.0.2.129
+'
+echo 1 > /proc/sys/net/ipv4/ip_forward
+echo 0 > /proc/sys/net/ipv4/icmp_ratelimit
+echo $holder
+";
+
 /// Inside the namespace: milliseconds, and then what the program has written.
 fn work(program: &str, command: &[String]) -> Result<ExitCode, Box<dyn Error>> {
+    let linked = Command::new("sh").args(["-c", LINK]).output()?;
+    let holder = String::from_utf8(linked.stdout)?.trim().to_owned();
+    if !linked.status.success() {
+        return Err(String::from_utf8_lossy(&linked.stderr).into_owned().into());
+    }
+    let result = run(&holder, program, command);
+    Command::new("kill").arg(&holder).status()?;
+    result
+}
+
+fn run(holder: &str, program: &str, command: &[String]) -> Result<ExitCode, Box<dyn Error>> {
     let started = Instant::now();
-    let output = Command::new("timeout")
-        .arg(LIMIT)
-        .arg(program)
+    let output = Command::new("nsenter")
+        .args(["--target", holder, "--net", "timeout", LIMIT, program])
         .args(command)
         .output()?;
     println!("{}", started.elapsed().as_secs_f64() * 1000.0);

@@ -39,9 +39,13 @@ pub(crate) fn render(paths: &Paths) -> String {
         }
     }
     for link in &paths.links {
+        let loss = link
+            .loss
+            .map_or_else(String::new, |loss| format!("\\n{:.1} % lost", loss.ratio * 100.0));
+        let colour = if link.loss.is_some() { ", color = red" } else { "" };
         let _ = writeln!(
             text,
-            "  {} -> {} [label = \"{}\"];",
+            "  {} -> {} [label = \"{}{loss}\"{colour}];",
             name(link.ttl - 1, link.from),
             name(link.ttl, link.to),
             link.flows

@@ -7,8 +7,8 @@ mod table;
 use datadog_traceroute::paths::PathsNode;
 use datadog_traceroute::{Paths, json};
 
-use super::screen::Screen;
-use super::text::{clean, host};
+use crate::screen::Screen;
+use crate::text::{clean, host};
 
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -82,10 +82,14 @@ fn links(paths: &Paths, places: &Places, text: &mut String) {
         let (x1, x2) = (x1 + WIDTH / 2, x2 - WIDTH / 2);
         let bend = usize::midpoint(x1, x2);
         let thickness = 1.0 + 2.0 * f64::from(link.flows) / f64::from(flows);
+        let (colour, loss) = match link.loss {
+            Some(loss) => ("#c22", format!(", loss begins here: {:.1} %", loss.ratio * 100.0)),
+            None => ("#678", String::new()),
+        };
         let _ = writeln!(
             text,
-            "<path d=\"M {x1} {y1} C {bend} {y1} {bend} {y2} {x2} {y2}\" fill=\"none\" stroke=\"#678\" \
-             stroke-width=\"{thickness:.1}\"><title>{} flows</title></path>",
+            "<path d=\"M {x1} {y1} C {bend} {y1} {bend} {y2} {x2} {y2}\" fill=\"none\" stroke=\"{colour}\" \
+             stroke-width=\"{thickness:.1}\"><title>{} flows{loss}</title></path>",
             link.flows
         );
     }

@@ -1,12 +1,18 @@
 //! One line for each node at each TTL.
 
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
 use datadog_traceroute::Paths;
-use datadog_traceroute::paths::{PathsHop, PathsNode};
+use datadog_traceroute::paths::{PathsHop, PathsNode, PathsRatio};
 
 use super::{bound, label, target};
 use crate::grid::{Align, Cell, Grid, Row};
 use crate::screen::Screen;
 use crate::text::rtt;
+
+/// So many nodes before one are named.
+const MOST_NAMED: usize = 3;
 
 pub(crate) fn render(paths: &Paths, screen: Screen) -> String {
     let mut grid = Grid::new();
@@ -25,6 +31,26 @@ pub(crate) fn render(paths: &Paths, screen: Screen) -> String {
             });
         }
     }
+    let mut below = String::new();
+    let (sent, received) = paths.flows.iter().fold((0, 0), |(sent, received), flow| {
+        (sent + flow.e2e.sent, received + flow.e2e.received)
+    });
+    if sent > 0 {
+        let _ = writeln!(below, "End to end: {received} of {sent} probes answered.");
+    }
+    for link in &paths.loss_begins {
+        let percent = |share: f64| share * 100.0;
+        let PathsRatio { ratio, low, high } = link.loss;
+        let _ = writeln!(
+            below,
+            "Loss begins between {} and {}: {:.1} % ({:.1} to {:.1} %).",
+            end(link.from),
+            end(link.to),
+            percent(ratio),
+            percent(low),
+            percent(high)
+        );
+    }
     let protocol = paths.protocol.name().to_uppercase();
     let changed = if paths.path_changed {
         "\nThe path changed meanwhile."
@@ -32,7 +58,7 @@ pub(crate) fn render(paths: &Paths, screen: Screen) -> String {
         ""
     };
     format!(
-        "All paths to {} over {protocol}: {} flows, {} probes, {:.1} s\n\n{}\nMissing: {}.{changed}\n",
+        "All paths to {} over {protocol}: {} flows, {} probes, {:.1} s\n\n{}\n{below}Missing: {}.{changed}\n",
         target(paths),
         paths.flows.len(),
         paths.probes_sent,
@@ -56,12 +82,10 @@ fn cells(paths: &Paths, hop: &PathsHop, node: &PathsNode, first: bool) -> [Strin
         .links
         .iter()
         .filter(|link| link.ttl == hop.ttl && link.to == node.ip_address);
-    let before: Vec<String> = before
-        .map(|link| {
-            link.from
-                .map_or_else(|| "(silent)".to_owned(), |from| from.to_string())
-        })
-        .collect();
+    let mut before: Vec<String> = before.map(|link| end(link.from)).collect();
+    if before.len() > MOST_NAMED {
+        before = vec![format!("{} nodes", before.len())];
+    }
     let lost = if node.answered == node.sent {
         node.answered.to_string()
     } else {
@@ -77,4 +101,9 @@ fn cells(paths: &Paths, hop: &PathsHop, node: &PathsNode, first: bool) -> [Strin
         worst,
         before.join(", "),
     ]
+}
+
+/// An end of a link in words.
+fn end(address: Option<IpAddr>) -> String {
+    address.map_or_else(|| "(silent)".to_owned(), |address| address.to_string())
 }
