@@ -44,3 +44,4 @@ pub use network::{
 pub use packet::PacketOptions;
 pub use time::Time;
 pub use trace::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Plan, TraceSpec};
+pub use traceroute_wire::Family;

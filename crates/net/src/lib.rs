@@ -98,6 +98,7 @@ pub use options::Options;
 pub use own::OwnAddresses;
 pub use privileges::Privileges;
 pub use program::program_path;
+pub use traceroute_engine::Family;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub use unix::sys::is_interrupt_ignored;
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use traceroute_engine::{Answer, Distance, End, Hop, Losses, Method};
-use traceroute_wire::{IcmpError, MplsLabel};
+use traceroute_wire::{Family, IcmpError, MplsLabel};
 use uuid::Uuid;
 
 use crate::driver::Statistics;
@@ -381,9 +381,9 @@ impl From<&EndToEnd> for E2eDetails {
 
 impl AnswerDetails {
     fn new(method: Method, answer: &Answer) -> Self {
-        let v4 = answer.address.is_ipv4();
+        let family = Family::of(answer.address);
         let kind = AnswerKind::of(method, answer.error);
-        let (icmp_type, icmp_code) = match (kind.icmp_type(v4), answer.error) {
+        let (icmp_type, icmp_code) = match (kind.icmp_type(family), answer.error) {
             (Some(number), Some(IcmpError::Unreachable { code })) => (Some(number), Some(code)),
             (Some(number), _) => (Some(number), Some(0)),
             (None, _) => (None, None),
@@ -416,14 +416,17 @@ impl AnswerKind {
     }
 
     /// RFC 792 and RFC 4443.
-    fn icmp_type(self, v4: bool) -> Option<u8> {
+    fn icmp_type(self, family: Family) -> Option<u8> {
         let (in_v4, in_v6) = match self {
             AnswerKind::TimeExceeded => (11, 3),
             AnswerKind::Unreachable => (3, 1),
             AnswerKind::EchoReply => (0, 129),
             AnswerKind::Udp | AnswerKind::Tcp => return None,
         };
-        Some(if v4 { in_v4 } else { in_v6 })
+        Some(match family {
+            Family::V4 => in_v4,
+            Family::V6 => in_v6,
+        })
     }
 }
 

@@ -101,7 +101,7 @@ pub use request::{
 };
 #[cfg(feature = "reverse-dns")]
 pub use reverse_dns::ReverseDns;
-pub use target::{Family, InvalidTarget, ResolveError, Target, resolve, resolve_by};
+pub use target::{InvalidTarget, ResolveError, Target, resolve, resolve_by};
 pub use tracer::{Options, RunError, Tracer, is_one_host};
 pub use traceroute_engine::{
     Answer, Cause, DEFAULT_HOP_RETRIES, Distance, Egress, End, Hop, Losses, MAX_HOP_RETRIES, Method,
@@ -110,6 +110,6 @@ pub use traceroute_engine::{
 pub use traceroute_net::{
     EgressError, Options as NetworkOptions, interface_index, only_zone, start_windows_driver,
 };
-pub use traceroute_wire::{IcmpError, MplsStack};
+pub use traceroute_wire::{Family, IcmpError, MplsStack};
 pub use uuid::Uuid;
 pub use warning::{Warning, WarningCode};

@@ -1,13 +1,14 @@
 //! The target as the user writes it, and the address behind it.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use idna::{AsciiDenyList, domain_to_ascii_cow};
 use tokio::time::{Instant, timeout_at};
+
+use traceroute_engine::Family;
 
 use crate::names::{Failure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
 use crate::request::{Host, Request};
@@ -216,24 +217,6 @@ fn hexadecimal(label: &str) -> Option<&str> {
         .bytes()
         .all(|byte| byte.is_ascii_hexdigit())
         .then_some(digits)
-}
-
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
-        })
-    }
 }
 
 /// Why a host name gave no address.

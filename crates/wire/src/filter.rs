@@ -7,6 +7,7 @@
 use Label::{Accept, Next, Reject};
 use Step::{Do, Goto, If, Mark};
 
+use crate::Family;
 use crate::layout::{QUOTED_TRANSPORT_LEN, icmp, ipv4, ipv6, protocol, tcp, udp};
 
 /// UDP and TCP have their ports in the same place.
@@ -24,15 +25,6 @@ pub struct Instruction {
     pub jf: u8,
     /// Operand.
     pub k: u32,
-}
-
-/// Which packets to let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
 }
 
 /// What a program depends on.

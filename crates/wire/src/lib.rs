@@ -20,6 +20,7 @@ mod checksum;
 pub mod ddnpm;
 mod decode;
 mod echo;
+mod family;
 pub mod filter;
 mod icmp;
 mod ip;
@@ -32,6 +33,7 @@ mod udp;
 mod writer;
 
 pub use decode::{decode, is_checksum_missing};
+pub use family::Family;
 pub use probe::{
     ECHO_PAYLOAD, MAX_PROBE_LEN, Probe, ProbeKind, TcpTimestamps, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE,
 };

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use datadog_traceroute::Family;
 use datadog_traceroute::system::{
     Action, Condition, DefaultRoute, Finding, Routes, Routing, Rule, Subject, Verdict,
 };
@@ -25,13 +26,15 @@ const LOOPBACK: &str = "lo";
 const TABLES: [(u32, &str); 3] = [(253, "default"), (254, "main"), (255, "local")];
 
 /// `is_raw`: probes go through raw sockets.
-pub(super) fn findings(v6: bool, routing: &Routing, is_raw: bool) -> Vec<Finding> {
-    let subject = Subject::System(if v6 {
-        "IPv6 routing rule"
-    } else {
-        "IPv4 routing rule"
+pub(super) fn findings(family: Family, routing: &Routing, is_raw: bool) -> Vec<Finding> {
+    let subject = Subject::System(match family {
+        Family::V4 => "IPv4 routing rule",
+        Family::V6 => "IPv6 routing rule",
     });
-    let command = if v6 { "ip -6 rule" } else { "ip -4 rule" };
+    let command = match family {
+        Family::V4 => "ip -4 rule",
+        Family::V6 => "ip -6 rule",
+    };
     let rules = match &routing.rules {
         Ok(rules) => rules,
         Err(error) => {
@@ -324,7 +327,7 @@ mod tests {
         // Each by itself: more than a few are only counted.
         let texts = rules
             .into_iter()
-            .map(|rule| system(&findings(false, &routing(Ok(vec![rule])), is_raw)));
+            .map(|rule| system(&findings(Family::V4, &routing(Ok(vec![rule])), is_raw)));
         texts.collect()
     }
 
@@ -384,7 +387,7 @@ mod tests {
     #[test]
     fn many_rules_are_counted() {
         let rules = (0..20).map(|priority| rule(priority, vec![from(32)])).collect();
-        let found = findings(true, &routing(Ok(rules)), true);
+        let found = findings(Family::V6, &routing(Ok(rules)), true);
         assert_eq!(found.len(), MOST + 1);
         assert_eq!(
             system(&found[MOST..]),
@@ -395,8 +398,8 @@ mod tests {
     #[test]
     fn rules_that_cannot_be_read_are_unknown() {
         let refused = Err(io::ErrorKind::PermissionDenied.into());
-        let found = findings(false, &routing(refused), true);
+        let found = findings(Family::V4, &routing(refused), true);
         assert_eq!(found[0].verdict, Verdict::Unknown);
-        assert!(findings(false, &routing(Ok(Vec::new())), true).is_empty());
+        assert!(findings(Family::V4, &routing(Ok(Vec::new())), true).is_empty());
     }
 }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::SockRef;
-use traceroute_wire::filter::{self, Family};
 use traceroute_wire::{Checksums, Ignored, Reply};
+use traceroute_wire::{Family, filter};
 
 use super::queue::Queue;
 use super::ring::{FRAME_SIZE, Frame, Ring};

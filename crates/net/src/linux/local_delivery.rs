@@ -13,8 +13,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use traceroute_engine::Transport;
-use traceroute_wire::filter::{self, Family};
 use traceroute_wire::{Checksums, Ignored, Reply};
+use traceroute_wire::{Family, filter};
 
 use super::cmsg::{Notes, parse_address};
 use super::queue;

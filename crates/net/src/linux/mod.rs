@@ -44,8 +44,7 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
-use traceroute_wire::filter::Family;
-use traceroute_wire::{Ignored, Probe, ProbeKind, Reply, ReplyKind};
+use traceroute_wire::{Family, Ignored, Probe, ProbeKind, Reply, ReplyKind};
 
 use crate::egress::hints;
 use crate::ports::PortPool;
@@ -391,10 +390,10 @@ impl LinuxNetwork {
     }
 
     /// What can be done with probes of a family.
-    fn capabilities(&self, target_is_ipv6: bool) -> Capabilities {
-        let family = self.families.of(target_is_ipv6);
+    fn capabilities(&self, family: Family) -> Capabilities {
+        let sockets = self.families.of(family);
         Capabilities {
-            sees_after_nat: family.is_some_and(|family| family.delivery.is_some()),
+            sees_after_nat: sockets.is_some_and(|sockets| sockets.delivery.is_some()),
             ..Capabilities::RAW
         }
     }
@@ -659,7 +658,7 @@ impl Network for LinuxNetwork {
         Ok(OpenFlow {
             route: way.route,
             number,
-            capabilities: self.capabilities(request.target.is_ipv6()),
+            capabilities: self.capabilities(Family::of(request.target)),
         })
     }
 

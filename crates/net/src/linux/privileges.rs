@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
 
 use crate::Privileges;
 use crate::unix::sys;

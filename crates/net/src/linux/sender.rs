@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use traceroute_engine::{Route, Time, Token};
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
 
 use super::cmsg::Notes;
 use super::privileges;

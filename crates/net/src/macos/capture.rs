@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use traceroute_wire::Family;
 use traceroute_wire::bpf::{LinkType, Records};
-use traceroute_wire::filter::Family;
 use traceroute_wire::{Checksums, Ignored, Reply};
 
 use super::sys;

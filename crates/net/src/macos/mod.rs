@@ -21,8 +21,7 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
-use traceroute_wire::Probe;
-use traceroute_wire::filter::Family;
+use traceroute_wire::{Family, Probe};
 
 use crate::Options;
 use crate::ports::{LocalPorts, PortPool};
@@ -352,7 +351,7 @@ impl Network for MacNetwork {
         if interface != 0
             && let Some(socket) = self.reservations.socket(Transport::Tcp, local)
         {
-            way::bind_to_interface(socket, local.is_ipv6(), interface)
+            way::bind_to_interface(socket, Family::of(local.ip()), interface)
                 .map_err(|error| errors::error(Operation::Connect, Some(remote.ip()), error))?;
         }
         let scoped = |address: SocketAddr| route::scoped(address, route::scope_of(address.ip(), interface));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 use traceroute_engine::{ConnectionId, MatchedReply, NetError, Operation, Time, Token};
-use traceroute_wire::IcmpError;
+use traceroute_wire::{Family, IcmpError};
 use windows_sys::Win32::Networking::WinSock::{POLLIN, POLLOUT, WSAPOLLFD};
 
 use super::{clock, sys};
@@ -129,7 +129,7 @@ impl Connector {
             socket.set_unicast_hops_v6(ttl.into())?;
         }
         if interface != 0 {
-            sys::send_by(&socket, remote.is_ipv6(), interface)?;
+            sys::send_by(&socket, Family::of(remote.ip()), interface)?;
         }
         socket.bind(&route::with_scope(source, 0, route::scope_of(source, interface)).into())?;
         let remote = route::scoped(remote, route::scope_of(remote.ip(), interface));
@@ -316,7 +316,8 @@ fn probe_answer(attempt: &Attempt, error: Option<&io::Error>) -> Option<MatchedR
         None | Some(Some(WSAECONNREFUSED)) => Some(target),
         Some(_) => {
             let reported = sys::icmp_error(&attempt.socket)?;
-            let error = IcmpError::from_type_and_code(reported.from.is_ipv4(), reported.kind, reported.code)?;
+            let error =
+                IcmpError::from_type_and_code(Family::of(reported.from), reported.kind, reported.code)?;
             Some(MatchedReply::new(reported.from, Some(error)))
         }
     }

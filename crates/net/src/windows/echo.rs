@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use traceroute_engine::{MatchedReply, Time, Token};
+use traceroute_engine::{Family, MatchedReply, Time, Token};
 use windows_sys::Win32::Foundation::{
     self, ERROR_INVALID_PARAMETER, GetLastError, HANDLE, INVALID_HANDLE_VALUE,
 };
@@ -402,17 +402,16 @@ unsafe extern "system" fn finish(request: *mut c_void, _: *mut IO_STATUS_BLOCK, 
 impl Request {
     /// Reads the reply buffer.
     fn answer(&mut self) -> Option<MatchedReply> {
-        let is_ipv6 = self.destination.is_ipv6();
+        let family = Family::of(self.destination);
         let buffer: *mut c_void = self.reply.0.as_mut_ptr().cast();
         // SAFETY: the buffer is as long as stated, and the system is done with it.
         let replies = unsafe {
-            if is_ipv6 {
-                Icmp6ParseReplies(buffer, REPLY_LEN as u32)
-            } else {
-                IcmpParseReplies(buffer, REPLY_LEN as u32)
+            match family {
+                Family::V4 => IcmpParseReplies(buffer, REPLY_LEN as u32),
+                Family::V6 => Icmp6ParseReplies(buffer, REPLY_LEN as u32),
             }
         };
-        icmp_api::answer(&self.reply.0, is_ipv6, replies > 0)
+        icmp_api::answer(&self.reply.0, family, replies > 0)
     }
 }
 

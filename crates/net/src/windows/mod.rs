@@ -28,7 +28,7 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
-use traceroute_wire::{ECHO_PAYLOAD, Ignored, Probe, ProbeKind};
+use traceroute_wire::{ECHO_PAYLOAD, Family, Ignored, Probe, ProbeKind};
 
 use crate::Options;
 use crate::ddnpm::TRANSPORT_PATH;
@@ -131,10 +131,12 @@ impl WindowsNetwork {
     }
 
     /// What can be done with probes over `transport`, or with ICMP echo requests (`None`).
-    fn capabilities(&self, target_is_ipv6: bool, transport: Option<Transport>) -> Capabilities {
+    fn capabilities(&self, family: Family, transport: Option<Transport>) -> Capabilities {
         let system_matches = match &self.backend {
             // One request of the ICMP API for each probe.
-            Backend::Raw { refused, .. } => transport.is_none() && (target_is_ipv6 || refused.is_some()),
+            Backend::Raw { refused, .. } => {
+                transport.is_none() && (family == Family::V6 || refused.is_some())
+            }
             Backend::Driver(_) => false,
             // One socket for each probe, which sends its SYN once.
             Backend::Connects => true,
@@ -307,7 +309,7 @@ impl Network for WindowsNetwork {
         Ok(OpenFlow {
             route,
             number,
-            capabilities: self.capabilities(target.is_ipv6(), *transport),
+            capabilities: self.capabilities(Family::of(*target), *transport),
         })
     }
 

@@ -10,7 +10,7 @@ use dns_lookup::{AddrFamily, AddrInfoHints, SockType, getaddrinfo};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{Answer, Failure, Wanted, prefer_v4};
-use crate::target::Family;
+use traceroute_engine::Family;
 
 /// How many names are looked up at once, for the whole process.
 const LOOKUPS: usize = 64;

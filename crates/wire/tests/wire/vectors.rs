@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
-use traceroute_wire::filter::{Family, Parameters, program};
+use traceroute_wire::filter::{Parameters, program};
 use traceroute_wire::{
-    Checksums, ECHO_PAYLOAD, IcmpError, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, ProbeKind,
-    Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps, UdpReply, decode,
+    Checksums, ECHO_PAYLOAD, Family, IcmpError, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe,
+    ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps,
+    UdpReply, decode,
 };
 
 use crate::support::bpf;

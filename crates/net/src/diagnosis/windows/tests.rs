@@ -40,8 +40,8 @@ fn find(facts: &Facts, subject: &str) -> Finding {
 /// How each protocol is probed over IPv4 and IPv6; `-`: not at all, and then something can be done
 /// about it.
 fn table(facts: &Facts) -> Vec<[String; 2]> {
-    let cell = |protocol, v6| {
-        let finding = find(facts, &Subject::Probing { protocol, v6 }.to_string());
+    let cell = |protocol, family| {
+        let finding = find(facts, &Subject::Probing { protocol, family }.to_string());
         assert_eq!(
             finding.verdict == Verdict::Bad,
             !finding.remedy.is_empty(),
@@ -55,7 +55,7 @@ fn table(facts: &Facts) -> Vec<[String; 2]> {
     };
     PROTOCOLS
         .into_iter()
-        .map(|protocol| [cell(protocol, false), cell(protocol, true)])
+        .map(|protocol| Family::ALL.map(|family| cell(protocol, family)))
         .collect()
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sys;
-use crate::program_path;
+use crate::{Family, program_path};
 
 /// Bits of capabilities (linux/capability.h).
 pub(super) const NET_ADMIN: u64 = 1 << 12;
@@ -86,16 +86,19 @@ impl Facts {
         }
     }
 
-    pub(super) fn has_raw(&self, v6: bool) -> bool {
-        self.sockets(v6).raw.is_ok() && self.capture.is_ok()
+    pub(super) fn has_raw(&self, family: Family) -> bool {
+        self.sockets(family).raw.is_ok() && self.capture.is_ok()
     }
 
-    pub(super) fn raw_but_no_capture(&self, v6: bool) -> bool {
-        self.sockets(v6).raw.is_ok() && self.capture.is_err()
+    pub(super) fn raw_but_no_capture(&self, family: Family) -> bool {
+        self.sockets(family).raw.is_ok() && self.capture.is_err()
     }
 
-    fn sockets(&self, v6: bool) -> &Sockets {
-        if v6 { &self.v6 } else { &self.v4 }
+    pub(super) fn sockets(&self, family: Family) -> &Sockets {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
     }
 }
 

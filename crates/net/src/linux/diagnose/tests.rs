@@ -160,8 +160,8 @@ fn what_is_scarce_is_named_with_its_remedy() {
 fn this_system_can_be_looked_at() {
     let findings = diagnose();
     for protocol in PROTOCOLS {
-        for v6 in [false, true] {
-            let about = Subject::Probing { protocol, v6 };
+        for family in Family::ALL {
+            let about = Subject::Probing { protocol, family };
             assert_eq!(
                 findings.iter().filter(|finding| finding.subject == about).count(),
                 1

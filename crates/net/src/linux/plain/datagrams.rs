@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{SockRef, Socket};
 use traceroute_engine::{NetworkEvent, Time, Token};
-use traceroute_wire::{Ignored, Reply, ReplyKind, echo_sequence};
+use traceroute_wire::{Family, Ignored, Reply, ReplyKind, echo_sequence};
 
 use super::super::sys::{self, Settings};
 use super::header::Header;
@@ -207,10 +207,16 @@ impl Datagrams {
     fn reply(&self, message: &Message<'_>) -> Option<Reply> {
         let peer = message.peer?;
         let kind = match self.kind {
-            Kind::Echo => ReplyKind::from_echo_message(peer.is_ipv4(), message.data)?,
+            Kind::Echo => ReplyKind::from_echo_message(Family::of(peer.ip()), message.data)?,
             Kind::Udp => {
                 let len = u16::try_from(message.len).ok()?;
-                ReplyKind::from_datagram(peer.is_ipv4(), peer.port(), self.local.port(), message.data, len)
+                ReplyKind::from_datagram(
+                    Family::of(peer.ip()),
+                    peer.port(),
+                    self.local.port(),
+                    message.data,
+                    len,
+                )
             }
         };
         Some(Reply {

@@ -2,9 +2,9 @@
 
 use traceroute_wire::bpf::{LinkType, Records};
 use traceroute_wire::ddnpm;
-use traceroute_wire::filter::{Family, Parameters, program};
+use traceroute_wire::filter::{Parameters, program};
 use traceroute_wire::{
-    Checksums, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, Reply, ReplyKind, decode,
+    Checksums, Family, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, Reply, ReplyKind, decode,
 };
 
 use super::input::Input;
