@@ -30,11 +30,13 @@ mod strategy;
 mod time;
 mod trace;
 
-pub use answer::{Answer, Distance, End, EndToEndResult, Found, Hop, Outcome, TraceError, TraceResult};
+pub use answer::{
+    Answer, Distance, End, EndToEndResult, FoundHop, Hop, TraceError, TraceOutcome, TraceResult,
+};
 pub use cause::{Cause, Losses};
 pub use counters::Counters;
 pub use egress::{Egress, FlowRequest, OpenFlow, Route};
-pub use engine::{Action, Engine, Event, TraceId};
+pub use engine::{Action, Engine, EngineEvent, TraceId};
 pub use error::{NetError, Operation};
 pub use method::Method;
 pub use network::{

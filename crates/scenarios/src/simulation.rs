@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use traceroute_engine::{
-    Action, EndToEndResult, Engine, Event, Method, NetError, NetworkEvent, Operation, Outcome, Time,
-    TraceError, TraceId, TraceResult, TraceSpec,
+    Action, EndToEndResult, Engine, EngineEvent, Method, NetError, NetworkEvent, Operation, Time, TraceError,
+    TraceId, TraceOutcome, TraceResult, TraceSpec,
 };
 use traceroute_simnet::{Delivery, Network};
 use traceroute_wire::{Checksums, MAX_PROBE_LEN, decode};
@@ -51,7 +51,7 @@ pub struct Simulation {
     client: Client,
     rng: fastrand::Rng,
     next_port: u16,
-    finished: HashMap<TraceId, Result<Outcome, TraceError>>,
+    finished: HashMap<TraceId, Result<TraceOutcome, TraceError>>,
     ended_at: HashMap<TraceId, Duration>,
     specs: HashMap<TraceId, TraceSpec>,
 }
@@ -123,8 +123,8 @@ impl Simulation {
     /// When it never ends, or is no run.
     pub fn finish(&mut self, id: TraceId) -> Result<TraceResult, TraceError> {
         match self.outcome(id)? {
-            Outcome::Run(result) => Ok(result),
-            Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+            TraceOutcome::Run(result) => Ok(result),
+            TraceOutcome::EndToEnd(result) => panic!("no run: {result:?}"),
         }
     }
 
@@ -134,12 +134,12 @@ impl Simulation {
     /// When they never end, or are none.
     pub fn finish_series(&mut self, id: TraceId) -> Result<EndToEndResult, TraceError> {
         match self.outcome(id)? {
-            Outcome::EndToEnd(result) => Ok(result),
-            Outcome::Run(result) => panic!("a run: {result:?}"),
+            TraceOutcome::EndToEnd(result) => Ok(result),
+            TraceOutcome::Run(result) => panic!("a run: {result:?}"),
         }
     }
 
-    fn outcome(&mut self, id: TraceId) -> Result<Outcome, TraceError> {
+    fn outcome(&mut self, id: TraceId) -> Result<TraceOutcome, TraceError> {
         while !self.finished.contains_key(&id) && self.step(PATIENCE) {}
         match self.finished.remove(&id) {
             Some(result) => result,
@@ -212,7 +212,7 @@ impl Simulation {
             }
         }
         while let Some(event) = self.engine.poll_event() {
-            if let Event::Finished {
+            if let EngineEvent::Finished {
                 trace,
                 connection,
                 result,

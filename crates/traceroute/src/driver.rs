@@ -26,8 +26,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use traceroute_engine::{
-    Action, ConnectionId, Counters, Engine, Event, FlowRequest, Found, NetError, Network, NetworkCounters,
-    NetworkEvent, OpenFlow, Operation, Outcome, Route, Time, Token, TraceError, TraceId, TraceSpec, Waker,
+    Action, ConnectionId, Counters, Engine, EngineEvent, FlowRequest, FoundHop, NetError, Network,
+    NetworkCounters, NetworkEvent, OpenFlow, Operation, Route, Time, Token, TraceError, TraceId,
+    TraceOutcome, TraceSpec, Waker,
 };
 
 /// Actions carried out between two looks at the capture, so that its buffer cannot overflow while
@@ -49,7 +50,7 @@ pub type Open = Box<dyn Fn() -> Result<Box<dyn Network + Send>, NetError> + Send
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     /// A hop answered.
-    Hop(Found),
+    Hop(FoundHop),
     /// An end-to-end probe was answered, or will not be any more.
     Probe {
         /// Which probe of those that left, from 0.
@@ -116,7 +117,7 @@ struct Start {
     ticket: u64,
     spec: TraceSpec,
     on_news: Option<OnNews>,
-    result: oneshot::Sender<Result<Outcome, TraceError>>,
+    result: oneshot::Sender<Result<TraceOutcome, TraceError>>,
 }
 
 impl Driver {
@@ -198,13 +199,13 @@ impl Drop for Shared {
 /// A running trace: a future of its result.
 pub struct Trace {
     ticket: u64,
-    receiver: oneshot::Receiver<Result<Outcome, TraceError>>,
+    receiver: oneshot::Receiver<Result<TraceOutcome, TraceError>>,
     driver: Driver,
     over: bool,
 }
 
 impl Future for Trace {
-    type Output = Result<Outcome, TraceError>;
+    type Output = Result<TraceOutcome, TraceError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let result = Pin::new(&mut self.receiver).poll(context);
@@ -231,7 +232,7 @@ struct Job {
     /// before.
     flows: Vec<JobFlow>,
     on_news: Option<OnNews>,
-    result: oneshot::Sender<Result<Outcome, TraceError>>,
+    result: oneshot::Sender<Result<TraceOutcome, TraceError>>,
 }
 
 #[derive(Clone, Copy)]
@@ -572,9 +573,9 @@ impl Pump {
     fn tell(&mut self) {
         while let Some(event) = self.engine.poll_event() {
             match event {
-                Event::Found { trace, found } => self.news(trace, News::Hop(found)),
-                Event::Probe { trace, index, rtt } => self.news(trace, News::Probe { index, rtt }),
-                Event::Finished {
+                EngineEvent::Found { trace, found } => self.news(trace, News::Hop(found)),
+                EngineEvent::Probe { trace, index, rtt } => self.news(trace, News::Probe { index, rtt }),
+                EngineEvent::Finished {
                     trace,
                     connection,
                     result,

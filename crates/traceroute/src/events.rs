@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn answers_to_end_to_end_probes_are_no_hops_of_a_run() {
         let answer = Answer::new("192.0.2.9".parse().unwrap(), None, None);
-        let hop = News::Hop(traceroute_engine::Found { ttl: 30, answer });
+        let hop = News::Hop(traceroute_engine::FoundHop { ttl: 30, answer });
         assert_eq!(Event::of(None, hop), None);
         let found = Event::HopFound {
             run: 2,

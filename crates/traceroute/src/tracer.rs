@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
-use traceroute_engine::{Egress, EndToEndResult, Method, Outcome, TraceError, TraceResult, TraceSpec};
+use traceroute_engine::{Egress, EndToEndResult, Method, TraceError, TraceOutcome, TraceResult, TraceSpec};
 
 use crate::driver::{Driver, OnNews, Statistics};
 use crate::egress::check_target;
@@ -415,8 +415,8 @@ impl Probing<'_> {
             ..TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout)
         };
         match self.driver.trace(spec, self.job.on_news(Some(index))).await? {
-            Outcome::Run(result) => Ok((method, result)),
-            Outcome::EndToEnd(_) => Err(TraceError::Stopped.into()),
+            TraceOutcome::Run(result) => Ok((method, result)),
+            TraceOutcome::EndToEnd(_) => Err(TraceError::Stopped.into()),
         }
     }
 
@@ -446,8 +446,8 @@ impl Probing<'_> {
             request.e2e_interval.is_some(),
         );
         match self.driver.trace(spec, self.job.on_news(None)).await? {
-            Outcome::EndToEnd(result) => Ok(result),
-            Outcome::Run(_) => Err(TraceError::Stopped),
+            TraceOutcome::EndToEnd(result) => Ok(result),
+            TraceOutcome::Run(_) => Err(TraceError::Stopped),
         }
     }
 }

@@ -18,7 +18,7 @@ use support::*;
 use tokio::runtime::Runtime;
 use traceroute_engine::{
     Capabilities, ConnectionId, EndToEndResult, FlowRequest, Method, NetError, Network, NetworkCounters,
-    NetworkEvent, OpenFlow, Operation, Outcome, Route, SendStamp, Time, Token, TraceError, TraceResult,
+    NetworkEvent, OpenFlow, Operation, Route, SendStamp, Time, Token, TraceError, TraceOutcome, TraceResult,
     TraceSpec, Waker,
 };
 use traceroute_wire::{Ignored, Probe, Reply};
@@ -231,16 +231,16 @@ impl Network for Fake {
 /// The result of a run.
 fn wait(trace: Trace) -> Result<TraceResult, TraceError> {
     block_on(trace).map(|outcome| match outcome {
-        Outcome::Run(result) => result,
-        Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+        TraceOutcome::Run(result) => result,
+        TraceOutcome::EndToEnd(result) => panic!("no run: {result:?}"),
     })
 }
 
 /// The result of end-to-end probes.
 fn wait_for_series(trace: Trace) -> EndToEndResult {
     match block_on(trace).unwrap() {
-        Outcome::EndToEnd(result) => result,
-        Outcome::Run(result) => panic!("a run: {result:?}"),
+        TraceOutcome::EndToEnd(result) => result,
+        TraceOutcome::Run(result) => panic!("a run: {result:?}"),
     }
 }
 

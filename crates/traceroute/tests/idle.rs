@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use datadog_traceroute::driver::Driver;
-use traceroute_engine::{Method, Outcome, Route, Token, TraceSpec};
+use traceroute_engine::{Method, Route, Token, TraceOutcome, TraceSpec};
 use traceroute_net::Options;
 use traceroute_testbed::{not_run, require_lab};
 use traceroute_wire::{ECHO_PAYLOAD, Probe, ProbeKind};
@@ -69,8 +69,8 @@ fn foreign_packets_between_two_traces_cost_the_second_no_answer() {
                 let answer = || {
                     let spec = TraceSpec::single(Method::Icmp, address, 0, 30, Duration::from_secs(1));
                     match runtime.block_on(driver.trace(spec, None)).unwrap() {
-                        Outcome::Run(result) => result.hops[0].answer,
-                        Outcome::EndToEnd(result) => panic!("no run: {result:?}"),
+                        TraceOutcome::Run(result) => result.hops[0].answer,
+                        TraceOutcome::EndToEnd(result) => panic!("no run: {result:?}"),
                     }
                 };
                 assert!(answer().is_some(), "{address} {heavy_load}");

@@ -18,7 +18,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::Time;
-use crate::answer::Outcome;
+use crate::answer::TraceOutcome;
 use crate::ledger::Ledger;
 use crate::responders::Responders;
 use crate::trace::{FlowIndex, FlowState, Plan, TraceSpec};
@@ -89,7 +89,7 @@ pub(crate) trait Strategy: Send {
     /// The next step.
     fn next(&mut self, view: &mut View<'_>) -> Step;
     /// What was found; the trace is over.
-    fn outcome(&mut self, view: &mut View<'_>) -> Outcome;
+    fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome;
     /// Whether the trace goes on only for answers that a limit holds back.
     fn is_lingering(&self) -> bool {
         false
@@ -99,8 +99,8 @@ pub(crate) trait Strategy: Send {
 /// The strategy for a plan.
 pub(crate) fn of(spec: &TraceSpec) -> Box<dyn Strategy> {
     match spec.plan {
-        Plan::EndToEnd { .. } => Box::new(end_to_end::EndToEnd::new()),
-        Plan::Run if spec.is_serial() => Box::new(run::Run::new(steps::Steps)),
-        Plan::Run => Box::new(run::Run::new(sweep::Sweep)),
+        Plan::EndToEnd { .. } => Box::new(end_to_end::EndToEndStrategy::new()),
+        Plan::Run if spec.is_serial() => Box::new(run::RunStrategy::new(steps::Steps)),
+        Plan::Run => Box::new(run::RunStrategy::new(sweep::Sweep)),
     }
 }
