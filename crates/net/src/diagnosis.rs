@@ -94,8 +94,8 @@ pub(crate) const ELSEWHERE: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// Whether packets get anywhere, on systems that tell no [`Host`](crate::Host). `source` is the
-/// address that they would leave [`ELSEWHERE`] from, `command` shows the routes.
+/// Whether packets get anywhere, on systems that tell no [`LocalHost`](crate::LocalHost). `source`
+/// is the address that they would leave [`ELSEWHERE`] from, `command` shows the routes.
 #[cfg_attr(target_os = "linux", allow(dead_code))]
 pub(crate) fn route(family: Family, source: Option<IpAddr>, command: &str) -> Finding {
     let subject = Subject::System(match family {

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let times: usize = arguments.next().map_or(Ok(1), |times| times.parse())?;
 
     let driver = Driver::spawn(
-        Box::new(|| traceroute_net::open(traceroute_net::Options::default())),
+        Box::new(|| traceroute_net::open(traceroute_net::NetworkOptions::default())),
         100_000,
         [1; 32],
     )?;

@@ -27,12 +27,12 @@ use crate::warning::Warning;
 const MAX_E2E_SPACING: Duration = Duration::from_secs(1);
 
 /// How a [`Tracer`] is set up.
-pub struct Options {
+pub struct TracerOptions {
     /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests
     /// together.
     pub max_traces: usize,
     /// How the network is opened. What a request asks for itself comes in addition.
-    pub network: traceroute_net::Options,
+    pub network: traceroute_net::NetworkOptions,
     /// Who looks up names; its cache is shared by all requests.
     #[cfg(feature = "reverse-dns")]
     pub reverse_dns: ReverseDns,
@@ -41,11 +41,11 @@ pub struct Options {
     pub public_ip: PublicIp,
 }
 
-impl Default for Options {
+impl Default for TracerOptions {
     fn default() -> Self {
-        Options {
+        TracerOptions {
             max_traces: 65_536,
-            network: traceroute_net::Options::default(),
+            network: traceroute_net::NetworkOptions::default(),
             #[cfg(feature = "reverse-dns")]
             reverse_dns: ReverseDns::new(),
             #[cfg(feature = "public-ip")]
@@ -64,9 +64,9 @@ pub struct Tracer {
 }
 
 struct Shared {
-    options: Options,
+    options: TracerOptions,
     /// One for each way of probing that requests have asked for: just one, but for Windows.
-    drivers: Mutex<HashMap<traceroute_net::Options, Driver>>,
+    drivers: Mutex<HashMap<traceroute_net::NetworkOptions, Driver>>,
 }
 
 impl Default for Tracer {
@@ -78,11 +78,11 @@ impl Default for Tracer {
 impl Tracer {
     /// A tracer with the usual options. Opens nothing yet.
     pub fn new() -> Self {
-        Tracer::with_options(Options::default())
+        Tracer::with_options(TracerOptions::default())
     }
 
     /// A tracer with other options. Opens nothing yet.
-    pub fn with_options(options: Options) -> Self {
+    pub fn with_options(options: TracerOptions) -> Self {
         Tracer {
             shared: Arc::new(Shared {
                 options,
@@ -141,12 +141,12 @@ impl Tracer {
         sum
     }
 
-    fn drivers(&self) -> MutexGuard<'_, HashMap<traceroute_net::Options, Driver>> {
+    fn drivers(&self) -> MutexGuard<'_, HashMap<traceroute_net::NetworkOptions, Driver>> {
         self.shared.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn driver(&self, request: &Request) -> Result<Driver, Error> {
-        let network = traceroute_net::Options {
+        let network = traceroute_net::NetworkOptions {
             windows_driver: request.windows_driver,
             syn_socket: (request.protocol, request.tcp_method) == (Protocol::Tcp, TcpMethod::SynSocket),
             ..self.shared.options.network
@@ -483,7 +483,7 @@ impl Request {
     }
 
     /// How many traces (runs and end-to-end probes) the request has in flight at once at most:
-    /// about as many ports, and what it takes from [`Options::max_traces`].
+    /// about as many ports, and what it takes from [`TracerOptions::max_traces`].
     pub fn traces_at_once(&self) -> u32 {
         let spacing = self.e2e_spacing().max(Duration::from_nanos(1));
         let waiting = self.timeout.as_nanos().div_ceil(spacing.as_nanos()) + 1;
@@ -579,9 +579,9 @@ mod tests {
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n203.0.113.10";
             stream.write_all(answer).await.unwrap();
         });
-        let tracer = Tracer::with_options(Options {
+        let tracer = Tracer::with_options(TracerOptions {
             public_ip: PublicIp::with_services(vec![service]),
-            ..Options::default()
+            ..TracerOptions::default()
         });
         for (wanted, expected) in [
             (false, r#""public_ip":"""#),

@@ -28,7 +28,7 @@ pub(crate) struct Facts {
     /// Whether this process has administrator rights; `None`: it could not be found out.
     pub(crate) is_elevated: Option<bool>,
     pub(crate) edition: Option<Edition>,
-    pub(crate) driver: Driver,
+    pub(crate) driver: DriverState,
     pub(crate) firewall: Option<Firewall>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Edition {
 
 /// The service of the driver.
 #[derive(Debug)]
-pub(crate) enum Driver {
+pub(crate) enum DriverState {
     NotInstalled,
     Stopped,
     /// With what opening its device says.
@@ -72,9 +72,9 @@ impl Facts {
     /// Whether it works, or does once this program starts it.
     fn has_driver(&self) -> bool {
         match &self.driver {
-            Driver::Running(device) => device.is_ok(),
-            Driver::Stopped => self.is_elevated == Some(true),
-            Driver::NotInstalled | Driver::TooOld(_) | Driver::Unknown(_) => false,
+            DriverState::Running(device) => device.is_ok(),
+            DriverState::Stopped => self.is_elevated == Some(true),
+            DriverState::NotInstalled | DriverState::TooOld(_) | DriverState::Unknown(_) => false,
         }
     }
 
@@ -174,17 +174,17 @@ fn enable_family(family: Family) -> &'static str {
 /// How the driver becomes usable.
 fn get_driver(facts: &Facts) -> String {
     match &facts.driver {
-        Driver::NotInstalled | Driver::Unknown(_) => {
+        DriverState::NotInstalled | DriverState::Unknown(_) => {
             "install the Datadog Agent, which brings the driver, and use the Windows driver".to_owned()
         }
-        Driver::Running(Ok(())) => "use the Windows driver".to_owned(),
-        Driver::TooOld(_) => "update the Datadog Agent, which brings the driver".to_owned(),
-        Driver::Stopped | Driver::Running(Err(_)) if facts.is_elevated != Some(true) => {
+        DriverState::Running(Ok(())) => "use the Windows driver".to_owned(),
+        DriverState::TooOld(_) => "update the Datadog Agent, which brings the driver".to_owned(),
+        DriverState::Stopped | DriverState::Running(Err(_)) if facts.is_elevated != Some(true) => {
             BECOME_ADMINISTRATOR.to_owned()
         }
         // `sc` alone is another command in PowerShell.
-        Driver::Stopped => "sc.exe start ddnpm, or use the Windows driver".to_owned(),
-        Driver::Running(Err(_)) => RESTART_AGENT.to_owned(),
+        DriverState::Stopped => "sc.exe start ddnpm, or use the Windows driver".to_owned(),
+        DriverState::Running(Err(_)) => RESTART_AGENT.to_owned(),
     }
 }
 
@@ -270,20 +270,22 @@ fn syn_socket(facts: &Facts) -> Finding {
 fn driver(facts: &Facts) -> Finding {
     let subject = Subject::System("driver");
     let finding = match &facts.driver {
-        Driver::NotInstalled => Finding::new(subject, Verdict::Limited, "the service ddnpm is not installed"),
-        Driver::Stopped => Finding::new(subject, Verdict::Limited, "installed, not running"),
-        Driver::Running(Ok(())) => {
+        DriverState::NotInstalled => {
+            Finding::new(subject, Verdict::Limited, "the service ddnpm is not installed")
+        }
+        DriverState::Stopped => Finding::new(subject, Verdict::Limited, "installed, not running"),
+        DriverState::Running(Ok(())) => {
             return Finding::new(subject, Verdict::Good, "running");
         }
-        Driver::Running(Err(error)) => {
+        DriverState::Running(Err(error)) => {
             let text = format!("running, but its device cannot be opened: {error}");
             Finding::new(subject, Verdict::Limited, text)
         }
-        Driver::TooOld(error) => {
+        DriverState::TooOld(error) => {
             let text = format!("running, but takes no filters: {error}; it must be 2.10 or later");
             Finding::new(subject, Verdict::Limited, text)
         }
-        Driver::Unknown(error) => Finding::new(subject, Verdict::Unknown, error.to_string()),
+        DriverState::Unknown(error) => Finding::new(subject, Verdict::Unknown, error.to_string()),
     };
     finding.with_remedy(get_driver(facts))
 }

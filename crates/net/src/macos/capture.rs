@@ -43,7 +43,7 @@ struct Dropped {
 
 /// Packets since the capture began.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Statistics {
+pub(super) struct CaptureStatistics {
     /// That the filter let through.
     pub(super) passed: u64,
     /// Of these, those that found the buffer full.
@@ -149,7 +149,7 @@ impl Capture {
         self.next = self.end - records.rest().len();
     }
 
-    pub(super) fn statistics(&self) -> Statistics {
+    pub(super) fn statistics(&self) -> CaptureStatistics {
         let mut dropped = self.dropped.get();
         // Fails when the interface is gone: then nothing more is dropped.
         if let Ok(now) = sys::dropped(self.device.as_fd()) {
@@ -157,7 +157,7 @@ impl Capture {
             dropped.last = now;
             self.dropped.set(dropped);
         }
-        Statistics {
+        CaptureStatistics {
             passed: self.captured + dropped.total,
             dropped: dropped.total,
         }

@@ -45,7 +45,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// New attempts, not yet taken by the thread.
-    begun: Vec<Attempt>,
+    begun: Vec<ConnectAttempt>,
     /// What the thread has to forget.
     ended: Vec<End>,
     /// Connections that are open, until they are ended.
@@ -55,7 +55,7 @@ struct State {
 
 impl State {
     /// Adds new attempts to those that the thread has, and gives up what has been ended.
-    fn hand_over(&mut self, attempts: &mut Vec<Attempt>) {
+    fn hand_over(&mut self, attempts: &mut Vec<ConnectAttempt>) {
         attempts.append(&mut self.begun);
         // After taking the new attempts: the end of one may have come together with its beginning.
         for end in self.ended.drain(..) {
@@ -69,7 +69,7 @@ impl State {
 }
 
 /// An attempt to connect.
-struct Attempt {
+struct ConnectAttempt {
     socket: Socket,
     remote: SocketAddr,
     purpose: Purpose,
@@ -148,7 +148,7 @@ impl Connector {
         socket.set_linger(Some(Duration::ZERO))?;
         let at = clock::now();
         let result = socket.connect(&remote.into());
-        let attempt = Attempt {
+        let attempt = ConnectAttempt {
             socket,
             remote,
             purpose,
@@ -238,7 +238,7 @@ impl Shared {
 
     fn run(&self) {
         sys::raise_priority();
-        let mut attempts: Vec<Attempt> = Vec::new();
+        let mut attempts: Vec<ConnectAttempt> = Vec::new();
         let mut fds: Vec<WSAPOLLFD> = Vec::new();
         loop {
             {
@@ -265,7 +265,7 @@ impl Shared {
     }
 
     /// Takes out the attempts that have ended.
-    fn collect(&self, attempts: &mut Vec<Attempt>, fds: &[WSAPOLLFD], at: Time) {
+    fn collect(&self, attempts: &mut Vec<ConnectAttempt>, fds: &[WSAPOLLFD], at: Time) {
         let Some((bell, sockets)) = fds.split_first() else {
             return;
         };
@@ -288,7 +288,7 @@ impl Shared {
     }
 
     /// Tells how an attempt ended; `None`: it is connected.
-    fn outcome(&self, attempt: Attempt, error: Option<io::Error>, at: Time) {
+    fn outcome(&self, attempt: ConnectAttempt, error: Option<io::Error>, at: Time) {
         let remote = attempt.remote.ip();
         match (attempt.purpose, error) {
             (Purpose::Probe { token, .. }, error) => {
@@ -309,7 +309,7 @@ impl Shared {
 }
 
 /// Who answered a SYN. `None`: nobody.
-fn probe_answer(attempt: &Attempt, error: Option<&io::Error>) -> Option<MatchedReply> {
+fn probe_answer(attempt: &ConnectAttempt, error: Option<&io::Error>) -> Option<MatchedReply> {
     let target = MatchedReply::new(attempt.remote.ip(), None);
     match error.map(io::Error::raw_os_error) {
         // SYN-ACK, or RST: either way the target's own answer.
@@ -418,7 +418,7 @@ mod tests {
         let (inbox, mut connector) = fixture();
         let shared = connector.started().expect("thread");
         let remote: SocketAddr = "192.0.2.1:80".parse().expect("address");
-        let attempt = |token| Attempt {
+        let attempt = |token| ConnectAttempt {
             socket: bound(),
             remote,
             purpose: Purpose::Probe {
@@ -460,7 +460,7 @@ mod tests {
             bell: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bell"),
         };
         let remote: SocketAddr = "192.0.2.1:80".parse().expect("address");
-        let attempt = |id| Attempt {
+        let attempt = |id| ConnectAttempt {
             socket: bound(),
             remote,
             purpose: Purpose::Connection(ConnectionId(id)),

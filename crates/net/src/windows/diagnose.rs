@@ -125,14 +125,18 @@ fn strings(key: &Key) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::windows::Driver;
+    use crate::diagnosis::windows::DriverState;
 
     #[test]
     fn facts_are_gathered_and_the_driver_is_missed() {
         let facts = gather();
         assert!(!facts.v4.switched_off);
         assert!(facts.v4.echo.is_ok(), "{:?}", facts.v4.echo);
-        assert!(matches!(facts.driver, Driver::NotInstalled), "{:?}", facts.driver);
+        assert!(
+            matches!(facts.driver, DriverState::NotInstalled),
+            "{:?}",
+            facts.driver
+        );
         assert!(facts.is_elevated.is_some());
         assert!(
             facts.edition.is_some_and(|edition| edition.build > 7000),

@@ -1,4 +1,4 @@
-//! Windows. Three ways to probe, by [`Options`]:
+//! Windows. Three ways to probe, by [`NetworkOptions`]:
 //!
 //! - Raw sockets (administrator rights; IPv4; TCP only on server editions). Where they are refused,
 //!   and for `ICMPv6`, echo requests go through the ICMP API, which needs no rights.
@@ -30,18 +30,18 @@ use traceroute_engine::{
 };
 use traceroute_wire::{ECHO_PAYLOAD, Family, Ignored, Probe, ProbeKind};
 
-use crate::Options;
+use crate::NetworkOptions;
 use crate::ddnpm::TRANSPORT_PATH;
 use crate::inbox::{Inbox, Item};
 use crate::route;
 use crate::winerror::{self, WSAEACCES};
 use connect::Connector;
 pub use diagnose::{access, diagnose};
-use driver::Driver;
+use driver::WindowsDriver;
 pub use driver::start_windows_driver;
 use echo::EchoApi;
 pub(crate) use egress::{check_marking, has_interface, interface_of_name, is_own_source, only_zone};
-use ports::{Keeping, Ports};
+use ports::{Keeping, ReservedPorts};
 use raw::RawSockets;
 
 /// Items delivered by one [`Network::poll`], so that sending is not kept waiting.
@@ -53,7 +53,7 @@ const INBOX: usize = 1 << 16;
 ///
 /// # Errors
 /// None; they come with the first [`Network::open_flow`].
-pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(options: NetworkOptions) -> Result<Box<dyn Network + Send>, NetError> {
     Ok(Box::new(WindowsNetwork::new(options.effective(), TRANSPORT_PATH)))
 }
 
@@ -72,7 +72,7 @@ enum Backend {
         /// Why there are none: this user may not have raw sockets.
         refused: Option<NetError>,
     },
-    Driver(Driver),
+    Driver(WindowsDriver),
     Connects,
 }
 
@@ -81,19 +81,19 @@ struct WindowsNetwork {
     backend: Backend,
     echo: EchoApi,
     connector: Connector,
-    ports: Ports,
+    ports: ReservedPorts,
     batch: Vec<Item>,
     sent: u64,
 }
 
 impl WindowsNetwork {
-    fn new(options: Options, device: &str) -> Self {
+    fn new(options: NetworkOptions, device: &str) -> Self {
         let inbox = Arc::new(Inbox::new(INBOX));
         let (backend, keeping) = if options.syn_socket {
             (Backend::Connects, Keeping::Socket)
         } else if options.windows_driver {
             (
-                Backend::Driver(Driver::new(device, Arc::clone(&inbox))),
+                Backend::Driver(WindowsDriver::new(device, Arc::clone(&inbox))),
                 Keeping::Socket,
             )
         } else {
@@ -105,7 +105,7 @@ impl WindowsNetwork {
             backend,
             echo: EchoApi::new(Arc::clone(&inbox)),
             connector: Connector::new(Arc::clone(&inbox)),
-            ports: Ports::new(keeping),
+            ports: ReservedPorts::new(keeping),
             batch: Vec::with_capacity(BATCH),
             sent: 0,
             inbox,

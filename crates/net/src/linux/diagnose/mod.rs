@@ -7,7 +7,7 @@ use std::io;
 
 use crate::diagnosis::PROTOCOLS;
 use crate::{Family, Finding, Subject, Verdict};
-use facts::{Capabilities, Facts};
+use facts::{Facts, LinuxCapabilities};
 
 /// What raw capture asks for as receive buffer, in bytes.
 const WANTED_BUFFER: u64 = 4 << 20;
@@ -85,7 +85,7 @@ const NO_PROC: &str = "cannot be read: /proc is not mounted here";
 
 fn privileges(facts: &Facts) -> Finding {
     let subject = Subject::System("privileges");
-    let Capabilities(effective) = facts.capabilities;
+    let LinuxCapabilities(effective) = facts.capabilities;
     let who = match facts.user {
         None => return Finding::new(subject, Verdict::Unknown, NO_PROC),
         Some(0) => "root".to_owned(),
@@ -107,7 +107,7 @@ fn file_capabilities(facts: &Facts) -> Finding {
     };
     let has_raw = facts
         .file_capabilities
-        .is_some_and(|(Capabilities(set), _)| set & facts::NET_RAW != 0);
+        .is_some_and(|(LinuxCapabilities(set), _)| set & facts::NET_RAW != 0);
     let is_effective = facts.file_capabilities.is_some_and(|(_, effective)| effective);
     let process_has_raw = facts.capabilities.0 & facts::NET_RAW != 0;
     if !has_raw || process_has_raw {
