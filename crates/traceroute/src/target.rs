@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use traceroute_engine::Family;
 
-use crate::names::{Failure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
+use crate::names::{LookupFailure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
 use crate::request::{Host, Request};
 
 /// A host, perhaps with a port: `host`, `host:443`, `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`,
@@ -300,20 +300,20 @@ pub(crate) async fn resolve_in(system: &System, host: &Host, wanted: Wanted) -> 
     Ok(first)
 }
 
-fn resolve_error(host: &Host, wanted: Wanted, failure: Failure) -> ResolveError {
+fn resolve_error(host: &Host, wanted: Wanted, failure: LookupFailure) -> ResolveError {
     let family = match wanted {
         Wanted::V4 => Some(Family::V4),
         Wanted::V6 => Some(Family::V6),
         Wanted::V4OrElseV6 => None,
     };
     let problem = match (failure, family) {
-        (Failure::NoAddress, Some(family)) => {
+        (LookupFailure::NoAddress, Some(family)) => {
             return ResolveError::NoAddress {
                 host: name_of(host),
                 family,
             };
         }
-        (Failure::NoAddress, None) => "it has neither an IPv4 nor an IPv6 address".to_owned(),
+        (LookupFailure::NoAddress, None) => "it has neither an IPv4 nor an IPv6 address".to_owned(),
         (failure, Some(family)) => format!("no {family} address: {failure}"),
         (failure, None) => failure.to_string(),
     };

@@ -106,7 +106,7 @@ impl Tracer {
     /// # Errors
     /// As [`Tracer::trace`].
     pub async fn trace_since(&self, start: Instant, request: &Request) -> Result<Report, Error> {
-        Job::new(self, request, None, start).run().await
+        RequestInProgress::new(self, request, None, start).run().await
     }
 
     /// [`Tracer::trace`] that also tells what happens meanwhile.
@@ -118,8 +118,8 @@ impl Tracer {
     /// begun at `start`.
     pub fn events_since<'r>(&'r self, start: Instant, request: &'r Request) -> Events<'r> {
         let (teller, queue) = events::queue();
-        let job = Job::new(self, request, Some(teller), start);
-        queue.of(Box::pin(async move { job.run().await }))
+        let request = RequestInProgress::new(self, request, Some(teller), start);
+        queue.of(Box::pin(async move { request.run().await }))
     }
 
     /// The names of an address, as requests that ask for names get them
@@ -166,7 +166,7 @@ impl Tracer {
 }
 
 /// One request under way.
-struct Job<'r> {
+struct RequestInProgress<'r> {
     tracer: &'r Tracer,
     request: &'r Request,
     events: Option<Teller>,
@@ -190,7 +190,7 @@ const EXTRA_FOR_PROBES: Duration = Duration::from_secs(4);
 
 /// One request's probing: a resolved target and who probes it.
 struct Probing<'j> {
-    job: &'j Job<'j>,
+    owner: &'j RequestInProgress<'j>,
     driver: Driver,
     address: IpAddr,
     /// How probes leave this host.
@@ -199,9 +199,9 @@ struct Probing<'j> {
     deadline: Instant,
 }
 
-impl<'r> Job<'r> {
+impl<'r> RequestInProgress<'r> {
     fn new(tracer: &'r Tracer, request: &'r Request, events: Option<Teller>, start: Instant) -> Self {
-        Job {
+        RequestInProgress {
             tracer,
             request,
             events,
@@ -226,7 +226,7 @@ impl<'r> Job<'r> {
         tracing::debug!(hostname = request.hostname, %address, "tracing");
         self.tell(Event::Resolved { address });
         let probing = Probing {
-            job: self,
+            owner: self,
             driver: self.tracer.driver(request)?,
             address,
             egress,
@@ -315,17 +315,17 @@ impl Probing<'_> {
     /// All runs and end-to-end probes, started together. Fails as soon as every run has failed.
     async fn probe(&self) -> Result<Findings, Error> {
         let e2e = async {
-            if self.job.request.e2e_probes == 0 {
+            if self.owner.request.e2e_probes == 0 {
                 return Ok(Ok(EndToEndResult::default()));
             }
             Ok(Box::pin(self.e2e_probes()).await)
         };
         let ((results, failed_runs), e2e) = tokio::try_join!(self.runs(), e2e)?;
-        let asked = self.job.request.e2e_probes;
+        let asked = self.owner.request.e2e_probes;
         let mut warnings: Vec<Warning> = failed_runs.iter().map(Warning::run_failed).collect();
         let e2e = match e2e {
             Ok(e2e) => e2e,
-            Err(error) if self.job.request.runs == 0 => {
+            Err(error) if self.owner.request.runs == 0 => {
                 return Err(Error::Traces(vec![RunError::Trace(error)]));
             }
             Err(error) => {
@@ -358,7 +358,7 @@ impl Probing<'_> {
 
     /// Those that worked, with how they probed in the end, and those that failed.
     async fn runs(&self) -> Result<(Vec<(u32, Method, TraceResult)>, Vec<FailedRun>), Error> {
-        let count = self.job.request.runs;
+        let count = self.owner.request.runs;
         let mut pending: FuturesUnordered<_> = (0..count).map(|index| self.run(index)).collect();
         let mut results = Vec::with_capacity(count.min(1024) as usize);
         let mut failed = Vec::new();
@@ -371,7 +371,7 @@ impl Probing<'_> {
                 }
                 Err(error) => failed.push(FailedRun::new(index, error)),
             }
-            self.job.tell(Event::RunFinished { run: index });
+            self.owner.tell(Event::RunFinished { run: index });
         }
         results.sort_by_key(|(index, ..)| *index);
         failed.sort_by_key(|failed| failed.index);
@@ -383,7 +383,7 @@ impl Probing<'_> {
     }
 
     async fn run(&self, index: u32) -> (u32, Result<(Method, TraceResult), RunError>) {
-        let request = self.job.request;
+        let request = self.owner.request;
         let result = match (request.protocol, request.tcp_method) {
             (Protocol::Tcp, TcpMethod::Sack) => self.trace(Method::TcpSack, index).await,
             (Protocol::Tcp, TcpMethod::PreferSack) => match self.trace(Method::TcpSack, index).await {
@@ -401,7 +401,7 @@ impl Probing<'_> {
 
     /// A trace's result, and the method with which it came about.
     async fn trace(&self, method: Method, index: u32) -> Result<(Method, TraceResult), RunError> {
-        let request = self.job.request;
+        let request = self.owner.request;
         let port = request.probed_port();
         let spec = TraceSpec {
             first_ttl: request.first_ttl,
@@ -414,7 +414,7 @@ impl Probing<'_> {
             longest: self.time_left(),
             ..TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout)
         };
-        match self.driver.trace(spec, self.job.on_news(Some(index))).await? {
+        match self.driver.trace(spec, self.owner.on_news(Some(index))).await? {
             TraceOutcome::Run(result) => Ok((method, result)),
             TraceOutcome::EndToEnd(_) => Err(TraceError::Stopped.into()),
         }
@@ -425,7 +425,7 @@ impl Probing<'_> {
     }
 
     async fn e2e_probes(&self) -> Result<EndToEndResult, TraceError> {
-        let request = self.job.request;
+        let request = self.owner.request;
         let single = TraceSpec {
             packet: request.packet(),
             egress: self.egress,
@@ -445,7 +445,7 @@ impl Probing<'_> {
             interval,
             request.e2e_interval.is_some(),
         );
-        match self.driver.trace(spec, self.job.on_news(None)).await? {
+        match self.driver.trace(spec, self.owner.on_news(None)).await? {
             TraceOutcome::EndToEnd(result) => Ok(result),
             TraceOutcome::Run(_) => Err(TraceError::Stopped),
         }

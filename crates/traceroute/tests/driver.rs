@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Waker as TaskWaker};
 use std::time::Duration;
 
-use datadog_traceroute::driver::{Driver, News, Trace};
+use datadog_traceroute::driver::{Driver, News, TraceFuture};
 use support::*;
 use tokio::runtime::Runtime;
 use traceroute_engine::{
@@ -229,7 +229,7 @@ impl Network for Fake {
 }
 
 /// The result of a run.
-fn wait(trace: Trace) -> Result<TraceResult, TraceError> {
+fn wait(trace: TraceFuture) -> Result<TraceResult, TraceError> {
     block_on(trace).map(|outcome| match outcome {
         TraceOutcome::Run(result) => result,
         TraceOutcome::EndToEnd(result) => panic!("no run: {result:?}"),
@@ -237,7 +237,7 @@ fn wait(trace: Trace) -> Result<TraceResult, TraceError> {
 }
 
 /// The result of end-to-end probes.
-fn wait_for_series(trace: Trace) -> EndToEndResult {
+fn wait_for_series(trace: TraceFuture) -> EndToEndResult {
     match block_on(trace).unwrap() {
         TraceOutcome::EndToEnd(result) => result,
         TraceOutcome::Run(result) => panic!("a run: {result:?}"),

@@ -209,7 +209,7 @@ fn decode(frame: &Frame<'_>) -> Result<Reply, Ignored> {
 }
 
 fn program(family: Family, port_blocks: &[u8]) -> Vec<libc::sock_filter> {
-    translate(&filter::program(&filter::Parameters {
+    translate(&filter::program(&filter::FilterParameters {
         family,
         port_blocks,
         link_header_len: 0,

@@ -121,7 +121,7 @@ impl LocalDelivery {
             Family::V4 => 0,
             Family::V6 => NETWORK_HEADER,
         };
-        super::capture::translate(&filter::program(&filter::Parameters {
+        super::capture::translate(&filter::program(&filter::FilterParameters {
             family: self.family,
             port_blocks: &self.blocks,
             link_header_len,
