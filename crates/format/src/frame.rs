@@ -10,8 +10,8 @@ use datadog_traceroute::{
 };
 
 use super::View;
-use super::path::distinct;
 use super::screen::{BAD, NOTABLE, Screen, TITLE};
+use super::stops::distinct;
 use super::text::{self, clean, milliseconds, rtt};
 
 /// From where to where, how, and what the table is about.

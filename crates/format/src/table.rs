@@ -5,8 +5,8 @@ use datadog_traceroute::{Answer, Cause, IcmpError, Losses, Report, notation};
 use super::View;
 use super::frame;
 use super::grid::{Align, Cell, Grid, Row};
-use super::path::{Responder, Stop, distinct};
 use super::screen::{GOAL, NOTABLE, PLAIN, SILENCE};
+use super::stops::{Responder, Stop, distinct};
 use super::text::{self, clean, rtt};
 
 /// What stands for a host that does not answer.

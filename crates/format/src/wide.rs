@@ -4,8 +4,8 @@ use datadog_traceroute::{Report, notation};
 
 use super::View;
 use super::grid::{Align, Cell, Grid};
-use super::path::{Responder, Stop};
 use super::screen::SILENCE;
+use super::stops::{Responder, Stop};
 use super::table::{NamePlacement, NoteColumn, beginning, frame_around, slots};
 use super::text::{milliseconds, rtt};
 

@@ -27,7 +27,7 @@ mod diagnosis;
 mod egress;
 mod host;
 mod options;
-mod own;
+mod own_addresses;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod ports;
 mod privileges;
@@ -95,7 +95,7 @@ pub use imp::{access, diagnose, open, source_address};
 #[cfg(target_os = "linux")]
 pub use imp::{keep_marking_privileges, keep_probing_privileges};
 pub use options::NetworkOptions;
-pub use own::OwnAddresses;
+pub use own_addresses::OwnAddresses;
 pub use privileges::Privileges;
 pub use program::program_path;
 pub use traceroute_engine::Family;

@@ -1,3 +1,5 @@
+//! IPv4 or IPv6.
+
 use std::fmt;
 use std::net::IpAddr;
 

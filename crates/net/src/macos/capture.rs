@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use traceroute_wire::Family;
-use traceroute_wire::bpf::{LinkType, Records};
+use traceroute_wire::bpf_device::{LinkType, Records};
 use traceroute_wire::{Checksums, Ignored, Reply};
 
 use super::sys;

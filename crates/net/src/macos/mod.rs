@@ -5,10 +5,10 @@ mod capture;
 mod connections;
 mod diagnose;
 mod egress;
+mod routes;
 mod rules;
 mod sender;
 mod sys;
-mod way;
 
 use std::collections::HashMap;
 use std::io;
@@ -75,7 +75,7 @@ fn most_open_files() -> io::Result<u64> {
 /// No route, interface down, no address of that family; a link-local target that could be on
 /// several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    way::find(target, &Egress::default()).map(|route| route.source)
+    routes::find(target, &Egress::default()).map(|route| route.source)
 }
 
 struct MacNetwork {
@@ -306,7 +306,7 @@ impl Network for MacNetwork {
     }
 
     fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
-        let route = way::find(request.target, &request.egress)?;
+        let route = routes::find(request.target, &request.egress)?;
         self.capture_replies(request.target, &route)?;
         let number = match request.transport {
             Some(transport) => Some(self.reserve_port(transport, &route)?),
@@ -351,7 +351,7 @@ impl Network for MacNetwork {
         if interface != 0
             && let Some(socket) = self.reservations.socket(Transport::Tcp, local)
         {
-            way::bind_to_interface(socket, Family::of(local.ip()), interface)
+            routes::bind_to_interface(socket, Family::of(local.ip()), interface)
                 .map_err(|error| errors::error(Operation::Connect, Some(remote.ip()), error))?;
         }
         let scoped = |address: SocketAddr| route::scoped(address, route::scope_of(address.ip(), interface));

@@ -7,8 +7,8 @@ use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 use traceroute_engine::Time;
 use traceroute_wire::{Family, Probe};
 
+use super::routes;
 use super::rules::{self, V6Packet};
-use super::way;
 use crate::route;
 use crate::unix::sys;
 
@@ -101,7 +101,7 @@ impl RawSocket {
     /// The socket, whose next packet leaves by this interface.
     fn by(&mut self, interface: u32) -> io::Result<&Socket> {
         if self.interface != interface {
-            way::bind_to_interface(&self.socket, self.family, interface)?;
+            routes::bind_to_interface(&self.socket, self.family, interface)?;
             self.interface = interface;
         }
         Ok(&self.socket)

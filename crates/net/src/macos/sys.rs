@@ -320,7 +320,7 @@ const _: () = {
     assert!(size_of::<BpfProgram>() == 16 && offset_of!(BpfProgram, instructions) == 8);
     assert!(size_of::<BpfInstruction>() == 8 && offset_of!(BpfInstruction, k) == 4);
 
-    // What `traceroute_wire::bpf` reads.
+    // What `traceroute_wire::bpf_device` reads.
     assert!(size_of::<libc::timeval32>() == 8);
     assert!(offset_of!(libc::bpf_hdr, bh_tstamp) == 0 && offset_of!(libc::bpf_hdr, bh_caplen) == 8);
     assert!(offset_of!(libc::bpf_hdr, bh_hdrlen) == 16 && size_of::<libc::bpf_hdr>() == 20);

@@ -13,7 +13,7 @@ use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Security::{GetTokenInformation, TOKEN_ELEVATION, TOKEN_QUERY, TokenElevation};
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
-use super::{driver, echo, raw, source_address, sys};
+use super::{ddnpm, echo, raw, source_address, sys};
 use crate::diagnosis::ELSEWHERE;
 use crate::diagnosis::windows::firewall::Firewall;
 use crate::diagnosis::windows::{Edition, Facts, Sockets, report};
@@ -41,7 +41,7 @@ fn gather() -> Facts {
         raw: raw::check(),
         is_elevated: is_elevated().ok(),
         edition: edition(),
-        driver: driver::state(),
+        driver: ddnpm::state(),
         firewall: firewall(),
     }
 }

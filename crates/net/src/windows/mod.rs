@@ -10,15 +10,15 @@
 
 mod clock;
 mod connect;
+mod ddnpm;
 mod diagnose;
-mod driver;
 mod echo;
 mod egress;
 mod interfaces;
 mod ports;
 mod raw;
+mod routes;
 mod sys;
-mod way;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,9 +36,9 @@ use crate::inbox::{Inbox, Item};
 use crate::route;
 use crate::winerror::{self, WSAEACCES};
 use connect::Connector;
+use ddnpm::WindowsDriver;
+pub use ddnpm::start_windows_driver;
 pub use diagnose::{access, diagnose};
-use driver::WindowsDriver;
-pub use driver::start_windows_driver;
 use echo::EchoApi;
 pub(crate) use egress::{check_marking, has_interface, interface_of_name, is_own_source, only_zone};
 use ports::{Keeping, ReservedPorts};
@@ -62,7 +62,7 @@ pub fn open(options: NetworkOptions) -> Result<Box<dyn Network + Send>, NetError
 /// # Errors
 /// No route, no address of that family; a link-local target that could be on several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    way::find(target, &Egress::default()).map(|route| route.source)
+    routes::find(target, &Egress::default()).map(|route| route.source)
 }
 
 /// What sends probes.
@@ -300,7 +300,7 @@ impl Network for WindowsNetwork {
         if matches!(self.backend, Backend::Driver(_)) && egress.interface.is_some() {
             return Err(winerror::driver_has_no_interfaces(*target));
         }
-        let route = way::find(*target, egress)?;
+        let route = routes::find(*target, egress)?;
         self.open_backend(route.source)?;
         let number = match transport {
             Some(transport) => Some(self.reserve_port(*transport, &route)?),

@@ -1,6 +1,6 @@
 //! Bodies of the fuzz targets: each takes any bytes and panics when something is wrong.
 
-use traceroute_wire::bpf::{LinkType, Records};
+use traceroute_wire::bpf_device::{LinkType, Records};
 use traceroute_wire::ddnpm;
 use traceroute_wire::filter::{FilterParameters, program};
 use traceroute_wire::{
