@@ -8,7 +8,7 @@ use datadog_traceroute::system::{
     Access, Finding, Subject, Verdict, access, diagnose, keep_marking_privileges, keep_probing_privileges,
 };
 pub(crate) use datadog_traceroute::{Error, Event, start_windows_driver};
-use datadog_traceroute::{Options, Protocol, Report, Request, TcpMethod, Tracer};
+use datadog_traceroute::{Protocol, Report, Request, TcpMethod, Tracer, TracerOptions};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
@@ -28,7 +28,7 @@ pub(crate) enum News {
 /// Traces what `request` asks for, telling `tell` what happens meanwhile. Dropping the future stops
 /// everything.
 pub(crate) async fn run_trace(request: &Request, mut tell: impl FnMut(News)) -> Result<Report, Error> {
-    let mut options = Options::default();
+    let mut options = TracerOptions::default();
     options.network.heavy_load = request.runs() >= MANY_RUNS;
     let tracer = &Tracer::with_options(options);
     let mut events = tracer.events(request);

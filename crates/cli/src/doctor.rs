@@ -7,6 +7,7 @@ mod translation;
 
 use std::fmt::Write as _;
 
+use datadog_traceroute::Family;
 use datadog_traceroute::system::{
     Access, Finding, PROTOCOLS, Subject, Verdict, access, check_name_servers, diagnose, host,
     keep_probing_privileges, program_path,
@@ -23,9 +24,9 @@ pub(crate) fn examine() -> Vec<Finding> {
     let mut findings = diagnose();
     if let Some(host) = host() {
         let is_raw = access() == Access::Raw;
-        for (v6, routing) in [(false, &host.v4), (true, &host.v6)] {
-            findings.extend(routes::findings(v6, routing));
-            findings.extend(rules::findings(v6, routing, is_raw));
+        for (family, routing) in [(Family::V4, &host.v4), (Family::V6, &host.v6)] {
+            findings.extend(routes::findings(family, routing));
+            findings.extend(rules::findings(family, routing, is_raw));
         }
         findings.push(translation::finding(&host.translation, is_raw, program_path()));
     }
@@ -89,8 +90,8 @@ fn table(findings: &[Finding]) -> String {
     };
     line(["", "IPv4", "IPv6"]);
     for protocol in PROTOCOLS {
-        let cell = |v6| {
-            let subject = Subject::Probing { protocol, v6 };
+        let cell = |family| {
+            let subject = Subject::Probing { protocol, family };
             let found = findings.iter().find(|finding| finding.subject == subject);
             found.map_or("unknown", |finding| match finding.verdict {
                 Verdict::Good | Verdict::Limited | Verdict::Notable => &finding.text,
@@ -98,7 +99,7 @@ fn table(findings: &[Finding]) -> String {
                 Verdict::Unknown => "unknown",
             })
         };
-        line([protocol, cell(false), cell(true)]);
+        line([protocol, cell(Family::V4), cell(Family::V6)]);
     }
     text
 }
@@ -146,22 +147,22 @@ fn system(findings: &[Finding]) -> String {
 mod tests {
     use super::*;
 
-    fn probing(protocol: &'static str, v6: bool, verdict: Verdict, text: &str) -> Finding {
-        Finding::new(Subject::Probing { protocol, v6 }, verdict, text)
+    fn probing(protocol: &'static str, family: Family, verdict: Verdict, text: &str) -> Finding {
+        Finding::new(Subject::Probing { protocol, family }, verdict, text)
     }
 
     fn unprivileged() -> Vec<Finding> {
         let mut findings = Vec::new();
-        for v6 in [false, true] {
+        for family in Family::ALL {
             for protocol in ["udp", "tcp syn"] {
-                findings.push(probing(protocol, v6, Verdict::Limited, "ordinary sockets"));
+                findings.push(probing(protocol, family, Verdict::Limited, "ordinary sockets"));
             }
             findings.push(
-                probing("tcp sack", v6, Verdict::Bad, "needs raw sockets").with_remedy("sudo setcap it"),
+                probing("tcp sack", family, Verdict::Bad, "needs raw sockets").with_remedy("sudo setcap it"),
             );
         }
-        findings.push(probing("icmp", false, Verdict::Bad, "no group").with_remedy("sudo sysctl it"));
-        findings.push(probing("icmp", true, Verdict::Good, "raw sockets"));
+        findings.push(probing("icmp", Family::V4, Verdict::Bad, "no group").with_remedy("sudo sysctl it"));
+        findings.push(probing("icmp", Family::V6, Verdict::Good, "raw sockets"));
         let system =
             |name, verdict| Finding::new(Subject::System(name), verdict, format!("as it is for {name}"));
         findings.push(system("privileges", Verdict::Limited).with_remedy("run with sudo"));
@@ -179,9 +180,9 @@ mod tests {
 
     #[test]
     fn nothing_can_be_probed_only_when_nothing_can() {
-        let bad = probing("udp", false, Verdict::Bad, "no");
+        let bad = probing("udp", Family::V4, Verdict::Bad, "no");
         assert!(!can_probe(std::slice::from_ref(&bad)));
-        let unknown = probing("udp", true, Verdict::Unknown, "who knows");
+        let unknown = probing("udp", Family::V6, Verdict::Unknown, "who knows");
         assert!(can_probe(&[bad, unknown]));
     }
 

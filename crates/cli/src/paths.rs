@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-use datadog_traceroute::{Options, Paths, PathsOptions, Request, Tracer};
+use datadog_traceroute::{Paths, PathsOptions, Request, Tracer, TracerOptions};
 use tokio::runtime;
 
 use traceroute_format::PathsFormat;
@@ -47,7 +47,7 @@ pub(crate) fn run(discovery: &Discovery) -> Result<String, Failure> {
         .map_err(Failure::Start)?;
     let begin = Instant::now();
     let result = runtime.block_on(async {
-        let tracer = Tracer::with_options(Options::default());
+        let tracer = Tracer::with_options(TracerOptions::default());
         tokio::select! {
             found = tracer.paths(&discovery.request, discovery.options) => {
                 found.map_err(|error| Failure::Trace(error.to_string()))

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use traceroute_engine::{Action, Engine, Event, Method, NetworkEvent, Outcome, Time, TraceSpec};
+use traceroute_engine::{Action, Engine, EngineEvent, Method, NetworkEvent, Time, TraceOutcome, TraceSpec};
 use traceroute_wire::{
     IcmpError, MAX_PROBE_LEN, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind,
     SackInfo, TcpFlags, TcpReply,
@@ -193,8 +193,8 @@ fn run(mut engine: Engine) -> usize {
             replies.push(answer(&probe));
         }
         while let Some(event) = engine.poll_event() {
-            if let Event::Finished {
-                result: Ok(Outcome::Run(run)),
+            if let EngineEvent::Finished {
+                result: Ok(TraceOutcome::Run(run)),
                 ..
             } = event
             {

@@ -154,7 +154,7 @@ pub struct EndToEndResult {
 
 /// What a finished trace has to say.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum TraceOutcome {
     /// Of a run.
     Run(TraceResult),
     /// Of end-to-end probes.
@@ -165,7 +165,7 @@ pub enum Outcome {
 
 /// A hop as it is found, for progress displays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundHop {
     /// TTL, in hops.
     pub ttl: u8,
     /// The answer.

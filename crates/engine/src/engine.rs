@@ -11,7 +11,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use traceroute_wire::{Probe, Reply, ReplyKind};
 
-use crate::answer::{Found, Outcome, TraceError};
+use crate::answer::{FoundHop, TraceError, TraceOutcome};
 use crate::counters::Counters;
 use crate::flow::{Flow, ProbeId};
 use crate::key::Key;
@@ -20,7 +20,7 @@ use crate::strategy::{self, Strategy};
 use crate::trace::{Credit, Due, FlowIndex, Trace, TraceSpec};
 use crate::{ConnectionId, NetError, NetworkEvent, Time, Token};
 
-/// Names a trace from [`Engine::start`] to its [`Event::Finished`].
+/// Names a trace from [`Engine::start`] to its [`EngineEvent::Finished`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TraceId {
     slot: u32,
@@ -72,13 +72,13 @@ pub enum Action {
 
 /// What the engine has to tell.
 #[derive(Debug)]
-pub enum Event {
+pub enum EngineEvent {
     /// A hop was found.
     Found {
         /// The trace.
         trace: TraceId,
         /// The hop.
-        found: Found,
+        found: FoundHop,
     },
     /// An end-to-end probe was answered, or will not be any more.
     Probe {
@@ -96,7 +96,7 @@ pub enum Event {
         /// A connection to close.
         connection: Option<ConnectionId>,
         /// What it found.
-        result: Result<Outcome, TraceError>,
+        result: Result<TraceOutcome, TraceError>,
     },
 }
 
@@ -121,7 +121,7 @@ pub struct Engine {
     timers: BinaryHeap<Reverse<(Time, TraceId)>>,
     /// Traces to which something has happened.
     ready: VecDeque<TraceId>,
-    events: VecDeque<Event>,
+    events: VecDeque<EngineEvent>,
     rng: StdRng,
     limit: usize,
     counters: Counters,
@@ -403,7 +403,7 @@ impl Engine {
                 }
                 Due::Close { flow, settled } => {
                     if let Some((index, rtt)) = settled {
-                        self.events.push_back(Event::Probe {
+                        self.events.push_back(EngineEvent::Probe {
                             trace: id,
                             index,
                             rtt,
@@ -418,14 +418,14 @@ impl Engine {
                     return Some(Action::Close { trace: id, flow });
                 }
                 Due::Connect => {
-                    let path = trace.flow(0).map(|state| state.flow.path);
+                    let fields = trace.flow(0).map(|state| state.flow.fields);
                     self.reschedule(id.slot);
-                    let Some(path) = path else { continue };
+                    let Some(fields) = fields else { continue };
                     return Some(Action::Connect {
                         id: connection_id(id),
                         trace: id,
-                        local: SocketAddr::new(path.source, path.source_port),
-                        remote: SocketAddr::new(path.destination, path.destination_port),
+                        local: SocketAddr::new(fields.source, fields.source_port),
+                        remote: SocketAddr::new(fields.destination, fields.destination_port),
                     });
                 }
                 Due::Nothing => self.reschedule(id.slot),
@@ -436,7 +436,7 @@ impl Engine {
     }
 
     /// The next thing to tell.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<EngineEvent> {
         self.events.pop_front()
     }
 
@@ -565,7 +565,7 @@ impl Engine {
                     slot,
                     generation: self.slots[slot as usize].generation,
                 };
-                self.events.push_back(Event::Found { trace, found });
+                self.events.push_back(EngineEvent::Found { trace, found });
             }
             Credit::Kept => self.counters.matched += 1,
             Credit::Duplicate => self.counters.duplicates += 1,
@@ -629,9 +629,9 @@ impl Engine {
             let connection = trace.has_connection().then(|| connection_id(id));
             let result = trace.finish(now, &mut self.responders);
             match &result {
-                Ok(Outcome::Run(run)) => run.hops.iter().for_each(|hop| self.counters.lost += hop.lost),
-                Ok(Outcome::EndToEnd(probes)) => self.counters.lost += probes.lost,
-                Ok(Outcome::Paths(paths)) => {
+                Ok(TraceOutcome::Run(run)) => run.hops.iter().for_each(|hop| self.counters.lost += hop.lost),
+                Ok(TraceOutcome::EndToEnd(probes)) => self.counters.lost += probes.lost,
+                Ok(TraceOutcome::Paths(paths)) => {
                     paths
                         .nodes
                         .iter()
@@ -639,7 +639,7 @@ impl Engine {
                 }
                 Err(_) => {}
             }
-            self.events.push_back(Event::Finished {
+            self.events.push_back(EngineEvent::Finished {
                 trace: id,
                 connection,
                 result,

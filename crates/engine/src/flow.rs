@@ -62,7 +62,7 @@ use rand::rngs::StdRng;
 use traceroute_wire::{Probe, Quoted, Reply};
 
 use crate::key::Key;
-use crate::method::{self, Marks, Probing, QuotedProbe, Verdict};
+use crate::method::{self, Marks, MethodState, QuotedProbe, ReplyMeaning};
 use crate::packet::PacketOptions;
 use crate::{Method, Time};
 
@@ -113,7 +113,7 @@ impl Numbering {
 
 /// What all probes of a flow have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Path {
+pub(crate) struct FlowFields {
     pub source: IpAddr,
     /// For ICMP the echo identifier.
     pub source_port: u16,
@@ -129,7 +129,7 @@ pub(crate) struct Path {
     pub packet: PacketOptions,
 }
 
-impl Path {
+impl FlowFields {
     /// The IPv4 identification of a probe.
     fn identification_of(&self, id: ProbeId) -> u16 {
         self.identification.wrapping_add(self.numbering.number(id))
@@ -149,8 +149,8 @@ impl Path {
 
 /// A flow of one method.
 pub(crate) struct Flow {
-    pub path: Path,
-    method: Box<dyn Probing>,
+    pub fields: FlowFields,
+    method: Box<dyn MethodState>,
 }
 
 impl Flow {
@@ -165,7 +165,7 @@ impl Flow {
     ) -> Self {
         let is_icmp = method == Method::Icmp;
         let drawn = rng.random_range(1..=u16::MAX);
-        let path = Path {
+        let fields = FlowFields {
             source,
             source_port: if is_icmp && source_port == 0 {
                 drawn
@@ -180,13 +180,13 @@ impl Flow {
             packet,
         };
         Flow {
-            path,
+            fields,
             method: method::new(method, now, rng),
         }
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + use<> {
-        self.method.keys(&self.path).into_iter().flatten()
+        self.method.keys(&self.fields).into_iter().flatten()
     }
 
     pub(crate) fn needs_handshake(&self) -> bool {
@@ -196,35 +196,35 @@ impl Flow {
     /// The packet of a probe.
     pub(crate) fn probe(&self, id: ProbeId, now: Time) -> Probe {
         Probe {
-            source: self.path.source,
-            destination: self.path.destination,
+            source: self.fields.source,
+            destination: self.fields.destination,
             ttl: id.ttl,
-            identification: self.path.identification_of(id),
-            flow_label: self.path.flow_label,
-            tos: self.path.packet.tos,
-            dont_fragment: self.path.packet.dont_fragment,
-            kind: self.method.kind(&self.path, id, now),
+            identification: self.fields.identification_of(id),
+            flow_label: self.fields.flow_label,
+            tos: self.fields.packet.tos,
+            dont_fragment: self.fields.packet.dont_fragment,
+            kind: self.method.kind(&self.fields, id, now),
         }
     }
 
     /// Which probe a quoted packet is, if it is one of those that were sent.
     pub(crate) fn quoted(&self, quoted: &Quoted, was_sent: impl Fn(ProbeId) -> bool) -> Option<QuotedProbe> {
         self.method
-            .marks(&self.path, quoted)
+            .marks(&self.fields, quoted)
             .and_then(|marks| marks.decide(was_sent))
     }
 
     /// What a packet from the target means.
-    pub(crate) fn direct(&mut self, reply: &Reply, at: Time) -> Verdict {
-        self.method.direct(&self.path, reply, at)
+    pub(crate) fn direct(&mut self, reply: &Reply, at: Time) -> ReplyMeaning {
+        self.method.direct(&self.fields, reply, at)
     }
 
     /// The connection that the method waits for is there: what the handshake seen so far means.
-    pub(crate) fn connected(&mut self) -> Verdict {
+    pub(crate) fn connected(&mut self) -> ReplyMeaning {
         self.method.connected()
     }
 
-    pub(crate) fn method(&self) -> &dyn Probing {
+    pub(crate) fn method(&self) -> &dyn MethodState {
         self.method.as_ref()
     }
 }

@@ -71,7 +71,7 @@ impl Received {
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct TtlRecord {
     kept: Option<Kept>,
     /// Probes made, refused ones included.
     attempts: u8,
@@ -144,7 +144,7 @@ pub(crate) enum Entry {
 pub(crate) struct Ledger {
     first_ttl: u8,
     attempts: Vec<Attempt>,
-    places: Vec<Place>,
+    places: Vec<TtlRecord>,
     /// Labels of routers, by TTL: few have any.
     stacks: Vec<(u8, MplsStack)>,
     destination: Option<u8>,
@@ -172,7 +172,7 @@ impl Ledger {
         ttl.checked_sub(self.first_ttl).map(usize::from)
     }
 
-    fn place(&self, ttl: u8) -> Option<&Place> {
+    fn place(&self, ttl: u8) -> Option<&TtlRecord> {
         self.places.get(self.index(ttl)?)
     }
 
@@ -354,15 +354,15 @@ impl Ledger {
     pub(crate) fn refusal(&self) -> Option<(u8, IpAddr, u8)> {
         let Refusals { from, code, ttl, .. } = self.refusals.filter(|refusals| refusals.count >= 2)?;
         let beyond = self.places.iter().skip(self.index(ttl)? + 1);
-        let passes = |place: &Place| place.kept.is_some_and(|kept| !kept.is_refusal());
+        let passes = |place: &TtlRecord| place.kept.is_some_and(|kept| !kept.is_refusal());
         (!beyond.into_iter().any(passes)).then_some((ttl, from, code))
     }
 
-    fn place_mut(&mut self, ttl: u8) -> Option<&mut Place> {
+    fn place_mut(&mut self, ttl: u8) -> Option<&mut TtlRecord> {
         let index = self.index(ttl)?;
         if self.places.len() <= index {
             make_room(&mut self.places, index + 1);
-            self.places.resize(index + 1, Place::default());
+            self.places.resize(index + 1, TtlRecord::default());
         }
         self.places.get_mut(index)
     }

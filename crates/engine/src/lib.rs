@@ -31,11 +31,13 @@ mod strategy;
 mod time;
 mod trace;
 
-pub use answer::{Answer, Distance, End, EndToEndResult, Found, Hop, Outcome, TraceError, TraceResult};
+pub use answer::{
+    Answer, Distance, End, EndToEndResult, FoundHop, Hop, TraceError, TraceOutcome, TraceResult,
+};
 pub use cause::{Cause, Losses};
 pub use counters::Counters;
 pub use egress::{Egress, FlowRequest, OpenFlow, Route};
-pub use engine::{Action, Engine, Event, TraceId};
+pub use engine::{Action, Engine, EngineEvent, TraceId};
 pub use error::{NetError, Operation};
 pub use method::Method;
 pub use network::{
@@ -45,3 +47,4 @@ pub use network::{
 pub use packet::PacketOptions;
 pub use time::Time;
 pub use trace::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, PathsPlan, Plan, TraceSpec};
+pub use traceroute_wire::Family;

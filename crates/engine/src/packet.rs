@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use traceroute_wire::{ECHO_PAYLOAD, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE};
+use traceroute_wire::{ECHO_PAYLOAD, Family, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE};
 
 use crate::Method;
 
@@ -21,25 +21,29 @@ pub struct PacketOptions {
 /// Bytes of an ICMP or UDP header.
 const TRANSPORT_HEADER: u16 = 8;
 
-fn headers(is_ipv6: bool) -> u16 {
-    TRANSPORT_HEADER + if is_ipv6 { 40 } else { 20 }
+fn headers(family: Family) -> u16 {
+    let network_header = match family {
+        Family::V4 => 20,
+        Family::V6 => 40,
+    };
+    network_header + TRANSPORT_HEADER
 }
 
 impl PacketOptions {
     /// Bytes of the shortest packet that has room for all that a probe is recognised by. `None`:
     /// the size cannot be chosen, because the method's probes carry no data.
-    pub fn least_size(method: Method, is_ipv6: bool) -> Option<u16> {
-        let payload = match (method, is_ipv6) {
+    pub fn least_size(method: Method, family: Family) -> Option<u16> {
+        let payload = match (method, family) {
             (Method::Icmp, _) => ECHO_PAYLOAD,
-            (Method::Udp, false) => UDP_IPV4_PAYLOAD,
-            (Method::Udp, true) => UDP_IPV6_BASE + 1,
+            (Method::Udp, Family::V4) => UDP_IPV4_PAYLOAD,
+            (Method::Udp, Family::V6) => UDP_IPV6_BASE + 1,
             (Method::TcpSyn | Method::TcpSack, _) => return None,
         };
-        Some(headers(is_ipv6) + payload)
+        Some(headers(family) + payload)
     }
 
     /// Bytes of payload behind an ICMP or UDP header, if the size is chosen.
     pub(crate) fn payload(self, destination: IpAddr) -> Option<u16> {
-        Some(self.size?.saturating_sub(headers(destination.is_ipv6())))
+        Some(self.size?.saturating_sub(headers(Family::of(destination))))
     }
 }

@@ -77,7 +77,7 @@ pub(crate) enum Allowance {
     Assumed(Time),
 }
 
-struct Path {
+struct PlaceRecord {
     responder: Option<IpAddr>,
     /// Answers here are limited: they are ICMP errors.
     is_limited_kind: bool,
@@ -91,9 +91,9 @@ struct Path {
     last_sent: Time,
 }
 
-impl Path {
+impl PlaceRecord {
     fn new() -> Self {
-        Path {
+        PlaceRecord {
             responder: None,
             is_limited_kind: true,
             orphans: Vec::new(),
@@ -114,7 +114,7 @@ impl Path {
 }
 
 struct Responder {
-    marks: Ring<MARKS>,
+    marks: RecentMarks<MARKS>,
     rtt: Duration,
     next_turn: Time,
     /// The last token promised.
@@ -133,7 +133,7 @@ struct Responder {
 impl Responder {
     fn new() -> Self {
         Responder {
-            marks: Ring::new(),
+            marks: RecentMarks::new(),
             rtt: Duration::ZERO,
             next_turn: Time::ZERO,
             promised: Time::ZERO,
@@ -179,14 +179,14 @@ impl Responder {
 
 /// Probes with their times, in the order of time; those on their way have no answer yet. The oldest
 /// are overwritten.
-struct Ring<const N: usize> {
+struct RecentMarks<const N: usize> {
     marks: [Mark; N],
     len: usize,
 }
 
-impl<const N: usize> Ring<N> {
+impl<const N: usize> RecentMarks<N> {
     fn new() -> Self {
-        Ring {
+        RecentMarks {
             marks: [Mark::NONE; N],
             len: 0,
         }
@@ -257,7 +257,7 @@ fn apart(one: Time, other: Time) -> Duration {
 
 /// The memory.
 pub(crate) struct Responders {
-    paths: Generations<Place, Path>,
+    paths: Generations<Place, PlaceRecord>,
     responders: Generations<IpAddr, Responder>,
     last_mark: Time,
 }
@@ -286,7 +286,7 @@ impl Responders {
     pub(crate) fn sent(&mut self, place: Place, at: Time) -> Time {
         let at = at.max(self.last_mark + Duration::from_nanos(1));
         self.last_mark = at;
-        let path = self.paths.entry(place, Path::new);
+        let path = self.paths.entry(place, PlaceRecord::new);
         path.sent += 1;
         path.last_sent = at;
         if !path.is_limited_kind {
@@ -315,7 +315,7 @@ impl Responders {
         sent: Time,
         rtt: Option<Duration>,
     ) {
-        let path = self.paths.entry(place, Path::new);
+        let path = self.paths.entry(place, PlaceRecord::new);
         path.answered += 1;
         path.is_limited_kind = is_error;
         if !is_error {
@@ -413,7 +413,7 @@ impl Responders {
     /// known, each gets a token.
     pub(crate) fn ticket(&mut self, place: Place, now: Time, latest: Time) -> Ticket {
         let limit = self.limit(place, now);
-        let path = self.paths.entry(place, Path::new);
+        let path = self.paths.entry(place, PlaceRecord::new);
         let responder = path
             .responder
             .filter(|_| path.is_limited_kind)
@@ -484,7 +484,7 @@ impl Responders {
         (now, latest): (Time, Time),
         apart: Duration,
     ) -> Option<Time> {
-        let path = self.paths.entry(place, Path::new);
+        let path = self.paths.entry(place, PlaceRecord::new);
         let at = path.next_slow_turn.max(now);
         if at > latest {
             return None;
@@ -587,7 +587,7 @@ impl Responders {
         let learned = responder.limit();
         let refuted = responder.refutes_linux();
         let limit = learned.unwrap_or(Limit::LINUX);
-        let mut marks = Ring::<{ 2 * MARKS }>::new();
+        let mut marks = RecentMarks::<{ 2 * MARKS }>::new();
         let mut buffer = [Mark::NONE; MARKS];
         for mark in responder.marks.settled(now, responder.grace(), &mut buffer) {
             marks.push(*mark);

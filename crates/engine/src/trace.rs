@@ -6,11 +6,11 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use traceroute_wire::{IcmpError, MplsStack, Probe, Reply, ReplyKind};
 
-use crate::answer::{Answer, Found, Outcome, TraceError};
+use crate::answer::{Answer, FoundHop, TraceError, TraceOutcome};
 use crate::flow::{Flow, MAX_ATTEMPTS, MAX_REPEATS, Numbering, ProbeId};
 use crate::key::Key;
 use crate::ledger::{Attempt, Entry, Fate, Ledger, Received};
-use crate::method::{Method, Verdict, sack};
+use crate::method::{Method, ReplyMeaning, sack};
 use crate::network::MatchedReply;
 use crate::packet::PacketOptions;
 use crate::responders::{Place, Responders};
@@ -223,7 +223,7 @@ const MOST_REFUSED_FIRST: u8 = 3;
 pub(crate) enum Credit {
     /// It answered a probe.
     Matched {
-        found: Found,
+        found: FoundHop,
     },
     /// It answered a probe, but cannot be told which, for now.
     Kept,
@@ -585,18 +585,18 @@ impl Trace {
         self.phase = Phase::Failed(error);
     }
 
-    fn handshake(&mut self, verdict: Verdict) -> Credit {
+    fn handshake(&mut self, verdict: ReplyMeaning) -> Credit {
         // What is read in the same moment as its failure does not revive it.
         if !matches!(self.phase, Phase::Handshake { .. }) {
             return Credit::Irrelevant;
         }
         match verdict {
-            Verdict::Ready => {
+            ReplyMeaning::Ready => {
                 self.phase = Phase::Probing;
                 self.wake_at = Time::ZERO;
                 Credit::Ready
             }
-            Verdict::Fail(error) => {
+            ReplyMeaning::Fail(error) => {
                 self.phase = Phase::Failed(error);
                 Credit::Irrelevant
             }
@@ -621,7 +621,7 @@ impl Trace {
         let Some(state) = self.flow_mut(flow) else {
             return Credit::Rejected;
         };
-        if reply.destination != state.flow.path.source {
+        if reply.destination != state.flow.fields.source {
             return Credit::Rejected;
         }
         let ReplyKind::IcmpError { error, quoted, mpls } = &reply.kind else {
@@ -656,8 +656,8 @@ impl Trace {
     /// Whether an ICMP error from this address is one that this machine sends to itself.
     fn is_own_kernel(&self, flow: FlowIndex, from: IpAddr) -> bool {
         self.flow(flow).is_some_and(|state| {
-            let path = &state.flow.path;
-            from == path.source && path.source != path.destination
+            let fields = &state.flow.fields;
+            from == fields.source && fields.source != fields.destination
         })
     }
 
@@ -731,16 +731,16 @@ impl Trace {
         };
         let received = |attempt, at| Received::of(answer(attempt), at);
         if is_late {
-            return if matches!(verdict, Verdict::Reject) {
+            return if matches!(verdict, ReplyMeaning::Reject) {
                 Credit::Rejected
             } else {
                 Credit::Late
             };
         }
         match verdict {
-            Verdict::Ignore => Credit::Irrelevant,
-            Verdict::Reject => Credit::Rejected,
-            Verdict::Answer { ttl, attempt } => {
+            ReplyMeaning::Ignore => Credit::Irrelevant,
+            ReplyMeaning::Reject => Credit::Rejected,
+            ReplyMeaning::Answer { ttl, attempt } => {
                 // A repeated SYN is answered with the timestamp of the first (RFC 9293 §3.10.7.4
                 // leaves it at that).
                 let is_later = |sent: &Attempt| {
@@ -758,10 +758,12 @@ impl Trace {
             }
             // Known already, there or nearer; what is heard from now on is about other probes, and
             // has their times.
-            Verdict::Covers { ttl, .. } if state.ledger.destination().is_some_and(|known| known <= ttl) => {
+            ReplyMeaning::Covers { ttl, .. }
+                if state.ledger.destination().is_some_and(|known| known <= ttl) =>
+            {
                 Credit::Duplicate
             }
-            Verdict::Covers { ttl, newest } => {
+            ReplyMeaning::Covers { ttl, newest } => {
                 // A repeated byte fills a hole, and then the blocks do not say which segment was
                 // acknowledged.
                 let is_repeated = |sent: &Attempt| sent.id.ttl >= ttl && sent.id.attempt > 0 && sent.at <= at;
@@ -773,12 +775,12 @@ impl Trace {
                 };
                 self.credit(flow, ttl, received, responders)
             }
-            Verdict::AnswerIfSole => match sole_unanswered(&state.ledger, at, timeout) {
+            ReplyMeaning::AnswerIfSole => match sole_unanswered(&state.ledger, at, timeout) {
                 Some(ttl) => self.credit(flow, ttl, received(None, at), responders),
                 None => Credit::Rejected,
             },
-            Verdict::Unidentified => self.unidentified(flow, received(None, at), responders),
-            verdict @ (Verdict::Ready | Verdict::Fail(_)) => self.handshake(verdict),
+            ReplyMeaning::Unidentified => self.unidentified(flow, received(None, at), responders),
+            verdict @ (ReplyMeaning::Ready | ReplyMeaning::Fail(_)) => self.handshake(verdict),
         }
     }
 
@@ -909,7 +911,7 @@ impl Trace {
         self.is_answered = true;
         if is_new {
             Credit::Matched {
-                found: Found { ttl, answer },
+                found: FoundHop { ttl, answer },
             }
         } else {
             Credit::Duplicate
@@ -928,7 +930,11 @@ impl Trace {
     }
 
     /// The result; the trace is over.
-    pub(crate) fn finish(mut self, now: Time, responders: &mut Responders) -> Result<Outcome, TraceError> {
+    pub(crate) fn finish(
+        mut self,
+        now: Time,
+        responders: &mut Responders,
+    ) -> Result<TraceOutcome, TraceError> {
         if let Phase::Failed(error) = self.phase {
             return Err(error);
         }

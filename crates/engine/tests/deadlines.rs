@@ -4,7 +4,7 @@ mod support;
 
 use support::*;
 use traceroute_engine::{
-    Action, Engine, Event, MatchedReply, Method, NetworkEvent, Time, TraceResult, TraceSpec,
+    Action, Engine, EngineEvent, MatchedReply, Method, NetworkEvent, Time, TraceResult, TraceSpec,
 };
 use traceroute_wire::{IcmpError, Probe, ProbeKind, Reply};
 
@@ -37,8 +37,8 @@ fn assert_idle(engine: &mut Engine, now: Time) {
 fn result(engine: &mut Engine) -> TraceResult {
     std::iter::from_fn(|| engine.poll_event())
         .find_map(|event| match event {
-            Event::Finished { result, .. } => Some(result),
-            Event::Found { .. } | Event::Probe { .. } => None,
+            EngineEvent::Finished { result, .. } => Some(result),
+            EngineEvent::Found { .. } | EngineEvent::Probe { .. } => None,
         })
         .expect("the end")
         .map(run_of)

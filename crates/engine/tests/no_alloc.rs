@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use traceroute_engine::{Action, Engine, Event, Method, NetworkEvent, Time, TraceSpec};
+use traceroute_engine::{Action, Engine, EngineEvent, Method, NetworkEvent, Time, TraceSpec};
 use traceroute_wire::{
     Checksums, MAX_PROBE_LEN, Probe, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, decode,
 };
@@ -205,7 +205,7 @@ fn from_captured_bytes_to_the_credited_reply_nothing_is_allocated() {
         engine.handle(at, NetworkEvent::Reply { reply: &reply, at });
         let after = ALLOCATIONS.get();
 
-        let Some(Event::Found {
+        let Some(EngineEvent::Found {
             trace: found_by,
             found,
         }) = engine.poll_event()

@@ -5,7 +5,7 @@
 mod support;
 
 use support::*;
-use traceroute_engine::{End, Method, PacketOptions, Time, TraceId, TraceSpec};
+use traceroute_engine::{End, Family, Method, PacketOptions, Time, TraceId, TraceSpec};
 use traceroute_wire::{Probe, Reply};
 
 const METHODS: [Method; 4] = [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack];
@@ -157,8 +157,8 @@ fn runs_begin_at_the_first_ttl() {
 #[test]
 fn packets_look_as_asked_for_and_are_recognised() {
     for method in METHODS {
-        for v6 in [false, true] {
-            let least = PacketOptions::least_size(method, v6);
+        for family in Family::ALL {
+            let least = PacketOptions::least_size(method, family);
             assert_eq!(
                 least.is_none(),
                 method.transport() == Some(traceroute_engine::Transport::Tcp)
@@ -171,14 +171,14 @@ fn packets_look_as_asked_for_and_are_recognised() {
                 };
                 let mut simulation = Simulation::new(straight(5));
                 let id = simulation.start_connected(TraceSpec {
-                    target: target_of(v6),
+                    target: target_of(family == Family::V6),
                     packet,
                     ..spec(method)
                 });
                 simulation.run();
                 let hops = &simulation.result(id).hops;
                 let answered = hops.iter().filter(|hop| hop.answer.is_some()).count();
-                assert_eq!((hops.len(), answered), (5, 5), "{method:?} {v6} {size:?}");
+                assert_eq!((hops.len(), answered), (5, 5), "{method:?} {family} {size:?}");
                 for (_, probe) in &simulation.sent {
                     assert_eq!((probe.tos, probe.dont_fragment), (0xB8, true));
                     let len = probe.packet_len();

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use support::*;
-use traceroute_engine::{End, Engine, Event, Method, NetworkEvent, TraceSpec};
+use traceroute_engine::{End, Engine, EngineEvent, Method, NetworkEvent, TraceSpec};
 use traceroute_wire::{Checksums, IcmpError, MAX_PROBE_LEN, Probe, Reply, decode};
 
 /// Three routers, a silent one, and a service at TTL 5, 120 ms away.
@@ -215,8 +215,8 @@ fn an_echo_service_says_which_probe_it_answers() {
         }
         assert_eq!(engine.poll_action(at(2000)), None);
         let result = std::iter::from_fn(|| engine.poll_event()).find_map(|event| match event {
-            Event::Finished { result, .. } => Some(result),
-            Event::Found { .. } | Event::Probe { .. } => None,
+            EngineEvent::Finished { result, .. } => Some(result),
+            EngineEvent::Found { .. } | EngineEvent::Probe { .. } => None,
         });
         let hops = run_of(result.expect("a result").unwrap()).hops;
         let last = hops.last().unwrap();

@@ -633,7 +633,7 @@ fn a_next_hop_that_is_not_there_is_local_loss_and_not_a_path_of_our_own_address(
 /// As backends do that probe through ordinary sockets.
 #[test]
 fn answers_that_the_kernel_matched_count_like_captured_ones() {
-    use traceroute_engine::{Action, Engine, Event, MatchedReply, NetworkEvent};
+    use traceroute_engine::{Action, Engine, EngineEvent, MatchedReply, NetworkEvent};
 
     let router = "192.0.2.77".parse().unwrap();
     let time_exceeded = Some(IcmpError::TimeExceeded);
@@ -671,8 +671,8 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
         );
         assert_eq!(engine.poll_action(at(9)), None);
         let result = std::iter::from_fn(|| engine.poll_event()).find_map(|event| match event {
-            Event::Finished { result, .. } => Some(result.map(run_of)),
-            Event::Found { .. } | Event::Probe { .. } => None,
+            EngineEvent::Finished { result, .. } => Some(result.map(run_of)),
+            EngineEvent::Found { .. } | EngineEvent::Probe { .. } => None,
         });
         let result = result.expect("a result");
         if from == client() {
@@ -692,7 +692,7 @@ fn answers_that_the_kernel_matched_count_like_captured_ones() {
 /// `syn_socket`: the system tells of each connect who answered it.
 #[test]
 fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
-    use traceroute_engine::{Action, Engine, Event, MatchedReply, NetworkEvent};
+    use traceroute_engine::{Action, Engine, EngineEvent, MatchedReply, NetworkEvent};
 
     let router = |ttl: u8| format!("198.51.100.{ttl}").parse().unwrap();
     let mut engine = Engine::new(1, [7; 32]);
@@ -722,8 +722,8 @@ fn hops_whose_answers_the_kernel_matched_have_the_ttl_of_their_probe() {
         }
     }
     let result = std::iter::from_fn(|| engine.poll_event()).find_map(|event| match event {
-        Event::Finished { result, .. } => Some(result.map(run_of)),
-        Event::Found { .. } | Event::Probe { .. } => None,
+        EngineEvent::Finished { result, .. } => Some(result.map(run_of)),
+        EngineEvent::Found { .. } | EngineEvent::Probe { .. } => None,
     });
     let hops: Vec<_> = result
         .expect("a result")

@@ -4,8 +4,8 @@
 
 mod catalogue;
 mod complete;
-mod files;
 mod man;
+mod open_files;
 mod options;
 mod output;
 mod parameters;
@@ -21,7 +21,7 @@ use clap::ArgAction;
 pub use clap_complete::Shell;
 
 pub use catalogue::{Choice, Interface, Kind, TraceOption, Value};
-pub use files::with_open_files_advice;
+pub use open_files::with_open_files_advice;
 pub use options::OPTIONS;
 pub use output::{fail, print};
 pub use parameters::{InvalidParameter, Parameters};

@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use datadog_traceroute::details::Counters;
+use datadog_traceroute::details::CounterDetails;
 use datadog_traceroute::{
     Cause, Distance, End, EndToEnd, Hop, Host, Protocol, Report, Run, Target, is_hidden, notation,
     notation_in_words,
 };
 
 use super::View;
-use super::path::distinct;
 use super::screen::{BAD, NOTABLE, Screen, TITLE};
+use super::stops::distinct;
 use super::text::{self, clean, milliseconds, rtt};
 
 /// From where to where, how, and what the table is about.
@@ -79,7 +79,7 @@ pub(crate) fn below(report: &Report, view: View) -> String {
     }
     if let Some(statistics) = report.statistics.as_deref().filter(|_| view.details) {
         text.push('\n');
-        text.push_str(&counters(&Counters::from(*statistics), screen));
+        text.push_str(&counters(&CounterDetails::from(*statistics), screen));
     }
     text
 }
@@ -294,8 +294,8 @@ fn why(cause: Cause) -> &'static str {
     }
 }
 
-fn counters(counters: &Counters, screen: Screen) -> String {
-    let Counters { probes, replies } = counters;
+fn counters(counters: &CounterDetails, screen: Screen) -> String {
+    let CounterDetails { probes, replies } = counters;
     let mut text = format!(
         "Probes      {} sent, {} with the kernel's timestamp, {} retried, {} refused\n",
         probes.sent, probes.kernel_timestamps, probes.retried, probes.refused

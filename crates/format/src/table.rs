@@ -5,8 +5,8 @@ use datadog_traceroute::{Answer, Cause, IcmpError, Losses, Report, notation};
 use super::View;
 use super::frame;
 use super::grid::{Align, Cell, Grid, Row};
-use super::path::{Host, Stop, distinct};
 use super::screen::{GOAL, NOTABLE, PLAIN, SILENCE};
+use super::stops::{Responder, Stop, distinct};
 use super::text::{self, clean, rtt};
 
 /// What stands for a host that does not answer.
@@ -16,7 +16,7 @@ const NO_ANSWER: &str = "no answer";
 
 /// Whether a host's name stands before its address, or below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Names {
+pub(crate) enum NamePlacement {
     Beside,
     Below,
 }
@@ -27,14 +27,18 @@ pub(crate) fn render(report: &Report, view: View) -> String {
 
 /// The grid that `build` makes of the path, between what stands above and below. Where the screen
 /// is too narrow for it, names go below their addresses.
-pub(crate) fn frame_around(report: &Report, view: View, build: impl Fn(&[Stop], Names) -> Grid) -> String {
+pub(crate) fn frame_around(
+    report: &Report,
+    view: View,
+    build: impl Fn(&[Stop], NamePlacement) -> Grid,
+) -> String {
     let screen = view.screen;
     let stops = Stop::of(report);
     let mut text = frame::above(report, screen);
     if !stops.is_empty() {
-        let mut grid = build(&stops, Names::Beside);
+        let mut grid = build(&stops, NamePlacement::Beside);
         if screen.width.is_some_and(|width| grid.width() > width) {
-            grid = build(&stops, Names::Below);
+            grid = build(&stops, NamePlacement::Below);
         }
         text.push('\n');
         text.push_str(&grid.render(screen));
@@ -42,7 +46,7 @@ pub(crate) fn frame_around(report: &Report, view: View, build: impl Fn(&[Stop], 
     text + "\n" + &frame::below(report, view)
 }
 
-fn grid(view: View, stops: &[Stop], names: Names) -> Grid {
+fn grid(view: View, stops: &[Stop], names: NamePlacement) -> Grid {
     let notes = NoteColumn::beside_loss(view, stops);
     let mut grid = Grid::new();
     grid.column(Align::Right, "TTL");
@@ -69,13 +73,19 @@ fn grid(view: View, stops: &[Stop], names: Names) -> Grid {
 }
 
 /// The hosts of a TTL, or `None` once when there is none.
-pub(crate) fn slots<'s>(stop: &'s Stop<'s>) -> impl Iterator<Item = Option<&'s Host<'s>>> {
+pub(crate) fn slots<'s>(stop: &'s Stop<'s>) -> impl Iterator<Item = Option<&'s Responder<'s>>> {
     let nobody = stop.hosts.is_empty().then_some(None);
     stop.hosts.iter().map(Some).chain(nobody)
 }
 
 /// TTL, once for all hosts at it, and host.
-pub(crate) fn beginning(view: View, stop: &Stop, index: usize, host: Option<&Host>, names: Names) -> Row {
+pub(crate) fn beginning(
+    view: View,
+    stop: &Stop,
+    index: usize,
+    host: Option<&Responder>,
+    names: NamePlacement,
+) -> Row {
     let is_range = stop.ttl < stop.last_ttl;
     let ttl = match index {
         0 if is_range => format!("{}–{}", stop.ttl, stop.last_ttl),
@@ -88,7 +98,7 @@ pub(crate) fn beginning(view: View, stop: &Stop, index: usize, host: Option<&Hos
         Some(host) => {
             let style = if host.is_destination { GOAL } else { PLAIN };
             let shown = match (names, host.names.first()) {
-                (Names::Below, Some(name)) => {
+                (NamePlacement::Below, Some(name)) => {
                     below.push(Cell::styled(style, format!("  {}", clean(name))));
                     host.address.to_string()
                 }
@@ -107,7 +117,7 @@ pub(crate) fn beginning(view: View, stop: &Stop, index: usize, host: Option<&Hos
     }
 }
 
-fn statistics(stop: &Stop, index: usize, host: Option<&Host>) -> [Cell; 6] {
+fn statistics(stop: &Stop, index: usize, host: Option<&Responder>) -> [Cell; 6] {
     let answers = host.map_or(&[][..], |host| &host.answers);
     let rtts: Vec<f64> = answers
         .iter()
@@ -196,7 +206,7 @@ impl Times {
 }
 
 /// The answers' TTLs.
-fn reply_ttls(host: Option<&Host>) -> Cell {
+fn reply_ttls(host: Option<&Responder>) -> Cell {
     let answers = host.into_iter().flat_map(|host| &host.answers);
     // 0: not known.
     let ttls = answers
@@ -245,13 +255,13 @@ impl NoteColumn {
     }
 
     /// This line's.
-    pub(crate) fn cell(self, stop: &Stop, index: usize, host: Option<&Host>) -> Option<Cell> {
+    pub(crate) fn cell(self, stop: &Stop, index: usize, host: Option<&Responder>) -> Option<Cell> {
         let text = || self.notes(stop, index, host).join(", ");
         self.is_there.then(|| Cell::styled(NOTABLE, text()))
     }
 
     /// Of the host, and, on its first line, of the TTL.
-    fn notes(self, stop: &Stop, index: usize, host: Option<&Host>) -> Vec<String> {
+    fn notes(self, stop: &Stop, index: usize, host: Option<&Responder>) -> Vec<String> {
         let mut notes = host.map_or_else(Vec::new, |host| self.of_host(host));
         if index == 0 {
             notes.extend(stop.nat.then(|| "NAT".to_owned()));
@@ -264,7 +274,7 @@ impl NoteColumn {
     /// What traceroute writes behind its times, unless it stands there already, and, with details,
     /// the TTL that the host quotes of a probe that ended for lack of TTL, when that was not 1,
     /// which is what it should be there. Who refuses a probe does so with any TTL.
-    fn of_host(self, host: &Host) -> Vec<String> {
+    fn of_host(self, host: &Responder) -> Vec<String> {
         let answers = || host.answers.iter().map(|(_, answer)| *answer);
         let beside_times = self.says_why && self.view.details;
         let notations = answers().filter(|_| !beside_times).filter_map(notation);

@@ -4,9 +4,9 @@ use datadog_traceroute::{Report, notation};
 
 use super::View;
 use super::grid::{Align, Cell, Grid};
-use super::path::{Host, Stop};
 use super::screen::SILENCE;
-use super::table::{Names, NoteColumn, beginning, frame_around, slots};
+use super::stops::{Responder, Stop};
+use super::table::{NamePlacement, NoteColumn, beginning, frame_around, slots};
 use super::text::{milliseconds, rtt};
 
 /// What stands for an answer that did not come.
@@ -20,7 +20,7 @@ pub(crate) fn render(report: &Report, view: View) -> String {
     frame_around(report, view, |stops, names| grid(view, runs, stops, names))
 }
 
-fn grid(view: View, runs: usize, stops: &[Stop], names: Names) -> Grid {
+fn grid(view: View, runs: usize, stops: &[Stop], names: NamePlacement) -> Grid {
     let notes = NoteColumn::without_loss(view, stops);
     let mut grid = Grid::new();
     grid.column(Align::Right, "TTL");
@@ -51,7 +51,7 @@ fn grid(view: View, runs: usize, stops: &[Stop], names: Names) -> Grid {
 }
 
 /// A run's round-trip time, and what traceroute would note behind it.
-fn answer(stop: &Stop, index: usize, host: Option<&Host>, run: usize) -> (Cell, Cell) {
+fn answer(stop: &Stop, index: usize, host: Option<&Responder>, run: usize) -> (Cell, Cell) {
     match host.and_then(|host| host.answer(run)) {
         Some(answer) => {
             let time = answer

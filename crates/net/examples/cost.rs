@@ -64,7 +64,8 @@ mod linux {
     }
 
     fn measure(address: IpAddr) {
-        let mut network = traceroute_net::open(traceroute_net::Options::default()).expect("the network");
+        let mut network =
+            traceroute_net::open(traceroute_net::NetworkOptions::default()).expect("the network");
         let request = FlowRequest {
             target: address,
             transport: None,

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 
 use traceroute_engine::{Egress, FlowRequest};
-use traceroute_net::{Options, access, diagnose, host, open};
+use traceroute_net::{NetworkOptions, access, diagnose, host, open};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let target = match std::env::args().nth(1) {
@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{}: {:?}, {}", finding.subject, finding.verdict, finding.text);
     }
     println!("{:?}", host());
-    let mut network = open(Options::default())?;
+    let mut network = open(NetworkOptions::default())?;
     let flow = network.open_flow(&FlowRequest {
         target,
         transport: None,

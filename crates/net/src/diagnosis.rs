@@ -12,6 +12,8 @@ pub(crate) mod windows;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::Family;
+
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -33,8 +35,8 @@ pub enum Subject {
     Probing {
         /// The protocol.
         protocol: &'static str,
-        /// IPv6 and not IPv4.
-        v6: bool,
+        /// Over which.
+        family: Family,
     },
     /// Something about the system or this process, by its name.
     System(&'static str),
@@ -80,7 +82,7 @@ impl Finding {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Subject::Probing { protocol, v6 } => write!(f, "{protocol} over IPv{}", if *v6 { 6 } else { 4 }),
+            Subject::Probing { protocol, family } => write!(f, "{protocol} over {family}"),
             Subject::System(name) => f.write_str(name),
         }
     }
@@ -92,11 +94,14 @@ pub(crate) const ELSEWHERE: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// Whether packets get anywhere, on systems that tell no [`Host`](crate::Host). `source` is the
-/// address that they would leave [`ELSEWHERE`] from, `command` shows the routes.
+/// Whether packets get anywhere, on systems that tell no [`LocalHost`](crate::LocalHost). `source`
+/// is the address that they would leave [`ELSEWHERE`] from, `command` shows the routes.
 #[cfg_attr(target_os = "linux", allow(dead_code))]
-pub(crate) fn route(v6: bool, source: Option<IpAddr>, command: &str) -> Finding {
-    let subject = Subject::System(if v6 { "IPv6 route" } else { "IPv4 route" });
+pub(crate) fn route(family: Family, source: Option<IpAddr>, command: &str) -> Finding {
+    let subject = Subject::System(match family {
+        Family::V4 => "IPv4 route",
+        Family::V6 => "IPv6 route",
+    });
     match source {
         Some(source) => {
             let text = format!("a default route, with source address {source}");
@@ -112,12 +117,12 @@ pub(crate) fn route(v6: bool, source: Option<IpAddr>, command: &str) -> Finding 
 /// For operating systems without a backend.
 #[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 pub(crate) fn unknown() -> Vec<Finding> {
-    let probing = |protocol, v6| {
+    let probing = |protocol, family| {
         let text = "this platform is not supported";
-        Finding::new(Subject::Probing { protocol, v6 }, Verdict::Bad, text)
+        Finding::new(Subject::Probing { protocol, family }, Verdict::Bad, text)
     };
     PROTOCOLS
         .into_iter()
-        .flat_map(|protocol| [probing(protocol, false), probing(protocol, true)])
+        .flat_map(|protocol| Family::ALL.map(|family| probing(protocol, family)))
         .collect()
 }

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 
 /// What this host does with what it sends.
 #[derive(Debug)]
-pub struct Host {
+pub struct LocalHost {
     /// IPv4.
     pub v4: Routing,
     /// IPv6.
@@ -83,12 +83,12 @@ pub struct Rule {
     /// It holds for all others instead.
     pub is_inverted: bool,
     /// What becomes of such packets.
-    pub action: Action,
+    pub action: RoutingAction,
 }
 
 /// What a rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum RoutingAction {
     /// Looks up the route in this table, and goes on with the next rule when there is none.
     Table(u32),
     /// Looks up the route in the table of the interface's VRF.

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use traceroute_engine::MatchedReply;
-use traceroute_wire::IcmpError;
+use traceroute_wire::{Family, IcmpError};
 
 /// Offsets in the reply structures of 64-bit systems, `ICMP_ECHO_REPLY` and `ICMPV6_ECHO_REPLY`.
 pub(crate) mod at {
@@ -48,18 +48,21 @@ impl Start {
 /// found a reply in it. It finds echo replies and messages that a TTL ran out. Other errors are
 /// there all the same, with who sent them; so without its word they count, but only those. `None`:
 /// nobody has answered.
-pub(crate) fn answer(buffer: &[u8], is_ipv6: bool, parsed: bool) -> Option<MatchedReply> {
-    let (from, status) = if is_ipv6 {
-        let octets: [u8; 16] = array(buffer, at::V6_ADDRESS)?;
-        (Ipv6Addr::from(octets).into(), array(buffer, at::V6_STATUS)?)
-    } else {
-        let octets: [u8; 4] = array(buffer, at::V4_ADDRESS)?;
-        (IpAddr::V4(Ipv4Addr::from(octets)), array(buffer, at::V4_STATUS)?)
+pub(crate) fn answer(buffer: &[u8], family: Family, parsed: bool) -> Option<MatchedReply> {
+    let (from, status) = match family {
+        Family::V4 => {
+            let octets: [u8; 4] = array(buffer, at::V4_ADDRESS)?;
+            (IpAddr::V4(Ipv4Addr::from(octets)), array(buffer, at::V4_STATUS)?)
+        }
+        Family::V6 => {
+            let octets: [u8; 16] = array(buffer, at::V6_ADDRESS)?;
+            (Ipv6Addr::from(octets).into(), array(buffer, at::V6_STATUS)?)
+        }
     };
     if from.is_unspecified() {
         return None;
     }
-    match EchoStatus::of(u32::from_ne_bytes(status), is_ipv6) {
+    match EchoStatus::of(u32::from_ne_bytes(status), family) {
         EchoStatus::Reply => parsed.then_some(MatchedReply::new(from, None)),
         EchoStatus::Error(error) => Some(MatchedReply::new(from, Some(error))),
         EchoStatus::Nothing => None,
@@ -83,8 +86,11 @@ enum EchoStatus {
 }
 
 impl EchoStatus {
-    fn of(status: u32, is_ipv6: bool) -> Self {
-        let code = if is_ipv6 { v6_code(status) } else { v4_code(status) };
+    fn of(status: u32, family: Family) -> Self {
+        let code = match family {
+            Family::V4 => v4_code(status),
+            Family::V6 => v6_code(status),
+        };
         match (status, code) {
             (0, _) => EchoStatus::Reply,
             // IP_TTL_EXPIRED_TRANSIT, IP_TIME_EXCEEDED.
@@ -163,17 +169,19 @@ mod tests {
     const ROUTER_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
     /// What a router's answer with this status is read as.
-    fn read(is_ipv6: bool, status: u32, parsed: bool) -> Option<MatchedReply> {
-        let buffer = if is_ipv6 {
-            v6_reply(ROUTER_6, status)
-        } else {
-            v4_reply(ROUTER, status)
+    fn read(family: Family, status: u32, parsed: bool) -> Option<MatchedReply> {
+        let buffer = match family {
+            Family::V4 => v4_reply(ROUTER, status),
+            Family::V6 => v6_reply(ROUTER_6, status),
         };
-        answer(&buffer, is_ipv6, parsed)
+        answer(&buffer, family, parsed)
     }
 
-    fn answered(is_ipv6: bool, error: Option<IcmpError>) -> MatchedReply {
-        let from = if is_ipv6 { ROUTER_6.into() } else { ROUTER.into() };
+    fn answered(family: Family, error: Option<IcmpError>) -> MatchedReply {
+        let from = match family {
+            Family::V4 => ROUTER.into(),
+            Family::V6 => ROUTER_6.into(),
+        };
         MatchedReply::new(from, error)
     }
 
@@ -181,15 +189,15 @@ mod tests {
 
     #[test]
     fn replies_and_errors_are_read_with_who_sent_them() {
-        for (is_ipv6, unreachable) in [(false, 11_003), (true, 11_004)] {
+        for (family, unreachable) in [(Family::V4, 11_003), (Family::V6, 11_004)] {
             for (status, error) in [
                 (0, None),
                 (11_013, Some(IcmpError::TimeExceeded)),
                 (unreachable, PROHIBITED_OR_HOST),
             ] {
                 assert_eq!(
-                    read(is_ipv6, status, true),
-                    Some(answered(is_ipv6, error)),
+                    read(family, status, true),
+                    Some(answered(family, error)),
                     "{status}"
                 );
             }
@@ -198,61 +206,65 @@ mod tests {
 
     #[test]
     fn errors_that_the_api_does_not_parse_count_all_the_same() {
-        for (is_ipv6, unreachable) in [(false, 11_003), (true, 11_004)] {
-            let expected = answered(is_ipv6, PROHIBITED_OR_HOST);
-            assert_eq!(read(is_ipv6, unreachable, false), Some(expected));
+        for (family, unreachable) in [(Family::V4, 11_003), (Family::V6, 11_004)] {
+            let expected = answered(family, PROHIBITED_OR_HOST);
+            assert_eq!(read(family, unreachable, false), Some(expected));
             // Success is the API's to find; and IP_REQ_TIMED_OUT.
-            assert_eq!(read(is_ipv6, 0, false), None);
-            assert_eq!(read(is_ipv6, 11_010, false), None);
+            assert_eq!(read(family, 0, false), None);
+            assert_eq!(read(family, 11_010, false), None);
         }
     }
 
     #[test]
     fn a_buffer_that_nobody_wrote_to_or_that_has_no_address_is_no_answer() {
-        for is_ipv6 in [false, true] {
+        for family in Family::ALL {
             for parsed in [false, true] {
-                assert_eq!(answer(&[0; 512], is_ipv6, parsed), None);
-                assert_eq!(answer(&[1; 20], true, parsed), None, "too short");
+                assert_eq!(answer(&[0; 512], family, parsed), None);
+                assert_eq!(answer(&[1; 20], Family::V6, parsed), None, "too short");
             }
         }
-        assert_eq!(answer(&v4_reply([0; 4], 11_013), false, false), None);
+        assert_eq!(answer(&v4_reply([0; 4], 11_013), Family::V4, false), None);
         assert_eq!(
-            answer(&v6_reply(Ipv6Addr::UNSPECIFIED, 11_003), true, false),
+            answer(&v6_reply(Ipv6Addr::UNSPECIFIED, 11_003), Family::V6, false),
             None
         );
     }
 
     #[test]
     fn the_same_status_differs_by_family() {
-        let code = |status, is_ipv6| match EchoStatus::of(status, is_ipv6) {
+        let code = |status, family| match EchoStatus::of(status, family) {
             EchoStatus::Error(IcmpError::Unreachable { code }) => Some(code),
             _ => None,
         };
         let v4: Vec<_> = [11_002, 11_003, 11_004, 11_005, 11_009, 11_010]
-            .map(|status| code(status, false))
+            .map(|status| code(status, Family::V4))
             .into();
         assert_eq!(v4, [Some(0), Some(1), Some(2), Some(3), Some(4), None]);
         let v6: Vec<_> = [11_002, 11_003, 11_004, 11_005, 11_045, 11_010]
-            .map(|status| code(status, true))
+            .map(|status| code(status, Family::V6))
             .into();
         assert_eq!(v6, [Some(0), Some(3), Some(1), Some(4), Some(2), None]);
-        for is_ipv6 in [false, true] {
-            assert_eq!(EchoStatus::of(0, is_ipv6), EchoStatus::Reply);
+        for family in Family::ALL {
+            assert_eq!(EchoStatus::of(0, family), EchoStatus::Reply);
             let expired = EchoStatus::Error(IcmpError::TimeExceeded);
-            assert_eq!(EchoStatus::of(11_013, is_ipv6), expired);
+            assert_eq!(EchoStatus::of(11_013, family), expired);
         }
+    }
+
+    fn family() -> impl Strategy<Value = Family> {
+        prop::sample::select(&Family::ALL[..])
     }
 
     proptest! {
         #[test]
-        fn any_status_means_something_and_only_0_a_reply(status: u32, is_ipv6: bool) {
-            let is_reply = EchoStatus::of(status, is_ipv6) == EchoStatus::Reply;
+        fn any_status_means_something_and_only_0_a_reply(status: u32, family in family()) {
+            let is_reply = EchoStatus::of(status, family) == EchoStatus::Reply;
             prop_assert_eq!(is_reply, status == 0);
         }
 
         #[test]
-        fn any_buffer_is_survived(buffer: Vec<u8>, is_ipv6: bool, parsed: bool) {
-            let _ = answer(&buffer, is_ipv6, parsed);
+        fn any_buffer_is_survived(buffer: Vec<u8>, family in family(), parsed: bool) {
+            let _ = answer(&buffer, family, parsed);
         }
     }
 }

@@ -27,7 +27,7 @@ mod diagnosis;
 mod egress;
 mod host;
 mod options;
-mod own;
+mod own_addresses;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod ports;
 mod privileges;
@@ -84,8 +84,8 @@ pub use access::Access;
 pub use diagnosis::{Finding, PROTOCOLS, Subject, Verdict};
 pub use egress::{EgressError, check_egress, interface_index, only_zone};
 pub use host::{
-    Action, Condition, DefaultRoute, Hook, Host, NatChain, NextHop, Prefix, Routes, Routing, Rule,
-    Translation,
+    Condition, DefaultRoute, Hook, LocalHost, NatChain, NextHop, Prefix, Routes, Routing, RoutingAction,
+    Rule, Translation,
 };
 #[cfg(target_os = "linux")]
 pub use imp::host;
@@ -94,10 +94,11 @@ pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
 #[cfg(target_os = "linux")]
 pub use imp::{keep_marking_privileges, keep_probing_privileges};
-pub use options::Options;
-pub use own::OwnAddresses;
+pub use options::NetworkOptions;
+pub use own_addresses::OwnAddresses;
 pub use privileges::Privileges;
 pub use program::program_path;
+pub use traceroute_engine::Family;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub use unix::sys::is_interrupt_ignored;
 
@@ -127,7 +128,7 @@ pub fn keep_marking_privileges() -> std::io::Result<Privileges> {
 
 /// What this host does with what it sends; this system does not tell.
 #[cfg(not(target_os = "linux"))]
-pub fn host() -> Option<Host> {
+pub fn host() -> Option<LocalHost> {
     None
 }
 
@@ -137,8 +138,8 @@ pub fn is_interrupt_ignored() -> bool {
     false
 }
 
-/// Starts the driver that [`Options::windows_driver`] needs, on Windows; other systems have none
-/// and need none.
+/// Starts the driver that [`NetworkOptions::windows_driver`] needs, on Windows; other systems have
+/// none and need none.
 ///
 /// # Errors
 /// None here.

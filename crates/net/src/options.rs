@@ -2,7 +2,7 @@
 
 /// How a backend is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Options {
+pub struct NetworkOptions {
     /// Thousands of probes a second are to come: room for 4096 packets per address family that
     /// nobody has read yet, 8 MiB each, which take some 10 ms longer to set up (Linux).
     pub heavy_load: bool,
@@ -15,12 +15,12 @@ pub struct Options {
     pub syn_socket: bool,
 }
 
-impl Options {
+impl NetworkOptions {
     /// The same without what makes no difference here: traces with equal effective options can
     /// share a network.
     #[must_use]
     pub fn effective(self) -> Self {
-        Options {
+        NetworkOptions {
             heavy_load: self.heavy_load,
             // The system's own connects are the same with the driver as without.
             windows_driver: cfg!(windows) && self.windows_driver && !self.syn_socket,
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn options_of_windows_make_no_difference_elsewhere() {
-        let all = Options {
+        let all = NetworkOptions {
             heavy_load: true,
             windows_driver: true,
             syn_socket: true,
@@ -43,7 +43,7 @@ mod tests {
         let effective = all.effective();
         assert!(effective.heavy_load && !effective.windows_driver);
         assert_eq!(effective.syn_socket, cfg!(windows));
-        let driver = Options {
+        let driver = NetworkOptions {
             syn_socket: false,
             ..all
         };

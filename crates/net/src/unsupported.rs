@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use traceroute_engine::{NetError, Network, Operation};
 
-use crate::{Access, EgressError, Finding, Options, diagnosis};
+use crate::{Access, EgressError, Finding, NetworkOptions, diagnosis};
 
 fn unsupported(operation: Operation) -> NetError {
     NetError::new(
@@ -20,7 +20,7 @@ fn unsupported(operation: Operation) -> NetError {
 ///
 /// # Errors
 /// Always: this platform is not supported.
-pub fn open(_options: Options) -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(_options: NetworkOptions) -> Result<Box<dyn Network + Send>, NetError> {
     Err(unsupported(Operation::OpenCapture))
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use traceroute_engine::multipath::PathsResult;
 use traceroute_engine::{
-    Action, EndToEndResult, Engine, Event, Method, NetError, NetworkEvent, Operation, Outcome, Time,
-    TraceError, TraceId, TraceResult, TraceSpec,
+    Action, EndToEndResult, Engine, EngineEvent, Method, NetError, NetworkEvent, Operation, Time, TraceError,
+    TraceId, TraceOutcome, TraceResult, TraceSpec,
 };
 use traceroute_simnet::{Delivery, Network};
 use traceroute_wire::{Checksums, MAX_PROBE_LEN, decode};
@@ -52,7 +52,7 @@ pub struct Simulation {
     client: Client,
     rng: fastrand::Rng,
     next_port: u16,
-    finished: HashMap<TraceId, Result<Outcome, TraceError>>,
+    finished: HashMap<TraceId, Result<TraceOutcome, TraceError>>,
     ended_at: HashMap<TraceId, Duration>,
     specs: HashMap<TraceId, TraceSpec>,
 }
@@ -124,7 +124,7 @@ impl Simulation {
     /// When it never ends, or is no run.
     pub fn finish(&mut self, id: TraceId) -> Result<TraceResult, TraceError> {
         match self.outcome(id)? {
-            Outcome::Run(result) => Ok(result),
+            TraceOutcome::Run(result) => Ok(result),
             other => panic!("no run: {other:?}"),
         }
     }
@@ -135,7 +135,7 @@ impl Simulation {
     /// When they never end, or are none.
     pub fn finish_series(&mut self, id: TraceId) -> Result<EndToEndResult, TraceError> {
         match self.outcome(id)? {
-            Outcome::EndToEnd(result) => Ok(result),
+            TraceOutcome::EndToEnd(result) => Ok(result),
             other => panic!("no series: {other:?}"),
         }
     }
@@ -146,12 +146,12 @@ impl Simulation {
     /// When it never ends, or is none.
     pub fn finish_paths(&mut self, id: TraceId) -> Result<Box<PathsResult>, TraceError> {
         match self.outcome(id)? {
-            Outcome::Paths(result) => Ok(result),
+            TraceOutcome::Paths(result) => Ok(result),
             other => panic!("no paths: {other:?}"),
         }
     }
 
-    fn outcome(&mut self, id: TraceId) -> Result<Outcome, TraceError> {
+    fn outcome(&mut self, id: TraceId) -> Result<TraceOutcome, TraceError> {
         while !self.finished.contains_key(&id) && self.step(PATIENCE) {}
         match self.finished.remove(&id) {
             Some(result) => result,
@@ -224,7 +224,7 @@ impl Simulation {
             }
         }
         while let Some(event) = self.engine.poll_event() {
-            if let Event::Finished {
+            if let EngineEvent::Finished {
                 trace,
                 connection,
                 result,

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Options, Protocol, Report, Request, Run, TcpMethod, Tracer};
+use datadog_traceroute::{Protocol, Report, Request, Run, TcpMethod, Tracer, TracerOptions};
 use etherparse::{PacketBuilder, TcpHeader};
 use tokio::runtime::{Builder, Runtime};
 use traceroute_simnet::tun::{self, Settings};
@@ -154,12 +154,12 @@ impl Lab {
         Lab {
             runs,
             runtime: Builder::new_current_thread().enable_all().build().unwrap(),
-            tracer: Tracer::with_options(Options {
-                network: traceroute_net::Options {
+            tracer: Tracer::with_options(TracerOptions {
+                network: traceroute_net::NetworkOptions {
                     heavy_load,
-                    ..traceroute_net::Options::default()
+                    ..traceroute_net::NetworkOptions::default()
                 },
-                ..Options::default()
+                ..TracerOptions::default()
             }),
         }
     }

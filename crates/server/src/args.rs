@@ -19,7 +19,7 @@ use crate::limits::Ceilings;
 use crate::listen::ListenAddress;
 use crate::logging::{LogFormat, LogLevel};
 use crate::observe::BodyLimit;
-use crate::policy::{Choices, EgressParameter, Network, Policy, parse_network};
+use crate::policy::{Choices, EgressParameter, Policy, Subnet, parse_subnet};
 
 /// Name of the program, also where it was renamed.
 const NAME: &str = "datadog-traceroute-server";
@@ -247,14 +247,14 @@ struct Flags {
     token_file: Option<PathBuf>,
 
     /// Networks that may be traced, separated by commas; none: all
-    #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_subnet)]
     #[arg(action = clap::ArgAction::Append)]
-    allow: Vec<Network>,
+    allow: Vec<Subnet>,
 
     /// Networks that may not be traced, separated by commas
-    #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_subnet)]
     #[arg(action = clap::ArgAction::Append)]
-    deny: Vec<Network>,
+    deny: Vec<Subnet>,
 
     /// Refuse to trace this machine, loopback, link-local and multicast addresses, and the metadata
     /// services of clouds

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use datadog_traceroute::{
-    Error, Event, Host, Options, Paths, PathsOptions, Report, Request, Statistics, Tracer, resolve,
+    Error, Event, Host, Paths, PathsOptions, Report, Request, Statistics, Tracer, TracerOptions, resolve,
 };
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -89,10 +89,10 @@ impl Backend for Tracer {
 /// many there are.
 pub(crate) fn tracer(max_traces: u32) -> Tracer {
     let largest_request = 2 * datadog_traceroute::MAX_QUERIES;
-    let mut options = Options {
+    let mut options = TracerOptions {
         // A request that is larger than the bound is let in when it is alone.
         max_traces: max_traces.max(largest_request) as usize,
-        ..Options::default()
+        ..TracerOptions::default()
     };
     options.network.heavy_load = true;
     Tracer::with_options(options)

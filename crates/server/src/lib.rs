@@ -3,7 +3,7 @@
 //! [`main`] is the whole program. From the outside in: `args` reads flags, `listen` opens sockets, `serve` accepts and
 //! bounds connections, `router` says which path is what, `observe` watches each request, `job` carries one out.
 
-mod accept;
+mod accept_header;
 mod args;
 mod auth;
 mod backend;

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::{Instrument, Span};
 
-use crate::accept::prefers_json;
+use crate::accept_header::prefers_json;
 use crate::failure::Failure;
 use crate::redirect::to_clean_path;
 use crate::router::{PATHS, Service, is_protected, sends_probes};

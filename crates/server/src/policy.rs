@@ -18,9 +18,9 @@ use traceroute_net::OwnAddresses;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// Nothing else may be traced, unless empty.
-    pub(crate) allow: Vec<Network>,
+    pub(crate) allow: Vec<Subnet>,
     /// Wins over `allow`.
-    pub(crate) deny: Vec<Network>,
+    pub(crate) deny: Vec<Subnet>,
     /// Deny [`LOCAL`], and the addresses of this machine.
     pub(crate) deny_local: bool,
     /// What clients may choose of how probes leave.
@@ -29,14 +29,14 @@ pub(crate) struct Policy {
 
 /// Some addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Network {
+pub(crate) struct Subnet {
     addresses: IpNet,
     /// On this interface only, by name or index. Interfaces come and go, so it is looked up each
     /// time.
     zone: Option<String>,
 }
 
-impl Network {
+impl Subnet {
     fn contains(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address)
     }
@@ -53,7 +53,7 @@ impl Network {
     }
 }
 
-impl fmt::Display for Network {
+impl fmt::Display for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.addresses.fmt(f)?;
         match &self.zone {
@@ -139,7 +139,7 @@ impl Policy {
     /// Whether the address may be traced, by this interface; `None`: the routing tables decide.
     /// Where that cannot be told, what is said of an interface denies, and allows nothing.
     pub(crate) fn allows(&self, address: IpAddr, interface: Option<NonZeroU32>) -> bool {
-        let within = |networks: &[Network], address, unknown| {
+        let within = |networks: &[Subnet], address, unknown| {
             let mut networks = networks.iter();
             networks.any(|network| network.contains(address) && network.is_on(interface).unwrap_or(unknown))
         };
@@ -260,7 +260,7 @@ fn only_own_can_be_bound(address: IpAddr) -> bool {
 ///
 /// # Errors
 /// For any other text.
-pub(crate) fn parse_network(text: &str) -> Result<Network, String> {
+pub(crate) fn parse_subnet(text: &str) -> Result<Subnet, String> {
     let (network, zone) = match text.split_once('%') {
         Some((network, zone)) => (network, Some(zone)),
         None => (text, None),
@@ -276,7 +276,7 @@ pub(crate) fn parse_network(text: &str) -> Result<Network, String> {
         Some(_) if !is_link_local => Err(format!(
             "{text:?} has a zone, which only link-local addresses have"
         )),
-        zone => Ok(Network {
+        zone => Ok(Subnet {
             addresses,
             zone: zone.map(str::to_owned),
         }),
@@ -287,8 +287,8 @@ pub(crate) fn parse_network(text: &str) -> Result<Network, String> {
 mod tests {
     use super::*;
 
-    fn networks(texts: &[&str]) -> Vec<Network> {
-        texts.iter().map(|text| parse_network(text).unwrap()).collect()
+    fn networks(texts: &[&str]) -> Vec<Subnet> {
+        texts.iter().map(|text| parse_subnet(text).unwrap()).collect()
     }
 
     fn allows(policy: &Policy, address: &str) -> bool {
@@ -439,14 +439,14 @@ mod tests {
 
     #[test]
     fn networks_as_written() {
-        assert_eq!(parse_network("192.0.2.9/24").unwrap().to_string(), "192.0.2.0/24");
-        assert_eq!(parse_network("192.0.2.9").unwrap().to_string(), "192.0.2.9/32");
+        assert_eq!(parse_subnet("192.0.2.9/24").unwrap().to_string(), "192.0.2.0/24");
+        assert_eq!(parse_subnet("192.0.2.9").unwrap().to_string(), "192.0.2.9/32");
         assert_eq!(
-            parse_network("2001:db8::1").unwrap().to_string(),
+            parse_subnet("2001:db8::1").unwrap().to_string(),
             "2001:db8::1/128"
         );
         assert_eq!(
-            parse_network("fe80::9%eth0").unwrap().to_string(),
+            parse_subnet("fe80::9%eth0").unwrap().to_string(),
             "fe80::9/128%eth0"
         );
         for text in [
@@ -456,10 +456,10 @@ mod tests {
             "::/0%eth0",
             "%eth0",
         ] {
-            assert!(parse_network(text).is_err(), "{text:?}");
+            assert!(parse_subnet(text).is_err(), "{text:?}");
         }
         for text in ["", "example.com", "192.0.2.0/33", "192.0.2/24", "/8"] {
-            assert!(parse_network(text).is_err(), "{text:?}");
+            assert!(parse_subnet(text).is_err(), "{text:?}");
         }
     }
 }

@@ -104,9 +104,9 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-type Answer = Result<Response, Failure>;
+type HttpResult = Result<Response, Failure>;
 
-async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Answer {
+async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> HttpResult {
     only_get(&method)?;
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
@@ -116,14 +116,14 @@ async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Ur
     Ok(remarked(&remarks, answer.await))
 }
 
-async fn trace(service: Arc<Service>, request: Request, format: Format) -> Answer {
+async fn trace(service: Arc<Service>, request: Request, format: Format) -> HttpResult {
     let details = request.details();
     let job = Job::admit(service, request, None).await?;
     let report = job.run(None).await?;
     write(&report, format, details)
 }
 
-fn write(report: &Report, format: Format, details: bool) -> Answer {
+fn write(report: &Report, format: Format, details: bool) -> HttpResult {
     let view = View {
         screen: Screen::NONE,
         details,
@@ -136,7 +136,7 @@ fn write(report: &Report, format: Format, details: bool) -> Answer {
     Ok(respond(format.media_type(), text))
 }
 
-async fn events(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Answer {
+async fn events(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> HttpResult {
     only_get(&method)?;
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
@@ -146,7 +146,12 @@ async fn events(State(service): State<Arc<Service>>, method: Method, uri: Uri) -
     Ok(remarked(&remarks, answer.await))
 }
 
-async fn probe(State(service): State<Arc<Service>>, method: Method, headers: HeaderMap, uri: Uri) -> Answer {
+async fn probe(
+    State(service): State<Arc<Service>>,
+    method: Method,
+    headers: HeaderMap,
+    uri: Uri,
+) -> HttpResult {
     only_get(&method)?;
     let query = Query::parse(uri.query().unwrap_or_default());
     let ceilings = &service.settings.ceilings;
@@ -202,7 +207,7 @@ fn without_format((request, format): (Request, Format), which: &str) -> Result<R
 const WARNING: HeaderName = HeaderName::from_static("traceroute-warning");
 
 /// The response, with the remarks on its request.
-fn remarked(remarks: &Remarks, answer: Answer) -> Response {
+fn remarked(remarks: &Remarks, answer: HttpResult) -> Response {
     let mut response = answer.into_response();
     if !remarks.is_empty()
         && let Ok(value) = HeaderValue::from_str(&remarks.to_string())
@@ -212,7 +217,7 @@ fn remarked(remarks: &Remarks, answer: Answer) -> Response {
     response
 }
 
-async fn healthy(State(service): State<Arc<Service>>, method: Method) -> Answer {
+async fn healthy(State(service): State<Arc<Service>>, method: Method) -> HttpResult {
     get_or_head(&method)?;
     let document =
         health::document(service.started.elapsed(), SystemTime::now()).map_err(Failure::encoding)?;
@@ -222,13 +227,13 @@ async fn healthy(State(service): State<Arc<Service>>, method: Method) -> Answer 
     Ok(response)
 }
 
-async fn counters(State(service): State<Arc<Service>>, method: Method) -> Answer {
+async fn counters(State(service): State<Arc<Service>>, method: Method) -> HttpResult {
     get_or_head(&method)?;
     let engine = service.backend.statistics().await;
     metrics::respond(&service.metrics.registry(engine))
 }
 
-async fn api(method: Method) -> Answer {
+async fn api(method: Method) -> HttpResult {
     get_or_head(&method)?;
     Ok(respond("application/json", openapi::document()))
 }

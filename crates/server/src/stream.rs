@@ -85,7 +85,7 @@ fn conclude(result: Result<Result<Report, Failure>, JoinError>, outcome: &Outcom
 }
 
 #[derive(Serialize)]
-struct Hop {
+struct HopEvent {
     run: u32,
     ttl: u8,
     ip_address: IpAddr,
@@ -94,12 +94,12 @@ struct Hop {
 }
 
 #[derive(Serialize)]
-struct Run {
+struct RunEvent {
     run: u32,
 }
 
 #[derive(Serialize)]
-struct E2e {
+struct E2eEvent {
     index: u32,
     rtt: f64,
 }
@@ -110,7 +110,7 @@ fn describe(happened: Event, hide_private: bool) -> Option<sse::Event> {
         Event::HopFound { answer, .. } if hide_private && is_private(answer.address) => return None,
         Event::HopFound { run, ttl, answer } => event(
             "hop",
-            &Hop {
+            &HopEvent {
                 run,
                 ttl,
                 ip_address: answer.address,
@@ -118,10 +118,10 @@ fn describe(happened: Event, hide_private: bool) -> Option<sse::Event> {
                 destination: answer.destination,
             },
         ),
-        Event::RunFinished { run } => event("run", &Run { run }),
+        Event::RunFinished { run } => event("run", &RunEvent { run }),
         Event::E2eProbe { index, rtt } => {
             let rtt = rtt.map_or(0.0, milliseconds);
-            event("e2e", &E2e { index, rtt })
+            event("e2e", &E2eEvent { index, rtt })
         }
         _ => return None,
     };

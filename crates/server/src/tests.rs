@@ -23,7 +23,7 @@ use crate::auth::Token;
 use crate::backend::{Backend, OnEvent};
 use crate::limits::Ceilings;
 use crate::observe::BodyLimit;
-use crate::policy::{Choices, Policy, parse_network};
+use crate::policy::{Choices, Policy, parse_subnet};
 use crate::router::{Service, Settings, router};
 
 /// Always the same.
@@ -1028,7 +1028,7 @@ async fn denied_networks_are_denied_by_name_too() {
         Outcome::Succeed,
         Settings {
             policy: Policy {
-                deny: vec![parse_network("192.0.2.0/24").unwrap()],
+                deny: vec![parse_subnet("192.0.2.0/24").unwrap()],
                 ..Policy::default()
             },
             ..settings()

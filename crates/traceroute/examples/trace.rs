@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use datadog_traceroute::driver::Driver;
-use traceroute_engine::{Method, Outcome, TraceSpec};
+use traceroute_engine::{Method, TraceOutcome, TraceSpec};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let times: usize = arguments.next().map_or(Ok(1), |times| times.parse())?;
 
     let driver = Driver::spawn(
-        Box::new(|| traceroute_net::open(traceroute_net::Options::default())),
+        Box::new(|| traceroute_net::open(traceroute_net::NetworkOptions::default())),
         100_000,
         [1; 32],
     )?;
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for trace in traces {
         let result = runtime.block_on(trace)?;
         if times == 1 {
-            let Outcome::Run(run) = result else { continue };
+            let TraceOutcome::Run(run) = result else { continue };
             for hop in run.hops {
                 println!(
                     "{:3} {:?}",

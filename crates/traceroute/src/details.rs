@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use traceroute_engine::{Answer, Distance, End, Hop, Losses, Method};
-use traceroute_wire::{IcmpError, MplsLabel};
+use traceroute_wire::{Family, IcmpError, MplsLabel};
 use uuid::Uuid;
 
 use crate::driver::Statistics;
@@ -28,7 +28,7 @@ pub struct Details {
     /// What a reader must know to understand the result.
     pub warnings: Vec<Warning>,
     /// What happened to all probes and packets.
-    pub counters: Counters,
+    pub counters: CounterDetails,
 }
 
 /// What one run learned.
@@ -220,7 +220,7 @@ pub struct AddressCount {
 /// What happened to all probes and packets since the [`Tracer`](crate::Tracer) was made: those of
 /// all its requests, and of their end-to-end probes as well.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Counters {
+pub struct CounterDetails {
     /// Probes.
     pub probes: ProbeCounters,
     /// Packets that came in.
@@ -257,10 +257,10 @@ pub struct ReplyCounters {
     pub ignored: BTreeMap<String, u64>,
 }
 
-impl From<Statistics> for Counters {
+impl From<Statistics> for CounterDetails {
     fn from(statistics: Statistics) -> Self {
         let Statistics { engine, network, .. } = statistics;
-        Counters {
+        CounterDetails {
             probes: ProbeCounters {
                 sent: engine.sent,
                 retried: engine.send_retries,
@@ -289,11 +289,11 @@ impl Details {
             report.runs.iter().map(RunDetails::new).collect(),
             E2eDetails::from(&report.end_to_end),
             report.warnings.clone(),
-            Counters::from(*statistics),
+            CounterDetails::from(*statistics),
         ))
     }
 
-    fn new(runs: Vec<RunDetails>, e2e: E2eDetails, warnings: Vec<Warning>, counters: Counters) -> Self {
+    fn new(runs: Vec<RunDetails>, e2e: E2eDetails, warnings: Vec<Warning>, counters: CounterDetails) -> Self {
         let mut by_ttl: BTreeMap<u8, BTreeMap<IpAddr, u32>> = BTreeMap::new();
         for hop in runs.iter().flat_map(|run| &run.hops) {
             let addresses = by_ttl.entry(hop.ttl).or_default();
@@ -381,9 +381,9 @@ impl From<&EndToEnd> for E2eDetails {
 
 impl AnswerDetails {
     fn new(method: Method, answer: &Answer) -> Self {
-        let v4 = answer.address.is_ipv4();
+        let family = Family::of(answer.address);
         let kind = AnswerKind::of(method, answer.error);
-        let (icmp_type, icmp_code) = match (kind.icmp_type(v4), answer.error) {
+        let (icmp_type, icmp_code) = match (kind.icmp_type(family), answer.error) {
             (Some(number), Some(IcmpError::Unreachable { code })) => (Some(number), Some(code)),
             (Some(number), _) => (Some(number), Some(0)),
             (None, _) => (None, None),
@@ -416,14 +416,17 @@ impl AnswerKind {
     }
 
     /// RFC 792 and RFC 4443.
-    fn icmp_type(self, v4: bool) -> Option<u8> {
+    fn icmp_type(self, family: Family) -> Option<u8> {
         let (in_v4, in_v6) = match self {
             AnswerKind::TimeExceeded => (11, 3),
             AnswerKind::Unreachable => (3, 1),
             AnswerKind::EchoReply => (0, 129),
             AnswerKind::Udp | AnswerKind::Tcp => return None,
         };
-        Some(if v4 { in_v4 } else { in_v6 })
+        Some(match family {
+            Family::V4 => in_v4,
+            Family::V6 => in_v6,
+        })
     }
 }
 
@@ -515,7 +518,7 @@ mod tests {
     }
 
     fn details_of(runs: Vec<RunDetails>) -> Details {
-        Details::new(runs, E2eDetails::default(), Vec::new(), Counters::default())
+        Details::new(runs, E2eDetails::default(), Vec::new(), CounterDetails::default())
     }
 
     const EXCEEDED: Option<IcmpError> = Some(IcmpError::TimeExceeded);
@@ -618,7 +621,7 @@ mod tests {
         let documentation = include_str!("../../../docs/details.md");
         let mut labelled = answer("192.0.2.7", Some(IcmpError::Unreachable { code: 1 }));
         labelled.mpls.push(0);
-        let counters = Counters::from(Statistics::default());
+        let counters = CounterDetails::from(Statistics::default());
         let mut result = result(vec![Some(labelled), None]);
         result.hops[0].nat = true;
         result.end = End::Refused {

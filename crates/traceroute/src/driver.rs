@@ -26,9 +26,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use traceroute_engine::{
-    Action, ConnectionId, Counters, Engine, Event, FlowRequest, Found, NetError, Network, NetworkCounters,
-    NetworkEvent, OpenFlow, Operation, Outcome, Plan, Route, Time, Token, TraceError, TraceId, TraceSpec,
-    Waker,
+    Action, ConnectionId, Counters, Engine, EngineEvent, FlowRequest, FoundHop, NetError, Network,
+    NetworkCounters, NetworkEvent, OpenFlow, Operation, Plan, Route, Time, Token, TraceError, TraceId,
+    TraceOutcome, TraceSpec, Waker,
 };
 
 /// Actions carried out between two looks at the capture, so that its buffer cannot overflow while
@@ -50,7 +50,7 @@ pub type Open = Box<dyn Fn() -> Result<Box<dyn Network + Send>, NetError> + Send
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     /// A hop answered.
-    Hop(Found),
+    Hop(FoundHop),
     /// An end-to-end probe was answered, or will not be any more.
     Probe {
         /// Which probe of those that left, from 0.
@@ -117,7 +117,7 @@ struct Start {
     ticket: u64,
     spec: TraceSpec,
     on_news: Option<OnNews>,
-    result: oneshot::Sender<Result<Outcome, TraceError>>,
+    result: oneshot::Sender<Result<TraceOutcome, TraceError>>,
 }
 
 impl Driver {
@@ -147,7 +147,7 @@ impl Driver {
 
     /// Starts a trace. Dropping the returned future before it is ready cancels the trace and frees
     /// all it holds.
-    pub fn trace(&self, spec: TraceSpec, on_news: Option<OnNews>) -> Trace {
+    pub fn trace(&self, spec: TraceSpec, on_news: Option<OnNews>) -> TraceFuture {
         let ticket = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
         let (result, receiver) = oneshot::channel();
         self.send(Command::Start(Box::new(Start {
@@ -156,7 +156,7 @@ impl Driver {
             on_news,
             result,
         })));
-        Trace {
+        TraceFuture {
             ticket,
             receiver,
             driver: self.clone(),
@@ -197,15 +197,15 @@ impl Drop for Shared {
 }
 
 /// A running trace: a future of its result.
-pub struct Trace {
+pub struct TraceFuture {
     ticket: u64,
-    receiver: oneshot::Receiver<Result<Outcome, TraceError>>,
+    receiver: oneshot::Receiver<Result<TraceOutcome, TraceError>>,
     driver: Driver,
     over: bool,
 }
 
-impl Future for Trace {
-    type Output = Result<Outcome, TraceError>;
+impl Future for TraceFuture {
+    type Output = Result<TraceOutcome, TraceError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let result = Pin::new(&mut self.receiver).poll(context);
@@ -216,7 +216,7 @@ impl Future for Trace {
     }
 }
 
-impl Drop for Trace {
+impl Drop for TraceFuture {
     fn drop(&mut self) {
         if !self.over {
             self.driver.send(Command::Cancel { ticket: self.ticket });
@@ -225,18 +225,18 @@ impl Drop for Trace {
 }
 
 /// A trace as the thread knows it.
-struct Job {
+struct RunningTrace {
     ticket: u64,
     request: FlowRequest,
     /// By their numbers, the closed ones, too. What could not be opened is a closed copy of the one
     /// before.
-    flows: Vec<JobFlow>,
+    flows: Vec<RunningFlow>,
     on_news: Option<OnNews>,
-    result: oneshot::Sender<Result<Outcome, TraceError>>,
+    result: oneshot::Sender<Result<TraceOutcome, TraceError>>,
 }
 
 #[derive(Clone, Copy)]
-struct JobFlow {
+struct RunningFlow {
     flow: OpenFlow,
     is_open: bool,
 }
@@ -249,7 +249,7 @@ struct Pump {
     limit: usize,
     seed: [u8; 32],
     engine: Engine,
-    jobs: HashMap<TraceId, Job>,
+    running: HashMap<TraceId, RunningTrace>,
     tickets: HashMap<u64, TraceId>,
 }
 
@@ -269,7 +269,7 @@ impl Pump {
             limit,
             seed,
             engine: Engine::new(limit, seed),
-            jobs: HashMap::new(),
+            running: HashMap::new(),
             tickets: HashMap::new(),
         }
     }
@@ -288,7 +288,7 @@ impl Pump {
     fn start_over(&mut self) {
         self.network = None;
         (self.publish)(None);
-        self.jobs.clear();
+        self.running.clear();
         self.tickets.clear();
         // Not the identifiers of before, which late answers still carry.
         for byte in &mut self.seed {
@@ -309,7 +309,7 @@ impl Pump {
                 }
             }
             let commands = self.take_commands();
-            if commands == Commands::Over && self.jobs.is_empty() {
+            if commands == Commands::Over && self.running.is_empty() {
                 return;
             }
             // The waker has been called for them, but perhaps only once for all.
@@ -323,7 +323,7 @@ impl Pump {
 
     /// Whether there is nothing to watch.
     fn is_idle(&mut self) -> bool {
-        self.network.is_none() || self.jobs.is_empty() && self.engine.wake_at().is_none()
+        self.network.is_none() || self.running.is_empty() && self.engine.wake_at().is_none()
     }
 
     /// Waits for a command without the network. What it has captured meanwhile answers nobody, and
@@ -391,12 +391,12 @@ impl Pump {
         match self.begin(spec, &request) {
             Ok((trace, flow)) => {
                 self.tickets.insert(ticket, trace);
-                self.jobs.insert(
+                self.running.insert(
                     trace,
-                    Job {
+                    RunningTrace {
                         ticket,
                         request,
-                        flows: vec![JobFlow { flow, is_open: true }],
+                        flows: vec![RunningFlow { flow, is_open: true }],
                         on_news,
                         result,
                     },
@@ -452,19 +452,19 @@ impl Pump {
         self.forget(trace, connection);
     }
 
-    /// Frees what a trace held; returns its job.
-    fn forget(&mut self, trace: TraceId, connection: Option<ConnectionId>) -> Option<Job> {
-        let job = self.jobs.remove(&trace)?;
-        self.tickets.remove(&job.ticket);
+    /// Frees what a trace held; returns its state.
+    fn forget(&mut self, trace: TraceId, connection: Option<ConnectionId>) -> Option<RunningTrace> {
+        let state = self.running.remove(&trace)?;
+        self.tickets.remove(&state.ticket);
         if let Some(network) = self.network.as_deref_mut() {
             if let Some(connection) = connection {
                 network.disconnect(connection);
             }
-            for open in job.flows.iter().filter(|flow| flow.is_open) {
-                network.close_flow(&job.request, &open.flow);
+            for open in state.flows.iter().filter(|flow| flow.is_open) {
+                network.close_flow(&state.request, &open.flow);
             }
         }
-        Some(job)
+        Some(state)
     }
 
     /// Ends a run that only waits for answers that a limit holds back, so that others get its port.
@@ -482,20 +482,20 @@ impl Pump {
 
     /// Opens a further flow of a trace.
     fn open_flow(&mut self, trace: TraceId) {
-        let (Some(job), Some(network)) = (self.jobs.get_mut(&trace), self.network.as_deref_mut()) else {
+        let (Some(state), Some(network)) = (self.running.get_mut(&trace), self.network.as_deref_mut()) else {
             return;
         };
-        let opened = network.open_flow(&job.request);
+        let opened = network.open_flow(&state.request);
         let now = network.now();
-        let closed = job.flows.last().map(|last| JobFlow {
+        let closed = state.flows.last().map(|last| RunningFlow {
             is_open: false,
             ..*last
         });
-        let flow = opened.as_ref().ok().map(|flow| JobFlow {
+        let flow = opened.as_ref().ok().map(|flow| RunningFlow {
             flow: *flow,
             is_open: true,
         });
-        job.flows.extend(flow.or(closed));
+        state.flows.extend(flow.or(closed));
         match opened {
             Ok(flow) => self
                 .engine
@@ -505,19 +505,19 @@ impl Pump {
     }
 
     fn close_flow(&mut self, trace: TraceId, flow: u32) {
-        let (Some(job), Some(network)) = (self.jobs.get_mut(&trace), self.network.as_deref_mut()) else {
+        let (Some(state), Some(network)) = (self.running.get_mut(&trace), self.network.as_deref_mut()) else {
             return;
         };
-        if let Some(open) = job.flows.get_mut(flow as usize).filter(|flow| flow.is_open) {
+        if let Some(open) = state.flows.get_mut(flow as usize).filter(|flow| flow.is_open) {
             open.is_open = false;
-            network.close_flow(&job.request, &open.flow);
+            network.close_flow(&state.request, &open.flow);
         }
     }
 
     /// The way of the flow that a probe belongs to.
     fn route(&self, token: Token) -> Option<Route> {
         let (trace, flow) = Engine::sender(token);
-        let flow = self.jobs.get(&trace)?.flows.get(flow as usize)?;
+        let flow = self.running.get(&trace)?.flows.get(flow as usize)?;
         flow.is_open.then_some(flow.flow.route)
     }
 
@@ -551,11 +551,11 @@ impl Pump {
                 Action::Open { trace } => self.open_flow(trace),
                 Action::AskForNeighbour { trace } => {
                     let last = self
-                        .jobs
+                        .running
                         .get(&trace)
-                        .and_then(|job| Some((job, job.flows.last()?)));
+                        .and_then(|state| Some((state, state.flows.last()?)));
                     let is_missing =
-                        last.is_some_and(|(job, last)| network.lacks_neighbour(&job.request, &last.flow));
+                        last.is_some_and(|(state, last)| network.lacks_neighbour(&state.request, &last.flow));
                     self.engine.neighbour(trace, is_missing);
                 }
                 Action::Close { trace, flow } => self.close_flow(trace, flow),
@@ -577,17 +577,17 @@ impl Pump {
     fn tell(&mut self) {
         while let Some(event) = self.engine.poll_event() {
             match event {
-                Event::Found { trace, found } => self.news(trace, News::Hop(found)),
-                Event::Probe { trace, index, rtt } => self.news(trace, News::Probe { index, rtt }),
-                Event::Finished {
+                EngineEvent::Found { trace, found } => self.news(trace, News::Hop(found)),
+                EngineEvent::Probe { trace, index, rtt } => self.news(trace, News::Probe { index, rtt }),
+                EngineEvent::Finished {
                     trace,
                     connection,
                     result,
                 } => {
-                    if let Some(job) = self.forget(trace, connection) {
+                    if let Some(state) = self.forget(trace, connection) {
                         // The receiver may have gone in this very moment; its cancellation then
                         // finds nothing.
-                        let _ = job.result.send(result);
+                        let _ = state.result.send(result);
                     }
                 }
             }
@@ -595,7 +595,11 @@ impl Pump {
     }
 
     fn news(&mut self, trace: TraceId, news: News) {
-        if let Some(on_news) = self.jobs.get_mut(&trace).and_then(|job| job.on_news.as_mut()) {
+        if let Some(on_news) = self
+            .running
+            .get_mut(&trace)
+            .and_then(|state| state.on_news.as_mut())
+        {
             on_news(news);
         }
     }
@@ -645,11 +649,11 @@ impl Pump {
     /// The network is broken for good: every trace fails, and the next one opens it anew.
     fn break_down(&mut self, error: &NetError) {
         tracing::error!(%error, "capture failed; all traces in flight end");
-        let traces: Vec<TraceId> = self.jobs.keys().copied().collect();
+        let traces: Vec<TraceId> = self.running.keys().copied().collect();
         for trace in traces {
             let connection = self.engine.cancel(trace);
-            if let Some(job) = self.forget(trace, connection) {
-                let _ = job.result.send(Err(error.duplicate().into()));
+            if let Some(state) = self.forget(trace, connection) {
+                let _ = state.result.send(Err(error.duplicate().into()));
             }
         }
         self.network = None;

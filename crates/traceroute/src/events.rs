@@ -75,7 +75,7 @@ impl Event {
 /// They are a [`Stream`] too. It ends with the request; [`Events::report`] then has the result.
 #[must_use = "a request is carried out while its events are read"]
 pub struct Events<'r> {
-    queue: Queue,
+    queue: EventQueue,
     job: BoxFuture<'r, Result<Report, Error>>,
     result: Option<Result<Report, Error>>,
 }
@@ -142,12 +142,12 @@ impl Teller {
 }
 
 /// Where events come out.
-pub(crate) struct Queue {
+pub(crate) struct EventQueue {
     events: mpsc::Receiver<Event>,
     missed: Arc<AtomicU64>,
 }
 
-impl Queue {
+impl EventQueue {
     /// The events of `job`.
     pub(crate) fn of(self, job: BoxFuture<'_, Result<Report, Error>>) -> Events<'_> {
         Events {
@@ -159,14 +159,14 @@ impl Queue {
 }
 
 /// A queue between a request and whoever reads its events.
-pub(crate) fn queue() -> (Teller, Queue) {
+pub(crate) fn queue() -> (Teller, EventQueue) {
     let (sender, receiver) = mpsc::channel(MOST_WAITING);
     let missed = Arc::new(AtomicU64::new(0));
     let teller = Teller {
         events: sender,
         missed: Arc::clone(&missed),
     };
-    let queue = Queue {
+    let queue = EventQueue {
         events: receiver,
         missed,
     };
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn answers_to_end_to_end_probes_are_no_hops_of_a_run() {
         let answer = Answer::new("192.0.2.9".parse().unwrap(), None, None);
-        let hop = News::Hop(traceroute_engine::Found { ttl: 30, answer });
+        let hop = News::Hop(traceroute_engine::FoundHop { ttl: 30, answer });
         assert_eq!(Event::of(None, hop), None);
         let found = Event::HopFound {
             run: 2,

@@ -79,9 +79,9 @@ mod warning;
 /// wants SIGINT left alone.
 pub mod system {
     pub use traceroute_net::{
-        Access, Action, Condition, DefaultRoute, Finding, Hook, Host, NatChain, NextHop, PROTOCOLS, Prefix,
-        Privileges, Routes, Routing, Rule, Subject, Translation, Verdict, access, diagnose, host,
-        is_interrupt_ignored, keep_marking_privileges, keep_probing_privileges, program_path,
+        Access, Condition, DefaultRoute, Finding, Hook, LocalHost, NatChain, NextHop, PROTOCOLS, Prefix,
+        Privileges, Routes, Routing, RoutingAction, Rule, Subject, Translation, Verdict, access, diagnose,
+        host, is_interrupt_ignored, keep_marking_privileges, keep_probing_privileges, program_path,
     };
 
     pub use crate::names::check::{ASKED_NAME, NameReply, NameServer, check_name_servers};
@@ -105,15 +105,13 @@ pub use request::{
 };
 #[cfg(feature = "reverse-dns")]
 pub use reverse_dns::ReverseDns;
-pub use target::{Family, InvalidTarget, ResolveError, Target, resolve, resolve_by};
-pub use tracer::{Options, RunError, Tracer, is_one_host};
+pub use target::{InvalidTarget, ResolveError, Target, resolve, resolve_by};
+pub use tracer::{RunError, Tracer, TracerOptions, is_one_host};
 pub use traceroute_engine::{
     Answer, Cause, DEFAULT_HOP_RETRIES, Distance, Egress, End, Hop, Losses, MAX_HOP_RETRIES, Method,
     NetError, Operation, PacketOptions, TraceError, TraceResult,
 };
-pub use traceroute_net::{
-    EgressError, Options as NetworkOptions, interface_index, only_zone, start_windows_driver,
-};
-pub use traceroute_wire::{IcmpError, MplsStack};
+pub use traceroute_net::{EgressError, NetworkOptions, interface_index, only_zone, start_windows_driver};
+pub use traceroute_wire::{Family, IcmpError, MplsStack};
 pub use uuid::Uuid;
 pub use warning::{Warning, WarningCode};

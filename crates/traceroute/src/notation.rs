@@ -1,6 +1,6 @@
 //! How traceroute programs write ICMP errors.
 
-use traceroute_engine::Answer;
+use traceroute_engine::{Answer, Family};
 use traceroute_wire::IcmpError;
 
 /// What traceroute programs write for a destination unreachable: `!H`, `!X`, `!<13>` …. The letters
@@ -10,11 +10,15 @@ pub fn notation(answer: &Answer) -> Option<String> {
     let Some(IcmpError::Unreachable { code }) = answer.error else {
         return None;
     };
-    let v4 = answer.address.is_ipv4();
-    if answer.destination && code == (if v4 { 3 } else { 4 }) {
+    let family = Family::of(answer.address);
+    let port_unreachable = match family {
+        Family::V4 => 3,
+        Family::V6 => 4,
+    };
+    if answer.destination && code == port_unreachable {
         return None;
     }
-    let letter = Unreachable::of(v4, code).and_then(|meaning| meaning.letter);
+    let letter = Unreachable::of(family, code).and_then(|meaning| meaning.letter);
     Some(letter.map_or_else(|| format!("!<{code}>"), |letter| format!("!{letter}")))
 }
 
@@ -22,7 +26,9 @@ pub fn notation(answer: &Answer) -> Option<String> {
 pub fn notation_in_words(answer: &Answer) -> Option<&'static str> {
     notation(answer)?;
     match answer.error {
-        Some(IcmpError::Unreachable { code }) => Some(Unreachable::of(answer.address.is_ipv4(), code)?.words),
+        Some(IcmpError::Unreachable { code }) => {
+            Some(Unreachable::of(Family::of(answer.address), code)?.words)
+        }
         _ => None,
     }
 }
@@ -71,9 +77,15 @@ impl Unreachable {
         }
     }
 
-    fn of(is_v4: bool, code: u8) -> Option<&'static Unreachable> {
+    fn of(family: Family, code: u8) -> Option<&'static Unreachable> {
         const ALL: &[Unreachable] = &Unreachable::ALL;
-        ALL.iter()
-            .find(|meaning| (if is_v4 { meaning.v4 } else { meaning.v6 }) == Some(code))
+        ALL.iter().find(|meaning| meaning.code(family) == Some(code))
+    }
+
+    fn code(&self, family: Family) -> Option<u8> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use traceroute_engine::multipath::{
     Balancing, GraphHop, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Sample, Visit,
 };
-use traceroute_engine::{Cause, Losses, Method, Outcome, PathsPlan, Plan, TraceError, TraceSpec};
+use traceroute_engine::{Cause, Losses, Method, PathsPlan, Plan, TraceError, TraceOutcome, TraceSpec};
 
 use crate::details::MplsEntry;
 use crate::egress::check_target;
@@ -314,7 +314,7 @@ impl Tracer {
         };
         let failed = |error| Error::Traces(vec![RunError::Trace(error)]);
         let outcome = self.driver(request)?.trace(spec, None).await.map_err(failed)?;
-        let Outcome::Paths(result) = outcome else {
+        let TraceOutcome::Paths(result) = outcome else {
             return Err(failed(TraceError::Stopped));
         };
         let mut paths = Paths::new(request, options, &result, start.elapsed());

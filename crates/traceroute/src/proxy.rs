@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::names::{Failure, System, Wanted};
+use crate::names::{LookupFailure, System, Wanted};
 
 /// Where SOCKS proxies listen unless their URL says otherwise (RFC 1928 §3).
 const SOCKS_PORT: u16 = 1080;
@@ -31,13 +31,13 @@ type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 /// Opens connections over IPv4, or to a proxy over any family. A proxy is asked for a tunnel by
 /// name, so it looks up the name, and the service sees the proxy's address.
 #[derive(Clone)]
-pub(crate) struct Connector {
+pub(crate) struct ProxyConnector {
     proxies: Arc<Matcher>,
     direct: HttpConnector<Addresses>,
     to_proxy: HttpsConnector<HttpConnector<Addresses>>,
 }
 
-impl Connector {
+impl ProxyConnector {
     /// # Errors
     /// TLS cannot be set up.
     pub(crate) fn new(proxies: Arc<Matcher>) -> Result<Self, rustls::Error> {
@@ -49,7 +49,7 @@ impl Connector {
         let mut direct = connector(Wanted::V4);
         // No IPv6 address fits to it, not even one in a URL.
         direct.set_local_address(Some(Ipv4Addr::UNSPECIFIED.into()));
-        Ok(Connector {
+        Ok(ProxyConnector {
             proxies,
             direct,
             to_proxy: with_tls(connector(Wanted::V4OrElseV6))?,
@@ -129,7 +129,7 @@ fn socks_server(proxy: &Intercept) -> Result<Uri, hyper::http::Error> {
         .build()
 }
 
-impl Service<Uri> for Connector {
+impl Service<Uri> for ProxyConnector {
     type Response = Stream;
     type Error = BoxError;
     type Future = BoxFuture<Stream, BoxError>;
@@ -149,10 +149,10 @@ struct Addresses(Wanted);
 
 impl Service<Name> for Addresses {
     type Response = vec::IntoIter<SocketAddr>;
-    type Error = Failure;
-    type Future = BoxFuture<vec::IntoIter<SocketAddr>, Failure>;
+    type Error = LookupFailure;
+    type Future = BoxFuture<vec::IntoIter<SocketAddr>, LookupFailure>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LookupFailure>> {
         Poll::Ready(Ok(()))
     }
 

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use moka::future::Cache;
 use tokio::time::timeout;
 
-use crate::proxy::{Connector, with_tls};
+use crate::proxy::{ProxyConnector, with_tls};
 
 /// Services that answer with the address that asked, in the order in which they are tried.
 const SERVICES: [&str; 5] = [
@@ -37,7 +37,7 @@ const REMEMBERED: Duration = Duration::from_hours(2);
 /// Longest body read, in bytes: an address and some white space.
 const MAX_BODY: usize = 256;
 
-type HttpsClient = Client<HttpsConnector<Connector>, Empty<Bytes>>;
+type HttpsClient = Client<HttpsConnector<ProxyConnector>, Empty<Bytes>>;
 
 /// Finds this machine's public IPv4 address by asking services on the Internet, and remembers it
 /// for two hours.
@@ -107,7 +107,7 @@ impl PublicIp {
 
 /// Why a service gave no address.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum AskFailure {
     /// The network's or the server's trouble, which may pass.
     #[error("{}", with_causes(&**.0))]
     Passing(Arc<dyn std::error::Error + Send + Sync>),
@@ -125,13 +125,13 @@ enum Failure {
     Url(#[from] hyper::http::Error),
 }
 
-impl Failure {
+impl AskFailure {
     fn passing(error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Failure::Passing(Arc::new(error))
+        AskFailure::Passing(Arc::new(error))
     }
 
     fn may_pass(&self) -> bool {
-        matches!(self, Failure::Passing(_) | Failure::ServerError(_))
+        matches!(self, AskFailure::Passing(_) | AskFailure::ServerError(_))
     }
 }
 
@@ -142,51 +142,51 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     messages.join(": ")
 }
 
-async fn ask_with_retries(client: &HttpsClient, service: &str) -> Result<Ipv4Addr, Failure> {
+async fn ask_with_retries(client: &HttpsClient, service: &str) -> Result<Ipv4Addr, AskFailure> {
     let pauses = ExponentialBuilder::new()
         .with_min_delay(FIRST_PAUSE)
         .with_factor(PAUSE_GROWTH)
         .without_max_times();
     (|| ask(client, service))
         .retry(pauses)
-        .when(Failure::may_pass)
+        .when(AskFailure::may_pass)
         .await
 }
 
-async fn ask(client: &HttpsClient, service: &str) -> Result<Ipv4Addr, Failure> {
+async fn ask(client: &HttpsClient, service: &str) -> Result<Ipv4Addr, AskFailure> {
     let request = Request::get(service)
         .header(
             USER_AGENT,
             concat!("datadog-traceroute/", env!("CARGO_PKG_VERSION")),
         )
         .body(Empty::new())?;
-    let response = client.request(request).await.map_err(Failure::passing)?;
+    let response = client.request(request).await.map_err(AskFailure::passing)?;
     match response.status() {
         status if status.is_success() => {}
-        status if status.is_server_error() => return Err(Failure::ServerError(status)),
-        status => return Err(Failure::Status(status)),
+        status if status.is_server_error() => return Err(AskFailure::ServerError(status)),
+        status => return Err(AskFailure::Status(status)),
     }
     read_address(response.into_body()).await
 }
 
-async fn read_address(body: hyper::body::Incoming) -> Result<Ipv4Addr, Failure> {
+async fn read_address(body: hyper::body::Incoming) -> Result<Ipv4Addr, AskFailure> {
     let body = match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => {
             return Err(match error.downcast::<hyper::Error>() {
-                Ok(broken) => Failure::passing(*broken),
-                Err(_too_long) => Failure::NoAddress,
+                Ok(broken) => AskFailure::passing(*broken),
+                Err(_too_long) => AskFailure::NoAddress,
             });
         }
     };
-    let text = std::str::from_utf8(&body).map_err(|_| Failure::NoAddress)?;
-    text.trim().parse().map_err(|_| Failure::NoAddress)
+    let text = std::str::from_utf8(&body).map_err(|_| AskFailure::NoAddress)?;
+    text.trim().parse().map_err(|_| AskFailure::NoAddress)
 }
 
 /// A client that speaks IPv4 only, as the services answer with the address that the connection
 /// comes from.
 fn build_client(proxies: &Arc<Matcher>) -> Result<HttpsClient, String> {
-    let connector = Connector::new(Arc::clone(proxies))
+    let connector = ProxyConnector::new(Arc::clone(proxies))
         .and_then(with_tls)
         .map_err(|error| error.to_string())?;
     // An address is asked for every two hours: connections are not worth keeping.
@@ -501,7 +501,7 @@ mod tests {
         // Refused at once by a proxy that nobody is, and not asked there at all.
         let through = |no: &str| {
             let proxies = Matcher::builder().all(nobody).no(no).build();
-            Connector::new(Arc::new(proxies)).unwrap()
+            ProxyConnector::new(Arc::new(proxies)).unwrap()
         };
         let uri = "https://api.service.example/ip".parse().unwrap();
         for (no, expected) in [

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use traceroute_engine::{DEFAULT_HOP_RETRIES, MAX_HOP_RETRIES, Method, PacketOptions};
+use traceroute_engine::{DEFAULT_HOP_RETRIES, Family, MAX_HOP_RETRIES, Method, PacketOptions};
 
 use crate::target::{InvalidTarget, Target};
 
@@ -276,8 +276,11 @@ impl Request {
         let Some(size) = self.packet_size else {
             return Ok(());
         };
-        let is_ipv6 = !matches!(self.host, Host::Address(address) if address.is_ipv4());
-        match PacketOptions::least_size(self.protocol.method(), is_ipv6) {
+        let family = match self.host {
+            Host::Address(address) => Family::of(address),
+            Host::Name(_) => Family::V6,
+        };
+        match PacketOptions::least_size(self.protocol.method(), family) {
             Some(least) => Field::PacketSize.check(size, least..=MAX_PACKET_SIZE),
             None => Err(Field::PacketSize.error(Problem::NoData(self.protocol))),
         }
@@ -288,12 +291,12 @@ impl Request {
         let Some(source) = self.source.map(|source| source.to_canonical()) else {
             return Ok(());
         };
-        let wants_ipv4 = match self.host {
-            Host::Address(address) => Some(address.is_ipv4()),
-            Host::Name(_) if self.ipv4_only => Some(true),
-            Host::Name(_) => self.ipv6.then_some(false),
+        let wanted = match self.host {
+            Host::Address(address) => Some(Family::of(address)),
+            Host::Name(_) if self.ipv4_only => Some(Family::V4),
+            Host::Name(_) => self.ipv6.then_some(Family::V6),
         };
-        if wants_ipv4.is_some_and(|wants_ipv4| wants_ipv4 != source.is_ipv4()) {
+        if wanted.is_some_and(|wanted| wanted != Family::of(source)) {
             return Err(Field::Source.error(Problem::OtherFamily(source)));
         }
         self.source = Some(source);

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::names::configuration::Configuration;
-use crate::names::{Failure, System, dns, is_host_name};
+use crate::names::{LookupFailure, System, dns, is_host_name};
 use crate::report::Names;
 
 /// How long one lookup may take.
@@ -136,7 +136,11 @@ impl ReverseDns {
         names.into_iter().collect()
     }
 
-    async fn lookup(&self, configuration: &Configuration, address: IpAddr) -> Result<Arc<[String]>, Failure> {
+    async fn lookup(
+        &self,
+        configuration: &Configuration,
+        address: IpAddr,
+    ) -> Result<Arc<[String]>, LookupFailure> {
         // The semaphore is never closed; and without a permit a lookup would be no less correct.
         let _permit = self.permits.acquire().await.ok();
         let pointers = dns::pointers(configuration, address).await?;

@@ -1,7 +1,6 @@
 //! The target as the user writes it, and the address behind it.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,7 +8,9 @@ use std::str::FromStr;
 use idna::{AsciiDenyList, domain_to_ascii_cow};
 use tokio::time::{Instant, timeout_at};
 
-use crate::names::{Failure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
+use traceroute_engine::Family;
+
+use crate::names::{LookupFailure, MAX_LABEL_LEN, MAX_NAME_LEN, System, Wanted};
 use crate::request::{Host, Request};
 
 /// A host, perhaps with a port: `host`, `host:443`, `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`,
@@ -218,24 +219,6 @@ fn hexadecimal(label: &str) -> Option<&str> {
         .then_some(digits)
 }
 
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
-        })
-    }
-}
-
 /// Why a host name gave no address.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -317,20 +300,20 @@ pub(crate) async fn resolve_in(system: &System, host: &Host, wanted: Wanted) -> 
     Ok(first)
 }
 
-fn resolve_error(host: &Host, wanted: Wanted, failure: Failure) -> ResolveError {
+fn resolve_error(host: &Host, wanted: Wanted, failure: LookupFailure) -> ResolveError {
     let family = match wanted {
         Wanted::V4 => Some(Family::V4),
         Wanted::V6 => Some(Family::V6),
         Wanted::V4OrElseV6 => None,
     };
     let problem = match (failure, family) {
-        (Failure::NoAddress, Some(family)) => {
+        (LookupFailure::NoAddress, Some(family)) => {
             return ResolveError::NoAddress {
                 host: name_of(host),
                 family,
             };
         }
-        (Failure::NoAddress, None) => "it has neither an IPv4 nor an IPv6 address".to_owned(),
+        (LookupFailure::NoAddress, None) => "it has neither an IPv4 nor an IPv6 address".to_owned(),
         (failure, Some(family)) => format!("no {family} address: {failure}"),
         (failure, None) => failure.to_string(),
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
-use traceroute_engine::{Egress, EndToEndResult, Method, Outcome, TraceError, TraceResult, TraceSpec};
+use traceroute_engine::{Egress, EndToEndResult, Method, TraceError, TraceOutcome, TraceResult, TraceSpec};
 
 use crate::driver::{Driver, OnNews, Statistics};
 use crate::egress::check_target;
@@ -27,12 +27,12 @@ use crate::warning::Warning;
 const MAX_E2E_SPACING: Duration = Duration::from_secs(1);
 
 /// How a [`Tracer`] is set up.
-pub struct Options {
+pub struct TracerOptions {
     /// How many traces (runs and end-to-end probes) may be in flight at once, for all requests
     /// together.
     pub max_traces: usize,
     /// How the network is opened. What a request asks for itself comes in addition.
-    pub network: traceroute_net::Options,
+    pub network: traceroute_net::NetworkOptions,
     /// Who looks up names; its cache is shared by all requests.
     #[cfg(feature = "reverse-dns")]
     pub reverse_dns: ReverseDns,
@@ -41,11 +41,11 @@ pub struct Options {
     pub public_ip: PublicIp,
 }
 
-impl Default for Options {
+impl Default for TracerOptions {
     fn default() -> Self {
-        Options {
+        TracerOptions {
             max_traces: 65_536,
-            network: traceroute_net::Options::default(),
+            network: traceroute_net::NetworkOptions::default(),
             #[cfg(feature = "reverse-dns")]
             reverse_dns: ReverseDns::new(),
             #[cfg(feature = "public-ip")]
@@ -64,9 +64,9 @@ pub struct Tracer {
 }
 
 struct Shared {
-    options: Options,
+    options: TracerOptions,
     /// One for each way of probing that requests have asked for: just one, but for Windows.
-    drivers: Mutex<HashMap<traceroute_net::Options, Driver>>,
+    drivers: Mutex<HashMap<traceroute_net::NetworkOptions, Driver>>,
 }
 
 impl Default for Tracer {
@@ -78,11 +78,11 @@ impl Default for Tracer {
 impl Tracer {
     /// A tracer with the usual options. Opens nothing yet.
     pub fn new() -> Self {
-        Tracer::with_options(Options::default())
+        Tracer::with_options(TracerOptions::default())
     }
 
     /// A tracer with other options. Opens nothing yet.
-    pub fn with_options(options: Options) -> Self {
+    pub fn with_options(options: TracerOptions) -> Self {
         Tracer {
             shared: Arc::new(Shared {
                 options,
@@ -106,7 +106,7 @@ impl Tracer {
     /// # Errors
     /// As [`Tracer::trace`].
     pub async fn trace_since(&self, start: Instant, request: &Request) -> Result<Report, Error> {
-        Job::new(self, request, None, start).run().await
+        RequestInProgress::new(self, request, None, start).run().await
     }
 
     /// [`Tracer::trace`] that also tells what happens meanwhile.
@@ -118,8 +118,8 @@ impl Tracer {
     /// begun at `start`.
     pub fn events_since<'r>(&'r self, start: Instant, request: &'r Request) -> Events<'r> {
         let (teller, queue) = events::queue();
-        let job = Job::new(self, request, Some(teller), start);
-        queue.of(Box::pin(async move { job.run().await }))
+        let request = RequestInProgress::new(self, request, Some(teller), start);
+        queue.of(Box::pin(async move { request.run().await }))
     }
 
     /// The names of an address, as requests that ask for names get them
@@ -154,12 +154,12 @@ impl Tracer {
         sum
     }
 
-    fn drivers(&self) -> MutexGuard<'_, HashMap<traceroute_net::Options, Driver>> {
+    fn drivers(&self) -> MutexGuard<'_, HashMap<traceroute_net::NetworkOptions, Driver>> {
         self.shared.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn driver(&self, request: &Request) -> Result<Driver, Error> {
-        let network = traceroute_net::Options {
+        let network = traceroute_net::NetworkOptions {
             windows_driver: request.windows_driver,
             syn_socket: (request.protocol, request.tcp_method) == (Protocol::Tcp, TcpMethod::SynSocket),
             ..self.shared.options.network
@@ -179,7 +179,7 @@ impl Tracer {
 }
 
 /// One request under way.
-struct Job<'r> {
+struct RequestInProgress<'r> {
     tracer: &'r Tracer,
     request: &'r Request,
     events: Option<Teller>,
@@ -203,7 +203,7 @@ const EXTRA_FOR_PROBES: Duration = Duration::from_secs(4);
 
 /// One request's probing: a resolved target and who probes it.
 struct Probing<'j> {
-    job: &'j Job<'j>,
+    owner: &'j RequestInProgress<'j>,
     driver: Driver,
     address: IpAddr,
     /// How probes leave this host.
@@ -212,9 +212,9 @@ struct Probing<'j> {
     deadline: Instant,
 }
 
-impl<'r> Job<'r> {
+impl<'r> RequestInProgress<'r> {
     fn new(tracer: &'r Tracer, request: &'r Request, events: Option<Teller>, start: Instant) -> Self {
-        Job {
+        RequestInProgress {
             tracer,
             request,
             events,
@@ -239,7 +239,7 @@ impl<'r> Job<'r> {
         tracing::debug!(hostname = request.hostname, %address, "tracing");
         self.tell(Event::Resolved { address });
         let probing = Probing {
-            job: self,
+            owner: self,
             driver: self.tracer.driver(request)?,
             address,
             egress,
@@ -316,17 +316,17 @@ impl Probing<'_> {
     /// All runs and end-to-end probes, started together. Fails as soon as every run has failed.
     async fn probe(&self) -> Result<Findings, Error> {
         let e2e = async {
-            if self.job.request.e2e_probes == 0 {
+            if self.owner.request.e2e_probes == 0 {
                 return Ok(Ok(EndToEndResult::default()));
             }
             Ok(Box::pin(self.e2e_probes()).await)
         };
         let ((results, failed_runs), e2e) = tokio::try_join!(self.runs(), e2e)?;
-        let asked = self.job.request.e2e_probes;
+        let asked = self.owner.request.e2e_probes;
         let mut warnings: Vec<Warning> = failed_runs.iter().map(Warning::run_failed).collect();
         let e2e = match e2e {
             Ok(e2e) => e2e,
-            Err(error) if self.job.request.runs == 0 => {
+            Err(error) if self.owner.request.runs == 0 => {
                 return Err(Error::Traces(vec![RunError::Trace(error)]));
             }
             Err(error) => {
@@ -359,7 +359,7 @@ impl Probing<'_> {
 
     /// Those that worked, with how they probed in the end, and those that failed.
     async fn runs(&self) -> Result<(Vec<(u32, Method, TraceResult)>, Vec<FailedRun>), Error> {
-        let count = self.job.request.runs;
+        let count = self.owner.request.runs;
         let mut pending: FuturesUnordered<_> = (0..count).map(|index| self.run(index)).collect();
         let mut results = Vec::with_capacity(count.min(1024) as usize);
         let mut failed = Vec::new();
@@ -372,7 +372,7 @@ impl Probing<'_> {
                 }
                 Err(error) => failed.push(FailedRun::new(index, error)),
             }
-            self.job.tell(Event::RunFinished { run: index });
+            self.owner.tell(Event::RunFinished { run: index });
         }
         results.sort_by_key(|(index, ..)| *index);
         failed.sort_by_key(|failed| failed.index);
@@ -384,7 +384,7 @@ impl Probing<'_> {
     }
 
     async fn run(&self, index: u32) -> (u32, Result<(Method, TraceResult), RunError>) {
-        let request = self.job.request;
+        let request = self.owner.request;
         let result = match (request.protocol, request.tcp_method) {
             (Protocol::Tcp, TcpMethod::Sack) => self.trace(Method::TcpSack, index).await,
             (Protocol::Tcp, TcpMethod::PreferSack) => match self.trace(Method::TcpSack, index).await {
@@ -402,7 +402,7 @@ impl Probing<'_> {
 
     /// A trace's result, and the method with which it came about.
     async fn trace(&self, method: Method, index: u32) -> Result<(Method, TraceResult), RunError> {
-        let request = self.job.request;
+        let request = self.owner.request;
         let port = request.probed_port();
         let spec = TraceSpec {
             first_ttl: request.first_ttl,
@@ -415,9 +415,9 @@ impl Probing<'_> {
             longest: self.time_left(),
             ..TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout)
         };
-        match self.driver.trace(spec, self.job.on_news(Some(index))).await? {
-            Outcome::Run(result) => Ok((method, result)),
-            Outcome::EndToEnd(_) | Outcome::Paths(_) => Err(TraceError::Stopped.into()),
+        match self.driver.trace(spec, self.owner.on_news(Some(index))).await? {
+            TraceOutcome::Run(result) => Ok((method, result)),
+            TraceOutcome::EndToEnd(_) | TraceOutcome::Paths(_) => Err(TraceError::Stopped.into()),
         }
     }
 
@@ -426,7 +426,7 @@ impl Probing<'_> {
     }
 
     async fn e2e_probes(&self) -> Result<EndToEndResult, TraceError> {
-        let request = self.job.request;
+        let request = self.owner.request;
         let single = TraceSpec {
             packet: request.packet(),
             egress: self.egress,
@@ -446,9 +446,9 @@ impl Probing<'_> {
             interval,
             request.e2e_interval.is_some(),
         );
-        match self.driver.trace(spec, self.job.on_news(None)).await? {
-            Outcome::EndToEnd(result) => Ok(result),
-            Outcome::Run(_) | Outcome::Paths(_) => Err(TraceError::Stopped),
+        match self.driver.trace(spec, self.owner.on_news(None)).await? {
+            TraceOutcome::EndToEnd(result) => Ok(result),
+            TraceOutcome::Run(_) | TraceOutcome::Paths(_) => Err(TraceError::Stopped),
         }
     }
 }
@@ -484,7 +484,7 @@ impl Request {
     }
 
     /// How many traces (runs and end-to-end probes) the request has in flight at once at most:
-    /// about as many ports, and what it takes from [`Options::max_traces`].
+    /// about as many ports, and what it takes from [`TracerOptions::max_traces`].
     pub fn traces_at_once(&self) -> u32 {
         let spacing = self.e2e_spacing().max(Duration::from_nanos(1));
         let waiting = self.timeout.as_nanos().div_ceil(spacing.as_nanos()) + 1;
@@ -580,9 +580,9 @@ mod tests {
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n203.0.113.10";
             stream.write_all(answer).await.unwrap();
         });
-        let tracer = Tracer::with_options(Options {
+        let tracer = Tracer::with_options(TracerOptions {
             public_ip: PublicIp::with_services(vec![service]),
-            ..Options::default()
+            ..TracerOptions::default()
         });
         for (wanted, expected) in [
             (false, r#""public_ip":"""#),

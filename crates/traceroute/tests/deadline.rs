@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Options, Protocol, PublicIp, Request, ReverseDns, TcpMethod, Tracer};
+use datadog_traceroute::{Protocol, PublicIp, Request, ReverseDns, TcpMethod, Tracer, TracerOptions};
 use futures_util::future::join_all;
 use traceroute_testbed::{Chain, Lab, require_lab};
 
@@ -47,10 +47,10 @@ fn requests(chain: &Chain) -> Vec<Request> {
 fn tracer(chain: &Chain) -> Tracer {
     let silent = SocketAddr::from((chain.hop_addresses_v4()[0], 53));
     let service = format!("http://{silent}");
-    Tracer::with_options(Options {
+    Tracer::with_options(TracerOptions {
         reverse_dns: ReverseDns::with_name_servers(vec![silent]),
         public_ip: PublicIp::with_services(vec![service; 5]),
-        ..Options::default()
+        ..TracerOptions::default()
     })
 }
 

@@ -13,12 +13,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Waker as TaskWaker};
 use std::time::Duration;
 
-use datadog_traceroute::driver::{Driver, News, Trace};
+use datadog_traceroute::driver::{Driver, News, TraceFuture};
 use support::*;
 use tokio::runtime::Runtime;
 use traceroute_engine::{
     Capabilities, ConnectionId, EndToEndResult, FlowRequest, Method, NetError, Network, NetworkCounters,
-    NetworkEvent, OpenFlow, Operation, Outcome, Route, SendStamp, Time, Token, TraceError, TraceResult,
+    NetworkEvent, OpenFlow, Operation, Route, SendStamp, Time, Token, TraceError, TraceOutcome, TraceResult,
     TraceSpec, Waker,
 };
 use traceroute_wire::{Ignored, Probe, Reply};
@@ -229,17 +229,17 @@ impl Network for Fake {
 }
 
 /// The result of a run.
-fn wait(trace: Trace) -> Result<TraceResult, TraceError> {
+fn wait(trace: TraceFuture) -> Result<TraceResult, TraceError> {
     block_on(trace).map(|outcome| match outcome {
-        Outcome::Run(result) => result,
+        TraceOutcome::Run(result) => result,
         other => panic!("no run: {other:?}"),
     })
 }
 
 /// The result of end-to-end probes.
-fn wait_for_series(trace: Trace) -> EndToEndResult {
+fn wait_for_series(trace: TraceFuture) -> EndToEndResult {
     match block_on(trace).unwrap() {
-        Outcome::EndToEnd(result) => result,
+        TraceOutcome::EndToEnd(result) => result,
         other => panic!("no series: {other:?}"),
     }
 }

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use datadog_traceroute::driver::Driver;
-use traceroute_engine::{Method, Outcome, Route, Token, TraceSpec};
-use traceroute_net::Options;
+use traceroute_engine::{Method, Route, Token, TraceOutcome, TraceSpec};
+use traceroute_net::NetworkOptions;
 use traceroute_testbed::{not_run, require_lab};
 use traceroute_wire::{ECHO_PAYLOAD, Probe, ProbeKind};
 
@@ -16,7 +16,7 @@ const FLOOD: u64 = 20_000;
 
 /// Echo replies for somebody else.
 fn flood(address: IpAddr) {
-    let mut network = traceroute_net::open(Options::default()).unwrap();
+    let mut network = traceroute_net::open(NetworkOptions::default()).unwrap();
     let route = Route {
         source: address,
         interface: 0,
@@ -59,9 +59,9 @@ fn foreign_packets_between_two_traces_cost_the_second_no_answer() {
     let trace = || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for heavy_load in [false, true] {
-            let options = Options {
+            let options = NetworkOptions {
                 heavy_load,
-                ..Options::default()
+                ..NetworkOptions::default()
             };
             let open = Box::new(move || traceroute_net::open(options));
             let driver = Driver::spawn(open, 10, [3; 32]).unwrap();
@@ -69,7 +69,7 @@ fn foreign_packets_between_two_traces_cost_the_second_no_answer() {
                 let answer = || {
                     let spec = TraceSpec::single(Method::Icmp, address, 0, 30, Duration::from_secs(1));
                     match runtime.block_on(driver.trace(spec, None)).unwrap() {
-                        Outcome::Run(result) => result.hops[0].answer,
+                        TraceOutcome::Run(result) => result.hops[0].answer,
                         other => panic!("no run: {other:?}"),
                     }
                 };

@@ -17,7 +17,7 @@ mod at {
 
 /// One read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Captured<'a> {
+pub struct DriverRead<'a> {
     /// Packets that the driver dropped since the last read, because none was posted.
     pub skipped: u64,
     /// When the driver saw the packet, in nanoseconds of the wall clock since 1970.
@@ -33,7 +33,7 @@ pub const fn signature(version: u32) -> u64 {
 }
 
 /// Reads what the driver wrote. `None`: too short, no such signature, or a header size that cannot be.
-pub fn parse(bytes: &[u8]) -> Option<Captured<'_>> {
+pub fn parse(bytes: &[u8]) -> Option<DriverRead<'_>> {
     let header = bytes.get(..HEADER_LEN)?;
     let word = |offset: usize| -> Option<u64> {
         Some(u64::from_le_bytes(
@@ -52,7 +52,7 @@ pub fn parse(bytes: &[u8]) -> Option<Captured<'_>> {
     // Whether this is the captured or the original length is not known, so neither is trusted alone.
     let packet_size = usize::try_from(word(at::PACKET_SIZE)?).unwrap_or(usize::MAX);
     let packet = data.get(..packet_size).unwrap_or(data);
-    Some(Captured {
+    Some(DriverRead {
         skipped: word(at::SKIPPED)?,
         stamp: word(at::TIMESTAMP)?,
         packet,

@@ -7,6 +7,7 @@
 use Label::{Accept, Next, Reject};
 use Step::{Do, Goto, If, Mark};
 
+use crate::Family;
 use crate::layout::{QUOTED_TRANSPORT_LEN, icmp, ipv4, ipv6, protocol, tcp, udp};
 
 /// UDP and TCP have their ports in the same place.
@@ -26,18 +27,9 @@ pub struct Instruction {
     pub k: u32,
 }
 
-/// Which packets to let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
 /// What a program depends on.
 #[derive(Debug, Clone, Copy)]
-pub struct Parameters<'a> {
+pub struct FilterParameters<'a> {
     /// Which packets to let through; those of the other family are rejected.
     pub family: Family,
     /// Blocks of local ports, `port >> 8`, whose TCP and UDP packets to let through. Order does not matter.
@@ -107,7 +99,7 @@ enum Step {
 ///
 /// It has at most 60 instructions whatever the port blocks are, so that every conditional jump is within reach of its
 /// 8-bit offset: the blocks are a bitmap of eight 32-bit words.
-pub fn program(parameters: &Parameters<'_>) -> Vec<Instruction> {
+pub fn program(parameters: &FilterParameters<'_>) -> Vec<Instruction> {
     let link = parameters.link_header_len;
     let mut steps = match parameters.family {
         Family::V4 => v4(link),
@@ -257,7 +249,7 @@ mod tests {
         let all: Vec<u8> = (0..=255).collect();
         for port_blocks in [&[][..], &[7], &all] {
             for family in [Family::V4, Family::V6] {
-                let parameters = Parameters {
+                let parameters = FilterParameters {
                     family,
                     port_blocks,
                     link_header_len: 14,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::ip::{Fragment, Header, Segment};
 use crate::layout::{QUOTED_TRANSPORT_LEN, icmp, ipv4, protocol, u8_at};
-use crate::{IcmpError, Ignored, Quoted, ReplyKind, echo, mpls, tcp, udp};
+use crate::{Family, IcmpError, Ignored, Quoted, ReplyKind, echo, mpls, tcp, udp};
 
 /// Reads an ICMP message of the family of its addresses.
 ///
@@ -39,7 +39,7 @@ impl Message {
         let code = u8_at::<{ icmp::CODE }, _>(header);
         match (source, u8_at::<{ icmp::TYPE }, _>(header)) {
             (IpAddr::V4(_), icmp::V4_ECHO_REPLY) | (IpAddr::V6(_), icmp::V6_ECHO_REPLY) => Message::EchoReply,
-            (_, kind) => IcmpError::from_type_and_code(source.is_ipv4(), kind, code)
+            (_, kind) => IcmpError::from_type_and_code(Family::of(source), kind, code)
                 .map_or(Message::Other, Message::Error),
         }
     }

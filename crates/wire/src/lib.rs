@@ -7,7 +7,7 @@
 //! - [`Probe`] says what one probe looks like; [`Probe::encode`] writes the complete packet, IP
 //!   header included.
 //! - [`decode()`] reads a captured packet, starting at its IP header, into a [`Reply`].
-//! - [`bpf`] finds the packets in what a BPF device delivers.
+//! - [`bpf_device`] finds the packets in what a BPF device delivers.
 //! - [`ddnpm`] does so for the Windows driver.
 //! - [`filter`] holds the classic BPF program that lets only packets through that [`decode()`]
 //!   could understand.
@@ -15,11 +15,12 @@
 // All headers are borrowed, be they 8 bytes long or 40.
 #![allow(clippy::trivially_copy_pass_by_ref)]
 
-pub mod bpf;
+pub mod bpf_device;
 mod checksum;
 pub mod ddnpm;
 mod decode;
 mod echo;
+mod family;
 pub mod filter;
 mod icmp;
 mod ip;
@@ -32,6 +33,7 @@ mod udp;
 mod writer;
 
 pub use decode::{decode, is_checksum_missing};
+pub use family::Family;
 pub use probe::{
     ECHO_PAYLOAD, MAX_PROBE_LEN, Probe, ProbeKind, TcpTimestamps, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE,
 };

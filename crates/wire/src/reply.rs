@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::layout::{icmp, u8_at, u16_at};
-use crate::{TcpTimestamps, echo, udp};
+use crate::{Family, TcpTimestamps, echo, udp};
 
 /// A packet that may answer a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,12 +49,11 @@ pub enum ReplyKind {
 impl ReplyKind {
     /// What an ICMP socket received: a message whose checksum the kernel has verified. `None`: not
     /// an echo reply.
-    pub fn from_echo_message(v4: bool, message: &[u8]) -> Option<ReplyKind> {
+    pub fn from_echo_message(family: Family, message: &[u8]) -> Option<ReplyKind> {
         let (header, payload) = message.split_first_chunk()?;
-        let wanted = if v4 {
-            icmp::V4_ECHO_REPLY
-        } else {
-            icmp::V6_ECHO_REPLY
+        let wanted = match family {
+            Family::V4 => icmp::V4_ECHO_REPLY,
+            Family::V6 => icmp::V6_ECHO_REPLY,
         };
         (u8_at::<{ icmp::TYPE }, _>(header) == wanted).then(|| echo::reply(header, payload))
     }
@@ -62,7 +61,7 @@ impl ReplyKind {
     /// What a UDP socket received: a payload of `len` bytes, though the buffer may hold only its
     /// beginning.
     pub fn from_datagram(
-        v4: bool,
+        family: Family,
         source_port: u16,
         destination_port: u16,
         payload: &[u8],
@@ -72,7 +71,7 @@ impl ReplyKind {
             source_port,
             destination_port,
             payload_len: len,
-            echoed: udp::echoed(v4, payload, len.into()),
+            echoed: udp::echoed(family, payload, len.into()),
         })
     }
 }
@@ -96,15 +95,14 @@ pub enum IcmpError {
 }
 
 impl IcmpError {
-    /// The error that an ICMP message (`v4`) or an `ICMPv6` message of this type and code is, if it
-    /// is one.
-    pub fn from_type_and_code(v4: bool, kind: u8, code: u8) -> Option<IcmpError> {
-        match (v4, kind) {
+    /// The error that an ICMP or `ICMPv6` message of this type and code is, if it is one.
+    pub fn from_type_and_code(family: Family, kind: u8, code: u8) -> Option<IcmpError> {
+        match (family, kind) {
             // Code 1 is about reassembly, not TTL.
-            (true, icmp::V4_TIME_EXCEEDED) | (false, icmp::V6_TIME_EXCEEDED) if code == 0 => {
+            (Family::V4, icmp::V4_TIME_EXCEEDED) | (Family::V6, icmp::V6_TIME_EXCEEDED) if code == 0 => {
                 Some(IcmpError::TimeExceeded)
             }
-            (true, icmp::V4_UNREACHABLE) | (false, icmp::V6_UNREACHABLE) => {
+            (Family::V4, icmp::V4_UNREACHABLE) | (Family::V6, icmp::V6_UNREACHABLE) => {
                 Some(IcmpError::Unreachable { code })
             }
             _ => None,

@@ -6,7 +6,7 @@ use crate::checksum::{Sum, balance};
 use crate::ip::Segment;
 use crate::layout::{QUOTED_TRANSPORT_LEN, protocol, u16_at, udp};
 use crate::writer::Writer;
-use crate::{Checksums, Ignored, Probe, QuotedTransport, UDP_IPV6_BASE, UdpReply};
+use crate::{Checksums, Family, Ignored, Probe, QuotedTransport, UDP_IPV6_BASE, UdpReply};
 
 /// What probe payloads start with.
 const SIGNATURE: [u8; 5] = *b"NSMNC";
@@ -35,7 +35,7 @@ pub(crate) fn write(
     }
 
     let pseudo = Sum::default().pseudo_header(probe.source, probe.destination, protocol::UDP, len);
-    let balance_at = udp::HEADER_LEN + balance_offset(probe.destination.is_ipv4(), payload_len);
+    let balance_at = udp::HEADER_LEN + balance_offset(Family::of(probe.destination), payload_len);
     out.set_u16(balance_at, 0)?;
     let sum = pseudo.bytes(out.written());
     let word = balance(sum, rewritable(probe.source, source_port), tag);
@@ -99,7 +99,7 @@ pub(crate) fn reply(segment: &Segment<'_>, checksums: Checksums) -> Result<UdpRe
         payload_len: (len - udp::HEADER_LEN) as u16,
         echoed: datagram
             .get(udp::HEADER_LEN..)
-            .and_then(|payload| echoed(segment.source.is_ipv4(), payload, len - udp::HEADER_LEN)),
+            .and_then(|payload| echoed(Family::of(segment.source), payload, len - udp::HEADER_LEN)),
     })
 }
 
@@ -117,11 +117,10 @@ fn verify(segment: &Segment<'_>, len: usize, checksum: u16) -> Result<(), Ignore
 
 /// What identifies the probe whose payload of `len` bytes this is, perhaps cut short: in IPv4 the
 /// identification, in IPv6 the length.
-pub(crate) fn echoed(v4: bool, payload: &[u8], len: usize) -> Option<u16> {
-    if v4 {
-        v4_identification(payload)
-    } else {
-        v6_length(payload, len)
+pub(crate) fn echoed(family: Family, payload: &[u8], len: usize) -> Option<u16> {
+    match family {
+        Family::V4 => v4_identification(payload),
+        Family::V6 => v6_length(payload, len),
     }
 }
 
@@ -136,7 +135,7 @@ fn v4_identification(payload: &[u8]) -> Option<u16> {
 fn v6_length(payload: &[u8], len: usize) -> Option<u16> {
     let length = u16::try_from(len).ok().filter(|length| *length > UDP_IPV6_BASE)?;
     let pattern = SIGNATURE.iter().cycle();
-    let balance = balance_offset(false, len);
+    let balance = balance_offset(Family::V6, len);
     let is_ours =
         |(at, (byte, wanted)): (usize, (&u8, &u8))| byte == wanted || (balance..balance + 2).contains(&at);
     let is_echo = payload.len() > SIGNATURE.len() && payload.iter().zip(pattern).enumerate().all(is_ours);
@@ -146,10 +145,9 @@ fn v6_length(payload: &[u8], len: usize) -> Option<u16> {
 /// Where in a payload of `len` bytes the two balancing ones are. In IPv4 they are the last word. In
 /// IPv6, where nothing else in a payload tells the probe, they follow the signature, so that a quote
 /// that is cut short has them too. They take the signature's end where there is no more room.
-fn balance_offset(is_v4: bool, len: usize) -> usize {
-    if is_v4 {
-        (len / 2).saturating_sub(1) * 2
-    } else {
-        SIGNATURE.len().min(len.saturating_sub(2))
+fn balance_offset(family: Family, len: usize) -> usize {
+    match family {
+        Family::V4 => (len / 2).saturating_sub(1) * 2,
+        Family::V6 => SIGNATURE.len().min(len.saturating_sub(2)),
     }
 }

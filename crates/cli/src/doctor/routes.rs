@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use datadog_traceroute::Family;
 use datadog_traceroute::system::{DefaultRoute, Finding, NextHop, Prefix, Routing, Subject, Verdict};
 
 /// The main routing table (`RT_TABLE_MAIN`).
@@ -9,17 +10,23 @@ const MAIN: u32 = 254;
 /// Networks that are named; the others are counted.
 const MOST_NETWORKS: usize = 4;
 
-pub(super) fn findings(v6: bool, routing: &Routing) -> Vec<Finding> {
-    let mut findings = vec![route(v6, routing)];
-    findings.extend(several(v6, routing));
+pub(super) fn findings(family: Family, routing: &Routing) -> Vec<Finding> {
+    let mut findings = vec![route(family, routing)];
+    findings.extend(several(family, routing));
     findings
 }
 
 /// Whether packets get anywhere.
-fn route(v6: bool, routing: &Routing) -> Finding {
-    let subject = Subject::System(if v6 { "IPv6 route" } else { "IPv4 route" });
+fn route(family: Family, routing: &Routing) -> Finding {
+    let subject = Subject::System(match family {
+        Family::V4 => "IPv4 route",
+        Family::V6 => "IPv6 route",
+    });
     let finding = |verdict, text: &str| Finding::new(subject, verdict, text);
-    let command = if v6 { "ip -6 route" } else { "ip route" };
+    let command = match family {
+        Family::V4 => "ip route",
+        Family::V6 => "ip -6 route",
+    };
     let (has_default, onward) = match &routing.routes {
         Ok(routes) => (!routes.default.is_empty(), networks(&routes.onward)),
         // A source is proof enough.
@@ -44,10 +51,9 @@ fn route(v6: bool, routing: &Routing) -> Finding {
         (None, true, _) => {
             let text = "a default route that probes do not take: a routing rule, or no address of this family, keeps \
                         them from it";
-            let remedy = if v6 {
-                "ip -6 rule; ip -6 address; choose with --source, --interface or --fwmark"
-            } else {
-                "ip -4 rule; ip -4 address; choose with --source, --interface or --fwmark"
+            let remedy = match family {
+                Family::V4 => "ip -4 rule; ip -4 address; choose with --source, --interface or --fwmark",
+                Family::V6 => "ip -6 rule; ip -6 address; choose with --source, --interface or --fwmark",
             };
             finding(Verdict::Limited, text).with_remedy(remedy)
         }
@@ -85,7 +91,7 @@ pub(super) fn prefix(prefix: &Prefix) -> String {
 }
 
 /// Several default routes, or one with several next hops.
-fn several(v6: bool, routing: &Routing) -> Option<Finding> {
+fn several(family: Family, routing: &Routing) -> Option<Finding> {
     let routes = routing.routes.as_ref().ok()?;
     let main: Vec<&DefaultRoute> = routes
         .default
@@ -115,17 +121,16 @@ fn several(v6: bool, routing: &Routing) -> Option<Finding> {
             format!("the lowest metric wins: probes leave {}", hop(only)),
             another_interface(all, &used),
         ),
-        ([_], _) => (spread(v6, routing.hash_policy), one_interface(&used)),
+        ([_], _) => (spread(family, routing.hash_policy), one_interface(&used)),
         _ => (
             "of those with the same metric the kernel takes one whose gateway answers, so the path may change"
                 .to_owned(),
             one_interface(&used),
         ),
     };
-    let subject = Subject::System(if v6 {
-        "IPv6 default routes"
-    } else {
-        "IPv4 default routes"
+    let subject = Subject::System(match family {
+        Family::V4 => "IPv4 default routes",
+        Family::V6 => "IPv6 default routes",
     });
     Some(Finding::new(subject, Verdict::Notable, format!("{listed}; {text}")).with_remedy(remedy))
 }
@@ -154,11 +159,13 @@ fn hop(hop: &NextHop) -> String {
 }
 
 /// By which fields the kernel chooses a next hop (`ip-sysctl.rst`), and what follows.
-fn spread(v6: bool, policy: Option<u8>) -> String {
-    let family = if v6 { "ipv6" } else { "ipv4" };
-    let setting = format!("net.{family}.fib_multipath_hash_policy");
+fn spread(family: Family, policy: Option<u8>) -> String {
+    let setting = match family {
+        Family::V4 => "net.ipv4.fib_multipath_hash_policy",
+        Family::V6 => "net.ipv6.fib_multipath_hash_policy",
+    };
     let (fields, is_by_flow) = match policy {
-        Some(0) if v6 => ("addresses, protocol and flow label", false),
+        Some(0) if family == Family::V6 => ("addresses, protocol and flow label", false),
         Some(0) => ("addresses", false),
         Some(1) => ("addresses, protocol and ports", true),
         Some(2) => ("addresses, in a tunnel the inner ones", false),
@@ -252,8 +259,8 @@ mod tests {
         }
     }
 
-    fn text(v6: bool, routing: &Routing) -> String {
-        system(&findings(v6, routing))
+    fn text(family: Family, routing: &Routing) -> String {
+        system(&findings(family, routing))
     }
 
     #[test]
@@ -272,17 +279,17 @@ mod tests {
         let same_link = default(0, &[near.clone(), hop("eth0", "10.1.0.3")]);
         let tunnel = default(0, &[hop("wg0", "")]);
         let all = [
-            text(false, &routing(source, 0, &[one.clone(), other_table], &[])),
-            text(false, &routing(source, 0, &two, &[])),
+            text(Family::V4, &routing(source, 0, &[one.clone(), other_table], &[])),
+            text(Family::V4, &routing(source, 0, &two, &[])),
             text(
-                false,
+                Family::V4,
                 &routing(source, 0, &[default(10, &[dead]), two[1].clone()], &[]),
             ),
-            text(false, &routing(source, 0, std::slice::from_ref(&both), &[])),
-            text(false, &routing(source, 1, &[both, tunnel], &[])),
-            text(false, &routing(source, 3, &[same_link], &[])),
+            text(Family::V4, &routing(source, 0, std::slice::from_ref(&both), &[])),
+            text(Family::V4, &routing(source, 1, &[both, tunnel], &[])),
+            text(Family::V4, &routing(source, 3, &[same_link], &[])),
             text(
-                true,
+                Family::V6,
                 &routing(
                     Some("fd00::1"),
                     0,
@@ -291,7 +298,7 @@ mod tests {
                 ),
             ),
             text(
-                true,
+                Family::V6,
                 &routing(
                     Some("fd00::1"),
                     0,
@@ -320,15 +327,15 @@ mod tests {
         let mut unreadable = routing(None, 0, &[], &[]);
         unreadable.routes = Err(io::ErrorKind::PermissionDenied.into());
         let all = [
-            text(false, &routing(None, 0, &[], &few)),
-            text(false, &routing(None, 0, &[], &many)),
+            text(Family::V4, &routing(None, 0, &[], &few)),
+            text(Family::V4, &routing(None, 0, &[], &many)),
             text(
-                false,
+                Family::V4,
                 &routing(Some("10.8.0.1"), 0, &[], &[("0.0.0.0", 1), ("128.0.0.0", 1)]),
             ),
-            text(false, &routing(None, 0, &[], &[])),
-            text(true, &routing(None, 0, &default, &[])),
-            text(false, &unreadable),
+            text(Family::V4, &routing(None, 0, &[], &[])),
+            text(Family::V6, &routing(None, 0, &default, &[])),
+            text(Family::V4, &unreadable),
         ];
         insta::assert_snapshot!("routes", all.join("\n"));
     }

@@ -3,8 +3,9 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use datadog_traceroute::Family;
 use datadog_traceroute::system::{
-    Action, Condition, DefaultRoute, Finding, Routes, Routing, Rule, Subject, Verdict,
+    Condition, DefaultRoute, Finding, Routes, Routing, RoutingAction, Rule, Subject, Verdict,
 };
 
 use super::routes::{hops, prefix};
@@ -25,13 +26,15 @@ const LOOPBACK: &str = "lo";
 const TABLES: [(u32, &str); 3] = [(253, "default"), (254, "main"), (255, "local")];
 
 /// `is_raw`: probes go through raw sockets.
-pub(super) fn findings(v6: bool, routing: &Routing, is_raw: bool) -> Vec<Finding> {
-    let subject = Subject::System(if v6 {
-        "IPv6 routing rule"
-    } else {
-        "IPv4 routing rule"
+pub(super) fn findings(family: Family, routing: &Routing, is_raw: bool) -> Vec<Finding> {
+    let subject = Subject::System(match family {
+        Family::V4 => "IPv4 routing rule",
+        Family::V6 => "IPv6 routing rule",
     });
-    let command = if v6 { "ip -6 rule" } else { "ip -4 rule" };
+    let command = match family {
+        Family::V4 => "ip -4 rule",
+        Family::V6 => "ip -6 rule",
+    };
     let rules = match &routing.rules {
         Ok(rules) => rules,
         Err(error) => {
@@ -114,9 +117,9 @@ fn protocol(number: u8) -> Option<&'static str> {
     })
 }
 
-fn action(action: Action, routes: Option<&Routes>) -> String {
+fn action(action: RoutingAction, routes: Option<&Routes>) -> String {
     match action {
-        Action::Table(number) => {
+        RoutingAction::Table(number) => {
             let named = TABLES.iter().find(|(table, _)| *table == number);
             let name = named.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned());
             match default_of(number, routes) {
@@ -126,10 +129,10 @@ fn action(action: Action, routes: Option<&Routes>) -> String {
                 _ => format!("take routing table {name}"),
             }
         }
-        Action::TableOfVrf => "take its routing table".to_owned(),
-        Action::Refuse => "are refused".to_owned(),
-        Action::GoTo(rule) => format!("go on with rule {rule}"),
-        Action::Other => "are treated specially".to_owned(),
+        RoutingAction::TableOfVrf => "take its routing table".to_owned(),
+        RoutingAction::Refuse => "are refused".to_owned(),
+        RoutingAction::GoTo(rule) => format!("go on with rule {rule}"),
+        RoutingAction::Other => "are treated specially".to_owned(),
     }
 }
 
@@ -214,7 +217,7 @@ fn probes(rule: &Rule, routes: Option<&Routes>, is_raw: bool) -> (Verdict, Strin
         ),
         (Some(why), false) => (format!("probes do not follow it: {why}"), around(rule, routes)),
         (Some(why), true) => (format!("all probes follow it: {why}"), String::new()),
-        (None, false) if rule.action == Action::Refuse => ("so are such probes".to_owned(), String::new()),
+        (None, false) if rule.action == RoutingAction::Refuse => ("so are such probes".to_owned(), String::new()),
         (None, false) => (follow(rule), way(&run, "to probe that way")),
         (None, true) => (
             "probes follow it unless they are such packets".to_owned(),
@@ -238,7 +241,7 @@ fn around(rule: &Rule, routes: Option<&Routes>) -> String {
         return String::new();
     }
     let hop = match rule.action {
-        Action::Table(number) => default_of(number, routes).and_then(|route| route.hops.first()),
+        RoutingAction::Table(number) => default_of(number, routes).and_then(|route| route.hops.first()),
         _ => None,
     };
     let name = hop.map_or("NAME", |hop| &hop.interface);
@@ -280,7 +283,7 @@ mod tests {
             priority,
             conditions,
             is_inverted: false,
-            action: Action::Table(100),
+            action: RoutingAction::Table(100),
         }
     }
 
@@ -324,7 +327,7 @@ mod tests {
         // Each by itself: more than a few are only counted.
         let texts = rules
             .into_iter()
-            .map(|rule| system(&findings(false, &routing(Ok(vec![rule])), is_raw)));
+            .map(|rule| system(&findings(Family::V4, &routing(Ok(vec![rule])), is_raw)));
         texts.collect()
     }
 
@@ -365,15 +368,15 @@ mod tests {
             rule(7, vec![Condition::BoundTo("eth1".to_owned())]),
             rule(8, vec![Condition::TypeOfService(0x10)]),
             Rule {
-                action: Action::TableOfVrf,
+                action: RoutingAction::TableOfVrf,
                 ..rule(1000, vec![Condition::InVrf])
             },
             rule(9, vec![Condition::Unknown]),
-            other(Action::Table(254)),
-            other(Action::Table(7)),
-            other(Action::Refuse),
-            other(Action::GoTo(40)),
-            other(Action::Other),
+            other(RoutingAction::Table(254)),
+            other(RoutingAction::Table(7)),
+            other(RoutingAction::Refuse),
+            other(RoutingAction::GoTo(40)),
+            other(RoutingAction::Other),
         ];
         insta::assert_snapshot!("rules", show(rules, true));
         let tos = || vec![Condition::TypeOfService(0x10)];
@@ -384,7 +387,7 @@ mod tests {
     #[test]
     fn many_rules_are_counted() {
         let rules = (0..20).map(|priority| rule(priority, vec![from(32)])).collect();
-        let found = findings(true, &routing(Ok(rules)), true);
+        let found = findings(Family::V6, &routing(Ok(rules)), true);
         assert_eq!(found.len(), MOST + 1);
         assert_eq!(
             system(&found[MOST..]),
@@ -395,8 +398,8 @@ mod tests {
     #[test]
     fn rules_that_cannot_be_read_are_unknown() {
         let refused = Err(io::ErrorKind::PermissionDenied.into());
-        let found = findings(false, &routing(refused), true);
+        let found = findings(Family::V4, &routing(refused), true);
         assert_eq!(found[0].verdict, Verdict::Unknown);
-        assert!(findings(false, &routing(Ok(Vec::new())), true).is_empty());
+        assert!(findings(Family::V4, &routing(Ok(Vec::new())), true).is_empty());
     }
 }

@@ -12,9 +12,9 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use traceroute_wire::{ECHO_PAYLOAD, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind};
 
-use super::{Marks, Probing, Verdict};
+use super::{Marks, MethodState, ReplyMeaning};
 use crate::Time;
-use crate::flow::{Path, ProbeId};
+use crate::flow::{FlowFields, ProbeId};
 use crate::key::Key;
 
 /// Identifiers of one flow.
@@ -43,31 +43,31 @@ fn is_subnet_router(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.segments()[4..] == [0; 4])
 }
 
-impl Probing for Icmp {
-    fn keys(&self, path: &Path) -> [Option<Key>; 3] {
-        let mark = if path.destination.is_ipv4() {
+impl MethodState for Icmp {
+    fn keys(&self, fields: &FlowFields) -> [Option<Key>; 3] {
+        let mark = if fields.destination.is_ipv4() {
             u32::from(self.tag)
         } else {
-            path.flow_label
+            fields.flow_label
         };
         [
-            Some(Key::local(Key::ICMP, path.destination, 0, path.source_port)),
-            Some(Key::marks(Key::ICMP, path.destination, 0, mark)),
-            is_subnet_router(path.destination).then(|| Key::anycast(path.source_port)),
+            Some(Key::local(Key::ICMP, fields.destination, 0, fields.source_port)),
+            Some(Key::marks(Key::ICMP, fields.destination, 0, mark)),
+            is_subnet_router(fields.destination).then(|| Key::anycast(fields.source_port)),
         ]
     }
 
-    fn kind(&self, path: &Path, id: ProbeId, _: Time) -> ProbeKind {
+    fn kind(&self, fields: &FlowFields, id: ProbeId, _: Time) -> ProbeKind {
         ProbeKind::Echo {
-            identifier: path.source_port,
+            identifier: fields.source_port,
             sequence: u16::from_be_bytes([id.attempt, id.ttl]),
             tag: self.tag,
             cookie: self.cookie,
-            payload_len: path.fixed_payload().unwrap_or(ECHO_PAYLOAD),
+            payload_len: fields.fixed_payload().unwrap_or(ECHO_PAYLOAD),
         }
     }
 
-    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks> {
+    fn marks(&self, fields: &FlowFields, quoted: &Quoted) -> Option<Marks> {
         let QuotedTransport::Echo {
             identifier, sequence, ..
         } = quoted.transport
@@ -75,31 +75,31 @@ impl Probing for Icmp {
             return None;
         };
         let id = of_sequence(sequence);
-        let local = identifier == path.source_port;
+        let local = identifier == fields.source_port;
         let tag = quoted.tag() == Some(self.tag);
         let network = if quoted.source.is_ipv4() {
-            path.identified(quoted.identification) == Some(id)
+            fields.identified(quoted.identification) == Some(id)
         } else {
-            quoted.flow_label == path.flow_label
+            quoted.flow_label == fields.flow_label
         };
         Some(Marks {
             of_flow: u32::from(local) + u32::from(tag) + u32::from(network),
             of_probe: [None; 2],
             hint: Some((id.ttl, Some(id.attempt))),
-            translated: !local || !tag || quoted.source != path.source,
+            translated: !local || !tag || quoted.source != fields.source,
         })
     }
 
-    fn direct(&mut self, _: &Path, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, _: &FlowFields, reply: &Reply, _: Time) -> ReplyMeaning {
         match reply.kind {
             ReplyKind::Echo { sequence, cookie, .. } if cookie == Some(self.cookie) => {
                 let ProbeId { ttl, attempt } = of_sequence(sequence);
-                Verdict::Answer {
+                ReplyMeaning::Answer {
                     ttl,
                     attempt: Some(attempt),
                 }
             }
-            _ => Verdict::Reject,
+            _ => ReplyMeaning::Reject,
         }
     }
 }

@@ -29,7 +29,7 @@ use traceroute_wire::{ProbeKind, Quoted, Reply};
 
 use crate::Time;
 use crate::answer::TraceError;
-use crate::flow::{Path, ProbeId};
+use crate::flow::{FlowFields, ProbeId};
 use crate::key::Key;
 use crate::network::Transport;
 
@@ -72,7 +72,7 @@ impl Method {
 
 /// What a packet from the target means.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum ReplyMeaning {
     /// Nothing.
     Ignore,
     /// It names the flow but none of its probes.
@@ -117,22 +117,22 @@ pub(crate) struct QuotedProbe {
 }
 
 /// One probing method, for one flow: its own identifiers and the meaning of answers.
-pub(crate) trait Probing: Send {
+pub(crate) trait MethodState: Send {
     /// Whether a handshake comes before the first probe.
     fn needs_handshake(&self) -> bool {
         false
     }
     /// The keys of everything that can answer this flow, as far as they are known.
-    fn keys(&self, path: &Path) -> [Option<Key>; 3];
+    fn keys(&self, fields: &FlowFields) -> [Option<Key>; 3];
     /// The transport part of a probe. Only called when a handshake, if needed, is done.
-    fn kind(&self, path: &Path, id: ProbeId, now: Time) -> ProbeKind;
+    fn kind(&self, fields: &FlowFields, id: ProbeId, now: Time) -> ProbeKind;
     /// In what a quoted packet agrees with this flow; `None` when it is of another protocol.
-    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks>;
+    fn marks(&self, fields: &FlowFields, quoted: &Quoted) -> Option<Marks>;
     /// What a packet from the target means.
-    fn direct(&mut self, path: &Path, reply: &Reply, at: Time) -> Verdict;
+    fn direct(&mut self, fields: &FlowFields, reply: &Reply, at: Time) -> ReplyMeaning;
     /// The connection that the method waits for is there: what the handshake seen so far means.
-    fn connected(&mut self) -> Verdict {
-        Verdict::Ignore
+    fn connected(&mut self) -> ReplyMeaning {
+        ReplyMeaning::Ignore
     }
     /// Whether a time exceeded from the target itself is the destination's answer.
     fn time_exceeded_from_target_is_destination(&self) -> bool {
@@ -147,7 +147,7 @@ pub(crate) trait Probing: Send {
 
 /// The method's state for a new flow, with fresh identifiers. The one place where methods are
 /// listed.
-pub(crate) fn new(method: Method, started: Time, rng: &mut StdRng) -> Box<dyn Probing> {
+pub(crate) fn new(method: Method, started: Time, rng: &mut StdRng) -> Box<dyn MethodState> {
     match method {
         Method::Icmp => Box::new(icmp::Icmp::new(rng)),
         Method::Udp => Box::new(udp::Udp::new(rng)),

@@ -12,10 +12,10 @@
 use traceroute_wire::{ProbeKind, Quoted, Reply, ReplyKind, TcpReply, TcpTimestamps};
 
 use super::syn::{segment_keys, segment_marks};
-use super::{Marks, Probing, Verdict, offset_ttl};
+use super::{Marks, MethodState, ReplyMeaning, offset_ttl};
 use crate::Time;
 use crate::answer::TraceError;
-use crate::flow::{Path, ProbeId};
+use crate::flow::{FlowFields, ProbeId};
 use crate::key::Key;
 
 /// State of one SACK flow. A second probe with the same TTL repeats its byte (RFC 2883).
@@ -79,21 +79,21 @@ impl Sack {
     /// The kernel checks a SYN-ACK's acknowledgment, which cannot be seen here, and connects at the
     /// first that is right. So a forged one does not count when another comes before the kernel has
     /// connected.
-    fn handshake(&mut self, tcp: &TcpReply) -> Verdict {
+    fn handshake(&mut self, tcp: &TcpReply) -> ReplyMeaning {
         if !(tcp.flags.syn && tcp.flags.ack) || tcp.flags.rst {
             // A refusal is reported by the connection itself.
-            return Verdict::Ignore;
+            return ReplyMeaning::Ignore;
         }
         if self.connected {
             return self.establish(tcp);
         }
         self.offer = Some(*tcp);
-        Verdict::Ignore
+        ReplyMeaning::Ignore
     }
 
-    fn establish(&mut self, tcp: &TcpReply) -> Verdict {
+    fn establish(&mut self, tcp: &TcpReply) -> ReplyMeaning {
         if !tcp.sack.permitted {
-            return Verdict::Fail(not_supported("the target's SYN-ACK does not permit SACK"));
+            return ReplyMeaning::Fail(not_supported("the target's SYN-ACK does not permit SACK"));
         }
         self.connection = Some(Connection {
             next: tcp.acknowledgment,
@@ -101,10 +101,10 @@ impl Sack {
             peer_sent: tcp.sequence.wrapping_add(1),
             timestamps: tcp.timestamps,
         });
-        Verdict::Ready
+        ReplyMeaning::Ready
     }
 
-    fn segment(&mut self, tcp: &TcpReply) -> Verdict {
+    fn segment(&mut self, tcp: &TcpReply) -> ReplyMeaning {
         let Some(connection) = &mut self.connection else {
             return self.handshake(tcp);
         };
@@ -114,15 +114,15 @@ impl Sack {
             return self.acknowledgment(tcp, next);
         }
         if !connection.is_reset_by(tcp) {
-            return Verdict::Reject;
+            return ReplyMeaning::Reject;
         }
         self.reset = true;
-        Verdict::Ignore
+        ReplyMeaning::Ignore
     }
 
-    fn acknowledgment(&mut self, tcp: &TcpReply, next: u32) -> Verdict {
+    fn acknowledgment(&mut self, tcp: &TcpReply, next: u32) -> ReplyMeaning {
         if !tcp.flags.ack || tcp.flags.syn || tcp.flags.fin {
-            return Verdict::Ignore;
+            return ReplyMeaning::Ignore;
         }
         let arrived = tcp
             .sack
@@ -134,14 +134,14 @@ impl Sack {
             Some(ttl) => {
                 let newest = self.newest(tcp, next).unwrap_or(ttl).max(ttl);
                 self.highest = self.highest.max(newest);
-                Verdict::Covers { ttl, newest }
+                ReplyMeaning::Covers { ttl, newest }
             }
             None => {
                 // Only a bare repetition of our own next sequence number can be about a probe.
                 if tcp.sack.blocks == 0 && tcp.payload_len == 0 && tcp.acknowledgment == next {
                     self.acknowledged_without_sack = true;
                 }
-                Verdict::Ignore
+                ReplyMeaning::Ignore
             }
         }
     }
@@ -158,16 +158,16 @@ impl Sack {
     }
 }
 
-impl Probing for Sack {
+impl MethodState for Sack {
     fn needs_handshake(&self) -> bool {
         true
     }
 
-    fn keys(&self, path: &Path) -> [Option<Key>; 3] {
-        segment_keys(path, self.connection.as_ref().map(|connection| connection.next))
+    fn keys(&self, fields: &FlowFields) -> [Option<Key>; 3] {
+        segment_keys(fields, self.connection.as_ref().map(|connection| connection.next))
     }
 
-    fn kind(&self, path: &Path, id: ProbeId, now: Time) -> ProbeKind {
+    fn kind(&self, fields: &FlowFields, id: ProbeId, now: Time) -> ProbeKind {
         let (next, acknowledgment, timestamps) = match &self.connection {
             Some(connection) => (connection.next, connection.peer_next, connection.timestamps),
             None => (0, 0, None),
@@ -183,30 +183,30 @@ impl Probing for Sack {
             echo: theirs.value,
         });
         ProbeKind::TcpSack {
-            source_port: path.source_port,
-            destination_port: path.destination_port,
+            source_port: fields.source_port,
+            destination_port: fields.destination_port,
             sequence: next.wrapping_add(u32::from(id.ttl)),
             acknowledgment,
             timestamps,
         }
     }
 
-    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks> {
-        segment_marks(path, quoted, self.connection.as_ref()?.next, |_| None)
+    fn marks(&self, fields: &FlowFields, quoted: &Quoted) -> Option<Marks> {
+        segment_marks(fields, quoted, self.connection.as_ref()?.next, |_| None)
     }
 
-    fn direct(&mut self, _: &Path, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, _: &FlowFields, reply: &Reply, _: Time) -> ReplyMeaning {
         let ReplyKind::Tcp(tcp) = &reply.kind else {
-            return Verdict::Reject;
+            return ReplyMeaning::Reject;
         };
         self.segment(tcp)
     }
 
-    fn connected(&mut self) -> Verdict {
+    fn connected(&mut self) -> ReplyMeaning {
         self.connected = true;
         match self.offer.take() {
             Some(tcp) => self.establish(&tcp),
-            None => Verdict::Ignore,
+            None => ReplyMeaning::Ignore,
         }
     }
 

@@ -13,9 +13,9 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use traceroute_wire::{ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, TcpTimestamps};
 
-use super::{Marks, Probing, Verdict, offset_ttl};
+use super::{Marks, MethodState, ReplyMeaning, offset_ttl};
 use crate::Time;
-use crate::flow::{Path, ProbeId};
+use crate::flow::{FlowFields, ProbeId};
 use crate::key::Key;
 
 /// Identifiers of one flow.
@@ -35,16 +35,16 @@ impl Syn {
     }
 }
 
-impl Probing for Syn {
-    fn keys(&self, path: &Path) -> [Option<Key>; 3] {
-        segment_keys(path, Some(self.sequence))
+impl MethodState for Syn {
+    fn keys(&self, fields: &FlowFields) -> [Option<Key>; 3] {
+        segment_keys(fields, Some(self.sequence))
     }
 
-    fn kind(&self, path: &Path, id: ProbeId, _: Time) -> ProbeKind {
-        let number = path.numbering.number(id);
+    fn kind(&self, fields: &FlowFields, id: ProbeId, _: Time) -> ProbeKind {
+        let number = fields.numbering.number(id);
         ProbeKind::TcpSyn {
-            source_port: path.source_port,
-            destination_port: path.destination_port,
+            source_port: fields.source_port,
+            destination_port: fields.destination_port,
             sequence: self.sequence.wrapping_add(u32::from(id.ttl)),
             timestamps: Some(TcpTimestamps {
                 value: self.timestamp.wrapping_add(u32::from(number)),
@@ -53,15 +53,15 @@ impl Probing for Syn {
         }
     }
 
-    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks> {
-        segment_marks(path, quoted, self.sequence, |value| {
-            stamped(path, value, self.timestamp)
+    fn marks(&self, fields: &FlowFields, quoted: &Quoted) -> Option<Marks> {
+        segment_marks(fields, quoted, self.sequence, |value| {
+            stamped(fields, value, self.timestamp)
         })
     }
 
-    fn direct(&mut self, path: &Path, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, fields: &FlowFields, reply: &Reply, _: Time) -> ReplyMeaning {
         let ReplyKind::Tcp(tcp) = &reply.kind else {
-            return Verdict::Reject;
+            return ReplyMeaning::Reject;
         };
         let flags = tcp.flags;
         match (flags.syn || flags.rst, flags.ack) {
@@ -69,34 +69,34 @@ impl Probing for Syn {
                 Some(ttl) => {
                     let echoed = tcp
                         .timestamps
-                        .and_then(|theirs| stamped(path, theirs.echo, self.timestamp));
-                    Verdict::Answer {
+                        .and_then(|theirs| stamped(fields, theirs.echo, self.timestamp));
+                    ReplyMeaning::Answer {
                         ttl,
                         attempt: echoed.filter(|id| id.ttl == ttl).map(|id| id.attempt),
                     }
                 }
-                None => Verdict::Reject,
+                None => ReplyMeaning::Reject,
             },
-            (true, false) if flags.rst => Verdict::AnswerIfSole,
-            _ => Verdict::Ignore,
+            (true, false) if flags.rst => ReplyMeaning::AnswerIfSole,
+            _ => ReplyMeaning::Ignore,
         }
     }
 }
 
 /// The probe whose timestamp this is, when `base` + number was sent.
-fn stamped(path: &Path, value: u32, base: u32) -> Option<ProbeId> {
-    path.numbering.id(u16::try_from(value.wrapping_sub(base)).ok()?)
+fn stamped(fields: &FlowFields, value: u32, base: u32) -> Option<ProbeId> {
+    fields.numbering.id(u16::try_from(value.wrapping_sub(base)).ok()?)
 }
 
 /// The keys of segments from the target and, once the sequence numbers are known, of quotes of
 /// those from `base` + 1 to `base` + 255, which share at most two values of their upper 24 bits.
-pub(super) fn segment_keys(path: &Path, base: Option<u32>) -> [Option<Key>; 3] {
-    let Path {
+pub(super) fn segment_keys(fields: &FlowFields, base: Option<u32>) -> [Option<Key>; 3] {
+    let FlowFields {
         destination,
         destination_port,
         source_port,
         ..
-    } = *path;
+    } = *fields;
     let quote = |sequence: u32| Key::marks(Key::TCP, destination, destination_port, sequence >> 8);
     let first = base.map(|base| quote(base.wrapping_add(1)));
     let last = base.map(|base| quote(base.wrapping_add(255)));
@@ -110,7 +110,7 @@ pub(super) fn segment_keys(path: &Path, base: Option<u32>) -> [Option<Key>; 3] {
 /// In what a quoted segment agrees with a flow whose segments have sequence number `base` + TTL.
 /// `stamped`: the probe with this timestamp.
 pub(super) fn segment_marks(
-    path: &Path,
+    fields: &FlowFields,
     quoted: &Quoted,
     base: u32,
     stamped: impl Fn(u32) -> Option<ProbeId>,
@@ -125,14 +125,14 @@ pub(super) fn segment_marks(
         return None;
     };
     let ttl = offset_ttl(sequence, base);
-    let local = source_port == path.source_port;
+    let local = source_port == fields.source_port;
     let by_stamp = timestamp.and_then(stamped);
     let identified = quoted
         .source
         .is_ipv4()
-        .then(|| path.identified(quoted.identification))
+        .then(|| fields.identified(quoted.identification))
         .flatten();
-    let labelled = quoted.source.is_ipv6() && quoted.flow_label == path.flow_label;
+    let labelled = quoted.source.is_ipv6() && quoted.flow_label == fields.flow_label;
     // The sequence number, if it is right, has the last word on the TTL.
     let of_ttl = |id: Option<ProbeId>| id.filter(|id| ttl.is_none_or(|ttl| ttl == id.ttl));
     let attempt = of_ttl(identified).or(of_ttl(by_stamp)).map(|id| id.attempt);
@@ -141,6 +141,6 @@ pub(super) fn segment_marks(
         of_flow: u32::from(local) + u32::from(labelled) + if ttl.is_some() { 2 } else { 0 },
         of_probe: [if ttl.is_some() { None } else { identified }, None],
         hint: by_sequence.or(by_stamp.map(|id| (id.ttl, Some(id.attempt)))),
-        translated: !local || quoted.source != path.source || ttl.is_none(),
+        translated: !local || quoted.source != fields.source || ttl.is_none(),
     })
 }

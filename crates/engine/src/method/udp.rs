@@ -20,9 +20,9 @@ use traceroute_wire::{
     ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE,
 };
 
-use super::{Marks, Probing, Verdict};
+use super::{Marks, MethodState, ReplyMeaning};
 use crate::Time;
-use crate::flow::{Path, ProbeId};
+use crate::flow::{FlowFields, ProbeId};
 use crate::key::Key;
 
 /// Tags are sums modulo this (RFC 1071).
@@ -49,16 +49,16 @@ impl Udp {
     }
 
     /// Which probe has this tag.
-    fn tagged(&self, path: &Path, tag: u16) -> Option<ProbeId> {
+    fn tagged(&self, fields: &FlowFields, tag: u16) -> Option<ProbeId> {
         let number = (u32::from(tag) + TAGS - u32::from(self.tag)) % TAGS;
-        path.numbering.id(number as u16)
+        fields.numbering.id(number as u16)
     }
 }
 
 /// Bytes of payload over IPv6: the base, and the probe's number, or its TTL where that were too
 /// much.
-fn payload_v6(path: &Path, id: ProbeId) -> u16 {
-    let number = path.numbering.number(id);
+fn payload_v6(fields: &FlowFields, id: ProbeId) -> u16 {
+    let number = fields.numbering.number(id);
     UDP_IPV6_BASE
         + 1
         + if number <= LONGEST {
@@ -69,28 +69,28 @@ fn payload_v6(path: &Path, id: ProbeId) -> u16 {
 }
 
 /// TTL, and attempt if that is clear, that a payload of so many bytes over IPv6 stands for.
-fn of_payload_v6(path: &Path, len: u16) -> Option<(u8, Option<u8>)> {
-    if path.fixed_payload().is_some() {
+fn of_payload_v6(fields: &FlowFields, len: u16) -> Option<(u8, Option<u8>)> {
+    if fields.fixed_payload().is_some() {
         return None;
     }
     let number = len.checked_sub(UDP_IPV6_BASE + 1)?;
-    let id = path.numbering.id(number)?;
-    let is_clear = path.numbering.count() <= LONGEST || id.attempt > 0;
+    let id = fields.numbering.id(number)?;
+    let is_clear = fields.numbering.count() <= LONGEST || id.attempt > 0;
     Some((id.ttl, is_clear.then_some(id.attempt)))
 }
 
-impl Probing for Udp {
-    fn keys(&self, path: &Path) -> [Option<Key>; 3] {
-        let Path {
+impl MethodState for Udp {
+    fn keys(&self, fields: &FlowFields) -> [Option<Key>; 3] {
+        let FlowFields {
             destination,
             destination_port,
             source_port,
             ..
-        } = *path;
+        } = *fields;
         let mark = if destination.is_ipv4() {
-            difference(self.tag, path.identification)
+            difference(self.tag, fields.identification)
         } else {
-            path.flow_label
+            fields.flow_label
         };
         [
             Some(Key::local(Key::UDP, destination, destination_port, source_port)),
@@ -99,55 +99,55 @@ impl Probing for Udp {
         ]
     }
 
-    fn kind(&self, path: &Path, id: ProbeId, _: Time) -> ProbeKind {
+    fn kind(&self, fields: &FlowFields, id: ProbeId, _: Time) -> ProbeKind {
         ProbeKind::Udp {
-            source_port: path.source_port,
-            destination_port: path.destination_port,
-            tag: self.tag_of(path.numbering.number(id)),
-            payload_len: match (path.fixed_payload(), path.destination) {
+            source_port: fields.source_port,
+            destination_port: fields.destination_port,
+            tag: self.tag_of(fields.numbering.number(id)),
+            payload_len: match (fields.fixed_payload(), fields.destination) {
                 (Some(len), _) => len,
                 (None, IpAddr::V4(_)) => UDP_IPV4_PAYLOAD,
-                (None, IpAddr::V6(_)) => payload_v6(path, id),
+                (None, IpAddr::V6(_)) => payload_v6(fields, id),
             },
         }
     }
 
-    fn marks(&self, path: &Path, quoted: &Quoted) -> Option<Marks> {
+    fn marks(&self, fields: &FlowFields, quoted: &Quoted) -> Option<Marks> {
         let QuotedTransport::Udp {
             source_port, length, ..
         } = quoted.transport
         else {
             return None;
         };
-        let local = source_port == path.source_port;
-        let tagged = quoted.tag().and_then(|tag| self.tagged(path, tag));
+        let local = source_port == fields.source_port;
+        let tagged = quoted.tag().and_then(|tag| self.tagged(fields, tag));
         let mut marks = Marks {
             of_flow: u32::from(local),
             of_probe: [tagged, None],
             hint: None,
-            translated: !local || tagged.is_none() || quoted.source != path.source,
+            translated: !local || tagged.is_none() || quoted.source != fields.source,
         };
         if quoted.source.is_ipv4() {
-            marks.of_probe[1] = path.identified(quoted.identification);
+            marks.of_probe[1] = fields.identified(quoted.identification);
         } else {
-            marks.of_flow += u32::from(quoted.flow_label == path.flow_label);
-            marks.hint = of_payload_v6(path, length.saturating_sub(8));
+            marks.of_flow += u32::from(quoted.flow_label == fields.flow_label);
+            marks.hint = of_payload_v6(fields, length.saturating_sub(8));
         }
         Some(marks)
     }
 
-    fn direct(&mut self, path: &Path, reply: &Reply, _: Time) -> Verdict {
+    fn direct(&mut self, fields: &FlowFields, reply: &Reply, _: Time) -> ReplyMeaning {
         let ReplyKind::Udp(udp) = &reply.kind else {
-            return Verdict::Reject;
+            return ReplyMeaning::Reject;
         };
         // A service that sends back what it gets.
-        let echoed = udp.echoed.and_then(|value| match path.destination {
-            IpAddr::V4(_) => path.identified(value).map(|id| (id.ttl, Some(id.attempt))),
-            IpAddr::V6(_) => of_payload_v6(path, value),
+        let echoed = udp.echoed.and_then(|value| match fields.destination {
+            IpAddr::V4(_) => fields.identified(value).map(|id| (id.ttl, Some(id.attempt))),
+            IpAddr::V6(_) => of_payload_v6(fields, value),
         });
         match echoed {
-            Some((ttl, attempt)) => Verdict::Answer { ttl, attempt },
-            None => Verdict::Unidentified,
+            Some((ttl, attempt)) => ReplyMeaning::Answer { ttl, attempt },
+            None => ReplyMeaning::Unidentified,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::{FIRST, Step, Strategy, View};
 use crate::Method;
 use crate::Time;
-use crate::answer::{EndToEndResult, Outcome};
+use crate::answer::{EndToEndResult, TraceOutcome};
 use crate::cause::Cause;
 use crate::ledger::{Fate, Ledger};
 use crate::responders::Allowance;
@@ -39,7 +39,7 @@ enum Use {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct EndToEnd {
+pub(crate) struct EndToEndStrategy {
     /// Flows on which a probe of the series is on its way, with its number among those that left.
     open: Vec<(FlowIndex, usize)>,
     left: Vec<Fortune>,
@@ -55,9 +55,9 @@ pub(crate) struct EndToEnd {
     tested: bool,
 }
 
-impl EndToEnd {
+impl EndToEndStrategy {
     pub(crate) fn new() -> Self {
-        EndToEnd {
+        EndToEndStrategy {
             open: Vec::new(),
             left: Vec::new(),
             made: 0,
@@ -186,7 +186,7 @@ fn close(flow: FlowIndex) -> Step {
     Step::Close { flow, settled: None }
 }
 
-impl Strategy for EndToEnd {
+impl Strategy for EndToEndStrategy {
     fn next(&mut self, view: &mut View<'_>) -> Step {
         let Plan::EndToEnd {
             count,
@@ -268,9 +268,9 @@ impl Strategy for EndToEnd {
         }
     }
 
-    fn outcome(&mut self, view: &mut View<'_>) -> Outcome {
+    fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome {
         let Plan::EndToEnd { count, .. } = view.spec.plan else {
-            return Outcome::EndToEnd(EndToEndResult::default());
+            return TraceOutcome::EndToEnd(EndToEndResult::default());
         };
         while self.settle(view).is_some() {}
         let place = view.spec.place(view.spec.max_ttl);
@@ -312,6 +312,6 @@ impl Strategy for EndToEnd {
             };
             result.lost.add(cause, 1);
         }
-        Outcome::EndToEnd(result)
+        TraceOutcome::EndToEnd(result)
     }
 }

@@ -19,7 +19,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::Time;
-use crate::answer::{Answer, Outcome};
+use crate::answer::{Answer, TraceOutcome};
 use crate::ledger::Ledger;
 use crate::responders::Responders;
 use crate::trace::{FlowIndex, FlowState, Plan, TraceSpec};
@@ -92,7 +92,7 @@ pub(crate) trait Strategy: Send {
     /// The first answer to a probe of a discovery of paths; the ledger keeps only one for each TTL.
     fn answered(&mut self, _flow: FlowIndex, _ttl: u8, _answer: &Answer) {}
     /// What was found; the trace is over.
-    fn outcome(&mut self, view: &mut View<'_>) -> Outcome;
+    fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome;
     /// Whether the trace goes on only for answers that a limit holds back.
     fn is_lingering(&self) -> bool {
         false
@@ -102,9 +102,9 @@ pub(crate) trait Strategy: Send {
 /// The strategy for a plan.
 pub(crate) fn of(spec: &TraceSpec) -> Box<dyn Strategy> {
     match spec.plan {
-        Plan::EndToEnd { .. } => Box::new(end_to_end::EndToEnd::new()),
+        Plan::EndToEnd { .. } => Box::new(end_to_end::EndToEndStrategy::new()),
         Plan::Paths(plan) => Box::new(multipath::Multipath::new(spec, plan)),
-        Plan::Run if spec.is_serial() => Box::new(run::Run::new(steps::Steps)),
-        Plan::Run => Box::new(run::Run::new(sweep::Sweep)),
+        Plan::Run if spec.is_serial() => Box::new(run::RunStrategy::new(steps::Steps)),
+        Plan::Run => Box::new(run::RunStrategy::new(sweep::Sweep)),
     }
 }

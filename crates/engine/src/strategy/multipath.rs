@@ -17,7 +17,7 @@ use std::time::Duration;
 use traceroute_wire::{MAX_PROBE_LEN, MplsStack, ProbeKind};
 
 use super::{FIRST, Step, Strategy, View};
-use crate::answer::{Answer, Outcome};
+use crate::answer::{Answer, TraceOutcome};
 use crate::cause::{Cause, Losses};
 use crate::flow::{MAX_REPEATS, ProbeId};
 use crate::ledger::Fate;
@@ -588,7 +588,7 @@ impl Multipath {
 
     fn flow(&self, state: Option<&FlowState>, index: usize, now: Time) -> PathFlow {
         let series = self.series.get(index).copied().unwrap_or_default();
-        let path = state.map(|state| state.flow.path);
+        let path = state.map(|state| state.flow.fields);
         PathFlow {
             source_port: path.map_or(0, |path| path.source_port),
             checksum: state.and_then(|state| icmp_checksum(state, now)),
@@ -720,9 +720,9 @@ impl Strategy for Multipath {
         }
     }
 
-    fn outcome(&mut self, view: &mut View<'_>) -> Outcome {
+    fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome {
         let graph = self.discovery.graph();
-        let path = view.state(FIRST).map(|state| state.flow.path);
+        let path = view.state(FIRST).map(|state| state.flow.fields);
         let of_graph = graph
             .hops
             .iter()
@@ -740,7 +740,7 @@ impl Strategy for Multipath {
             }
         });
         let count = graph.flows.len();
-        Outcome::Paths(Box::new(PathsResult {
+        TraceOutcome::Paths(Box::new(PathsResult {
             source: path.map_or(view.spec.target, |path| path.source),
             destination: view.spec.target,
             nodes: nodes.collect(),

@@ -15,7 +15,7 @@ use super::sweep::last_first;
 use super::{FIRST, Step, Strategy, View};
 use crate::Method;
 use crate::Time;
-use crate::answer::{Answer, Distance, End, Hop, Outcome, TraceResult};
+use crate::answer::{Answer, Distance, End, Hop, TraceOutcome, TraceResult};
 use crate::cause::{Cause, Losses};
 use crate::flow::MAX_ATTEMPTS;
 use crate::ledger::{Fate, Ledger};
@@ -37,7 +37,7 @@ pub(super) trait Pace: Send {
 }
 
 /// See the module.
-pub(crate) struct Run<P> {
+pub(crate) struct RunStrategy<P> {
     pace: P,
     repeats: Repeats,
     asking: Asking,
@@ -59,9 +59,9 @@ pub(crate) fn patience(ledger: &Ledger, timeout: Duration) -> Duration {
     (ledger.rtt() * 2).max(PATIENCE).min(timeout)
 }
 
-impl<P: Pace> Run<P> {
+impl<P: Pace> RunStrategy<P> {
     pub(super) fn new(pace: P) -> Self {
-        Run {
+        RunStrategy {
             pace,
             repeats: Repeats::default(),
             asking: Asking::default(),
@@ -160,7 +160,7 @@ fn send(ttl: u8, alone: bool) -> Step {
     }
 }
 
-impl<P: Pace> Strategy for Run<P> {
+impl<P: Pace> Strategy for RunStrategy<P> {
     fn next(&mut self, view: &mut View<'_>) -> Step {
         let Some(state) = view.state(FIRST) else {
             return Step::Done;
@@ -237,8 +237,8 @@ impl<P: Pace> Strategy for Run<P> {
         }
     }
 
-    fn outcome(&mut self, view: &mut View<'_>) -> Outcome {
-        Outcome::Run(self.result(view))
+    fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome {
+        TraceOutcome::Run(self.result(view))
     }
 
     fn is_lingering(&self) -> bool {
@@ -338,7 +338,7 @@ fn count_datagrams(ledger: &Ledger, datagrams: &Datagrams, delay: Duration) -> (
     (candidates().nth(not_reached).map(|sent| sent.id.ttl), not_reached)
 }
 
-impl<P: Pace> Run<P> {
+impl<P: Pace> RunStrategy<P> {
     fn result(&self, view: &mut View<'_>) -> TraceResult {
         let spec = view.spec;
         let Some(state) = view.state(FIRST) else {
@@ -404,12 +404,12 @@ impl<P: Pace> Run<P> {
             });
             has_nat |= shows_nat;
         }
-        let path = &state.flow.path;
+        let fields = &state.flow.fields;
         TraceResult {
-            source: path.source,
-            source_port: path.source_port,
-            destination: path.destination,
-            destination_port: path.destination_port,
+            source: fields.source,
+            source_port: fields.source_port,
+            destination: fields.destination,
+            destination_port: fields.destination_port,
             hops,
             probes_sent: ledger.sent(),
             distance,

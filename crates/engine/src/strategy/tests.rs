@@ -8,10 +8,10 @@ use traceroute_wire::{
 };
 
 use super::{FIRST, Step, Strategy, View};
-use crate::answer::{Distance, End, Outcome, TraceResult};
+use crate::answer::{Distance, End, TraceOutcome, TraceResult};
 use crate::ledger::Ledger;
 use crate::trace::{FlowIndex, TraceSpec};
-use crate::{Action, Engine, Event, Method, NetError, NetworkEvent, Operation, Time, TraceError};
+use crate::{Action, Engine, EngineEvent, Method, NetError, NetworkEvent, Operation, Time, TraceError};
 
 const TTL: u8 = 3;
 const FLOWS: FlowIndex = 2;
@@ -49,9 +49,9 @@ impl Strategy for TwoFlows {
         wake.map_or(Step::Done, |until| Step::Wait { until, last: false })
     }
 
-    fn outcome(&mut self, view: &mut View<'_>) -> Outcome {
+    fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome {
         let sent = |flow| view.ledger(flow).map_or(0, Ledger::sent);
-        Outcome::Run(TraceResult {
+        TraceOutcome::Run(TraceResult {
             source: view.spec.target,
             source_port: 0,
             destination: view.spec.target,
@@ -158,15 +158,15 @@ fn run(port_left: bool) -> (Vec<(IpAddr, Option<Duration>)>, u32, Time) {
         }
         while let Some(event) = engine.poll_event() {
             match event {
-                Event::Found { found: hop, .. } => found.push((hop.answer.address, hop.answer.rtt)),
-                Event::Finished { result, .. } => {
+                EngineEvent::Found { found: hop, .. } => found.push((hop.answer.address, hop.answer.rtt)),
+                EngineEvent::Finished { result, .. } => {
                     assert_eq!((engine.table_len(), engine.running()), (0, 0));
-                    let Ok(Outcome::Run(result)) = result else {
+                    let Ok(TraceOutcome::Run(result)) = result else {
                         panic!("{result:?}")
                     };
                     return (found, result.probes_sent, now);
                 }
-                other @ Event::Probe { .. } => panic!("{other:?}"),
+                other @ EngineEvent::Probe { .. } => panic!("{other:?}"),
             }
         }
         now = engine.wake_at().expect("more to do");

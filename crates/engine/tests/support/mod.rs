@@ -15,8 +15,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use traceroute_engine::{
-    Action, ConnectionId, EndToEndResult, Engine, Event, Found, MatchedReply, Method, NetError, NetworkEvent,
-    Operation, Outcome, Time, Token, TraceError, TraceId, TraceResult, TraceSpec,
+    Action, ConnectionId, EndToEndResult, Engine, EngineEvent, FoundHop, MatchedReply, Method, NetError,
+    NetworkEvent, Operation, Time, Token, TraceError, TraceId, TraceOutcome, TraceResult, TraceSpec,
 };
 use traceroute_wire::{
     IcmpError, MplsStack, Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags,
@@ -110,7 +110,7 @@ pub struct Simulation<'p> {
     next_port: u16,
     specs: BTreeMap<TraceId, TraceSpec>,
     /// The hops told of as they were found.
-    pub found: Vec<(TraceId, Found)>,
+    pub found: Vec<(TraceId, FoundHop)>,
     /// What is under way with its stamp, by the time when it is read and order.
     wire: BTreeMap<(Time, u64), (Time, Heard)>,
     sequence: u64,
@@ -341,22 +341,22 @@ impl<'p> Simulation<'p> {
         }
         while let Some(event) = self.engine.poll_event() {
             match event {
-                Event::Found { trace, found } => {
+                EngineEvent::Found { trace, found } => {
                     assert!(
                         !self.finished.contains_key(&trace),
                         "told after the end: {found:?}"
                     );
                     self.found.push((trace, found));
                 }
-                Event::Probe { trace, index, rtt } => self.probes.push((trace, index, rtt)),
-                Event::Finished { trace, result, .. } => {
+                EngineEvent::Probe { trace, index, rtt } => self.probes.push((trace, index, rtt)),
+                EngineEvent::Finished { trace, result, .. } => {
                     let result = match result {
-                        Ok(Outcome::EndToEnd(series)) => {
+                        Ok(TraceOutcome::EndToEnd(series)) => {
                             self.series.insert(trace, (self.now, series));
                             continue;
                         }
-                        Ok(Outcome::Run(run)) => Ok(run),
-                        Ok(Outcome::Paths(paths)) => panic!("nobody asked for paths: {paths:?}"),
+                        Ok(TraceOutcome::Run(run)) => Ok(run),
+                        Ok(TraceOutcome::Paths(paths)) => panic!("nobody asked for paths: {paths:?}"),
                         Err(error) => Err(error),
                     };
                     if let Ok(result) = &result {
@@ -465,9 +465,9 @@ pub fn name(probe: &Probe) -> Name {
 }
 
 /// Of a run.
-pub fn run_of(outcome: Outcome) -> TraceResult {
+pub fn run_of(outcome: TraceOutcome) -> TraceResult {
     match outcome {
-        Outcome::Run(run) => run,
+        TraceOutcome::Run(run) => run,
         other => panic!("no run: {other:?}"),
     }
 }

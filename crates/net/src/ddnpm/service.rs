@@ -9,7 +9,7 @@ use crate::winerror::{ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND};
 
 /// `SERVICE_STATUS.dwCurrentState`, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum ServiceState {
     Stopped,
     StartPending,
     StopPending,
@@ -17,9 +17,9 @@ pub(crate) enum State {
 }
 
 /// What the service control manager can be asked, each with no more rights than it needs.
-pub(crate) trait Service {
+pub(crate) trait WindowsService {
     /// The state.
-    fn state(&mut self) -> io::Result<State>;
+    fn state(&mut self) -> io::Result<ServiceState>;
     /// Whether the service is disabled.
     fn is_disabled(&mut self) -> io::Result<bool>;
     /// Lets it be started on demand.
@@ -31,8 +31,8 @@ pub(crate) trait Service {
 }
 
 /// Makes the service run.
-pub(crate) fn start(service: &mut impl Service) -> io::Result<()> {
-    if service.state()? == State::Running {
+pub(crate) fn start(service: &mut impl WindowsService) -> io::Result<()> {
+    if service.state()? == ServiceState::Running {
         return Ok(());
     }
     if service.is_disabled()? {
@@ -40,10 +40,10 @@ pub(crate) fn start(service: &mut impl Service) -> io::Result<()> {
     }
     loop {
         match service.state()? {
-            State::Running | State::StartPending => return Ok(()),
-            State::Stopped => return service.start(),
-            State::StopPending if service.pause() => {}
-            State::StopPending => {
+            ServiceState::Running | ServiceState::StartPending => return Ok(()),
+            ServiceState::Stopped => return service.start(),
+            ServiceState::StopPending if service.pause() => {}
+            ServiceState::StopPending => {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     "the service is still stopping",
@@ -114,14 +114,14 @@ mod tests {
 
     /// A service that goes through `states` and notes what it is told.
     struct Fake {
-        states: Vec<State>,
+        states: Vec<ServiceState>,
         disabled: bool,
         pauses: u32,
         told: Vec<&'static str>,
     }
 
     impl Fake {
-        fn new(states: &[State]) -> Self {
+        fn new(states: &[ServiceState]) -> Self {
             Fake {
                 states: states.iter().rev().copied().collect(),
                 disabled: false,
@@ -131,8 +131,8 @@ mod tests {
         }
     }
 
-    impl Service for Fake {
-        fn state(&mut self) -> io::Result<State> {
+    impl WindowsService for Fake {
+        fn state(&mut self) -> io::Result<ServiceState> {
             self.states.pop().ok_or_else(|| io::ErrorKind::NotFound.into())
         }
         fn is_disabled(&mut self) -> io::Result<bool> {
@@ -155,18 +155,18 @@ mod tests {
 
     #[test]
     fn a_running_service_is_left_alone() {
-        let mut service = Fake::new(&[State::Running]);
+        let mut service = Fake::new(&[ServiceState::Running]);
         start(&mut service).expect("runs");
         assert!(service.told.is_empty());
     }
 
     #[test]
     fn a_stopped_service_is_started_and_a_disabled_one_enabled_first() {
-        let mut service = Fake::new(&[State::Stopped, State::Stopped]);
+        let mut service = Fake::new(&[ServiceState::Stopped, ServiceState::Stopped]);
         start(&mut service).expect("starts");
         assert_eq!(service.told, ["start"]);
 
-        let mut service = Fake::new(&[State::Stopped, State::Stopped]);
+        let mut service = Fake::new(&[ServiceState::Stopped, ServiceState::Stopped]);
         service.disabled = true;
         start(&mut service).expect("starts");
         assert_eq!(service.told, ["enable", "start"]);
@@ -174,18 +174,22 @@ mod tests {
 
     #[test]
     fn somebody_elses_start_is_enough() {
-        let mut service = Fake::new(&[State::Stopped, State::StartPending]);
+        let mut service = Fake::new(&[ServiceState::Stopped, ServiceState::StartPending]);
         start(&mut service).expect("starts");
         assert!(service.told.is_empty());
     }
 
     #[test]
     fn a_stopping_service_is_waited_for_but_not_for_ever() {
-        let mut service = Fake::new(&[State::StopPending, State::StopPending, State::Stopped]);
+        let mut service = Fake::new(&[
+            ServiceState::StopPending,
+            ServiceState::StopPending,
+            ServiceState::Stopped,
+        ]);
         start(&mut service).expect("starts");
         assert_eq!(service.told, ["pause", "start"]);
 
-        let mut service = Fake::new(&[State::StopPending; 20]);
+        let mut service = Fake::new(&[ServiceState::StopPending; 20]);
         service.pauses = 3;
         let error = start(&mut service).expect_err("never stops");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

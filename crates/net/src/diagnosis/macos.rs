@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use super::{Finding, PROTOCOLS, Subject, Verdict, route};
+use super::{Family, Finding, PROTOCOLS, Subject, Verdict, route};
 
 /// Open files that are few when many traces run at once.
 const FEW_FILES: u64 = 1024;
@@ -50,15 +50,15 @@ pub(crate) struct Device {
 pub(crate) fn report(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for protocol in PROTOCOLS {
-        findings.push(probing(facts, protocol, false));
-        findings.push(probing(facts, protocol, true));
+        findings.push(probing(facts, protocol, Family::V4));
+        findings.push(probing(facts, protocol, Family::V6));
     }
     findings.push(privileges(facts));
     findings.push(devices(facts));
     findings.push(open_files(facts));
     findings.push(interfaces(facts));
-    findings.push(route(false, facts.v4.source, "netstat -rn -f inet"));
-    findings.push(route(true, facts.v6.source, "netstat -rn -f inet6"));
+    findings.push(route(Family::V4, facts.v4.source, "netstat -rn -f inet"));
+    findings.push(route(Family::V6, facts.v6.source, "netstat -rn -f inet6"));
     findings.push(
         Finding::new(
             Subject::System("firewall"),
@@ -70,14 +70,17 @@ pub(crate) fn report(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn probing(facts: &Facts, protocol: &'static str, v6: bool) -> Finding {
-    let finding = |verdict, text: &str| Finding::new(Subject::Probing { protocol, v6 }, verdict, text);
-    let sockets = if v6 { &facts.v6 } else { &facts.v4 };
+fn probing(facts: &Facts, protocol: &'static str, family: Family) -> Finding {
+    let finding = |verdict, text: &str| Finding::new(Subject::Probing { protocol, family }, verdict, text);
+    let sockets = match family {
+        Family::V4 => &facts.v4,
+        Family::V6 => &facts.v6,
+    };
     match (&sockets.raw, &facts.capture) {
         _ if sockets.switched_off => {
-            let text = format!("IPv{} is switched off", if v6 { 6 } else { 4 });
+            let text = format!("{family} is switched off");
             let finding = finding(Verdict::Bad, &text);
-            if v6 {
+            if family == Family::V6 {
                 finding.with_remedy(
                     "networksetup -listallnetworkservices; sudo networksetup -setv6automatic <service>",
                 )

@@ -6,7 +6,7 @@ pub(crate) mod firewall;
 use std::io;
 use std::net::IpAddr;
 
-use super::{Finding, PROTOCOLS, Subject, Verdict, route};
+use super::{Family, Finding, PROTOCOLS, Subject, Verdict, route};
 use crate::winerror::{WSAEACCES, WSAENOPROTOOPT};
 use firewall::Firewall;
 
@@ -28,7 +28,7 @@ pub(crate) struct Facts {
     /// Whether this process has administrator rights; `None`: it could not be found out.
     pub(crate) is_elevated: Option<bool>,
     pub(crate) edition: Option<Edition>,
-    pub(crate) driver: Driver,
+    pub(crate) driver: DriverState,
     pub(crate) firewall: Option<Firewall>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Edition {
 
 /// The service of the driver.
 #[derive(Debug)]
-pub(crate) enum Driver {
+pub(crate) enum DriverState {
     NotInstalled,
     Stopped,
     /// With what opening its device says.
@@ -72,9 +72,9 @@ impl Facts {
     /// Whether it works, or does once this program starts it.
     fn has_driver(&self) -> bool {
         match &self.driver {
-            Driver::Running(device) => device.is_ok(),
-            Driver::Stopped => self.is_elevated == Some(true),
-            Driver::NotInstalled | Driver::TooOld(_) | Driver::Unknown(_) => false,
+            DriverState::Running(device) => device.is_ok(),
+            DriverState::Stopped => self.is_elevated == Some(true),
+            DriverState::NotInstalled | DriverState::TooOld(_) | DriverState::Unknown(_) => false,
         }
     }
 
@@ -83,15 +83,18 @@ impl Facts {
         self.raw.is_ok() && self.edition.is_none_or(|edition| edition.is_server)
     }
 
-    fn sockets(&self, v6: bool) -> &Sockets {
-        if v6 { &self.v6 } else { &self.v4 }
+    fn sockets(&self, family: Family) -> &Sockets {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
     }
 
     /// The best way to probe with a protocol, if there is one. What the backend takes by itself
     /// comes before what must be asked for.
-    fn way(&self, protocol: &str, v6: bool) -> Option<Way> {
-        let sockets = self.sockets(v6);
-        let raw = (!v6 && self.raw.is_ok()).then_some((Verdict::Good, "raw sockets"));
+    fn way(&self, protocol: &str, family: Family) -> Option<Way> {
+        let sockets = self.sockets(family);
+        let raw = (family == Family::V4 && self.raw.is_ok()).then_some((Verdict::Good, "raw sockets"));
         let raw_tcp = raw.filter(|_| self.sends_raw_tcp());
         let driver = self.has_driver().then_some((Verdict::Good, "driver"));
         let echo = sockets.echo.is_ok().then_some((Verdict::Limited, "ICMP API"));
@@ -112,8 +115,8 @@ impl Facts {
 pub(crate) fn report(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for protocol in PROTOCOLS {
-        findings.push(probing(facts, protocol, false));
-        findings.push(probing(facts, protocol, true));
+        findings.push(probing(facts, protocol, Family::V4));
+        findings.push(probing(facts, protocol, Family::V6));
     }
     findings.push(administrator(facts));
     findings.push(edition(facts));
@@ -122,29 +125,29 @@ pub(crate) fn report(facts: &Facts) -> Vec<Finding> {
     findings.push(syn_socket(facts));
     findings.push(driver(facts));
     findings.push(firewall::finding(facts.firewall.as_ref()));
-    findings.push(route(false, facts.v4.source, "route print -4"));
-    findings.push(route(true, facts.v6.source, "route print -6"));
+    findings.push(route(Family::V4, facts.v4.source, "route print -4"));
+    findings.push(route(Family::V6, facts.v6.source, "route print -6"));
     findings
 }
 
-fn probing(facts: &Facts, protocol: &'static str, v6: bool) -> Finding {
-    let finding = |verdict, text: &str| Finding::new(Subject::Probing { protocol, v6 }, verdict, text);
-    if facts.sockets(v6).switched_off {
-        let text = format!("IPv{} is switched off", if v6 { 6 } else { 4 });
-        return finding(Verdict::Bad, &text).with_remedy(enable_family(v6));
+fn probing(facts: &Facts, protocol: &'static str, family: Family) -> Finding {
+    let finding = |verdict, text: &str| Finding::new(Subject::Probing { protocol, family }, verdict, text);
+    if facts.sockets(family).switched_off {
+        let text = format!("{family} is switched off");
+        return finding(Verdict::Bad, &text).with_remedy(enable_family(family));
     }
-    if let Some((verdict, text)) = facts.way(protocol, v6) {
+    if let Some((verdict, text)) = facts.way(protocol, family) {
         return finding(verdict, text);
     }
     // Administrator rights are easier to come by than the driver.
     let rights_are_missing = is_refused(&facts.raw) && facts.edition.is_none_or(|edition| edition.is_server);
-    let (text, remedy) = match (protocol, v6) {
+    let (text, remedy) = match (protocol, family) {
         ("icmp", _) => ("needs the ICMP API, which does not answer", get_driver(facts)),
-        ("udp", false) if is_refused(&facts.raw) => (
+        ("udp", Family::V4) if is_refused(&facts.raw) => (
             "needs raw sockets, and so administrator rights, or the driver",
             BECOME_ADMINISTRATOR.to_owned(),
         ),
-        ("tcp syn", false) if rights_are_missing => (
+        ("tcp syn", Family::V4) if rights_are_missing => (
             "needs raw sockets, and so administrator rights, or the driver",
             BECOME_ADMINISTRATOR.to_owned(),
         ),
@@ -161,28 +164,27 @@ fn is_refused(result: &io::Result<()>) -> bool {
     matches!(result, Err(error) if error.raw_os_error() == Some(WSAEACCES))
 }
 
-fn enable_family(v6: bool) -> &'static str {
-    if v6 {
-        "powershell Enable-NetAdapterBinding -Name '*' -ComponentID ms_tcpip6"
-    } else {
-        "powershell Enable-NetAdapterBinding -Name '*' -ComponentID ms_tcpip"
+fn enable_family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "powershell Enable-NetAdapterBinding -Name '*' -ComponentID ms_tcpip",
+        Family::V6 => "powershell Enable-NetAdapterBinding -Name '*' -ComponentID ms_tcpip6",
     }
 }
 
 /// How the driver becomes usable.
 fn get_driver(facts: &Facts) -> String {
     match &facts.driver {
-        Driver::NotInstalled | Driver::Unknown(_) => {
+        DriverState::NotInstalled | DriverState::Unknown(_) => {
             "install the Datadog Agent, which brings the driver, and use the Windows driver".to_owned()
         }
-        Driver::Running(Ok(())) => "use the Windows driver".to_owned(),
-        Driver::TooOld(_) => "update the Datadog Agent, which brings the driver".to_owned(),
-        Driver::Stopped | Driver::Running(Err(_)) if facts.is_elevated != Some(true) => {
+        DriverState::Running(Ok(())) => "use the Windows driver".to_owned(),
+        DriverState::TooOld(_) => "update the Datadog Agent, which brings the driver".to_owned(),
+        DriverState::Stopped | DriverState::Running(Err(_)) if facts.is_elevated != Some(true) => {
             BECOME_ADMINISTRATOR.to_owned()
         }
         // `sc` alone is another command in PowerShell.
-        Driver::Stopped => "sc.exe start ddnpm, or use the Windows driver".to_owned(),
-        Driver::Running(Err(_)) => RESTART_AGENT.to_owned(),
+        DriverState::Stopped => "sc.exe start ddnpm, or use the Windows driver".to_owned(),
+        DriverState::Running(Err(_)) => RESTART_AGENT.to_owned(),
     }
 }
 
@@ -268,20 +270,22 @@ fn syn_socket(facts: &Facts) -> Finding {
 fn driver(facts: &Facts) -> Finding {
     let subject = Subject::System("driver");
     let finding = match &facts.driver {
-        Driver::NotInstalled => Finding::new(subject, Verdict::Limited, "the service ddnpm is not installed"),
-        Driver::Stopped => Finding::new(subject, Verdict::Limited, "installed, not running"),
-        Driver::Running(Ok(())) => {
+        DriverState::NotInstalled => {
+            Finding::new(subject, Verdict::Limited, "the service ddnpm is not installed")
+        }
+        DriverState::Stopped => Finding::new(subject, Verdict::Limited, "installed, not running"),
+        DriverState::Running(Ok(())) => {
             return Finding::new(subject, Verdict::Good, "running");
         }
-        Driver::Running(Err(error)) => {
+        DriverState::Running(Err(error)) => {
             let text = format!("running, but its device cannot be opened: {error}");
             Finding::new(subject, Verdict::Limited, text)
         }
-        Driver::TooOld(error) => {
+        DriverState::TooOld(error) => {
             let text = format!("running, but takes no filters: {error}; it must be 2.10 or later");
             Finding::new(subject, Verdict::Limited, text)
         }
-        Driver::Unknown(error) => Finding::new(subject, Verdict::Unknown, error.to_string()),
+        DriverState::Unknown(error) => Finding::new(subject, Verdict::Unknown, error.to_string()),
     };
     finding.with_remedy(get_driver(facts))
 }

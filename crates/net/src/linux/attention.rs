@@ -34,7 +34,7 @@ const HOLD: Duration = Duration::from_secs(10);
 
 /// What is to be done with the second view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ViewChange {
     Keep,
     Open,
     Close,
@@ -68,7 +68,12 @@ impl Attention {
     }
 
     /// What is to be done now; it is taken for done.
-    pub(super) fn consider(&mut self, now: Time, tally: Tally, translates: impl FnOnce() -> bool) -> Verdict {
+    pub(super) fn consider(
+        &mut self,
+        now: Time,
+        tally: Tally,
+        translates: impl FnOnce() -> bool,
+    ) -> ViewChange {
         if tally.differed != self.differed {
             self.differed = tally.differed;
             self.hold_until = now + HOLD;
@@ -81,16 +86,20 @@ impl Attention {
         // Whether this host translates only matters if nothing else wants the view.
         let is_wanted = is_wanted || {
             if now < self.check_at {
-                return Verdict::Keep;
+                return ViewChange::Keep;
             }
             self.check_at = now + CHECK;
             translates()
         };
         if self.is_open == is_wanted {
-            return Verdict::Keep;
+            return ViewChange::Keep;
         }
         self.set(is_wanted, now, tally);
-        if is_wanted { Verdict::Open } else { Verdict::Close }
+        if is_wanted {
+            ViewChange::Open
+        } else {
+            ViewChange::Close
+        }
     }
 
     /// The second view is open from now on: after a rest, all begins anew.
@@ -147,53 +156,71 @@ mod tests {
     #[test]
     fn views_that_agree_are_sampled_each_second() {
         let mut attention = Attention::new();
-        assert_eq!(attention.consider(at(0), tally(255, 0), || false), Verdict::Keep);
-        assert_eq!(attention.consider(at(1), tally(256, 0), || false), Verdict::Close);
+        assert_eq!(
+            attention.consider(at(0), tally(255, 0), || false),
+            ViewChange::Keep
+        );
+        assert_eq!(
+            attention.consider(at(1), tally(256, 0), || false),
+            ViewChange::Close
+        );
         assert_eq!(
             attention.consider(at(900), tally(256, 0), || false),
-            Verdict::Keep
+            ViewChange::Keep
         );
         assert_eq!(
             attention.consider(at(1001), tally(256, 0), || false),
-            Verdict::Open
+            ViewChange::Open
         );
         assert_eq!(
             attention.consider(at(1002), tally(400, 0), || false),
-            Verdict::Keep
+            ViewChange::Keep
         );
         assert_eq!(
             attention.consider(at(1101), tally(512, 0), || false),
-            Verdict::Close
+            ViewChange::Close
         );
     }
 
     #[test]
     fn a_host_that_translates_is_watched_whenever_that_begins() {
         let mut attention = Attention::new();
-        assert_eq!(attention.consider(at(0), tally(300, 0), || true), Verdict::Keep);
+        assert_eq!(
+            attention.consider(at(0), tally(300, 0), || true),
+            ViewChange::Keep
+        );
         assert_eq!(
             attention.consider(at(100), tally(300, 0), || false),
-            Verdict::Close
+            ViewChange::Close
         );
-        assert_eq!(attention.consider(at(150), tally(300, 0), || true), Verdict::Keep);
-        assert_eq!(attention.consider(at(200), tally(300, 0), || true), Verdict::Open);
+        assert_eq!(
+            attention.consider(at(150), tally(300, 0), || true),
+            ViewChange::Keep
+        );
+        assert_eq!(
+            attention.consider(at(200), tally(300, 0), || true),
+            ViewChange::Open
+        );
     }
 
     #[test]
     fn a_difference_keeps_the_second_view_open() {
         let mut attention = Attention::new();
-        assert_eq!(attention.consider(at(0), tally(300, 1), || false), Verdict::Keep);
+        assert_eq!(
+            attention.consider(at(0), tally(300, 1), || false),
+            ViewChange::Keep
+        );
         assert_eq!(
             attention.consider(at(9_999), tally(900, 1), || false),
-            Verdict::Keep
+            ViewChange::Keep
         );
         assert_eq!(
             attention.consider(at(10_000), tally(900, 1), || false),
-            Verdict::Close
+            ViewChange::Close
         );
         assert_eq!(
             attention.consider(at(10_001), tally(900, 2), || false),
-            Verdict::Open
+            ViewChange::Open
         );
     }
 }

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use socket2::SockRef;
-use traceroute_wire::filter::{self, Family};
 use traceroute_wire::{Checksums, Ignored, Reply};
+use traceroute_wire::{Family, filter};
 
-use super::queue::Queue;
+use super::queue::PacketQueue;
 use super::ring::{FRAME_SIZE, Frame, Ring};
 use super::{stamps, sys};
 
@@ -29,25 +29,25 @@ const NOTHING: libc::sock_filter = libc::sock_filter {
 /// packets start at the IP header whatever the link.
 pub(super) struct Capture {
     socket: OwnedFd,
-    inbox: Inbox,
+    buffer: PacketBuffer,
     family: Family,
     /// The blocks of ports watched.
     blocks: Vec<u8>,
     /// Nothing is let through.
     rests: bool,
-    seen: Cell<Statistics>,
+    seen: Cell<CaptureStatistics>,
 }
 
 /// Where packets wait. The kernel fills a ring without regard to `net.core.rmem_max`, and reading
 /// it takes no system call, but it takes some 10 ms to set up.
-enum Inbox {
-    Queue(Queue),
+enum PacketBuffer {
+    Queue(PacketQueue),
     Ring(Ring),
 }
 
 /// Packets since the capture began.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Statistics {
+pub(super) struct CaptureStatistics {
     /// That the filter let through.
     pub(super) passed: u64,
     /// Of these, those that found the ring or the queue full.
@@ -63,14 +63,14 @@ impl Capture {
         sys::attach_filter(socket.as_fd(), &program(family, &[]))?;
         // Have packets stamped on arrival and not when they reach the socket.
         sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1_i32)?;
-        let inbox = if heavy_load {
-            Inbox::Ring(Ring::new(socket.as_fd())?)
+        let buffer = if heavy_load {
+            PacketBuffer::Ring(Ring::new(socket.as_fd())?)
         } else {
             // A ring's packets are stamped when they get there, a queue's not.
             if !are_stamped {
                 stamps::wait_until_active();
             }
-            Inbox::Queue(Queue::new(socket.as_fd())?)
+            PacketBuffer::Queue(PacketQueue::new(socket.as_fd())?)
         };
         let protocol = match family {
             Family::V4 => libc::ETH_P_IP,
@@ -79,7 +79,7 @@ impl Capture {
         sys::bind_packet(socket.as_fd(), protocol)?;
         Ok(Capture {
             socket,
-            inbox,
+            buffer,
             family,
             blocks: Vec::new(),
             rests: false,
@@ -118,22 +118,22 @@ impl Capture {
 
     /// How many packets wait, counted up to `limit`.
     pub(super) fn ready(&mut self, limit: usize) -> usize {
-        match &mut self.inbox {
-            Inbox::Queue(queue) => queue.ready(self.socket.as_fd(), limit),
-            Inbox::Ring(ring) => ring.ready(limit),
+        match &mut self.buffer {
+            PacketBuffer::Queue(queue) => queue.ready(self.socket.as_fd(), limit),
+            PacketBuffer::Ring(ring) => ring.ready(limit),
         }
     }
 
     /// Shows the oldest packet to `read`.
-    pub(super) fn take(&mut self, read: impl FnOnce(Captured<'_>)) {
+    pub(super) fn take(&mut self, read: impl FnOnce(CapturedPacket<'_>)) {
         let read = |frame: Frame<'_>| {
             if is_for_us(&frame) {
-                read(Captured(frame));
+                read(CapturedPacket(frame));
             }
         };
-        match &mut self.inbox {
-            Inbox::Queue(queue) => queue.take(read),
-            Inbox::Ring(ring) => ring.take(read),
+        match &mut self.buffer {
+            PacketBuffer::Queue(queue) => queue.take(read),
+            PacketBuffer::Ring(ring) => ring.take(read),
         };
     }
 
@@ -142,7 +142,7 @@ impl Capture {
         SockRef::from(&self.socket).take_error().unwrap_or_else(Some)
     }
 
-    pub(super) fn statistics(&self) -> Statistics {
+    pub(super) fn statistics(&self) -> CaptureStatistics {
         let mut total = self.seen.get();
         // Cannot fail on a packet socket; if it did, the counters would stand still.
         if let Ok((passed, dropped)) = sys::packet_statistics(self.socket.as_fd()) {
@@ -161,9 +161,9 @@ impl AsFd for Capture {
 }
 
 /// A packet as it came in.
-pub(super) struct Captured<'a>(Frame<'a>);
+pub(super) struct CapturedPacket<'a>(Frame<'a>);
 
-impl Captured<'_> {
+impl CapturedPacket<'_> {
     /// When it arrived, in nanoseconds of the wall clock.
     pub(super) fn stamp(&self) -> i64 {
         self.0.stamp
@@ -209,7 +209,7 @@ fn decode(frame: &Frame<'_>) -> Result<Reply, Ignored> {
 }
 
 fn program(family: Family, port_blocks: &[u8]) -> Vec<libc::sock_filter> {
-    translate(&filter::program(&filter::Parameters {
+    translate(&filter::program(&filter::FilterParameters {
         family,
         port_blocks,
         link_header_len: 0,

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use socket2::{Domain, Socket, Type};
 
-use super::routes::Routes;
+use super::routes::FlowRoutes;
 use super::sys;
 use crate::EgressError;
 
@@ -24,7 +24,7 @@ pub(crate) fn check_marking() -> Result<(), EgressError> {
 
 /// Whether packets may come from an address, by the kernel's routes.
 pub(crate) fn is_own_source(source: IpAddr, interface: Option<NonZeroU32>) -> io::Result<bool> {
-    let mut routes = Routes::open()?;
+    let mut routes = FlowRoutes::open()?;
     Ok(routes
         .check_source(source, interface.map_or(0, NonZeroU32::get))
         .is_ok())

@@ -13,8 +13,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use traceroute_engine::Transport;
-use traceroute_wire::filter::{self, Family};
 use traceroute_wire::{Checksums, Ignored, Reply};
+use traceroute_wire::{Family, filter};
 
 use super::cmsg::{Notes, parse_address};
 use super::queue;
@@ -121,7 +121,7 @@ impl LocalDelivery {
             Family::V4 => 0,
             Family::V6 => NETWORK_HEADER,
         };
-        super::capture::translate(&filter::program(&filter::Parameters {
+        super::capture::translate(&filter::program(&filter::FilterParameters {
             family: self.family,
             port_blocks: &self.blocks,
             link_header_len,

@@ -44,8 +44,7 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
-use traceroute_wire::filter::Family;
-use traceroute_wire::{Ignored, Probe, ProbeKind, Reply, ReplyKind};
+use traceroute_wire::{Family, Ignored, Probe, ProbeKind, Reply, ReplyKind};
 
 use crate::egress::hints;
 use crate::ports::PortPool;
@@ -56,10 +55,10 @@ pub(crate) use crate::unix::egress::{has_interface, interface_of_name, only_zone
 use crate::unix::errors;
 use crate::unix::families::PerFamily;
 use crate::unix::reservations::Reservations;
-use crate::{Access, Options};
+use crate::{Access, NetworkOptions};
 pub(crate) use advice::advice;
-use attention::{Attention, Verdict};
-use capture::{Capture, Captured};
+use attention::{Attention, ViewChange};
+use capture::{Capture, CapturedPacket};
 pub(crate) use connections::{Readiness, dissolve};
 pub use diagnose::diagnose;
 pub(crate) use egress::{check_marking, is_own_source};
@@ -67,7 +66,7 @@ pub use host::host;
 use local_delivery::{Delivered, LocalDelivery};
 use plain::PlainNetwork;
 pub use privileges::{keep_marking_privileges, keep_probing_privileges};
-pub(crate) use routes::Routes;
+pub(crate) use routes::FlowRoutes;
 use routes::{FlowWay, Want};
 use sender::Outgoing;
 use senders::Senders;
@@ -99,7 +98,7 @@ const MOST_SOURCES: usize = 64;
 ///
 /// # Errors
 /// Too many open files.
-pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(options: NetworkOptions) -> Result<Box<dyn Network + Send>, NetError> {
     if let Err(error) = crate::unix::sys::raise_open_files(libc::RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
@@ -136,7 +135,8 @@ pub fn access() -> Access {
 /// No route, interface down, no address of that family; a link-local target that could be on
 /// several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    let mut routes = Routes::open().map_err(|error| errors::error(Operation::Route, Some(target), error))?;
+    let mut routes =
+        FlowRoutes::open().map_err(|error| errors::error(Operation::Route, Some(target), error))?;
     let want = Want::new(target, Egress::default());
     let route = routes.ordinary_flow(&want);
     Ok(route.map_err(|error| no_way(&want, error))?.source)
@@ -167,14 +167,14 @@ fn no_way(want: &Want, source: io::Error) -> NetError {
 }
 
 struct LinuxNetwork {
-    options: Options,
+    options: NetworkOptions,
     families: PerFamily<FamilySockets>,
     reservations: Reservations,
     /// Flows whose way depends on their ports, so that raw packets would not take it.
     own: Option<PlainNetwork>,
     wake: Arc<OwnedFd>,
     clock: Converter,
-    routes: Routes,
+    routes: FlowRoutes,
     /// Of flows: replies are for us that were sent there. The latest ones.
     sources: Vec<IpAddr>,
     sent: u64,
@@ -203,7 +203,7 @@ struct FamilySockets {
 }
 
 impl LinuxNetwork {
-    fn new(options: Options) -> io::Result<Self> {
+    fn new(options: NetworkOptions) -> io::Result<Self> {
         Ok(LinuxNetwork {
             options,
             families: PerFamily::default(),
@@ -211,7 +211,7 @@ impl LinuxNetwork {
             own: None,
             wake: Arc::new(sys::event()?),
             clock: Converter::new(Sample::take()),
-            routes: Routes::open()?,
+            routes: FlowRoutes::open()?,
             sources: Vec::new(),
             sent: 0,
             kernel_send_stamps: 0,
@@ -341,7 +341,7 @@ impl LinuxNetwork {
         &mut self,
         transport: Transport,
         target: IpAddr,
-        mut way: impl FnMut(&mut Routes, u16) -> Result<FlowWay, NetError>,
+        mut way: impl FnMut(&mut FlowRoutes, u16) -> Result<FlowWay, NetError>,
     ) -> Result<(FlowWay, u16), NetError> {
         let opener = self.opener();
         let sockets = self.families.get_or_open(target, opener)?;
@@ -391,10 +391,10 @@ impl LinuxNetwork {
     }
 
     /// What can be done with probes of a family.
-    fn capabilities(&self, target_is_ipv6: bool) -> Capabilities {
-        let family = self.families.of(target_is_ipv6);
+    fn capabilities(&self, family: Family) -> Capabilities {
+        let sockets = self.families.of(family);
         Capabilities {
-            sees_after_nat: family.is_some_and(|family| family.delivery.is_some()),
+            sees_after_nat: sockets.is_some_and(|sockets| sockets.delivery.is_some()),
             ..Capabilities::RAW
         }
     }
@@ -430,7 +430,7 @@ impl LinuxNetwork {
 }
 
 impl FamilySockets {
-    fn open(family: Family, options: Options, are_stamped: bool) -> Result<Self, NetError> {
+    fn open(family: Family, options: NetworkOptions, are_stamped: bool) -> Result<Self, NetError> {
         let capture = Capture::open(family, options.heavy_load, are_stamped)
             .map_err(|error| errors::error(Operation::OpenCapture, None, error))?;
         let delivery = LocalDelivery::open(family)
@@ -494,14 +494,14 @@ impl FamilySockets {
             .attention
             .consider(now, self.views.tally(), attention::host_may_translate)
         {
-            Verdict::Keep => {}
-            Verdict::Open => {
+            ViewChange::Keep => {}
+            ViewChange::Open => {
                 if let Err(error) = delivery.resume() {
                     tracing::debug!(%error, "cannot see replies as this host's programs do");
                 }
                 self.reopened = Some((sys::realtime(), now));
             }
-            Verdict::Close => {
+            ViewChange::Close => {
                 delivery.rest();
                 self.views.forget_outside();
             }
@@ -598,7 +598,7 @@ impl FamilySockets {
 }
 
 /// Names the router that an error comes from, which translation has replaced.
-fn restore_router(reply: &mut Reply, captured: &Captured<'_>) {
+fn restore_router(reply: &mut Reply, captured: &CapturedPacket<'_>) {
     if matches!(reply.kind, ReplyKind::IcmpError { .. })
         && !captured.is_from(reply.source)
         && let Ok(outside) = captured.decode()
@@ -636,7 +636,7 @@ impl Network for LinuxNetwork {
     fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
         self.ready(request.target)?;
         let want = |port| Want::of(request, port);
-        let find = |routes: &mut Routes, port| {
+        let find = |routes: &mut FlowRoutes, port| {
             let want = want(port);
             routes.raw_flow(&want).map_err(|error| no_way(&want, error))
         };
@@ -659,7 +659,7 @@ impl Network for LinuxNetwork {
         Ok(OpenFlow {
             route: way.route,
             number,
-            capabilities: self.capabilities(request.target.is_ipv6()),
+            capabilities: self.capabilities(Family::of(request.target)),
         })
     }
 
@@ -714,7 +714,7 @@ impl Network for LinuxNetwork {
             // to one of them.
             self.reservations
                 .scope(Transport::Tcp, local)
-                .unwrap_or_else(|| Routes::between(local.ip(), remote.ip()).interface)
+                .unwrap_or_else(|| FlowRoutes::between(local.ip(), remote.ip()).interface)
         } else {
             0
         };

@@ -92,7 +92,7 @@ impl Question {
 
 /// The kernel's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Way {
+pub(super) struct KernelRoute {
     /// The address that the kernel prefers for packets on this route.
     pub(super) source: Option<IpAddr>,
     /// Index of the outgoing interface.
@@ -103,9 +103,9 @@ pub(super) struct Way {
     pub(super) is_local: bool,
 }
 
-impl Way {
+impl KernelRoute {
     /// Whether packets of both leave by the same interface to the same neighbour.
-    pub(super) fn leaves_as(&self, other: &Way) -> bool {
+    pub(super) fn leaves_as(&self, other: &KernelRoute) -> bool {
         (self.interface, self.gateway) == (other.interface, other.gateway)
     }
 }
@@ -140,7 +140,7 @@ impl Netlink {
     ///
     /// # Errors
     /// What sending them would fail with: no route, a route that forbids, no such interface.
-    pub(super) fn route(&mut self, question: &Question) -> io::Result<Way> {
+    pub(super) fn route(&mut self, question: &Question) -> io::Result<KernelRoute> {
         way(&self.ask_for_route(question, RouteFlags::empty())?)
     }
 
@@ -148,13 +148,13 @@ impl Netlink {
     ///
     /// # Errors
     /// As [`Netlink::route`]; also on kernels before 4.13 (IPv4) and 4.20 (IPv6).
-    pub(super) fn next_hops(&mut self, question: &Question) -> io::Result<Vec<Way>> {
+    pub(super) fn next_hops(&mut self, question: &Question) -> io::Result<Vec<KernelRoute>> {
         let message = self.ask_for_route(question, RouteFlags::FibMatch)?;
         let hops = message.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::MultiPath(hops) => Some(hops),
             _ => None,
         });
-        let hop = |hop: &netlink_packet_route::route::RouteNextHop| Way {
+        let hop = |hop: &netlink_packet_route::route::RouteNextHop| KernelRoute {
             source: None,
             interface: hop.interface_index,
             gateway: gateway(&hop.attributes),
@@ -337,7 +337,7 @@ fn unexpected() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "unexpected answer to a route look-up")
 }
 
-fn way(message: &RouteMessage) -> io::Result<Way> {
+fn way(message: &RouteMessage) -> io::Result<KernelRoute> {
     // IPv6 delivers routes that forbid; IPv4 reports the error itself. A broadcast address cannot
     // be probed.
     let forbidden = match message.header.kind {
@@ -350,7 +350,7 @@ fn way(message: &RouteMessage) -> io::Result<Way> {
     if let Some(code) = forbidden {
         return Err(io::Error::from_raw_os_error(code));
     }
-    let mut way = Way {
+    let mut way = KernelRoute {
         source: None,
         interface: 0,
         gateway: gateway(&message.attributes),

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
 
 use crate::Privileges;
 use crate::unix::sys;
@@ -27,7 +27,7 @@ const NOBODY: u32 = 65534;
 
 /// `struct __user_cap_header_struct`.
 #[repr(C)]
-struct Header {
+struct CapabilityHeader {
     version: u32,
     /// 0: the calling thread.
     pid: libc::c_int,
@@ -217,7 +217,7 @@ fn forbid_more(wanted: u32) -> io::Result<()> {
 }
 
 fn read() -> io::Result<[Word; 2]> {
-    let mut header = Header {
+    let mut header = CapabilityHeader {
         version: VERSION,
         pid: 0,
     };
@@ -229,7 +229,7 @@ fn read() -> io::Result<[Word; 2]> {
 }
 
 fn write(words: &[Word; 2]) -> io::Result<()> {
-    let mut header = Header {
+    let mut header = CapabilityHeader {
         version: VERSION,
         pid: 0,
     };

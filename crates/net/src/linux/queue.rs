@@ -15,20 +15,20 @@ use super::sys::{self, PacketBatch};
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 
 /// Packets read from the socket that were not taken yet: `next..filled` of the batch.
-pub(super) struct Queue {
+pub(super) struct PacketQueue {
     batch: Box<PacketBatch<FRAME_SIZE>>,
     next: usize,
     filled: usize,
 }
 
-impl Queue {
+impl PacketQueue {
     /// Prepares a packet socket.
     pub(super) fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
         sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1_i32)?;
         if sys::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
             sys::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
         }
-        Ok(Queue {
+        Ok(PacketQueue {
             batch: PacketBatch::new(),
             next: 0,
             filled: 0,

@@ -34,7 +34,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use traceroute_engine::{Egress, FlowRequest, Route, Time, Transport};
 
-use super::netlink::{Netlink, Question, Way};
+use super::netlink::{KernelRoute, Netlink, Question};
 use super::sys;
 use crate::route::needs_scope;
 use crate::unix::interfaces;
@@ -87,15 +87,15 @@ pub(super) struct FlowWay {
 }
 
 /// Answers for flows.
-pub(crate) struct Routes {
+pub(crate) struct FlowRoutes {
     netlink: Netlink,
     /// Whose routes; `None`: this thread's user's.
     user: Option<u32>,
     /// Whether raw sends tell their protocol.
     raw_tells_protocol: bool,
-    raw: Option<Memo<Question, Way>>,
+    raw: Option<Memo<Question, KernelRoute>>,
     /// The ways of all flows that differ only in their ports; `None`: they differ.
-    shared: HashMap<Question, Option<Way>>,
+    shared: HashMap<Question, Option<KernelRoute>>,
     shared_until: Time,
     rules: [Option<Memo<(), bool>>; 2],
 }
@@ -108,9 +108,9 @@ struct Memo<Q, A> {
     answer: A,
 }
 
-impl Routes {
+impl FlowRoutes {
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Routes {
+        Ok(FlowRoutes {
             netlink: Netlink::open()?,
             user: super::privileges::caller(),
             raw_tells_protocol: sys::raw_tells_protocol(),
@@ -201,7 +201,7 @@ impl Routes {
     /// may depend on.
     ///
     /// # Errors
-    /// As [`Routes::raw_flow`].
+    /// As [`FlowRoutes::raw_flow`].
     pub(super) fn ordinary_flow(&mut self, want: &Want) -> io::Result<Route> {
         let mut want = *want;
         if want.transport.is_none() {
@@ -218,7 +218,7 @@ impl Routes {
     }
 
     /// The way, if it does not depend on protocol, ports or source.
-    fn shared_way(&mut self, want: &Want) -> io::Result<Option<(Question, Way)>> {
+    fn shared_way(&mut self, want: &Want) -> io::Result<Option<(Question, KernelRoute)>> {
         let question = Question {
             ports: (0, 0),
             ..self.question(want)?
@@ -255,7 +255,7 @@ impl Routes {
 
     /// The question with the source that the kernel prefers, or that was chosen, and the way that
     /// it prefers that for.
-    fn with_source(&mut self, want: &Want) -> io::Result<(Question, Way)> {
+    fn with_source(&mut self, want: &Want) -> io::Result<(Question, KernelRoute)> {
         let question = self.question(want)?;
         if let Some(source) = want.egress.source {
             self.check_source(source, question.interface)?;
@@ -325,7 +325,7 @@ impl Routes {
     /// The way once the source is known, which rules may depend on: `by_kernel`, except that of
     /// several next hops the one that the source belongs to stays. The kernel does not care for
     /// that in IPv6, and in IPv4 before 6.15.
-    fn settled(&mut self, asked: &Question, first: Way, by_kernel: Way) -> Way {
+    fn settled(&mut self, asked: &Question, first: KernelRoute, by_kernel: KernelRoute) -> KernelRoute {
         if by_kernel.leaves_as(&first) {
             return by_kernel;
         }
@@ -338,7 +338,7 @@ impl Routes {
     }
 
     /// Where the kernel would send a raw packet.
-    fn raw_way(&mut self, question: &Question) -> io::Result<Way> {
+    fn raw_way(&mut self, question: &Question) -> io::Result<KernelRoute> {
         let now = sys::monotonic();
         if let Some(memo) = &self.raw
             && memo.question == *question
@@ -405,7 +405,7 @@ fn port_of_echo(target: IpAddr) -> u16 {
 }
 
 /// The route of packets that go this way.
-fn route(asked: &Question, way: &Way) -> Route {
+fn route(asked: &Question, way: &KernelRoute) -> Route {
     let source = asked.source.unwrap_or_else(|| unspecified(asked.target));
     // A link-local address means nothing without its interface.
     let is_scoped = needs_scope(asked.target) || needs_scope(source);

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use traceroute_engine::{Route, Time, Token};
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
 
 use super::cmsg::Notes;
 use super::privileges;
-use super::sys::{self, ERROR_BATCH, ErrorBatch, Settings};
+use super::sys::{self, ERROR_BATCH, ErrorBatch, SendOptions};
 use crate::route;
 use crate::route::needs_scope;
 use crate::unix::clock::Converter;
@@ -31,13 +31,13 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> SendOptions {
         let Route {
             source,
             interface,
             mark,
         } = self.route;
-        let settings = Settings::send_report()
+        let settings = SendOptions::send_report()
             .and_route(source, interface)
             .and_mark(mark);
         if self.protocol != 0 && source.is_ipv4() {

@@ -7,7 +7,7 @@
 use std::io;
 
 use traceroute_engine::{NetError, Operation, Time, Token};
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
 
 use super::sender::{Outgoing, Sender};
 use crate::unix::clock::Converter;

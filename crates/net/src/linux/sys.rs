@@ -226,7 +226,7 @@ impl Destination {
 /// Control messages for sendmsg(2), one behind the other (cmsg(3)): each has its length, level and
 /// kind, then its value.
 #[derive(Clone, Copy)]
-pub(super) struct Settings {
+pub(super) struct SendOptions {
     bytes: Aligned,
     used: usize,
 }
@@ -239,8 +239,8 @@ const WORD: usize = size_of::<usize>();
 /// Room for a send report, a hop limit, a packet's source and interface, a protocol and a mark.
 const SETTINGS_SIZE: usize = 160;
 
-impl Settings {
-    pub(super) const NONE: Settings = Settings {
+impl SendOptions {
+    pub(super) const NONE: SendOptions = SendOptions {
         bytes: Aligned([0; SETTINGS_SIZE]),
         used: 0,
     };
@@ -249,7 +249,7 @@ impl Settings {
     /// §1.3.4).
     pub(super) fn send_report() -> Self {
         let kinds = libc::SOF_TIMESTAMPING_TX_SOFTWARE;
-        Settings::NONE.and(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &kinds.to_ne_bytes())
+        SendOptions::NONE.and(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &kinds.to_ne_bytes())
     }
 
     /// With one more. What there is no room for is left out, which the tests would show.
@@ -321,7 +321,7 @@ impl Settings {
 const IP_PROTOCOL: libc::c_int = 52;
 
 /// Whether a raw socket of protocol `IPPROTO_RAW` can tell which protocol a packet's route is to be
-/// looked up with: in IPv4 by [`Settings::and_protocol`], in IPv6 by the port of the destination.
+/// looked up with: in IPv4 by [`SendOptions::and_protocol`], in IPv6 by the port of the destination.
 /// The option that reads a socket's protocol came with that.
 pub(super) fn raw_tells_protocol() -> bool {
     let Ok(socket) = socket(libc::AF_INET, libc::SOCK_DGRAM, 0) else {
@@ -360,7 +360,7 @@ pub(super) fn send(
     socket: BorrowedFd<'_>,
     packet: &[u8],
     to: SocketAddr,
-    settings: &Settings,
+    settings: &SendOptions,
 ) -> io::Result<()> {
     let (mut address, length) = Destination::new(to);
     let mut part = libc::iovec {

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use traceroute_wire::bpf::{LinkType, Records};
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
+use traceroute_wire::bpf_device::{LinkType, Records};
 use traceroute_wire::{Checksums, Ignored, Reply};
 
 use super::sys;
@@ -43,7 +43,7 @@ struct Dropped {
 
 /// Packets since the capture began.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Statistics {
+pub(super) struct CaptureStatistics {
     /// That the filter let through.
     pub(super) passed: u64,
     /// Of these, those that found the buffer full.
@@ -149,7 +149,7 @@ impl Capture {
         self.next = self.end - records.rest().len();
     }
 
-    pub(super) fn statistics(&self) -> Statistics {
+    pub(super) fn statistics(&self) -> CaptureStatistics {
         let mut dropped = self.dropped.get();
         // Fails when the interface is gone: then nothing more is dropped.
         if let Ok(now) = sys::dropped(self.device.as_fd()) {
@@ -157,7 +157,7 @@ impl Capture {
             dropped.last = now;
             self.dropped.set(dropped);
         }
-        Statistics {
+        CaptureStatistics {
             passed: self.captured + dropped.total,
             dropped: dropped.total,
         }

@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::sys::{Event, Queue};
+use super::sys::{Kqueue, KqueueEvent};
 use crate::unix::reservations;
 
 /// Which descriptors have become writable or failed.
 pub(crate) struct Readiness {
-    queue: Queue,
-    events: RefCell<Vec<Event>>,
+    queue: Kqueue,
+    events: RefCell<Vec<KqueueEvent>>,
 }
 
 impl Readiness {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Readiness {
-            queue: Queue::new()?,
+            queue: Kqueue::new()?,
             events: RefCell::default(),
         })
     }
@@ -40,7 +40,7 @@ impl Readiness {
         let mut events = self.events.borrow_mut();
         self.queue.wait(Some(Duration::ZERO), 1, &mut events).ok()?;
         match events.first() {
-            Some(Event::Writable(id)) => Some(*id),
+            Some(KqueueEvent::Writable(id)) => Some(*id),
             _ => None,
         }
     }

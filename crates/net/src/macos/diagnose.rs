@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
 use socket2::{Domain, Socket, Type};
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
 
 use super::sender::Sender;
 use super::{most_open_files, source_address, sys};

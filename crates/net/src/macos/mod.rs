@@ -5,10 +5,10 @@ mod capture;
 mod connections;
 mod diagnose;
 mod egress;
+mod routes;
 mod rules;
 mod sender;
 mod sys;
-mod way;
 
 use std::collections::HashMap;
 use std::io;
@@ -21,10 +21,9 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
-use traceroute_wire::Probe;
-use traceroute_wire::filter::Family;
+use traceroute_wire::{Family, Probe};
 
-use crate::Options;
+use crate::NetworkOptions;
 use crate::ports::{LocalPorts, PortPool};
 use crate::route;
 use crate::unix::clock::{Converter, Sample};
@@ -35,12 +34,12 @@ use crate::unix::interfaces::{self, Interface};
 use crate::unix::reservations::Reservations;
 use crate::unix::sys::monotonic;
 pub(crate) use advice::advice;
-use capture::{Capture, Statistics};
+use capture::{Capture, CaptureStatistics};
 pub(crate) use connections::{Readiness, dissolve};
 pub use diagnose::{access, diagnose};
 pub(crate) use egress::{check_marking, is_own_source};
 use sender::Sender;
-use sys::{EVENTS, Event, Queue};
+use sys::{EVENTS, Kqueue, KqueueEvent};
 
 /// Packets of one interface delivered by one [`Network::poll`], so that neither sending nor other
 /// interfaces are kept waiting: some 100 µs of work.
@@ -52,7 +51,7 @@ const BATCH: usize = 128;
 ///
 /// # Errors
 /// Too many open files.
-pub fn open(_: Options) -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(_: NetworkOptions) -> Result<Box<dyn Network + Send>, NetError> {
     if let Err(error) = raise_open_files() {
         tracing::debug!(%error, "cannot raise the limit of open files");
     }
@@ -76,14 +75,14 @@ fn most_open_files() -> io::Result<u64> {
 /// No route, interface down, no address of that family; a link-local target that could be on
 /// several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    way::find(target, &Egress::default()).map(|route| route.source)
+    routes::find(target, &Egress::default()).map(|route| route.source)
 }
 
 struct MacNetwork {
     families: PerFamily<FamilySockets>,
     reservations: Reservations,
-    queue: Arc<Queue>,
-    events: Vec<Event>,
+    queue: Arc<Kqueue>,
+    events: Vec<KqueueEvent>,
     clock: Converter,
     /// The interfaces of TCP flows that are bound to one, by local address and port.
     interfaces: HashMap<(IpAddr, u16), u32>,
@@ -97,7 +96,7 @@ struct FamilySockets {
     /// One per interface.
     captures: Vec<Capture>,
     /// Of captures whose interface is gone.
-    gone: Statistics,
+    gone: CaptureStatistics,
     ports: PortPool,
     /// The blocks of local ports that the captures watch.
     blocks: Vec<u8>,
@@ -106,7 +105,7 @@ struct FamilySockets {
 impl MacNetwork {
     fn new() -> io::Result<Self> {
         let reservations = Reservations::new()?;
-        let queue = Queue::new()?;
+        let queue = Kqueue::new()?;
         queue.add_wake()?;
         queue.add_readable(reservations.as_fd())?;
         Ok(MacNetwork {
@@ -181,7 +180,7 @@ impl MacNetwork {
     /// Reads the devices that have something, and delivers packets.
     fn deliver(&mut self, events: &mut dyn FnMut(NetworkEvent<'_>)) {
         for event in &self.events {
-            if let Event::Readable(fd) = *event {
+            if let KqueueEvent::Readable(fd) = *event {
                 for family in self.families.iter_mut() {
                     family.read(fd);
                 }
@@ -215,7 +214,7 @@ impl FamilySockets {
             sender: Sender::open(family)
                 .map_err(|error| errors::error(Operation::OpenSender, None, error))?,
             captures: Vec::new(),
-            gone: Statistics::default(),
+            gone: CaptureStatistics::default(),
             ports: PortPool::new(local_ports(), fastrand::Rng::new()),
             blocks: Vec::new(),
         })
@@ -223,7 +222,7 @@ impl FamilySockets {
 
     /// Has an interface captured, if it is not. Closes captures of interfaces that are gone: those
     /// of tunnels come and go with changing names.
-    fn capture(&mut self, interface: &Interface, queue: &Queue) -> io::Result<()> {
+    fn capture(&mut self, interface: &Interface, queue: &Kqueue) -> io::Result<()> {
         self.retain(Capture::is_alive);
         if self
             .captures
@@ -266,7 +265,7 @@ impl FamilySockets {
         });
     }
 
-    fn statistics(&self) -> Statistics {
+    fn statistics(&self) -> CaptureStatistics {
         let mut sum = self.gone;
         for capture in &self.captures {
             add(&mut sum, capture.statistics());
@@ -275,7 +274,7 @@ impl FamilySockets {
     }
 }
 
-fn add(sum: &mut Statistics, more: Statistics) {
+fn add(sum: &mut CaptureStatistics, more: CaptureStatistics) {
     sum.passed += more.passed;
     sum.dropped += more.dropped;
 }
@@ -307,7 +306,7 @@ impl Network for MacNetwork {
     }
 
     fn open_flow(&mut self, request: &FlowRequest) -> Result<OpenFlow, NetError> {
-        let route = way::find(request.target, &request.egress)?;
+        let route = routes::find(request.target, &request.egress)?;
         self.capture_replies(request.target, &route)?;
         let number = match request.transport {
             Some(transport) => Some(self.reserve_port(transport, &route)?),
@@ -352,7 +351,7 @@ impl Network for MacNetwork {
         if interface != 0
             && let Some(socket) = self.reservations.socket(Transport::Tcp, local)
         {
-            way::bind_to_interface(socket, local.is_ipv6(), interface)
+            routes::bind_to_interface(socket, Family::of(local.ip()), interface)
                 .map_err(|error| errors::error(Operation::Connect, Some(remote.ip()), error))?;
         }
         let scoped = |address: SocketAddr| route::scoped(address, route::scope_of(address.ip(), interface));

@@ -5,11 +5,10 @@ use std::net::IpAddr;
 
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 use traceroute_engine::Time;
-use traceroute_wire::Probe;
-use traceroute_wire::filter::Family;
+use traceroute_wire::{Family, Probe};
 
+use super::routes;
 use super::rules::{self, V6Packet};
-use super::way;
 use crate::route;
 use crate::unix::sys;
 
@@ -26,7 +25,7 @@ pub(super) enum Sender {
 /// A socket whose packets leave by one interface at a time.
 pub(super) struct RawSocket {
     socket: Socket,
-    is_ipv6: bool,
+    family: Family,
     /// The index of that interface; 0: the routing tables decide.
     interface: u32,
 }
@@ -35,12 +34,12 @@ impl Sender {
     pub(super) fn open(family: Family) -> io::Result<Self> {
         match family {
             Family::V4 => {
-                let raw = RawSocket::open(Domain::IPV4, libc::IPPROTO_RAW)?;
+                let raw = RawSocket::open(Family::V4, libc::IPPROTO_RAW)?;
                 raw.socket.set_header_included_v4(true)?;
                 Ok(Sender::V4(raw))
             }
             Family::V6 => {
-                let [icmp, udp, tcp] = V6_PROTOCOLS.map(|protocol| RawSocket::open(Domain::IPV6, protocol));
+                let [icmp, udp, tcp] = V6_PROTOCOLS.map(|protocol| RawSocket::open(Family::V6, protocol));
                 Ok(Sender::V6([icmp?, udp?, tcp?]))
             }
         }
@@ -84,13 +83,17 @@ impl Sender {
 
 impl RawSocket {
     /// Receives next to nothing: replies are captured.
-    fn open(domain: Domain, protocol: i32) -> io::Result<Self> {
+    fn open(family: Family, protocol: i32) -> io::Result<Self> {
+        let domain = match family {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+        };
         let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(protocol)))?;
         socket.set_nonblocking(true)?;
         socket.set_recv_buffer_size(1)?;
         Ok(RawSocket {
             socket,
-            is_ipv6: domain == Domain::IPV6,
+            family,
             interface: 0,
         })
     }
@@ -98,7 +101,7 @@ impl RawSocket {
     /// The socket, whose next packet leaves by this interface.
     fn by(&mut self, interface: u32) -> io::Result<&Socket> {
         if self.interface != interface {
-            way::bind_to_interface(&self.socket, self.is_ipv6, interface)?;
+            routes::bind_to_interface(&self.socket, self.family, interface)?;
             self.interface = interface;
         }
         Ok(&self.socket)

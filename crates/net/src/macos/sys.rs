@@ -22,7 +22,7 @@ const BIOCSSEESENT: libc::c_ulong = 0x8004_4277;
 
 /// `struct bpf_program`.
 #[repr(C)]
-struct Program {
+struct BpfProgram {
     len: u32,
     instructions: *mut BpfInstruction,
 }
@@ -40,7 +40,7 @@ struct BpfInstruction {
 /// `struct bpf_stat`.
 #[repr(C)]
 #[derive(Default)]
-struct Statistics {
+struct BpfStat {
     received: u32,
     dropped: u32,
 }
@@ -129,7 +129,7 @@ pub(super) fn set_filter(device: BorrowedFd<'_>, program: &[Instruction], flush:
         k: instruction.k,
     };
     let mut instructions: Vec<BpfInstruction> = program.iter().map(translate).collect();
-    let mut program = Program {
+    let mut program = BpfProgram {
         len: instructions.len() as u32,
         instructions: instructions.as_mut_ptr(),
     };
@@ -140,7 +140,7 @@ pub(super) fn set_filter(device: BorrowedFd<'_>, program: &[Instruction], flush:
 
 /// Packets dropped because the buffer was full, since the device was attached; wraps around.
 pub(super) fn dropped(device: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut statistics = Statistics::default();
+    let mut statistics = BpfStat::default();
     // SAFETY: takes a bpf_stat.
     unsafe { ioctl(device, libc::BIOCGSTATS, &mut statistics) }?;
     Ok(statistics.dropped)
@@ -176,10 +176,10 @@ pub(super) fn setting(name: &CStr) -> io::Result<libc::c_int> {
     Ok(value)
 }
 
-/// Something that happened, from a [`Queue`].
+/// Something that happened, from a [`Kqueue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Event {
-    /// Somebody called [`Queue::wake`].
+pub(super) enum KqueueEvent {
+    /// Somebody called [`Kqueue::wake`].
     Woken,
     /// The descriptor has something to read.
     Readable(RawFd),
@@ -191,23 +191,23 @@ pub(super) enum Event {
 pub(super) const EVENTS: usize = 64;
 
 /// A kernel event queue (kqueue(2)).
-pub(super) struct Queue(OwnedFd);
+pub(super) struct Kqueue(OwnedFd);
 
-impl Queue {
+impl Kqueue {
     pub(super) fn new() -> io::Result<Self> {
         // SAFETY: no pointers; makes a descriptor.
         let queue = unsafe { check_fd(libc::kqueue()) }?;
         // SAFETY: no pointers.
         check(unsafe { libc::fcntl(queue.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
-        Ok(Queue(queue))
+        Ok(Kqueue(queue))
     }
 
-    /// Prepares for [`Queue::wake`].
+    /// Prepares for [`Kqueue::wake`].
     pub(super) fn add_wake(&self) -> io::Result<()> {
         self.change(0, libc::EVFILT_USER, libc::EV_ADD | libc::EV_CLEAR, 0, 0)
     }
 
-    /// Makes a running or the next [`Queue::wait`] return; from any thread.
+    /// Makes a running or the next [`Kqueue::wait`] return; from any thread.
     pub(super) fn wake(&self) {
         // Fails only without `add_wake`.
         let _ = self.change(0, libc::EVFILT_USER, 0, libc::NOTE_TRIGGER, 0);
@@ -224,7 +224,7 @@ impl Queue {
         self.change(fd.as_raw_fd(), libc::EVFILT_WRITE, flags, 0, id)
     }
 
-    /// Undoes [`Queue::add_writable_once`], if it has not reported yet.
+    /// Undoes [`Kqueue::add_writable_once`], if it has not reported yet.
     pub(super) fn remove_writable(&self, fd: BorrowedFd<'_>) {
         let _ = self.change(fd.as_raw_fd(), libc::EVFILT_WRITE, libc::EV_DELETE, 0, 0);
     }
@@ -258,7 +258,7 @@ impl Queue {
         &self,
         timeout: Option<Duration>,
         room: usize,
-        events: &mut Vec<Event>,
+        events: &mut Vec<KqueueEvent>,
     ) -> io::Result<()> {
         events.clear();
         let limit = timeout.map(|timeout| libc::timespec {
@@ -291,16 +291,16 @@ impl Queue {
 /// The kernel refuses far longer timeouts; waking up once a day hurts nobody.
 const A_DAY: u64 = 86_400;
 
-fn event(event: &libc::kevent) -> Option<Event> {
+fn event(event: &libc::kevent) -> Option<KqueueEvent> {
     match event.filter {
-        libc::EVFILT_USER => Some(Event::Woken),
-        libc::EVFILT_READ => Some(Event::Readable(RawFd::try_from(event.ident).ok()?)),
-        libc::EVFILT_WRITE => Some(Event::Writable(event.udata.addr() as u64)),
+        libc::EVFILT_USER => Some(KqueueEvent::Woken),
+        libc::EVFILT_READ => Some(KqueueEvent::Readable(RawFd::try_from(event.ident).ok()?)),
+        libc::EVFILT_WRITE => Some(KqueueEvent::Writable(event.udata.addr() as u64)),
         _ => None,
     }
 }
 
-impl AsFd for Queue {
+impl AsFd for Kqueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -315,12 +315,12 @@ const _: () = {
     assert!(takes::<u32>(libc::BIOCSBLEN) && takes::<u32>(libc::BIOCGBLEN));
     assert!(takes::<u32>(libc::BIOCGDLT) && takes::<u32>(libc::BIOCIMMEDIATE) && takes::<u32>(BIOCSSEESENT));
     assert!(takes::<libc::ifreq>(libc::BIOCSETIF) && size_of::<libc::ifreq>() == 32);
-    assert!(takes::<Program>(libc::BIOCSETF) && takes::<Program>(libc::BIOCSETFNR));
-    assert!(takes::<Statistics>(libc::BIOCGSTATS));
-    assert!(size_of::<Program>() == 16 && offset_of!(Program, instructions) == 8);
+    assert!(takes::<BpfProgram>(libc::BIOCSETF) && takes::<BpfProgram>(libc::BIOCSETFNR));
+    assert!(takes::<BpfStat>(libc::BIOCGSTATS));
+    assert!(size_of::<BpfProgram>() == 16 && offset_of!(BpfProgram, instructions) == 8);
     assert!(size_of::<BpfInstruction>() == 8 && offset_of!(BpfInstruction, k) == 4);
 
-    // What `traceroute_wire::bpf` reads.
+    // What `traceroute_wire::bpf_device` reads.
     assert!(size_of::<libc::timeval32>() == 8);
     assert!(offset_of!(libc::bpf_hdr, bh_tstamp) == 0 && offset_of!(libc::bpf_hdr, bh_caplen) == 8);
     assert!(offset_of!(libc::bpf_hdr, bh_hdrlen) == 16 && size_of::<libc::bpf_hdr>() == 20);
@@ -332,7 +332,7 @@ const _: () = {
     assert!(rules::PACKET_INFO_LEN == size_of::<libc::in6_pktinfo>());
     assert!(offset_of!(libc::cmsghdr, cmsg_level) == 4 && offset_of!(libc::cmsghdr, cmsg_type) == 8);
 
-    assert!(size_of::<Statistics>() == 8 && offset_of!(Statistics, dropped) == 4);
+    assert!(size_of::<BpfStat>() == 8 && offset_of!(BpfStat, dropped) == 4);
     // Which is packed.
     assert!(size_of::<libc::kevent>() == 32 && offset_of!(libc::kevent, udata) == 24);
     assert!(size_of::<libc::timespec>() == 16);

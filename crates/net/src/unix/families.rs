@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
 
 /// Something for IPv4 and for IPv6, each made when it is first needed.
 pub(crate) struct PerFamily<T> {
@@ -23,7 +23,7 @@ impl<T> PerFamily<T> {
         address: IpAddr,
         open: impl FnOnce(Family) -> Result<T, E>,
     ) -> Result<&mut T, E> {
-        let family = family_of(address);
+        let family = Family::of(address);
         let slot = match family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
@@ -36,8 +36,11 @@ impl<T> PerFamily<T> {
 
     /// That of a family, if it was made.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    pub(crate) fn of(&self, is_v6: bool) -> Option<&T> {
-        if is_v6 { self.v6.as_ref() } else { self.v4.as_ref() }
+    pub(crate) fn of(&self, family: Family) -> Option<&T> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
@@ -46,13 +49,5 @@ impl<T> PerFamily<T> {
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.v4.iter_mut().chain(&mut self.v6)
-    }
-}
-
-/// The family of an address.
-pub(crate) fn family_of(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 use traceroute_engine::{ConnectionId, MatchedReply, NetError, Operation, Time, Token};
-use traceroute_wire::IcmpError;
+use traceroute_wire::{Family, IcmpError};
 use windows_sys::Win32::Networking::WinSock::{POLLIN, POLLOUT, WSAPOLLFD};
 
 use super::{clock, sys};
@@ -45,7 +45,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// New attempts, not yet taken by the thread.
-    begun: Vec<Attempt>,
+    begun: Vec<ConnectAttempt>,
     /// What the thread has to forget.
     ended: Vec<End>,
     /// Connections that are open, until they are ended.
@@ -55,7 +55,7 @@ struct State {
 
 impl State {
     /// Adds new attempts to those that the thread has, and gives up what has been ended.
-    fn hand_over(&mut self, attempts: &mut Vec<Attempt>) {
+    fn hand_over(&mut self, attempts: &mut Vec<ConnectAttempt>) {
         attempts.append(&mut self.begun);
         // After taking the new attempts: the end of one may have come together with its beginning.
         for end in self.ended.drain(..) {
@@ -69,7 +69,7 @@ impl State {
 }
 
 /// An attempt to connect.
-struct Attempt {
+struct ConnectAttempt {
     socket: Socket,
     remote: SocketAddr,
     purpose: Purpose,
@@ -129,7 +129,7 @@ impl Connector {
             socket.set_unicast_hops_v6(ttl.into())?;
         }
         if interface != 0 {
-            sys::send_by(&socket, remote.is_ipv6(), interface)?;
+            sys::send_by(&socket, Family::of(remote.ip()), interface)?;
         }
         socket.bind(&route::with_scope(source, 0, route::scope_of(source, interface)).into())?;
         let remote = route::scoped(remote, route::scope_of(remote.ip(), interface));
@@ -148,7 +148,7 @@ impl Connector {
         socket.set_linger(Some(Duration::ZERO))?;
         let at = clock::now();
         let result = socket.connect(&remote.into());
-        let attempt = Attempt {
+        let attempt = ConnectAttempt {
             socket,
             remote,
             purpose,
@@ -238,7 +238,7 @@ impl Shared {
 
     fn run(&self) {
         sys::raise_priority();
-        let mut attempts: Vec<Attempt> = Vec::new();
+        let mut attempts: Vec<ConnectAttempt> = Vec::new();
         let mut fds: Vec<WSAPOLLFD> = Vec::new();
         loop {
             {
@@ -265,7 +265,7 @@ impl Shared {
     }
 
     /// Takes out the attempts that have ended.
-    fn collect(&self, attempts: &mut Vec<Attempt>, fds: &[WSAPOLLFD], at: Time) {
+    fn collect(&self, attempts: &mut Vec<ConnectAttempt>, fds: &[WSAPOLLFD], at: Time) {
         let Some((bell, sockets)) = fds.split_first() else {
             return;
         };
@@ -288,7 +288,7 @@ impl Shared {
     }
 
     /// Tells how an attempt ended; `None`: it is connected.
-    fn outcome(&self, attempt: Attempt, error: Option<io::Error>, at: Time) {
+    fn outcome(&self, attempt: ConnectAttempt, error: Option<io::Error>, at: Time) {
         let remote = attempt.remote.ip();
         match (attempt.purpose, error) {
             (Purpose::Probe { token, .. }, error) => {
@@ -309,14 +309,15 @@ impl Shared {
 }
 
 /// Who answered a SYN. `None`: nobody.
-fn probe_answer(attempt: &Attempt, error: Option<&io::Error>) -> Option<MatchedReply> {
+fn probe_answer(attempt: &ConnectAttempt, error: Option<&io::Error>) -> Option<MatchedReply> {
     let target = MatchedReply::new(attempt.remote.ip(), None);
     match error.map(io::Error::raw_os_error) {
         // SYN-ACK, or RST: either way the target's own answer.
         None | Some(Some(WSAECONNREFUSED)) => Some(target),
         Some(_) => {
             let reported = sys::icmp_error(&attempt.socket)?;
-            let error = IcmpError::from_type_and_code(reported.from.is_ipv4(), reported.kind, reported.code)?;
+            let error =
+                IcmpError::from_type_and_code(Family::of(reported.from), reported.kind, reported.code)?;
             Some(MatchedReply::new(reported.from, Some(error)))
         }
     }
@@ -417,7 +418,7 @@ mod tests {
         let (inbox, mut connector) = fixture();
         let shared = connector.started().expect("thread");
         let remote: SocketAddr = "192.0.2.1:80".parse().expect("address");
-        let attempt = |token| Attempt {
+        let attempt = |token| ConnectAttempt {
             socket: bound(),
             remote,
             purpose: Purpose::Probe {
@@ -459,7 +460,7 @@ mod tests {
             bell: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bell"),
         };
         let remote: SocketAddr = "192.0.2.1:80".parse().expect("address");
-        let attempt = |id| Attempt {
+        let attempt = |id| ConnectAttempt {
             socket: bound(),
             remote,
             purpose: Purpose::Connection(ConnectionId(id)),

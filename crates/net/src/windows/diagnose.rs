@@ -13,7 +13,7 @@ use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Security::{GetTokenInformation, TOKEN_ELEVATION, TOKEN_QUERY, TokenElevation};
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
-use super::{driver, echo, raw, source_address, sys};
+use super::{ddnpm, echo, raw, source_address, sys};
 use crate::diagnosis::ELSEWHERE;
 use crate::diagnosis::windows::firewall::Firewall;
 use crate::diagnosis::windows::{Edition, Facts, Sockets, report};
@@ -41,7 +41,7 @@ fn gather() -> Facts {
         raw: raw::check(),
         is_elevated: is_elevated().ok(),
         edition: edition(),
-        driver: driver::state(),
+        driver: ddnpm::state(),
         firewall: firewall(),
     }
 }
@@ -125,14 +125,18 @@ fn strings(key: &Key) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::windows::Driver;
+    use crate::diagnosis::windows::DriverState;
 
     #[test]
     fn facts_are_gathered_and_the_driver_is_missed() {
         let facts = gather();
         assert!(!facts.v4.switched_off);
         assert!(facts.v4.echo.is_ok(), "{:?}", facts.v4.echo);
-        assert!(matches!(facts.driver, Driver::NotInstalled), "{:?}", facts.driver);
+        assert!(
+            matches!(facts.driver, DriverState::NotInstalled),
+            "{:?}",
+            facts.driver
+        );
         assert!(facts.is_elevated.is_some());
         assert!(
             facts.edition.is_some_and(|edition| edition.build > 7000),

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use traceroute_engine::{MatchedReply, Time, Token};
+use traceroute_engine::{Family, MatchedReply, Time, Token};
 use windows_sys::Win32::Foundation::{
     self, ERROR_INVALID_PARAMETER, GetLastError, HANDLE, INVALID_HANDLE_VALUE,
 };
@@ -63,8 +63,9 @@ const _: () = assert!(
 );
 const _: () = assert!(size_of::<SOCKADDR_IN6>() == 28 && offset_of!(SOCKADDR_IN6, sin6_addr) == 8);
 // The reply is written where the buffer begins, which must be long and aligned enough.
-const _: () =
-    assert!(offset_of!(Request, reply) == 0 && align_of::<ReplyBuffer>() >= align_of::<ICMP_ECHO_REPLY>());
+const _: () = assert!(
+    offset_of!(EchoRequest, reply) == 0 && align_of::<ReplyBuffer>() >= align_of::<ICMP_ECHO_REPLY>()
+);
 const _: () =
     assert!(REPLY_LEN > size_of::<ICMP_ECHO_REPLY>() && REPLY_LEN > size_of::<ICMPV6_ECHO_REPLY_LH>());
 
@@ -105,7 +106,7 @@ impl Drop for IcmpHandle {
 
 /// One echo request. Belongs to the thread once it is queued.
 #[repr(C)]
-struct Request {
+struct EchoRequest {
     /// Written by the system until it calls [`finish`].
     reply: ReplyBuffer,
     handle: Arc<IcmpHandle>,
@@ -169,7 +170,7 @@ impl EchoApi {
             Some(thread) => thread,
             none => none.insert(EchoThread::start(Arc::clone(&self.under_way))?),
         };
-        thread.send(Box::new(Request {
+        thread.send(Box::new(EchoRequest {
             reply: ReplyBuffer([0; REPLY_LEN]),
             handle,
             inbox: Arc::clone(&self.inbox),
@@ -245,7 +246,7 @@ impl EchoThread {
     }
 
     /// Starts a request on the thread; when, by its clock.
-    fn send(&self, request: Box<Request>) -> io::Result<Time> {
+    fn send(&self, request: Box<EchoRequest>) -> io::Result<Time> {
         let request = Box::into_raw(request);
         // SAFETY: the thread's handle is open, and `start` gets the pointer that it expects, once.
         if unsafe { QueueUserAPC(Some(start), self.handle.as_raw_handle(), request as usize) } == 0 {
@@ -273,7 +274,7 @@ unsafe extern "system" fn wake(_: usize) {}
 
 /// Called on the thread: starts a request.
 unsafe extern "system" fn start(request: usize) {
-    let request = request as *mut Request;
+    let request = request as *mut EchoRequest;
     // SAFETY: the pointer that `EchoThread::send` gave away. The request stays where it is until
     // `finish` frees it, which is not called before this thread sleeps again.
     let report = unsafe { (*request).report.clone() };
@@ -299,7 +300,7 @@ unsafe extern "system" fn start(request: usize) {
 ///
 /// # Safety
 /// `request` must be valid until [`finish`] is called with it.
-unsafe fn send(request: *mut Request) -> Start {
+unsafe fn send(request: *mut EchoRequest) -> Start {
     let (handle, source, destination, scope, ttl) = {
         // SAFETY: the caller vouches for `request`, and nothing has been started with it.
         let request = unsafe { &*request };
@@ -384,9 +385,9 @@ unsafe extern "system" fn finish(request: *mut c_void, _: *mut IO_STATUS_BLOCK, 
     let at = clock::now();
     // SAFETY: the pointer that `EchoThread::send` gave away; the system is done with it, and calls
     // once.
-    let mut request = unsafe { Box::from_raw(request.cast::<Request>()) };
+    let mut request = unsafe { Box::from_raw(request.cast::<EchoRequest>()) };
     let answer = request.answer();
-    let Request {
+    let EchoRequest {
         inbox,
         counted,
         token,
@@ -399,20 +400,19 @@ unsafe extern "system" fn finish(request: *mut c_void, _: *mut IO_STATUS_BLOCK, 
     }
 }
 
-impl Request {
+impl EchoRequest {
     /// Reads the reply buffer.
     fn answer(&mut self) -> Option<MatchedReply> {
-        let is_ipv6 = self.destination.is_ipv6();
+        let family = Family::of(self.destination);
         let buffer: *mut c_void = self.reply.0.as_mut_ptr().cast();
         // SAFETY: the buffer is as long as stated, and the system is done with it.
         let replies = unsafe {
-            if is_ipv6 {
-                Icmp6ParseReplies(buffer, REPLY_LEN as u32)
-            } else {
-                IcmpParseReplies(buffer, REPLY_LEN as u32)
+            match family {
+                Family::V4 => IcmpParseReplies(buffer, REPLY_LEN as u32),
+                Family::V6 => Icmp6ParseReplies(buffer, REPLY_LEN as u32),
             }
         };
-        icmp_api::answer(&self.reply.0, is_ipv6, replies > 0)
+        icmp_api::answer(&self.reply.0, family, replies > 0)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Windows. Three ways to probe, by [`Options`]:
+//! Windows. Three ways to probe, by [`NetworkOptions`]:
 //!
 //! - Raw sockets (administrator rights; IPv4; TCP only on server editions). Where they are refused,
 //!   and for `ICMPv6`, echo requests go through the ICMP API, which needs no rights.
@@ -10,15 +10,15 @@
 
 mod clock;
 mod connect;
+mod ddnpm;
 mod diagnose;
-mod driver;
 mod echo;
 mod egress;
 mod interfaces;
 mod ports;
 mod raw;
+mod routes;
 mod sys;
-mod way;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -28,20 +28,20 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
-use traceroute_wire::{ECHO_PAYLOAD, Ignored, Probe, ProbeKind};
+use traceroute_wire::{ECHO_PAYLOAD, Family, Ignored, Probe, ProbeKind};
 
-use crate::Options;
+use crate::NetworkOptions;
 use crate::ddnpm::TRANSPORT_PATH;
 use crate::inbox::{Inbox, Item};
 use crate::route;
 use crate::winerror::{self, WSAEACCES};
 use connect::Connector;
+use ddnpm::WindowsDriver;
+pub use ddnpm::start_windows_driver;
 pub use diagnose::{access, diagnose};
-use driver::Driver;
-pub use driver::start_windows_driver;
 use echo::EchoApi;
 pub(crate) use egress::{check_marking, has_interface, interface_of_name, is_own_source, only_zone};
-use ports::{Keeping, Ports};
+use ports::{Keeping, ReservedPorts};
 use raw::RawSockets;
 
 /// Items delivered by one [`Network::poll`], so that sending is not kept waiting.
@@ -53,7 +53,7 @@ const INBOX: usize = 1 << 16;
 ///
 /// # Errors
 /// None; they come with the first [`Network::open_flow`].
-pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
+pub fn open(options: NetworkOptions) -> Result<Box<dyn Network + Send>, NetError> {
     Ok(Box::new(WindowsNetwork::new(options.effective(), TRANSPORT_PATH)))
 }
 
@@ -62,7 +62,7 @@ pub fn open(options: Options) -> Result<Box<dyn Network + Send>, NetError> {
 /// # Errors
 /// No route, no address of that family; a link-local target that could be on several interfaces.
 pub fn source_address(target: IpAddr) -> Result<IpAddr, NetError> {
-    way::find(target, &Egress::default()).map(|route| route.source)
+    routes::find(target, &Egress::default()).map(|route| route.source)
 }
 
 /// What sends probes.
@@ -72,7 +72,7 @@ enum Backend {
         /// Why there are none: this user may not have raw sockets.
         refused: Option<NetError>,
     },
-    Driver(Driver),
+    Driver(WindowsDriver),
     Connects,
 }
 
@@ -81,19 +81,19 @@ struct WindowsNetwork {
     backend: Backend,
     echo: EchoApi,
     connector: Connector,
-    ports: Ports,
+    ports: ReservedPorts,
     batch: Vec<Item>,
     sent: u64,
 }
 
 impl WindowsNetwork {
-    fn new(options: Options, device: &str) -> Self {
+    fn new(options: NetworkOptions, device: &str) -> Self {
         let inbox = Arc::new(Inbox::new(INBOX));
         let (backend, keeping) = if options.syn_socket {
             (Backend::Connects, Keeping::Socket)
         } else if options.windows_driver {
             (
-                Backend::Driver(Driver::new(device, Arc::clone(&inbox))),
+                Backend::Driver(WindowsDriver::new(device, Arc::clone(&inbox))),
                 Keeping::Socket,
             )
         } else {
@@ -105,7 +105,7 @@ impl WindowsNetwork {
             backend,
             echo: EchoApi::new(Arc::clone(&inbox)),
             connector: Connector::new(Arc::clone(&inbox)),
-            ports: Ports::new(keeping),
+            ports: ReservedPorts::new(keeping),
             batch: Vec::with_capacity(BATCH),
             sent: 0,
             inbox,
@@ -131,10 +131,12 @@ impl WindowsNetwork {
     }
 
     /// What can be done with probes over `transport`, or with ICMP echo requests (`None`).
-    fn capabilities(&self, target_is_ipv6: bool, transport: Option<Transport>) -> Capabilities {
+    fn capabilities(&self, family: Family, transport: Option<Transport>) -> Capabilities {
         let system_matches = match &self.backend {
             // One request of the ICMP API for each probe.
-            Backend::Raw { refused, .. } => transport.is_none() && (target_is_ipv6 || refused.is_some()),
+            Backend::Raw { refused, .. } => {
+                transport.is_none() && (family == Family::V6 || refused.is_some())
+            }
             Backend::Driver(_) => false,
             // One socket for each probe, which sends its SYN once.
             Backend::Connects => true,
@@ -298,7 +300,7 @@ impl Network for WindowsNetwork {
         if matches!(self.backend, Backend::Driver(_)) && egress.interface.is_some() {
             return Err(winerror::driver_has_no_interfaces(*target));
         }
-        let route = way::find(*target, egress)?;
+        let route = routes::find(*target, egress)?;
         self.open_backend(route.source)?;
         let number = match transport {
             Some(transport) => Some(self.reserve_port(*transport, &route)?),
@@ -307,7 +309,7 @@ impl Network for WindowsNetwork {
         Ok(OpenFlow {
             route,
             number,
-            capabilities: self.capabilities(target.is_ipv6(), *transport),
+            capabilities: self.capabilities(Family::of(*target), *transport),
         })
     }
 

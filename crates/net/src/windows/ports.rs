@@ -29,15 +29,15 @@ pub(super) enum Keeping {
 }
 
 /// The reserved ports.
-pub(super) struct Ports {
+pub(super) struct ReservedPorts {
     keeping: Keeping,
     reserved: HashMap<(Transport, IpAddr, u16), Option<Socket>>,
     rng: fastrand::Rng,
 }
 
-impl Ports {
+impl ReservedPorts {
     pub(super) fn new(keeping: Keeping) -> Self {
-        Ports {
+        ReservedPorts {
             keeping,
             reserved: HashMap::new(),
             rng: fastrand::Rng::new(),
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn ports_are_distinct_and_come_back() {
-        let mut ports = Ports::new(Keeping::Memory);
+        let mut ports = ReservedPorts::new(Keeping::Memory);
         let mut seen = std::collections::HashSet::new();
         for _ in 0..500 {
             let port = ports.reserve(Transport::Udp, LOOPBACK, 0).expect("port");
@@ -122,20 +122,20 @@ mod tests {
 
     #[test]
     fn a_port_is_kept_by_a_socket_or_only_in_memory() {
-        let mut kept = Ports::new(Keeping::Socket);
+        let mut kept = ReservedPorts::new(Keeping::Socket);
         let port = kept.reserve(Transport::Udp, LOOPBACK, 0).expect("port");
         UdpSocket::bind((LOOPBACK, port)).expect_err("taken");
         kept.release(Transport::Udp, LOOPBACK, port);
         UdpSocket::bind((LOOPBACK, port)).expect("free again");
 
-        let mut remembered = Ports::new(Keeping::Memory);
+        let mut remembered = ReservedPorts::new(Keeping::Memory);
         let port = remembered.reserve(Transport::Tcp, LOOPBACK, 0).expect("port");
         TcpListener::bind((LOOPBACK, port)).expect("no socket holds it");
     }
 
     #[test]
     fn the_socket_of_a_port_can_be_taken_once() {
-        let mut ports = Ports::new(Keeping::Socket);
+        let mut ports = ReservedPorts::new(Keeping::Socket);
         let port = ports.reserve(Transport::Tcp, LOOPBACK, 0).expect("port");
         let socket = ports.take_socket(LOOPBACK, port).expect("socket");
         let bound = socket.local_addr().expect("address").as_socket().expect("inet");

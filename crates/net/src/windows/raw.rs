@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use traceroute_engine::{NetError, Operation, Time};
+use traceroute_engine::{Family, NetError, Operation, Time};
 
 use super::{clock, sys};
 use crate::inbox::Inbox;
@@ -83,7 +83,7 @@ impl RawSockets {
             .ok_or(io::ErrorKind::NotConnected)?;
         let socket = raw.sockets.first().ok_or(io::ErrorKind::NotConnected)?;
         if raw.interface != interface {
-            sys::send_by(socket, false, interface)?;
+            sys::send_by(socket, Family::V4, interface)?;
             raw.interface = interface;
         }
         let destination = SocketAddr::V4(SocketAddrV4::new(destination, 0)).into();

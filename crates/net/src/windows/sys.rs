@@ -8,6 +8,7 @@ use std::os::windows::io::{AsRawHandle, AsRawSocket, FromRawHandle, OwnedHandle}
 use std::ptr;
 
 use socket2::Socket;
+use traceroute_engine::Family;
 use windows_sys::Win32::Foundation::{HANDLE, WAIT_FAILED};
 use windows_sys::Win32::Networking::WinSock::{
     AF_INET, AF_INET6, FD_READ, ICMP_ERROR_INFO, IP_UNICAST_IF, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP,
@@ -197,12 +198,11 @@ pub(super) fn ip_address(address: &SOCKADDR_INET) -> Option<IpAddr> {
 }
 
 /// Has a socket's packets leave by an interface; 0: as the routing table says.
-pub(super) fn send_by(socket: &Socket, is_ipv6: bool, interface: u32) -> io::Result<()> {
-    let (level, option, value) = if is_ipv6 {
-        (IPPROTO_IPV6, IPV6_UNICAST_IF, interface)
-    } else {
+pub(super) fn send_by(socket: &Socket, family: Family, interface: u32) -> io::Result<()> {
+    let (level, option, value) = match family {
         // In network byte order, unlike in IPv6.
-        (IPPROTO_IP, IP_UNICAST_IF, interface.to_be())
+        Family::V4 => (IPPROTO_IP, IP_UNICAST_IF, interface.to_be()),
+        Family::V6 => (IPPROTO_IPV6, IPV6_UNICAST_IF, interface),
     };
     set_option(socket, level, option, value)
 }

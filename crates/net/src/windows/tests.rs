@@ -13,10 +13,10 @@ use crate::numbered;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn network(windows_driver: bool, syn_socket: bool) -> WindowsNetwork {
-    let options = Options {
+    let options = NetworkOptions {
         windows_driver,
         syn_socket,
-        ..Options::default()
+        ..NetworkOptions::default()
     };
     WindowsNetwork::new(options.effective(), TRANSPORT_PATH)
 }

@@ -11,7 +11,7 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, MatchedReply, NetError, Network, NetworkEvent, OpenFlow,
     Route, Time, Token, Transport,
 };
-use traceroute_net::Options;
+use traceroute_net::NetworkOptions;
 pub(crate) use traceroute_testbed::not_run;
 use traceroute_wire::{ECHO_PAYLOAD, Ignored, Probe, ProbeKind, Reply};
 
@@ -182,9 +182,9 @@ pub(crate) struct Subject {
 impl Subject {
     pub(crate) fn new() -> Self {
         Subject {
-            network: traceroute_net::open(Options {
+            network: traceroute_net::open(NetworkOptions {
                 heavy_load: heavy_load(),
-                ..Options::default()
+                ..NetworkOptions::default()
             })
             .expect("the network"),
         }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use dns_lookup::{AddrFamily, AddrInfoHints, SockType, getaddrinfo};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{Answer, Failure, Wanted, prefer_v4};
-use crate::target::Family;
+use super::{LookupFailure, Resolution, Wanted, prefer_v4};
+use traceroute_engine::Family;
 
 /// How many names are looked up at once, for the whole process.
 const LOOKUPS: usize = 64;
@@ -20,7 +20,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Asks for each family by itself, so that a name server that ignores one kind of question does not
 /// keep the other.
-pub(super) async fn addresses(name: &str, wanted: Wanted) -> Answer {
+pub(super) async fn addresses(name: &str, wanted: Wanted) -> Resolution {
     static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS)));
     let family = |family| look_up(&TURNS, name.to_owned(), move |name| ask(name, family));
     match wanted {
@@ -46,7 +46,7 @@ fn ask(name: &str, family: Family) -> io::Result<Vec<IpAddr>> {
 
 /// Waits for a turn, and asks on a thread that may block. The turn ends with the question, not with
 /// who asks it: otherwise those who go away would fill all threads, and everybody else would wait.
-async fn look_up<A>(turns: &Arc<Semaphore>, name: String, ask: A) -> Answer
+async fn look_up<A>(turns: &Arc<Semaphore>, name: String, ask: A) -> Resolution
 where
     A: FnOnce(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
 {
@@ -67,10 +67,10 @@ where
         answer.await.map_err(io::Error::other)?
     };
     match tokio::time::timeout(LOOKUP_TIMEOUT, asking).await {
-        Ok(Ok(found)) if found.is_empty() => Err(Failure::NoAddress),
+        Ok(Ok(found)) if found.is_empty() => Err(LookupFailure::NoAddress),
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(Failure::CLibrary(error)),
-        Err(_) => Err(Failure::CLibrary(io::Error::new(
+        Ok(Err(error)) => Err(LookupFailure::CLibrary(error)),
+        Err(_) => Err(LookupFailure::CLibrary(io::Error::new(
             io::ErrorKind::TimedOut,
             format!(
                 "no answer from the system's resolver within {} seconds",

@@ -10,7 +10,7 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::time::timeout;
 
 use super::configuration::{Configuration, full_name};
-use super::{Failure, Kind, System, dns};
+use super::{LookupFailure, Resolver, System, dns};
 
 /// The name that is asked for: it has addresses of both families, every server that asks others
 /// knows it, and it is nobody's in particular.
@@ -52,7 +52,7 @@ pub enum NameReply {
 /// here (macOS, Windows). Needs a tokio runtime with time and I/O.
 pub async fn check_name_servers() -> Option<Vec<NameServer>> {
     let system = System::shared();
-    if system.kind == Kind::CLibrary {
+    if system.resolver == Resolver::CLibrary {
         return None;
     }
     Some(check(&system.configuration()).await)
@@ -97,9 +97,9 @@ async fn reply(
             Ok(answer) if answer.answers.iter().any(|record| record.record_type() == kind) => {
                 NameReply::Addresses
             }
-            Ok(_) | Err(Failure::Unknown) => NameReply::None,
-            Err(Failure::Refused { code, .. }) => NameReply::Trouble(code.to_string()),
-            Err(Failure::Unreachable { error, .. }) => NameReply::Unreachable(error),
+            Ok(_) | Err(LookupFailure::Unknown) => NameReply::None,
+            Err(LookupFailure::Refused { code, .. }) => NameReply::Trouble(code.to_string()),
+            Err(LookupFailure::Unreachable { error, .. }) => NameReply::Unreachable(error),
             Err(other) => NameReply::Trouble(other.to_string()),
         };
     }

@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::configuration::Configuration;
-use super::{Answer, Failure, Wanted, prefer_v4};
+use super::{LookupFailure, Resolution, Wanted, prefer_v4};
 
 /// When a server is silent for so long, the next is asked, or the same again. The answer still
 /// counts when it comes.
@@ -27,20 +27,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_DATAGRAM: usize = 4096;
 
 /// The addresses of a name in the first of its meanings that has any.
-pub(super) async fn addresses(configuration: &Configuration, name: &str, wanted: Wanted) -> Answer {
-    let mut failure = Failure::Unknown;
+pub(super) async fn addresses(configuration: &Configuration, name: &str, wanted: Wanted) -> Resolution {
+    let mut failure = LookupFailure::Unknown;
     for candidate in configuration.candidates(name) {
         match addresses_of(configuration, &candidate, wanted).await {
             Ok(found) => return Ok(found),
             // The servers are as silent about the next one.
-            Err(silence @ Failure::Silence { .. }) => return Err(silence),
+            Err(silence @ LookupFailure::Silence { .. }) => return Err(silence),
             Err(other) => failure = failure.or(other),
         }
     }
     Err(failure)
 }
 
-async fn addresses_of(configuration: &Configuration, name: &Name, wanted: Wanted) -> Answer {
+async fn addresses_of(configuration: &Configuration, name: &Name, wanted: Wanted) -> Resolution {
     let v4 = async || {
         let answer = ask(configuration, name, RecordType::A).await?;
         some_of(&answer, |data| match data {
@@ -50,7 +50,7 @@ async fn addresses_of(configuration: &Configuration, name: &Name, wanted: Wanted
     };
     let v6 = async || {
         if configuration.no_ipv6 {
-            return Err(Failure::NoAddress);
+            return Err(LookupFailure::NoAddress);
         }
         let answer = ask(configuration, name, RecordType::AAAA).await?;
         some_of(&answer, |data| match data {
@@ -65,17 +65,20 @@ async fn addresses_of(configuration: &Configuration, name: &Name, wanted: Wanted
     }
 }
 
-fn some_of(answer: &Message, address: impl Fn(&RData) -> Option<IpAddr>) -> Answer {
+fn some_of(answer: &Message, address: impl Fn(&RData) -> Option<IpAddr>) -> Resolution {
     let records = answer.answers.iter();
     let found: Vec<IpAddr> = records.filter_map(|record| address(&record.data)).collect();
     if found.is_empty() {
-        return Err(Failure::NoAddress);
+        return Err(LookupFailure::NoAddress);
     }
     Ok(found)
 }
 
 /// The names that an address points to, in the order of the answer.
-pub(crate) async fn pointers(configuration: &Configuration, address: IpAddr) -> Result<Vec<Name>, Failure> {
+pub(crate) async fn pointers(
+    configuration: &Configuration,
+    address: IpAddr,
+) -> Result<Vec<Name>, LookupFailure> {
     let answer = ask(configuration, &Name::from(address), RecordType::PTR).await?;
     let pointers = answer.answers.into_iter().filter_map(|record| match record.data {
         RData::PTR(name) => Some(name.0),
@@ -85,11 +88,11 @@ pub(crate) async fn pointers(configuration: &Configuration, address: IpAddr) -> 
 }
 
 /// The first good answer: one that is about the name, if only to say that it does not exist (a
-/// [`Failure::Unknown`]).
+/// [`LookupFailure::Unknown`]).
 ///
 /// A server that refuses, fails or cannot be reached is passed over at once. A silent one is waited
 /// for while others are asked.
-async fn ask(configuration: &Configuration, name: &Name, kind: RecordType) -> Result<Message, Failure> {
+async fn ask(configuration: &Configuration, name: &Name, kind: RecordType) -> Result<Message, LookupFailure> {
     let question = Query::query(name.clone(), kind);
     let servers = in_turn(configuration);
     let mut turns = (0..configuration.attempts).flat_map(|_| servers.iter().copied());
@@ -98,7 +101,7 @@ async fn ask(configuration: &Configuration, name: &Name, kind: RecordType) -> Re
     let mut last_asked = began;
     let mut asked = FuturesUnordered::new();
     let mut passed_over: Vec<SocketAddr> = Vec::new();
-    let mut failure: Option<Failure> = None;
+    let mut failure: Option<LookupFailure> = None;
     loop {
         tokio::select! {
             biased;
@@ -124,10 +127,10 @@ async fn ask(configuration: &Configuration, name: &Name, kind: RecordType) -> Re
                 }
             }
             () = sleep_until(last_asked + configuration.timeout), if next.is_none() && !asked.is_empty() => {
-                let silence = Failure::Silence { servers, waited: began.elapsed() };
+                let silence = LookupFailure::Silence { servers, waited: began.elapsed() };
                 return Err(failure.unwrap_or(silence));
             }
-            else => return Err(failure.unwrap_or(Failure::Unknown)),
+            else => return Err(failure.unwrap_or(LookupFailure::Unknown)),
         }
     }
 }
@@ -143,13 +146,13 @@ fn in_turn(configuration: &Configuration) -> Vec<SocketAddr> {
     servers
 }
 
-pub(super) fn judge(server: SocketAddr, answer: io::Result<Message>) -> Result<Message, Failure> {
-    let answer = answer.map_err(|error| Failure::Unreachable { server, error })?;
+pub(super) fn judge(server: SocketAddr, answer: io::Result<Message>) -> Result<Message, LookupFailure> {
+    let answer = answer.map_err(|error| LookupFailure::Unreachable { server, error })?;
     match answer.metadata.response_code {
-        ResponseCode::NoError if is_referral(&answer) => Err(Failure::NotServed { server }),
+        ResponseCode::NoError if is_referral(&answer) => Err(LookupFailure::NotServed { server }),
         ResponseCode::NoError => Ok(answer),
-        ResponseCode::NXDomain => Err(Failure::Unknown),
-        code => Err(Failure::Refused { server, code }),
+        ResponseCode::NXDomain => Err(LookupFailure::Unknown),
+        code => Err(LookupFailure::Refused { server, code }),
     }
 }
 

@@ -63,11 +63,11 @@ pub(crate) enum Wanted {
 }
 
 /// Addresses, at least one, or why there are none.
-pub(crate) type Answer = Result<Vec<IpAddr>, Failure>;
+pub(crate) type Resolution = Result<Vec<IpAddr>, LookupFailure>;
 
 /// Why a name has no address, or an address no name.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum LookupFailure {
     /// Nobody knows the name.
     #[error("no such host")]
     Unknown,
@@ -118,21 +118,23 @@ fn list(servers: &[SocketAddr]) -> String {
     )
 }
 
-impl Failure {
+impl LookupFailure {
     /// Whether another server may do better.
     fn may_be_the_servers(&self) -> bool {
         matches!(
             self,
-            Failure::Refused { .. } | Failure::NotServed { .. } | Failure::Unreachable { .. }
+            LookupFailure::Refused { .. }
+                | LookupFailure::NotServed { .. }
+                | LookupFailure::Unreachable { .. }
         )
     }
 
     /// What is worth saying of two failures: trouble rather than "no address", and that rather than
     /// "no such host".
-    fn or(self, other: Failure) -> Failure {
+    fn or(self, other: LookupFailure) -> LookupFailure {
         match (&self, &other) {
-            (Failure::NoAddress, Failure::Unknown) => self,
-            (Failure::Unknown | Failure::NoAddress, _) => other,
+            (LookupFailure::NoAddress, LookupFailure::Unknown) => self,
+            (LookupFailure::Unknown | LookupFailure::NoAddress, _) => other,
             _ => self,
         }
     }
@@ -140,7 +142,7 @@ impl Failure {
 
 /// Both questions at once. IPv6 addresses count only when there are no IPv4 addresses, and those
 /// are not waited for long when the IPv6 addresses are there.
-async fn prefer_v4(v4: impl Future<Output = Answer>, v6: impl Future<Output = Answer>) -> Answer {
+async fn prefer_v4(v4: impl Future<Output = Resolution>, v6: impl Future<Output = Resolution>) -> Resolution {
     let (v4, v6) = (std::pin::pin!(v4), std::pin::pin!(v6));
     match select(v4, v6).await {
         Either::Left((Ok(found), _)) => Ok(found),
@@ -168,7 +170,7 @@ pub(crate) struct System {
     nsswitch: PathBuf,
     /// Where the name servers of `resolv.conf` listen.
     port: u16,
-    kind: Kind,
+    resolver: Resolver,
     /// What the last `resolv.conf` said, and its text.
     last: Mutex<Option<(Vec<u8>, Arc<Configuration>)>>,
     turns: Semaphore,
@@ -176,7 +178,7 @@ pub(crate) struct System {
 
 /// Who looks up names besides the hosts file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Resolver {
     /// Name servers only, as the C library itself knows no other source (musl).
     NameServers,
     /// What `nsswitch.conf` says (glibc).
@@ -185,31 +187,31 @@ enum Kind {
     CLibrary,
 }
 
-impl Kind {
-    const OWN: Kind = if cfg!(not(target_os = "linux")) {
-        Kind::CLibrary
+impl Resolver {
+    const OWN: Resolver = if cfg!(not(target_os = "linux")) {
+        Resolver::CLibrary
     } else if cfg!(target_env = "gnu") {
-        Kind::Nsswitch
+        Resolver::Nsswitch
     } else {
-        Kind::NameServers
+        Resolver::NameServers
     };
 }
 
 impl System {
     /// This system.
     pub(crate) fn shared() -> &'static System {
-        static SHARED: LazyLock<System> = LazyLock::new(|| System::new(folder(), Kind::OWN));
+        static SHARED: LazyLock<System> = LazyLock::new(|| System::new(folder(), Resolver::OWN));
         &SHARED
     }
 
-    fn new(folder: impl Into<PathBuf>, kind: Kind) -> System {
+    fn new(folder: impl Into<PathBuf>, resolver: Resolver) -> System {
         let folder = folder.into();
         System {
             hosts: folder.join("hosts"),
             resolv_conf: folder.join("resolv.conf"),
             nsswitch: folder.join("nsswitch.conf"),
             port: configuration::PORT,
-            kind,
+            resolver,
             last: Mutex::new(None),
             turns: Semaphore::new(LOOKUPS),
         }
@@ -220,10 +222,10 @@ impl System {
     ///
     /// A name in the hosts file has the addresses that stand there, and no others. Dropping the
     /// future stops the questions, except those of the C library.
-    pub(crate) async fn addresses(&self, name: &str, wanted: Wanted) -> Answer {
+    pub(crate) async fn addresses(&self, name: &str, wanted: Wanted) -> Resolution {
         if ends_in_number(name) {
             // C libraries take 127.1 and 0x7f000001 for addresses.
-            return Err(Failure::Unknown);
+            return Err(LookupFailure::Unknown);
         }
         let listed = hosts::addresses(&read(&self.hosts), name);
         if is_localhost(name) {
@@ -251,7 +253,7 @@ impl System {
 
     /// Which name servers to ask now.
     pub(crate) fn configuration(&self) -> Arc<Configuration> {
-        if self.kind == Kind::CLibrary {
+        if self.resolver == Resolver::CLibrary {
             return Arc::new(Configuration::of_system());
         }
         let text = fs::read(&self.resolv_conf).unwrap_or_default();
@@ -268,10 +270,10 @@ impl System {
     }
 
     fn needs_c_library(&self, name: &str) -> bool {
-        match self.kind {
-            Kind::NameServers => false,
-            Kind::Nsswitch => needs_c_library(&read(&self.nsswitch), name, &hostname()),
-            Kind::CLibrary => true,
+        match self.resolver {
+            Resolver::NameServers => false,
+            Resolver::Nsswitch => needs_c_library(&read(&self.nsswitch), name, &hostname()),
+            Resolver::CLibrary => true,
         }
     }
 }
@@ -295,7 +297,7 @@ fn hostname() -> String {
     read(Path::new("/proc/sys/kernel/hostname")).trim().to_owned()
 }
 
-fn of_family(found: Vec<IpAddr>, wanted: Wanted) -> Answer {
+fn of_family(found: Vec<IpAddr>, wanted: Wanted) -> Resolution {
     let found: Vec<IpAddr> = found.into_iter().map(|address| address.to_canonical()).collect();
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = found.into_iter().partition(IpAddr::is_ipv4);
     let found = match wanted {
@@ -304,7 +306,7 @@ fn of_family(found: Vec<IpAddr>, wanted: Wanted) -> Answer {
         Wanted::V6 | Wanted::V4OrElseV6 => v6,
     };
     if found.is_empty() {
-        return Err(Failure::NoAddress);
+        return Err(LookupFailure::NoAddress);
     }
     Ok(found)
 }

@@ -190,7 +190,7 @@ fn reply(
     Some(message)
 }
 
-fn texts(answer: Answer) -> Result<Vec<String>, String> {
+fn texts(answer: Resolution) -> Result<Vec<String>, String> {
     match answer {
         Ok(found) => Ok(found.iter().map(ToString::to_string).collect()),
         Err(failure) => Err(failure.to_string()),
@@ -411,7 +411,7 @@ impl Folder {
     fn system(&self, port: u16) -> System {
         System {
             port,
-            ..System::new(&self.0, Kind::NameServers)
+            ..System::new(&self.0, Resolver::NameServers)
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Reads from the Windows driver.
 
 use proptest::prelude::*;
-use traceroute_wire::ddnpm::{Captured, HEADER_LEN, parse, signature};
+use traceroute_wire::ddnpm::{DriverRead, HEADER_LEN, parse, signature};
 
 use crate::support::packets::driver_read;
 
 #[test]
 fn a_whole_read() {
     let bytes = driver_read(3, 1_700_000_000_000_000_001, b"packet");
-    let expected = Captured {
+    let expected = DriverRead {
         skipped: 3,
         stamp: 1_700_000_000_000_000_001,
         packet: b"packet",

@@ -3,8 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use traceroute_wire::bpf::{LinkType, Records};
-use traceroute_wire::filter::Family;
+use traceroute_wire::Family;
+use traceroute_wire::bpf_device::{LinkType, Records};
 
 use crate::support::input::Input;
 use crate::support::{bpf, packets, targets};

@@ -1,6 +1,6 @@
 //! What ordinary sockets deliver: messages without the headers that the kernel has read already.
 
-use traceroute_wire::{IcmpError, ReplyKind, UdpReply, echo_sequence};
+use traceroute_wire::{Family, IcmpError, ReplyKind, UdpReply, echo_sequence};
 
 #[test]
 fn an_echo_reply_of_an_icmp_socket() {
@@ -10,32 +10,38 @@ fn an_echo_reply_of_an_icmp_socket() {
         sequence: 5,
         cookie: Some([1, 2, 3, 4, 5, 6]),
     };
-    assert_eq!(ReplyKind::from_echo_message(true, &message), Some(expected));
+    assert_eq!(ReplyKind::from_echo_message(Family::V4, &message), Some(expected));
 
     let mut v6 = message;
     v6[0] = 129;
-    assert_eq!(ReplyKind::from_echo_message(false, &v6), Some(expected));
+    assert_eq!(ReplyKind::from_echo_message(Family::V6, &v6), Some(expected));
 
     let bare = ReplyKind::Echo {
         identifier: 0x1234,
         sequence: 5,
         cookie: None,
     };
-    assert_eq!(ReplyKind::from_echo_message(true, &message[..13]), Some(bare));
+    assert_eq!(
+        ReplyKind::from_echo_message(Family::V4, &message[..13]),
+        Some(bare)
+    );
 }
 
 #[test]
 fn other_messages_are_no_echo_reply() {
     for kind in 0..=255 {
         let message = [kind, 0, 0, 0, 0, 1, 0, 1];
-        assert_eq!(ReplyKind::from_echo_message(true, &message).is_some(), kind == 0);
         assert_eq!(
-            ReplyKind::from_echo_message(false, &message).is_some(),
+            ReplyKind::from_echo_message(Family::V4, &message).is_some(),
+            kind == 0
+        );
+        assert_eq!(
+            ReplyKind::from_echo_message(Family::V6, &message).is_some(),
             kind == 129
         );
     }
     for len in 0..8 {
-        assert_eq!(ReplyKind::from_echo_message(true, &[0; 8][..len]), None);
+        assert_eq!(ReplyKind::from_echo_message(Family::V4, &[0; 8][..len]), None);
     }
 }
 
@@ -48,11 +54,11 @@ fn the_sequence_number_of_a_message() {
 #[test]
 fn a_datagram_of_a_udp_socket() {
     let echoed = [b"NSMNC".as_slice(), &[0, 0x56, 0x78]].concat();
-    for (v4, payload, identification) in [
-        (true, echoed.as_slice(), Some(0x5678)),
-        (false, echoed.as_slice(), None),
-        (true, b"hello, world", None),
-        (true, b"", None),
+    for (family, payload, identification) in [
+        (Family::V4, echoed.as_slice(), Some(0x5678)),
+        (Family::V6, echoed.as_slice(), None),
+        (Family::V4, b"hello, world", None),
+        (Family::V4, b"", None),
     ] {
         let expected = UdpReply {
             source_port: 53,
@@ -61,7 +67,7 @@ fn a_datagram_of_a_udp_socket() {
             echoed: identification,
         };
         assert_eq!(
-            ReplyKind::from_datagram(v4, 53, 40000, payload, 1400),
+            ReplyKind::from_datagram(family, 53, 40000, payload, 1400),
             ReplyKind::Udp(expected)
         );
     }
@@ -83,8 +89,8 @@ fn types_and_codes_of_errors() {
                 (1, _) => unreachable,
                 _ => None,
             };
-            assert_eq!(IcmpError::from_type_and_code(true, kind, code), v4);
-            assert_eq!(IcmpError::from_type_and_code(false, kind, code), v6);
+            assert_eq!(IcmpError::from_type_and_code(Family::V4, kind, code), v4);
+            assert_eq!(IcmpError::from_type_and_code(Family::V6, kind, code), v6);
         }
     }
 }

@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
-use traceroute_wire::filter::{Family, Parameters, program};
+use traceroute_wire::filter::{FilterParameters, program};
 use traceroute_wire::{
-    Checksums, ECHO_PAYLOAD, IcmpError, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, ProbeKind,
-    Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps, UdpReply, decode,
+    Checksums, ECHO_PAYLOAD, Family, IcmpError, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe,
+    ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps,
+    UdpReply, decode,
 };
 
 use crate::support::bpf;
@@ -1042,7 +1043,7 @@ fn other_extension_objects_are_skipped() {
 
 #[test]
 fn filter_wants_28_quoted_bytes() {
-    let program = program(&Parameters {
+    let program = program(&FilterParameters {
         family: Family::V4,
         port_blocks: &[],
         link_header_len: 0,
@@ -1065,7 +1066,7 @@ fn filter_stops_what_is_no_reply() {
     let blocks = [0xC3];
     let run = |packet: &[u8]| {
         [Family::V4, Family::V6].map(|family| {
-            let parameters = Parameters {
+            let parameters = FilterParameters {
                 family,
                 port_blocks: &blocks,
                 link_header_len: 0,

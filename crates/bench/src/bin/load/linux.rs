@@ -4,7 +4,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Options, Report, Request, Tracer};
+use datadog_traceroute::{Report, Request, Tracer, TracerOptions};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use traceroute_bench::{Usage, percentile};
@@ -47,7 +47,7 @@ fn work(protocol: &str, traces: usize, path: &[IpAddr]) -> Result<(), Box<dyn Er
             .e2e_probes(0)
             .timeout(Duration::from_secs(1))
             .build()?;
-        let mut options = Options::default();
+        let mut options = TracerOptions::default();
         options.network.heavy_load = std::env::var_os("LIGHT").is_none();
         let tracer = Tracer::with_options(options);
         // Opens the sockets and fills the neighbour tables of the chain.

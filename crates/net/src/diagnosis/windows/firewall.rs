@@ -132,7 +132,7 @@ impl Firewall {
                     .filter(|rule| rule.is_about(message, name))
             };
             // A rule that blocks something goes before those that allow it.
-            about().any(|rule| !rule.allows) || !about().any(Rule::lets_all_in)
+            about().any(|rule| !rule.allows) || !about().any(FirewallRule::lets_all_in)
         };
         let profiles: Vec<&str> = PROFILES
             .into_iter()
@@ -144,17 +144,20 @@ impl Firewall {
     }
 }
 
-fn inbound(rules: &[String]) -> Vec<Rule<'_>> {
-    rules.iter().filter_map(|rule| Rule::inbound(rule)).collect()
+fn inbound(rules: &[String]) -> Vec<FirewallRule<'_>> {
+    rules
+        .iter()
+        .filter_map(|rule| FirewallRule::inbound(rule))
+        .collect()
 }
 
 /// An active rule for inbound packets.
-struct Rule<'r> {
+struct FirewallRule<'r> {
     allows: bool,
     fields: Vec<(&'r str, &'r str)>,
 }
 
-impl<'r> Rule<'r> {
+impl<'r> FirewallRule<'r> {
     fn inbound(text: &'r str) -> Option<Self> {
         let fields: Vec<_> = text
             .split('|')
@@ -163,7 +166,7 @@ impl<'r> Rule<'r> {
         let is = |name, value: &str| fields.contains(&(name, value));
         let active = is("Active", "TRUE") && is("Dir", "In");
         let allows = is("Action", "Allow");
-        (active && (allows || is("Action", "Block"))).then_some(Rule { allows, fields })
+        (active && (allows || is("Action", "Block"))).then_some(FirewallRule { allows, fields })
     }
 
     fn values<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'r str> + 'f {

@@ -25,7 +25,7 @@ fn facts(is_server: bool, is_elevated: bool) -> Facts {
             build: 20_348,
             is_server,
         }),
-        driver: Driver::NotInstalled,
+        driver: DriverState::NotInstalled,
         firewall: Some(Firewall::default()),
     }
 }
@@ -40,8 +40,8 @@ fn find(facts: &Facts, subject: &str) -> Finding {
 /// How each protocol is probed over IPv4 and IPv6; `-`: not at all, and then something can be done
 /// about it.
 fn table(facts: &Facts) -> Vec<[String; 2]> {
-    let cell = |protocol, v6| {
-        let finding = find(facts, &Subject::Probing { protocol, v6 }.to_string());
+    let cell = |protocol, family| {
+        let finding = find(facts, &Subject::Probing { protocol, family }.to_string());
         assert_eq!(
             finding.verdict == Verdict::Bad,
             !finding.remedy.is_empty(),
@@ -55,7 +55,7 @@ fn table(facts: &Facts) -> Vec<[String; 2]> {
     };
     PROTOCOLS
         .into_iter()
-        .map(|protocol| [cell(protocol, false), cell(protocol, true)])
+        .map(|protocol| Family::ALL.map(|family| cell(protocol, family)))
         .collect()
 }
 
@@ -105,14 +105,14 @@ fn without_rights_there_are_the_icmp_api_and_connects() {
 #[test]
 fn with_the_driver_everything_can_be_probed() {
     let mut facts = facts(false, true);
-    facts.driver = Driver::Running(Ok(()));
+    facts.driver = DriverState::Running(Ok(()));
     assert_eq!(
         table(&facts),
         [[RAW, ICMP_API], [RAW, DRIVER], [DRIVER, DRIVER], [DRIVER, DRIVER]]
     );
     assert_eq!(find(&facts, "driver").verdict, Verdict::Good);
     // This program starts it.
-    facts.driver = Driver::Stopped;
+    facts.driver = DriverState::Stopped;
     assert_eq!(find(&facts, "tcp sack over IPv6").text, DRIVER);
     assert!(find(&facts, "driver").remedy.contains("sc.exe start ddnpm"));
 }
@@ -120,15 +120,15 @@ fn with_the_driver_everything_can_be_probed() {
 #[test]
 fn a_driver_out_of_reach_says_what_is_in_the_way() {
     let mut facts = facts(true, false);
-    facts.driver = Driver::Stopped;
+    facts.driver = DriverState::Stopped;
     assert_eq!(find(&facts, "tcp sack over IPv4").remedy, BECOME_ADMINISTRATOR);
-    facts.driver = Driver::Running(fails(crate::winerror::ERROR_ACCESS_DENIED));
+    facts.driver = DriverState::Running(fails(crate::winerror::ERROR_ACCESS_DENIED));
     assert_eq!(find(&facts, "tcp sack over IPv4").remedy, BECOME_ADMINISTRATOR);
     assert!(find(&facts, "driver").text.contains("cannot be opened"));
     // Who is an administrator cannot become one.
     facts.is_elevated = Some(true);
     assert_eq!(find(&facts, "driver").remedy, RESTART_AGENT);
-    facts.driver = Driver::TooOld(io::Error::from_raw_os_error(87));
+    facts.driver = DriverState::TooOld(io::Error::from_raw_os_error(87));
     let finding = find(&facts, "driver");
     assert_eq!(finding.verdict, Verdict::Limited);
     assert!(finding.text.contains("2.10 or later"), "{finding:?}");
@@ -137,7 +137,7 @@ fn a_driver_out_of_reach_says_what_is_in_the_way() {
         "{finding:?}"
     );
     assert_eq!(table(&facts)[3], [NO, NO]);
-    facts.driver = Driver::Unknown(io::Error::other("no manager"));
+    facts.driver = DriverState::Unknown(io::Error::other("no manager"));
     let finding = find(&facts, "driver");
     assert_eq!(
         (finding.verdict, finding.text.as_str()),

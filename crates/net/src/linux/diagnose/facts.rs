@@ -7,7 +7,7 @@ use std::io;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sys;
-use crate::program_path;
+use crate::{Family, program_path};
 
 /// Bits of capabilities (linux/capability.h).
 pub(super) const NET_ADMIN: u64 = 1 << 12;
@@ -15,7 +15,7 @@ pub(super) const NET_RAW: u64 = 1 << 13;
 
 /// A set of capabilities, as the kernel numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Capabilities(pub(super) u64);
+pub(super) struct LinuxCapabilities(pub(super) u64);
 
 /// What sockets of one family can be opened.
 #[derive(Debug)]
@@ -34,13 +34,13 @@ pub(super) struct Facts {
     pub(super) user: Option<u32>,
     /// The group of this process and its supplementary groups.
     pub(super) groups: Vec<u32>,
-    pub(super) capabilities: Capabilities,
+    pub(super) capabilities: LinuxCapabilities,
     pub(super) no_new_privileges: bool,
     /// The path of this program, as a shell takes it.
     pub(super) program: String,
     /// That a program may have when it is started, and whether it has them right away; `None`:
     /// none.
-    pub(super) file_capabilities: Option<(Capabilities, bool)>,
+    pub(super) file_capabilities: Option<(LinuxCapabilities, bool)>,
     pub(super) initial_user_namespace: bool,
     /// First and last; empty when the last is less.
     pub(super) ping_groups: Option<(u32, u32)>,
@@ -67,7 +67,7 @@ impl Facts {
             capture: open(Domain::PACKET, Type::DGRAM, None),
             user: numbers(field(&status, "Uid")).get(1).copied(),
             groups,
-            capabilities: Capabilities(u64::from_str_radix(field(&status, "CapEff"), 16).unwrap_or(0)),
+            capabilities: LinuxCapabilities(u64::from_str_radix(field(&status, "CapEff"), 16).unwrap_or(0)),
             no_new_privileges: field(&status, "NoNewPrivs") == "1",
             file_capabilities: sys::file_capabilities(&program).and_then(|bytes| parse_xattr(&bytes)),
             program: program_path().to_owned(),
@@ -86,16 +86,19 @@ impl Facts {
         }
     }
 
-    pub(super) fn has_raw(&self, v6: bool) -> bool {
-        self.sockets(v6).raw.is_ok() && self.capture.is_ok()
+    pub(super) fn has_raw(&self, family: Family) -> bool {
+        self.sockets(family).raw.is_ok() && self.capture.is_ok()
     }
 
-    pub(super) fn raw_but_no_capture(&self, v6: bool) -> bool {
-        self.sockets(v6).raw.is_ok() && self.capture.is_err()
+    pub(super) fn raw_but_no_capture(&self, family: Family) -> bool {
+        self.sockets(family).raw.is_ok() && self.capture.is_err()
     }
 
-    fn sockets(&self, v6: bool) -> &Sockets {
-        if v6 { &self.v6 } else { &self.v4 }
+    pub(super) fn sockets(&self, family: Family) -> &Sockets {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
     }
 }
 
@@ -157,14 +160,14 @@ fn is_initial(map: &str) -> bool {
 /// `struct vfs_cap_data` (linux/capability.h): a magic number with the revision and the effective
 /// bit, then permitted and inheritable of the lower 32 bits, then of the upper ones. All
 /// little-endian.
-fn parse_xattr(bytes: &[u8]) -> Option<(Capabilities, bool)> {
+fn parse_xattr(bytes: &[u8]) -> Option<(LinuxCapabilities, bool)> {
     let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let permitted = u64::from(word(4)?) | u64::from(word(12).unwrap_or(0)) << 32;
     let effective = word(0)? & 1 != 0;
-    (permitted != 0).then_some((Capabilities(permitted), effective))
+    (permitted != 0).then_some((LinuxCapabilities(permitted), effective))
 }
 
-impl fmt::Display for Capabilities {
+impl fmt::Display for LinuxCapabilities {
     /// Those that matter here by name, the others by how many they are.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = [(NET_RAW, "CAP_NET_RAW"), (NET_ADMIN, "CAP_NET_ADMIN")];
@@ -191,7 +194,7 @@ mod tests {
 
     #[test]
     fn capabilities_are_named() {
-        let text = |set| Capabilities(set).to_string();
+        let text = |set| LinuxCapabilities(set).to_string();
         assert_eq!(text(0), "no capabilities");
         assert_eq!(text(NET_RAW), "CAP_NET_RAW");
         assert_eq!(text(NET_RAW | NET_ADMIN), "CAP_NET_RAW and CAP_NET_ADMIN");
@@ -205,11 +208,11 @@ mod tests {
         let mut bytes = 0x0200_0001_u32.to_le_bytes().to_vec();
         bytes.extend(0x2000_u32.to_le_bytes());
         bytes.extend([0; 12]);
-        assert_eq!(parse_xattr(&bytes), Some((Capabilities(NET_RAW), true)));
-        assert_eq!(parse_xattr(&bytes[..8]), Some((Capabilities(NET_RAW), true)));
+        assert_eq!(parse_xattr(&bytes), Some((LinuxCapabilities(NET_RAW), true)));
+        assert_eq!(parse_xattr(&bytes[..8]), Some((LinuxCapabilities(NET_RAW), true)));
         // `setcap cap_net_raw+p`.
         bytes[0] = 0;
-        assert_eq!(parse_xattr(&bytes), Some((Capabilities(NET_RAW), false)));
+        assert_eq!(parse_xattr(&bytes), Some((LinuxCapabilities(NET_RAW), false)));
         assert_eq!(parse_xattr(&[0; 20]), None);
         assert_eq!(parse_xattr(&[]), None);
     }

@@ -6,8 +6,8 @@ mod sys;
 use std::io;
 
 use crate::diagnosis::PROTOCOLS;
-use crate::{Finding, Subject, Verdict};
-use facts::{Capabilities, Facts};
+use crate::{Family, Finding, Subject, Verdict};
+use facts::{Facts, LinuxCapabilities};
 
 /// What raw capture asks for as receive buffer, in bytes.
 const WANTED_BUFFER: u64 = 4 << 20;
@@ -22,8 +22,8 @@ pub fn diagnose() -> Vec<Finding> {
 fn report(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for protocol in PROTOCOLS {
-        findings.push(probing(facts, protocol, false));
-        findings.push(probing(facts, protocol, true));
+        findings.push(probing(facts, protocol, Family::V4));
+        findings.push(probing(facts, protocol, Family::V6));
     }
     findings.push(privileges(facts));
     findings.push(file_capabilities(facts));
@@ -44,23 +44,23 @@ fn report(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn probing(facts: &Facts, protocol: &'static str, v6: bool) -> Finding {
-    let finding = |verdict, text: &str| Finding::new(Subject::Probing { protocol, v6 }, verdict, text);
-    let sockets = if v6 { &facts.v6 } else { &facts.v4 };
+fn probing(facts: &Facts, protocol: &'static str, family: Family) -> Finding {
+    let finding = |verdict, text: &str| Finding::new(Subject::Probing { protocol, family }, verdict, text);
+    let sockets = facts.sockets(family);
     if sockets.switched_off {
-        let text = format!("IPv{} is switched off", if v6 { 6 } else { 4 });
+        let text = format!("{family} is switched off");
         let finding = finding(Verdict::Bad, &text);
-        return if v6 {
+        return if family == Family::V6 {
             finding.with_remedy("sudo sysctl -w net.ipv6.conf.all.disable_ipv6=0")
         } else {
             finding
         };
     }
-    if facts.has_raw(v6) {
+    if facts.has_raw(family) {
         return finding(Verdict::Good, "raw sockets");
     }
     let get_raw = format!("sudo setcap cap_net_raw+ep {}", facts.program);
-    if facts.raw_but_no_capture(v6) {
+    if facts.raw_but_no_capture(family) {
         // The backend is chosen by the raw socket; this is a sandbox that allows half of it.
         return finding(Verdict::Bad, "raw sockets are allowed, packet sockets are not")
             .with_remedy("allow AF_PACKET in the sandbox, or take CAP_NET_RAW away from the program");
@@ -85,7 +85,7 @@ const NO_PROC: &str = "cannot be read: /proc is not mounted here";
 
 fn privileges(facts: &Facts) -> Finding {
     let subject = Subject::System("privileges");
-    let Capabilities(effective) = facts.capabilities;
+    let LinuxCapabilities(effective) = facts.capabilities;
     let who = match facts.user {
         None => return Finding::new(subject, Verdict::Unknown, NO_PROC),
         Some(0) => "root".to_owned(),
@@ -107,7 +107,7 @@ fn file_capabilities(facts: &Facts) -> Finding {
     };
     let has_raw = facts
         .file_capabilities
-        .is_some_and(|(Capabilities(set), _)| set & facts::NET_RAW != 0);
+        .is_some_and(|(LinuxCapabilities(set), _)| set & facts::NET_RAW != 0);
     let is_effective = facts.file_capabilities.is_some_and(|(_, effective)| effective);
     let process_has_raw = facts.capabilities.0 & facts::NET_RAW != 0;
     if !has_raw || process_has_raw {
@@ -173,7 +173,7 @@ fn ping_group_range(facts: &Facts) -> Finding {
 }
 
 fn limited_without_raw(facts: &Facts, subject: Subject, text: &str) -> Finding {
-    if facts.has_raw(false) {
+    if facts.has_raw(Family::V4) {
         return Finding::new(subject, Verdict::Good, text);
     }
     Finding::new(subject, Verdict::Limited, text)
@@ -197,13 +197,15 @@ fn receive_buffer(facts: &Facts) -> Option<Finding> {
     let size = facts.largest_buffer?;
     let text = format!("net.core.rmem_max is {size}");
     let unlimited = facts.capabilities.0 & facts::NET_ADMIN != 0;
-    Some(if size >= WANTED_BUFFER || unlimited || !facts.has_raw(false) {
-        Finding::new(subject, Verdict::Good, text)
-    } else {
-        let text = format!("{text}: replies are lost when thousands come at once");
-        Finding::new(subject, Verdict::Limited, text)
-            .with_remedy(format!("sudo sysctl -w net.core.rmem_max={WANTED_BUFFER}"))
-    })
+    Some(
+        if size >= WANTED_BUFFER || unlimited || !facts.has_raw(Family::V4) {
+            Finding::new(subject, Verdict::Good, text)
+        } else {
+            let text = format!("{text}: replies are lost when thousands come at once");
+            Finding::new(subject, Verdict::Limited, text)
+                .with_remedy(format!("sudo sysctl -w net.core.rmem_max={WANTED_BUFFER}"))
+        },
+    )
 }
 
 fn interfaces(facts: &Facts) -> Finding {

@@ -26,7 +26,7 @@ fn facts(raw: bool) -> Facts {
         capture: sockets(raw, false).raw,
         user: Some(if raw { 0 } else { 1000 }),
         groups: vec![1000, 27],
-        capabilities: Capabilities(if raw { NET_RAW | NET_ADMIN } else { 0 }),
+        capabilities: LinuxCapabilities(if raw { NET_RAW | NET_ADMIN } else { 0 }),
         no_new_privileges: false,
         program: "/bin/x".to_owned(),
         file_capabilities: None,
@@ -50,7 +50,7 @@ fn find(facts: &Facts, subject: &str) -> Finding {
 fn without_proc_nothing_is_made_up() {
     let facts = Facts {
         user: None,
-        capabilities: Capabilities(0),
+        capabilities: LinuxCapabilities(0),
         ..facts(true)
     };
     for subject in ["privileges", "user namespace"] {
@@ -125,23 +125,23 @@ fn a_family_that_is_switched_off_cannot_be_probed() {
 #[test]
 fn capabilities_of_the_file_that_did_not_help_are_explained() {
     let mut facts = facts(false);
-    facts.file_capabilities = Some((Capabilities(NET_RAW), false));
+    facts.file_capabilities = Some((LinuxCapabilities(NET_RAW), false));
     assert_eq!(
         find(&facts, "file capabilities").remedy,
         "sudo setcap cap_net_raw+ep /bin/x"
     );
-    facts.file_capabilities = Some((Capabilities(NET_RAW), true));
+    facts.file_capabilities = Some((LinuxCapabilities(NET_RAW), true));
     assert!(find(&facts, "file capabilities").text.contains("nosuid"));
     facts.no_new_privileges = true;
     assert!(find(&facts, "file capabilities").text.contains("no_new_privs"));
-    facts.capabilities = Capabilities(NET_RAW);
+    facts.capabilities = LinuxCapabilities(NET_RAW);
     assert_eq!(find(&facts, "file capabilities").verdict, Verdict::Good);
 }
 
 #[test]
 fn what_is_scarce_is_named_with_its_remedy() {
     let mut facts = facts(true);
-    facts.capabilities = Capabilities(NET_RAW);
+    facts.capabilities = LinuxCapabilities(NET_RAW);
     facts.open_files = (256, 512);
     facts.strict_reverse_path = true;
     facts.interfaces.push("wg0".to_owned());
@@ -160,8 +160,8 @@ fn what_is_scarce_is_named_with_its_remedy() {
 fn this_system_can_be_looked_at() {
     let findings = diagnose();
     for protocol in PROTOCOLS {
-        for v6 in [false, true] {
-            let about = Subject::Probing { protocol, v6 };
+        for family in Family::ALL {
+            let about = Subject::Probing { protocol, family };
             assert_eq!(
                 findings.iter().filter(|finding| finding.subject == about).count(),
                 1

@@ -18,7 +18,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::netlink::{Netlink, gateway, ip};
 use super::source_address;
 use crate::diagnosis::ELSEWHERE;
-use crate::host::{DefaultRoute, Host, NextHop, Prefix, Routes, Routing, Translation};
+use crate::host::{DefaultRoute, LocalHost, NextHop, Prefix, Routes, Routing, Translation};
 use crate::unix::sys::interface_name;
 
 /// Routes that are read of a family: a router may have a million. Default routes come first.
@@ -26,8 +26,8 @@ const MOST_ROUTES: usize = 100_000;
 
 /// What this host does with what it sends, as far as this thread may know.
 #[allow(clippy::unnecessary_wraps, reason = "other systems do not tell")]
-pub fn host() -> Option<Host> {
-    Some(Host {
+pub fn host() -> Option<LocalHost> {
+    Some(LocalHost {
         v4: routing(AddressFamily::Inet, ELSEWHERE[0]),
         v6: routing(AddressFamily::Inet6, ELSEWHERE[1]),
         translation: Translation {

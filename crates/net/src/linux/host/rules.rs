@@ -8,7 +8,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use super::super::netlink::Netlink;
-use crate::host::{Action, Condition, Prefix, Rule};
+use crate::host::{Condition, Prefix, RoutingAction, Rule};
 
 /// Attributes that the crate does not know (`linux/fib_rules.h`): a DSCP, and the masks that come
 /// with conditions, which cover everything unless somebody wants less.
@@ -75,11 +75,11 @@ pub(super) fn rule(message: &RuleMessage) -> Rule {
         conditions,
         is_inverted: header.flags.contains(RuleFlags::Invert),
         action: match header.action {
-            RuleAction::ToTable if is_of_vrf => Action::TableOfVrf,
-            RuleAction::ToTable => Action::Table(table),
-            RuleAction::Goto => Action::GoTo(target),
-            RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => Action::Refuse,
-            _ => Action::Other,
+            RuleAction::ToTable if is_of_vrf => RoutingAction::TableOfVrf,
+            RuleAction::ToTable => RoutingAction::Table(table),
+            RuleAction::Goto => RoutingAction::GoTo(target),
+            RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => RoutingAction::Refuse,
+            _ => RoutingAction::Other,
         },
     }
 }

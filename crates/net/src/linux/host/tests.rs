@@ -4,7 +4,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessa
 
 use super::rules::rule;
 use super::*;
-use crate::host::{Action, Condition, Rule};
+use crate::host::{Condition, RoutingAction, Rule};
 
 fn with(attributes: Vec<RuleAttribute>) -> RuleMessage {
     let mut message = RuleMessage::default();
@@ -46,7 +46,7 @@ fn rules_become_conditions() {
                 Condition::TargetPorts(80..=80),
             ],
             is_inverted: true,
-            action: Action::Table(100),
+            action: RoutingAction::Table(100),
         }
     );
 }
@@ -54,12 +54,12 @@ fn rules_become_conditions() {
 #[test]
 fn actions_of_rules() {
     let mut message = with(vec![RuleAttribute::L3MDev(true)]);
-    assert_eq!(rule(&message).action, Action::TableOfVrf);
+    assert_eq!(rule(&message).action, RoutingAction::TableOfVrf);
     message.header.action = RuleAction::Prohibit;
-    assert_eq!(rule(&message).action, Action::Refuse);
+    assert_eq!(rule(&message).action, RoutingAction::Refuse);
     message = with(vec![RuleAttribute::Goto(9)]);
     message.header.action = RuleAction::Goto;
-    assert_eq!(rule(&message).action, Action::GoTo(9));
+    assert_eq!(rule(&message).action, RoutingAction::GoTo(9));
 }
 
 fn route(destination: Option<[u8; 4]>, length: u8, attributes: Vec<RouteAttribute>) -> RouteMessage {

@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{SockRef, Socket};
 use traceroute_engine::{NetworkEvent, Time, Token};
-use traceroute_wire::{Ignored, Reply, ReplyKind, echo_sequence};
+use traceroute_wire::{Family, Ignored, Reply, ReplyKind, echo_sequence};
 
-use super::super::sys::{self, Settings};
-use super::header::Header;
+use super::super::sys::{self, SendOptions};
+use super::header::HeaderFields;
 use super::icmp_errors;
-use super::sys::{Inbox, Message, Queue};
+use super::sys::{Message, MessageBuffer, SocketQueue};
 use crate::unix::clock::{Converter, Sample};
 
 /// Probes that a socket remembers: more than a trace has TTLs.
@@ -30,19 +30,19 @@ const ATTEMPTS: usize = 3;
 
 /// What a socket sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(super) enum DatagramKind {
     Udp,
     Echo,
 }
 
 /// A socket and the probes that were sent from it.
-pub(super) struct Datagrams {
-    kind: Kind,
+pub(super) struct DatagramSocket {
+    kind: DatagramKind,
     socket: Socket,
     /// Its address and port, or echo identifier.
     local: SocketAddr,
     /// What the socket writes into the IP header.
-    header: Header,
+    header: HeaderFields,
     sent: VecDeque<Sent>,
     /// How many were forgotten of those in front.
     forgotten: u32,
@@ -59,11 +59,11 @@ struct Sent {
     answered: bool,
 }
 
-impl Datagrams {
+impl DatagramSocket {
     /// Prepares a socket that is bound to `local`.
-    pub(super) fn new(kind: Kind, socket: Socket, local: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(kind: DatagramKind, socket: Socket, local: SocketAddr) -> io::Result<Self> {
         icmp_errors::request(&socket, local.ip())?;
-        if local.is_ipv4() && kind == Kind::Udp {
+        if local.is_ipv4() && kind == DatagramKind::Udp {
             // Sets DF, and does not let an earlier "too big" keep a probe back (ip(7)). An
             // improvement only, as the next.
             let probe = libc::IP_PMTUDISC_PROBE;
@@ -77,11 +77,11 @@ impl Datagrams {
         if let Err(error) = &reports {
             tracing::debug!(%error, "no timestamps from the kernel");
         }
-        Ok(Datagrams {
+        Ok(DatagramSocket {
             kind,
             socket,
             local,
-            header: Header::default(),
+            header: HeaderFields::default(),
             sent: VecDeque::new(),
             forgotten: 0,
             reports: reports.is_ok(),
@@ -93,7 +93,7 @@ impl Datagrams {
         &mut self,
         message: &[u8],
         to: SocketAddr,
-        (hop_limit, header): (u8, Header),
+        (hop_limit, header): (u8, HeaderFields),
         token: Token,
     ) -> io::Result<Time> {
         if header != self.header {
@@ -109,9 +109,9 @@ impl Datagrams {
         let at = loop {
             let _ = SockRef::from(&self.socket).take_error();
             let settings = if self.reports {
-                Settings::send_report()
+                SendOptions::send_report()
             } else {
-                Settings::NONE
+                SendOptions::NONE
             };
             let settings = settings.and(level, kind, &hop_limit);
             let at = sys::monotonic();
@@ -144,12 +144,12 @@ impl Datagrams {
     /// order of both, then answers.
     pub(super) fn deliver(
         &mut self,
-        inbox: &mut Inbox,
+        buffer: &mut MessageBuffer,
         clock: &mut Converter,
         events: &mut dyn FnMut(NetworkEvent<'_>),
     ) {
         for _ in 0..BATCH {
-            let Some(message) = inbox.receive(self.socket.as_fd(), Queue::Errors) else {
+            let Some(message) = buffer.receive(self.socket.as_fd(), SocketQueue::Errors) else {
                 break;
             };
             let now = read_clock(clock);
@@ -167,7 +167,7 @@ impl Datagrams {
             }
         }
         for _ in 0..BATCH {
-            let Some(message) = inbox.receive(self.socket.as_fd(), Queue::Messages) else {
+            let Some(message) = buffer.receive(self.socket.as_fd(), SocketQueue::Messages) else {
                 break;
             };
             let now = read_clock(clock);
@@ -185,13 +185,13 @@ impl Datagrams {
     }
 
     fn error(&mut self, message: &Message<'_>, at: Time) -> NetworkEvent<'static> {
-        let missing = icmp_errors::missing_headers(self.local.ip(), self.kind == Kind::Udp);
+        let missing = icmp_errors::missing_headers(self.local.ip(), self.kind == DatagramKind::Udp);
         let Some(answer) = icmp_errors::answer(message, missing) else {
             return NetworkEvent::Ignored(Ignored::NotAnAnswer);
         };
         let index = match self.kind {
-            Kind::Udp => quoted_datagram(&self.sent, message.data),
-            Kind::Echo => quoted_echo(&self.sent, message.data),
+            DatagramKind::Udp => quoted_datagram(&self.sent, message.data),
+            DatagramKind::Echo => quoted_echo(&self.sent, message.data),
         };
         let Some(sent) = index.and_then(|index| self.sent.get_mut(index)) else {
             return NetworkEvent::Ignored(Ignored::ForeignQuote);
@@ -207,10 +207,16 @@ impl Datagrams {
     fn reply(&self, message: &Message<'_>) -> Option<Reply> {
         let peer = message.peer?;
         let kind = match self.kind {
-            Kind::Echo => ReplyKind::from_echo_message(peer.is_ipv4(), message.data)?,
-            Kind::Udp => {
+            DatagramKind::Echo => ReplyKind::from_echo_message(Family::of(peer.ip()), message.data)?,
+            DatagramKind::Udp => {
                 let len = u16::try_from(message.len).ok()?;
-                ReplyKind::from_datagram(peer.is_ipv4(), peer.port(), self.local.port(), message.data, len)
+                ReplyKind::from_datagram(
+                    Family::of(peer.ip()),
+                    peer.port(),
+                    self.local.port(),
+                    message.data,
+                    len,
+                )
             }
         };
         Some(Reply {
@@ -222,7 +228,7 @@ impl Datagrams {
     }
 }
 
-impl AsFd for Datagrams {
+impl AsFd for DatagramSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -13,14 +13,14 @@ const ECN: u8 = 0b11;
 
 /// What a probe wants in the IP header besides its TTL. The default is what sockets do anyway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Header {
+pub(super) struct HeaderFields {
     tos: u8,
     dont_fragment: bool,
 }
 
-impl Header {
+impl HeaderFields {
     pub(super) fn of(probe: &Probe) -> Self {
-        Header {
+        HeaderFields {
             tos: probe.tos,
             dont_fragment: probe.dont_fragment,
         }

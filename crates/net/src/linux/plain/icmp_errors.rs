@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use socket2::Socket;
 use traceroute_engine::MatchedReply;
-use traceroute_wire::{IcmpError, MplsStack};
+use traceroute_wire::{Family, IcmpError, MplsStack};
 
 use super::super::sys;
 use super::sys::Message;
@@ -53,12 +53,12 @@ pub(super) fn request(socket: &Socket, local: IpAddr) -> std::io::Result<()> {
 /// `None`: it is no ICMP error that answers a probe.
 pub(super) fn answer(message: &Message<'_>, missing: usize) -> Option<MatchedReply> {
     let error = message.notes.error?;
-    let v4 = match error.origin {
-        libc::SO_EE_ORIGIN_ICMP => true,
-        libc::SO_EE_ORIGIN_ICMP6 => false,
+    let family = match error.origin {
+        libc::SO_EE_ORIGIN_ICMP => Family::V4,
+        libc::SO_EE_ORIGIN_ICMP6 => Family::V6,
         _ => return None,
     };
-    let kind = IcmpError::from_type_and_code(v4, error.kind, error.code)?;
+    let kind = IcmpError::from_type_and_code(family, error.kind, error.code)?;
     Some(MatchedReply {
         from: error.offender?,
         error: Some(kind),

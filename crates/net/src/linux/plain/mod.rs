@@ -31,17 +31,17 @@ use traceroute_wire::{Probe, ProbeKind};
 
 use super::advice::needs_raw;
 use super::connections::Readiness;
-use super::routes::{Routes, Want};
+use super::routes::{FlowRoutes, Want};
 use super::{BATCH, local_ports, no_way, stamps};
 use crate::ports::{PortPool, Ports};
 use crate::route;
 use crate::unix::clock::{Converter, Sample};
 use crate::unix::errors;
 use crate::unix::reservations::new_socket;
-use datagrams::{Datagrams, Kind};
-use header::Header;
-use syn::{Outcome, Syns};
-use sys::Inbox;
+use datagrams::{DatagramKind, DatagramSocket};
+use header::HeaderFields;
+use syn::{SynOutcome, Syns};
+use sys::MessageBuffer;
 
 /// How many random echo identifiers are tried before the kernel is asked for one.
 const IDENTIFIER_DRAWS: usize = 8;
@@ -58,7 +58,7 @@ enum Protocols {
 type Local = (Protocols, IpAddr, u16);
 
 enum Endpoint {
-    Datagrams(Datagrams),
+    Datagrams(DatagramSocket),
     Syns(Syns),
 }
 
@@ -66,14 +66,14 @@ pub(super) struct PlainNetwork {
     readiness: Readiness,
     wake: Arc<OwnedFd>,
     clock: Converter,
-    routes: Routes,
+    routes: FlowRoutes,
     v4: PortPool,
     v6: PortPool,
     /// By the number that readiness is told with.
     endpoints: HashMap<u64, Endpoint>,
     numbers: HashMap<Local, u64>,
     next_number: u64,
-    inbox: Box<Inbox>,
+    buffer: Box<MessageBuffer>,
     /// Connections that cannot be.
     refused: Vec<(ConnectionId, IpAddr)>,
     counters: NetworkCounters,
@@ -88,13 +88,13 @@ impl PlainNetwork {
             readiness: Readiness::new()?,
             wake: Arc::new(super::sys::event()?),
             clock: Converter::new(Sample::take()),
-            routes: Routes::open()?,
+            routes: FlowRoutes::open()?,
             v4: pool(),
             v6: pool(),
             endpoints: HashMap::new(),
             numbers: HashMap::new(),
             next_number: 0,
-            inbox: Inbox::new(),
+            buffer: MessageBuffer::new(),
             refused: Vec::new(),
             counters: NetworkCounters::default(),
             thread_is_prepared: false,
@@ -116,11 +116,11 @@ impl PlainNetwork {
         let address = SocketAddr::new(source, port);
         let datagrams = |kind, socket: Socket| -> io::Result<Endpoint> {
             self.readiness.watch(socket.as_fd(), number)?;
-            Datagrams::new(kind, socket, address).map(Endpoint::Datagrams)
+            DatagramSocket::new(kind, socket, address).map(Endpoint::Datagrams)
         };
         let endpoint = match protocol {
-            Protocols::Udp => datagrams(Kind::Udp, socket)?,
-            Protocols::Echo => datagrams(Kind::Echo, socket)?,
+            Protocols::Udp => datagrams(DatagramKind::Udp, socket)?,
+            Protocols::Echo => datagrams(DatagramKind::Echo, socket)?,
             Protocols::Tcp => Endpoint::Syns(Syns::new(socket, address)?),
         };
         // The first has switched the kernel's stamps on; a connect's answers carry none.
@@ -200,11 +200,11 @@ impl PlainNetwork {
         let number = self.numbers.get(&(protocol, probe.source, port)).copied();
         match number.and_then(|number| Some((number, self.endpoints.get_mut(&number)?))) {
             Some((_, Endpoint::Datagrams(datagrams))) => {
-                datagrams.send(message, to, (probe.ttl, Header::of(probe)), token)
+                datagrams.send(message, to, (probe.ttl, HeaderFields::of(probe)), token)
             }
             Some((number, Endpoint::Syns(syns))) => syns.send(
                 to,
-                (probe.ttl, Header::of(probe)),
+                (probe.ttl, HeaderFields::of(probe)),
                 token,
                 (&self.readiness, number),
             ),
@@ -247,11 +247,11 @@ impl PlainNetwork {
             };
             match self.endpoints.get_mut(&number) {
                 Some(Endpoint::Datagrams(datagrams)) => {
-                    datagrams.deliver(&mut self.inbox, &mut self.clock, &mut counted);
+                    datagrams.deliver(&mut self.buffer, &mut self.clock, &mut counted);
                 }
                 Some(Endpoint::Syns(syns)) => {
-                    if let Some(Outcome { token, answer, at }) =
-                        syns.outcome(&mut self.inbox, &mut self.clock, (readiness, number))
+                    if let Some(SynOutcome { token, answer, at }) =
+                        syns.outcome(&mut self.buffer, &mut self.clock, (readiness, number))
                     {
                         counted(NetworkEvent::Answered { token, answer, at });
                     }
@@ -442,7 +442,7 @@ fn echo_socket(route: &Route) -> io::Result<(u16, Socket)> {
 struct Router<'a> {
     transport: Transport,
     request: &'a FlowRequest,
-    routes: &'a mut Routes,
+    routes: &'a mut FlowRoutes,
     /// What is not about the port.
     failure: Option<NetError>,
 }

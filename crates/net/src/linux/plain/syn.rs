@@ -14,9 +14,9 @@ use traceroute_engine::{MatchedReply, Time, Token};
 use super::super::connections::{Readiness, dissolve};
 use super::super::sys;
 use super::datagrams::read_clock;
-use super::header::Header;
+use super::header::HeaderFields;
 use super::icmp_errors;
-use super::sys::{Handshake, Inbox, Queue, handshake, segment_hop_limit};
+use super::sys::{Handshake, MessageBuffer, SocketQueue, handshake, segment_hop_limit};
 use crate::unix::clock::Converter;
 
 /// A socket and the SYN that is out.
@@ -37,7 +37,7 @@ struct Pending {
 
 /// What became of a SYN.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct SynOutcome {
     pub(super) token: Token,
     pub(super) answer: MatchedReply,
     pub(super) at: Time,
@@ -68,7 +68,7 @@ impl Syns {
     pub(super) fn send(
         &mut self,
         to: SocketAddr,
-        (hop_limit, header): (u8, Header),
+        (hop_limit, header): (u8, HeaderFields),
         token: Token,
         (readiness, id): (&Readiness, u64),
     ) -> io::Result<Time> {
@@ -109,27 +109,27 @@ impl Syns {
     /// which no round-trip time is wanted.
     pub(super) fn outcome(
         &mut self,
-        inbox: &mut Inbox,
+        buffer: &mut MessageBuffer,
         clock: &mut Converter,
         (readiness, id): (&Readiness, u64),
-    ) -> Option<Outcome> {
+    ) -> Option<SynOutcome> {
         let pending = self.pending?;
         let handshake = handshake(self.socket.as_fd()).ok()?;
-        match self.state(pending, handshake, inbox, clock) {
-            State::Pending => {
+        match self.state(pending, handshake, buffer, clock) {
+            SynState::Pending => {
                 readiness.forget(self.socket.as_fd());
                 let _ = readiness.watch_once(self.socket.as_fd(), id);
                 None
             }
-            State::Lost => {
+            SynState::Lost => {
                 self.reset(readiness);
                 None
             }
-            State::Answered(answer, at) => {
+            SynState::Answered(answer, at) => {
                 self.reset(readiness);
                 let token = pending.token;
                 let is_clear = !handshake.repeated || answer.from == self.local.ip();
-                is_clear.then_some(Outcome { token, answer, at })
+                is_clear.then_some(SynOutcome { token, answer, at })
             }
         }
     }
@@ -138,21 +138,21 @@ impl Syns {
         &self,
         pending: Pending,
         handshake: Handshake,
-        inbox: &mut Inbox,
+        buffer: &mut MessageBuffer,
         clock: &mut Converter,
-    ) -> State {
-        while let Some(message) = inbox.receive(self.socket.as_fd(), Queue::Errors) {
+    ) -> SynState {
+        while let Some(message) = buffer.receive(self.socket.as_fd(), SocketQueue::Errors) {
             let now = read_clock(clock);
             let missing = icmp_errors::missing_headers(self.local.ip(), false);
             if let Some(answer) = icmp_errors::answer(&message, missing) {
                 let at = message.notes.stamp.map_or(now, |stamp| clock.received(stamp));
-                return State::Answered(answer, at);
+                return SynState::Answered(answer, at);
             }
         }
         let now = read_clock(clock);
         let target = MatchedReply::new(pending.target, None);
         if let Some(at) = pending.refused {
-            return State::Answered(target, at);
+            return SynState::Answered(target, at);
         }
         if handshake.connected {
             // Measured by the kernel, so without the time that it took to wake this thread.
@@ -166,15 +166,15 @@ impl Syns {
                 reply_ttl: segment_hop_limit(self.socket.as_fd()).unwrap_or(0),
                 ..target
             };
-            return State::Answered(answer, at);
+            return SynState::Answered(answer, at);
         }
         let error = SockRef::from(&self.socket).take_error().unwrap_or_else(Some);
         match error.map(|error| error.kind()) {
             Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset) => {
-                State::Answered(target, now)
+                SynState::Answered(target, now)
             }
-            None if handshake.pending => State::Pending,
-            _ => State::Lost,
+            None if handshake.pending => SynState::Pending,
+            _ => SynState::Lost,
         }
     }
 
@@ -190,7 +190,7 @@ impl Syns {
     }
 }
 
-enum State {
+enum SynState {
     Pending,
     Lost,
     Answered(MatchedReply, Time),

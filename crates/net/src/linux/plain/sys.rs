@@ -20,15 +20,15 @@ const ATTEMPTS: usize = 4;
 
 /// What recvmsg(2) reads from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Queue {
+pub(super) enum SocketQueue {
     /// Messages that arrived.
     Messages,
     /// What became of messages that were sent (`MSG_ERRQUEUE`).
     Errors,
 }
 
-/// Where [`Inbox::receive`] puts a message.
-pub(super) struct Inbox {
+/// Where [`MessageBuffer::receive`] puts a message.
+pub(super) struct MessageBuffer {
     data: [u8; DATA_SIZE],
     control: [u64; CONTROL_WORDS],
     name: [u8; NAME_SIZE],
@@ -45,9 +45,9 @@ pub(super) struct Message<'a> {
     pub(super) notes: Notes,
 }
 
-impl Inbox {
+impl MessageBuffer {
     pub(super) fn new() -> Box<Self> {
-        Box::new(Inbox {
+        Box::new(MessageBuffer {
             data: [0; DATA_SIZE],
             control: [0; CONTROL_WORDS],
             name: [0; NAME_SIZE],
@@ -55,7 +55,7 @@ impl Inbox {
     }
 
     /// Reads a message; `None`: there is none.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, queue: Queue) -> Option<Message<'_>> {
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, queue: SocketQueue) -> Option<Message<'_>> {
         let mut part = libc::iovec {
             iov_base: self.data.as_mut_ptr().cast(),
             iov_len: DATA_SIZE,
@@ -65,8 +65,8 @@ impl Inbox {
         header.msg_iov = &raw mut part;
         header.msg_iovlen = 1;
         let flags = match queue {
-            Queue::Messages => libc::MSG_DONTWAIT | libc::MSG_TRUNC,
-            Queue::Errors => libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_ERRQUEUE,
+            SocketQueue::Messages => libc::MSG_DONTWAIT | libc::MSG_TRUNC,
+            SocketQueue::Errors => libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_ERRQUEUE,
         };
         for _ in 0..ATTEMPTS {
             header.msg_name = self.name.as_mut_ptr().cast();

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use etherparse::LaxSlicedPacket;
-use traceroute_wire::bpf::LinkType;
+use traceroute_wire::bpf_device::LinkType;
 use traceroute_wire::ddnpm::{HEADER_LEN, signature};
 use traceroute_wire::{MplsLabel, Probe, ProbeKind, Quoted, QuotedTransport};
 

@@ -1,10 +1,10 @@
 //! Bodies of the fuzz targets: each takes any bytes and panics when something is wrong.
 
-use traceroute_wire::bpf::{LinkType, Records};
+use traceroute_wire::bpf_device::{LinkType, Records};
 use traceroute_wire::ddnpm;
-use traceroute_wire::filter::{Family, Parameters, program};
+use traceroute_wire::filter::{FilterParameters, program};
 use traceroute_wire::{
-    Checksums, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, Reply, ReplyKind, decode,
+    Checksums, Family, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe, Reply, ReplyKind, decode,
 };
 
 use super::input::Input;
@@ -225,7 +225,7 @@ pub fn filter(data: &[u8]) {
 pub fn check_filter(packet: &[u8], port_blocks: &[u8], link_header_len: u32) {
     let frame = [&vec![0xEE; link_header_len as usize][..], packet].concat();
     for (family, version) in [(Family::V4, 4), (Family::V6, 6)] {
-        let parameters = Parameters {
+        let parameters = FilterParameters {
             family,
             port_blocks,
             link_header_len,

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 
 use socket2::{Socket, Type};
-use traceroute_engine::{Egress, NetError, Operation, Route};
+use traceroute_engine::{Egress, Family, NetError, Operation, Route};
 
 use super::{advice, rules};
 use crate::egress::{hints, refuse_mark};
@@ -63,7 +63,7 @@ fn connect(target: IpAddr, interface: u32, chosen: Option<IpAddr>) -> io::Result
         |address: IpAddr, port| route::with_scope(address, port, scope_of(address, interface)).into();
     let socket = Socket::new(route::domain(target), Type::DGRAM, None)?;
     if interface != 0 {
-        bind_to_interface(&socket, target.is_ipv6(), interface)?;
+        bind_to_interface(&socket, Family::of(target), interface)?;
     }
     if let Some(source) = chosen {
         socket.bind(&with_scope(source, 0))?;
@@ -79,12 +79,11 @@ fn connect(target: IpAddr, interface: u32, chosen: Option<IpAddr>) -> io::Result
 
 /// Has a socket's packets leave by an interface, and only by it; 0: as the routing tables say
 /// (`IP_BOUND_IF`, `IPV6_BOUND_IF`).
-pub(super) fn bind_to_interface(socket: &Socket, is_ipv6: bool, interface: u32) -> io::Result<()> {
+pub(super) fn bind_to_interface(socket: &Socket, family: Family, interface: u32) -> io::Result<()> {
     let interface = NonZeroU32::new(interface);
-    if is_ipv6 {
-        socket.bind_device_by_index_v6(interface)
-    } else {
-        socket.bind_device_by_index_v4(interface)
+    match family {
+        Family::V4 => socket.bind_device_by_index_v4(interface),
+        Family::V6 => socket.bind_device_by_index_v6(interface),
     }
 }
 

@@ -16,7 +16,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use socket2::{Socket, Type};
-use traceroute_engine::{Egress, NetError, Route};
+use traceroute_engine::{Egress, Family, NetError, Route};
 
 use super::egress::{has_interface, is_own_source, only_zone};
 use super::sys;
@@ -73,7 +73,7 @@ fn connect(target: IpAddr, interface: u32, chosen: Option<IpAddr>) -> io::Result
         |address: IpAddr, port| route::with_scope(address, port, scope_of(address, interface)).into();
     let socket = Socket::new(route::domain(target), Type::DGRAM, None)?;
     if interface != 0 {
-        sys::send_by(&socket, target.is_ipv6(), interface)?;
+        sys::send_by(&socket, Family::of(target), interface)?;
     }
     let source = chosen.unwrap_or_else(|| unspecified(target));
     socket.bind(&with_scope(source, 0))?;

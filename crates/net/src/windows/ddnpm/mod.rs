@@ -43,32 +43,32 @@ fn start(name: &'static str) -> Result<(), NetError> {
 }
 
 /// What a diagnosis wants to know of the driver. Starts nothing.
-pub(super) fn state() -> diagnosis::Driver {
-    use crate::ddnpm::service::{Service, State};
+pub(super) fn state() -> diagnosis::DriverState {
+    use crate::ddnpm::service::{ServiceState, WindowsService};
 
     match NamedService::new(SERVICE).state() {
-        Ok(State::Running) => device_state(ddnpm::TRANSPORT_PATH),
-        Ok(_) => diagnosis::Driver::Stopped,
+        Ok(ServiceState::Running) => device_state(ddnpm::TRANSPORT_PATH),
+        Ok(_) => diagnosis::DriverState::Stopped,
         Err(error) if service::code(&error) == ERROR_SERVICE_DOES_NOT_EXIST => {
-            diagnosis::Driver::NotInstalled
+            diagnosis::DriverState::NotInstalled
         }
-        Err(error) => diagnosis::Driver::Unknown(error),
+        Err(error) => diagnosis::DriverState::Unknown(error),
     }
 }
 
 /// What a running driver lets this process do. The filters go with the handle that they are set on.
-fn device_state(path: &str) -> diagnosis::Driver {
+fn device_state(path: &str) -> diagnosis::DriverState {
     match device::open_overlapped(path) {
         Ok(device) => match device::set_filters(&device, &ICMP_DEFINITIONS) {
-            Ok(()) => diagnosis::Driver::Running(Ok(())),
-            Err(error) => diagnosis::Driver::TooOld(error),
+            Ok(()) => diagnosis::DriverState::Running(Ok(())),
+            Err(error) => diagnosis::DriverState::TooOld(error),
         },
-        Err(error) => diagnosis::Driver::Running(Err(error)),
+        Err(error) => diagnosis::DriverState::Running(Err(error)),
     }
 }
 
 /// The process's handles of the driver's device.
-pub(super) struct Driver {
+pub(super) struct WindowsDriver {
     path: String,
     inbox: Arc<Inbox>,
     /// `None` until something is prepared.
@@ -78,10 +78,10 @@ pub(super) struct Driver {
     watched: HashMap<Transport, Lingering<Capture>>,
 }
 
-impl Driver {
+impl WindowsDriver {
     /// `path` is the device's; nothing is opened yet.
     pub(super) fn new(path: &str, inbox: Arc<Inbox>) -> Self {
-        Driver {
+        WindowsDriver {
             path: path.to_owned(),
             inbox,
             open: None,
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn without_the_driver_nothing_opens_and_the_error_says_how_to_start_it() {
         let inbox = Arc::new(Inbox::new(10));
-        let mut driver = Driver::new(ddnpm::TRANSPORT_PATH, inbox);
+        let mut driver = WindowsDriver::new(ddnpm::TRANSPORT_PATH, inbox);
         let text = driver.open().expect_err("no driver").to_string();
         assert!(text.contains("Windows driver"), "{text}");
         assert_eq!(driver.count(), 0);
@@ -187,15 +187,15 @@ mod tests {
         // The pipe in its place takes none.
         let pipe = testpipe::Pipe::new("old");
         let state = device_state(&pipe.path);
-        assert!(matches!(state, diagnosis::Driver::TooOld(_)), "{state:?}");
+        assert!(matches!(state, diagnosis::DriverState::TooOld(_)), "{state:?}");
 
         let pipe = testpipe::Pipe::new("old-capture");
-        let mut driver = Driver::new(&pipe.path, Arc::new(Inbox::new(10)));
+        let mut driver = WindowsDriver::new(&pipe.path, Arc::new(Inbox::new(10)));
         let text = driver.open().expect_err("no filters").to_string();
         assert!(text.contains("needs ddnpm 2.10"), "{text}");
         let missing = device_state(ddnpm::TRANSPORT_PATH);
         assert!(
-            matches!(missing, diagnosis::Driver::Running(Err(_))),
+            matches!(missing, diagnosis::DriverState::Running(Err(_))),
             "{missing:?}"
         );
     }

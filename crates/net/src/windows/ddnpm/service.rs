@@ -16,7 +16,7 @@ use windows_sys::Win32::System::Services::{
 };
 
 use super::wide;
-use crate::ddnpm::service::{Service, State};
+use crate::ddnpm::service::{ServiceState, WindowsService};
 
 /// How often the state of a service that is stopping is asked for.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -94,8 +94,8 @@ pub(super) fn code(error: &io::Error) -> i32 {
         .map_or_else(|| error.raw_os_error().unwrap_or(0), |explained| explained.code)
 }
 
-impl Service for NamedService {
-    fn state(&mut self) -> io::Result<State> {
+impl WindowsService for NamedService {
+    fn state(&mut self) -> io::Result<ServiceState> {
         let service = self.open(SERVICE_QUERY_STATUS)?;
         let mut status = SERVICE_STATUS::default();
         // SAFETY: the service is open and `status` is written to.
@@ -103,10 +103,10 @@ impl Service for NamedService {
             return Err(self.failed("query the state of"));
         }
         Ok(match status.dwCurrentState {
-            SERVICE_RUNNING => State::Running,
-            SERVICE_START_PENDING => State::StartPending,
-            SERVICE_STOP_PENDING => State::StopPending,
-            _ => State::Stopped,
+            SERVICE_RUNNING => ServiceState::Running,
+            SERVICE_START_PENDING => ServiceState::StartPending,
+            SERVICE_STOP_PENDING => ServiceState::StopPending,
+            _ => ServiceState::Stopped,
         })
     }
 

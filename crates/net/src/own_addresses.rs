@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 /// holds all it needs.
 pub struct OwnAddresses {
     #[cfg(target_os = "linux")]
-    routes: Mutex<crate::imp::Routes>,
+    routes: Mutex<crate::imp::FlowRoutes>,
 }
 
 impl OwnAddresses {
@@ -20,7 +20,7 @@ impl OwnAddresses {
     pub fn open() -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         return Ok(OwnAddresses {
-            routes: Mutex::new(crate::imp::Routes::open()?),
+            routes: Mutex::new(crate::imp::FlowRoutes::open()?),
         });
         #[cfg(not(target_os = "linux"))]
         Err(io::ErrorKind::Unsupported.into())

@@ -29,12 +29,12 @@ pub(crate) struct Stop<'r> {
     /// Somebody answered, but the request wants private addresses hidden.
     pub(crate) hidden: bool,
     /// Who answered, in the order of the runs.
-    pub(crate) hosts: Vec<Host<'r>>,
+    pub(crate) hosts: Vec<Responder<'r>>,
 }
 
 /// An address at a TTL.
 #[derive(Debug)]
-pub(crate) struct Host<'r> {
+pub(crate) struct Responder<'r> {
     pub(crate) address: IpAddr,
     pub(crate) names: &'r [String],
     /// It is what was traced.
@@ -103,10 +103,10 @@ impl<'r> Stop<'r> {
         self.hidden |= is_hidden(hop);
     }
 
-    fn host(&mut self, address: IpAddr, is_destination: bool, names: &'r [String]) -> &mut Host<'r> {
+    fn host(&mut self, address: IpAddr, is_destination: bool, names: &'r [String]) -> &mut Responder<'r> {
         let known = self.hosts.iter().position(|host| host.address == address);
         let index = known.unwrap_or_else(|| {
-            self.hosts.push(Host {
+            self.hosts.push(Responder {
                 address,
                 names,
                 is_destination,
@@ -133,7 +133,7 @@ fn fold_silent_end(stops: &mut Vec<Stop>) {
     }
 }
 
-impl Host<'_> {
+impl Responder<'_> {
     /// Its answer to this run.
     pub(crate) fn answer(&self, run: usize) -> Option<&Answer> {
         let index = self.answers.binary_search_by_key(&run, |(of, _)| *of);

@@ -3,7 +3,8 @@
 //! [`Records`] walks what one read(2) returned, [`LinkType`] knows what is in front of the IP header. Both are total: what
 //! makes no sense is left out, and no input makes them panic.
 
-use crate::filter::{self, Family, Instruction, Parameters};
+use crate::Family;
+use crate::filter::{self, FilterParameters, Instruction};
 
 /// `struct bpf_hdr` with 32-bit times, as 64-bit macOS has it: seconds, microseconds, captured length, original length (4
 /// bytes each), length of this header (2 bytes). Longer in the buffer when padding aligns the network header.
@@ -138,7 +139,7 @@ impl LinkType {
     /// `snap_len`: bytes of a packet to capture, link-layer header not included.
     pub fn program(self, family: Family, port_blocks: &[u8], snap_len: u32) -> Vec<Instruction> {
         let behind = |link_header_len: usize| {
-            filter::program(&Parameters {
+            filter::program(&FilterParameters {
                 family,
                 port_blocks,
                 link_header_len: link_header_len as u32,

@@ -70,7 +70,7 @@ pub(super) fn set_filters(handle: &OwnedHandle, definitions: &[Definition]) -> i
 }
 
 /// What the kernel reads and writes while it carries out a request.
-struct Request {
+struct ControlRequest {
     overlapped: OVERLAPPED,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -98,7 +98,7 @@ fn control_then(
     pending: impl FnOnce(),
 ) -> io::Result<Vec<u8>> {
     let event = sys::event(true)?;
-    let request = Box::new(Request {
+    let request = Box::new(ControlRequest {
         overlapped: OVERLAPPED {
             hEvent: event.as_raw_handle().map_addr(|address| address | 1),
             ..OVERLAPPED::default()
