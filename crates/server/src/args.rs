@@ -14,6 +14,7 @@ use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS};
 use traceroute_flags::{Manual, Program, Shell, UsageError, go_style, parse_int};
 
 use crate::auth::VARIABLE;
+use crate::browser::{AllowedHosts, parse_host};
 use crate::duration;
 use crate::limits::Ceilings;
 use crate::listen::ListenAddress;
@@ -107,6 +108,7 @@ pub(crate) struct Config {
     pub(crate) header_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) token_file: Option<PathBuf>,
+    pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) policy: Policy,
 }
 
@@ -160,7 +162,7 @@ pub(crate) fn man() -> io::Result<Vec<u8>> {
     override_usage = PROGRAM.usage,
     args_override_self = true,
     args_conflicts_with_subcommands = true,
-    after_help = "When an option is repeated, the last counts; --allow, --deny and --allow-egress add up.\n\
+    after_help = "When an option is repeated, the last counts; --allow, --deny, --allowed-hosts and --allow-egress add up.\n\
                   The environment variable DATADOG_TRACEROUTE_TOKEN may hold the bearer token.\n\
                   Durations are written 1h30m, 10s or 500ms.",
 )]
@@ -246,6 +248,11 @@ struct Flags {
     #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
 
+    /// Names under which browsers may ask, besides addresses and localhost, separated by commas
+    #[arg(long, value_name = "names", value_delimiter = ',', value_parser = parse_host)]
+    #[arg(action = clap::ArgAction::Append)]
+    allowed_hosts: Vec<String>,
+
     /// Networks that may be traced, separated by commas; none: all
     #[arg(long, value_name = "networks", value_delimiter = ',', value_parser = parse_subnet)]
     #[arg(action = clap::ArgAction::Append)]
@@ -316,6 +323,7 @@ impl Flags {
             header_timeout: self.header_timeout,
             write_timeout: self.write_timeout,
             token_file: self.token_file,
+            allowed_hosts: AllowedHosts(self.allowed_hosts),
             policy: Policy {
                 allow: self.allow,
                 deny: self.deny,

@@ -145,6 +145,24 @@ impl Failure {
         Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message)
     }
 
+    /// A `Host` header that is not as it must be.
+    pub(crate) fn bad_host(problem: &str) -> Self {
+        let message = format!("The Host header {problem}");
+        Failure::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, &message)
+    }
+
+    /// A browser asks on behalf of a page that is not ours.
+    pub(crate) fn another_site() -> Self {
+        let message = "A page of another site caused this request";
+        Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, message)
+    }
+
+    /// A browser asks under a name that may be anybody's.
+    pub(crate) fn host_not_allowed(host: &str) -> Self {
+        let message = format!("Host not allowed: {host}; name it in --allowed-hosts, or use an address");
+        Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message)
+    }
+
     /// The task that carried out a request has panicked.
     pub(crate) fn crashed(panic: &tokio::task::JoinError) -> Self {
         Failure::trace_failed(ErrorCode::Unknown, panic)

@@ -7,6 +7,7 @@ mod accept_header;
 mod args;
 mod auth;
 mod backend;
+mod browser;
 mod duration;
 mod failure;
 mod health;

@@ -88,10 +88,13 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
     })
 }
 
-/// Refuses those who do not show the token, where there is one; and reads the body.
+/// Refuses what pages of other sites cause, and those who do not show the token, where there is one; and reads the body.
 async fn prepare(service: &Service, request: Request) -> Result<Request, Failure> {
+    let guarded = is_protected(request.uri().path());
+    let hosts = &service.settings.allowed_hosts;
+    hosts.check(request.version(), request.headers(), guarded)?;
     if let Some(token) = &service.settings.token
-        && is_protected(request.uri().path())
+        && guarded
         && !token.is_shown(request.headers())
     {
         let message = "A valid bearer token is required";

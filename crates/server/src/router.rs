@@ -18,6 +18,7 @@ use traceroute_format::{Format, Screen, View};
 
 use crate::auth::Token;
 use crate::backend::Backend;
+use crate::browser::AllowedHosts;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::limits::{Admission, Ceilings};
@@ -36,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) body: observe::BodyLimit,
     pub(crate) policy: Policy,
     pub(crate) token: Option<Token>,
+    pub(crate) allowed_hosts: AllowedHosts,
 }
 
 /// Everything that requests share.

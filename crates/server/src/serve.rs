@@ -177,6 +177,7 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
         body: config.body_limit(),
         policy: config.policy.clone(),
         token,
+        allowed_hosts: config.allowed_hosts.clone(),
     };
     let tracer = Arc::new(backend::tracer(config.max_traces));
     let service = Service::new(tracer, settings, cancelled);

@@ -21,6 +21,7 @@ use traceroute_engine::TraceError;
 
 use crate::auth::Token;
 use crate::backend::{Backend, OnEvent};
+use crate::browser::AllowedHosts;
 use crate::limits::Ceilings;
 use crate::observe::BodyLimit;
 use crate::policy::{Choices, Policy, parse_subnet};
@@ -191,6 +192,7 @@ fn settings() -> Settings {
         },
         policy: Policy::default(),
         token: None,
+        allowed_hosts: AllowedHosts::default(),
     }
 }
 
@@ -253,7 +255,7 @@ impl Bench {
 }
 
 fn request(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Body> {
-    let mut builder = Request::builder().method(method).uri(uri);
+    let mut builder = Request::builder().method(method).uri(uri).header("host", "test");
     for (name, value) in headers {
         builder = builder.header(*name, *value);
     }
@@ -1056,7 +1058,7 @@ async fn denied_networks_are_denied_by_name_too() {
 #[tokio::test]
 async fn bodies_are_read_and_bounded() {
     let bench = bench(Outcome::Succeed);
-    let with = |body: Body| Request::builder().uri("/traceroute?target=h").body(body).unwrap();
+    let with = |body: Body| request("GET", "/traceroute?target=h", &[]).map(|_| body);
     assert_eq!(bench.send(with(Body::from("x".repeat(1000)))).await.status, 200);
     let answer = bench.send(with(Body::from("x".repeat(1001)))).await;
     assert_eq!(
@@ -1093,6 +1095,7 @@ async fn a_body_in_tiny_pieces_is_not_kept() {
             Ok::<_, std::io::Error>(piece)
         }));
         let request = Request::builder()
+            .header("host", "test")
             .uri("/traceroute?target=h")
             .body(Body::from_stream(body))
             .unwrap();
@@ -1106,6 +1109,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let bench = bench(Outcome::Succeed);
     let never = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
     let slow = Request::builder()
+        .header("host", "test")
         .uri("/traceroute?target=h")
         .body(Body::from_stream(never))
         .unwrap();
