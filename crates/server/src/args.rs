@@ -100,6 +100,7 @@ pub(crate) struct Config {
     pub(crate) grace_period: Duration,
     pub(crate) max_traces: u32,
     pub(crate) max_connections: u32,
+    pub(crate) max_connections_per_client: u32,
     pub(crate) ceilings: Ceilings,
     /// Bytes of a header.
     pub(crate) max_header_size: usize,
@@ -211,9 +212,13 @@ struct Flags {
     #[arg(long, value_name = "number", default_value = "16384", value_parser = parse_count)]
     max_traces: u32,
 
-    /// Most connections; beyond that they wait
+    /// Most TCP connections, and most to the Unix socket; beyond that idle ones are closed
     #[arg(long, value_name = "number", default_value = "8192", value_parser = parse_count)]
     max_connections: u32,
+
+    /// Most TCP connections of one address (IPv6: of one /64); default: half of --max-connections
+    #[arg(long, value_name = "number", value_parser = parse_count)]
+    max_connections_per_client: Option<u32>,
 
     /// Most runs, and most end-to-end probes, of one request
     #[arg(long, value_name = "number", default_value_t = MAX_QUERIES, value_parser = parse_count)]
@@ -313,6 +318,9 @@ impl Flags {
             grace_period: self.grace_period,
             max_traces: self.max_traces,
             max_connections: self.max_connections,
+            max_connections_per_client: self
+                .max_connections_per_client
+                .unwrap_or(self.max_connections.div_ceil(2)),
             ceilings: Ceilings {
                 queries: self.max_queries,
                 timeout: self.max_timeout,

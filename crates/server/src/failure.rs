@@ -173,6 +173,11 @@ impl Failure {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, message)
     }
 
+    pub(crate) fn too_many_connections() -> Self {
+        let message = "Too many connections at once: try again later";
+        Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, message)
+    }
+
     pub(crate) fn stopping() -> Self {
         let message = "The server is shutting down";
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, message)

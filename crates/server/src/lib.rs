@@ -8,6 +8,7 @@ mod args;
 mod auth;
 mod backend;
 mod browser;
+mod connections;
 mod duration;
 mod failure;
 mod health;

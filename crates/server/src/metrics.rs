@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use traceroute_flags::{COMMIT, VERSION};
 
+use crate::connections::ConnectionCounters;
 use crate::failure::{Failure, Fault};
 use crate::router;
 
@@ -25,6 +26,7 @@ pub(crate) struct Metrics {
     durations: Family<Labels<1>, Histogram, fn() -> Histogram>,
     e2e_lost: Counter,
     e2e_rtts: Histogram,
+    pub(crate) connections: ConnectionCounters,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -54,6 +56,7 @@ impl Default for Metrics {
             durations: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
             e2e_lost: Counter::default(),
             e2e_rtts: Histogram::new(RTTS),
+            connections: ConnectionCounters::default(),
         }
     }
 }
@@ -110,6 +113,12 @@ impl Metrics {
             "http_request_duration_seconds",
             "Time from a request's header to the end of its response",
             self.durations.clone(),
+        );
+        registry.register("connections", "Open connections", self.connections.open.clone());
+        registry.register(
+            "connections_closed",
+            "Connections closed to make room, by reason: idle ones, and those of the reserve",
+            self.connections.closed.clone(),
         );
         registry.register(
             "e2e_probes_lost",

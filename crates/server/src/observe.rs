@@ -18,9 +18,10 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::{Instrument, Span};
 
 use crate::accept_header::prefers_json;
+use crate::connections::{Connection, Serving};
 use crate::failure::Failure;
 use crate::redirect::to_clean_path;
-use crate::router::{PATHS, Service, is_protected, sends_probes};
+use crate::router::{PATHS, Service, is_protected, sends_probes, tells_health};
 
 /// The response header that names the request in the log.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -51,11 +52,21 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
     // Not the headers themselves: they would keep the connection's whole read buffer in memory.
     let json = prefers_json(request.headers());
     let head_is_allowed = !sends_probes(request.uri().path());
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let one_too_many = connection
+        .as_ref()
+        .is_some_and(|connection| connection.in_reserve);
 
     let mut response = match to_clean_path(request.method(), request.uri()) {
         Some(response) => response,
         None => match prepare(&service, request).await {
-            Ok(request) => next.run(request).instrument(span).await,
+            Ok(_) if one_too_many && !tells_health(observation.path) => {
+                Failure::too_many_connections().into_response()
+            }
+            Ok(request) => {
+                observation.serving = connection.map(Connection::serve);
+                next.run(request).instrument(span).await
+            }
             Err(failure) => failure.into_response(),
         },
     };
@@ -73,6 +84,9 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
     }
     observation.status = response.status().as_u16();
     let headers = response.headers_mut();
+    if one_too_many {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(value) = HeaderValue::from_str(&trace_id) {
         headers.insert(TRACE_ID, value);
     }
@@ -143,6 +157,7 @@ struct Observation {
     started: Instant,
     status: u16,
     outcome: Outcome,
+    serving: Option<Serving>,
 }
 
 impl Observation {
@@ -156,6 +171,7 @@ impl Observation {
             // Until there is a response.
             status: CLIENT_GONE,
             outcome: Outcome::default(),
+            serving: None,
         }
     }
 }

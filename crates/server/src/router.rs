@@ -78,6 +78,11 @@ pub(crate) fn sends_probes(path: &str) -> bool {
     matches!(path, "/traceroute" | "/traceroute/stream" | "/probe" | "/paths")
 }
 
+/// Whether a path tells how the service is, also when there is no room for more.
+pub(crate) fn tells_health(path: &str) -> bool {
+    matches!(path, "/health" | "/metrics")
+}
+
 /// The paths that are served, for metrics and the OpenAPI document; page files aside.
 pub(crate) const PATHS: [&str; 8] = [
     "/traceroute",

@@ -9,13 +9,15 @@ use std::thread;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use traceroute_flags::{watch_signals, with_open_files_advice};
 use traceroute_net::Access;
@@ -23,10 +25,11 @@ use traceroute_net::Access;
 use crate::args::Config;
 use crate::auth::Token;
 use crate::backend;
+use crate::connections::{Client, Connection, ConnectionCounters, Connections};
 use crate::logging;
 use crate::policy::Choices;
 use crate::router::{Service, Settings, router};
-use crate::shared::{Socket, share};
+use crate::shared::{Socket, TELLS_END, share};
 use crate::stall::StallGuard;
 
 /// How long answers may take to leave once everything was cancelled.
@@ -35,9 +38,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When to ask a silent client whether it is still there, how often then, and how many times.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
-/// How long a connection goes on after its client has closed it: hyper ends it at once unless it
-/// has unread bytes and an answer to give first, and what can be answered at once is answered.
-const AFTER_CLOSE: Duration = Duration::from_secs(1);
 /// The least that hyper takes.
 const SMALLEST_BUFFER: usize = 8192;
 
@@ -182,7 +182,8 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
     let tracer = Arc::new(backend::tracer(config.max_traces));
     let service = Service::new(tracer, settings, cancelled);
     let connections = Arc::new(GracefulShutdown::new());
-    let server = Server::new(&config, router(service), Arc::clone(&connections));
+    let counters = service.metrics.connections.clone();
+    let server = Server::new(&config, router(service), counters, Arc::clone(&connections));
     let accepting = server
         .accept_all(&sockets)
         .map_err(|error| StartError(format!("cannot listen: {error}")))?;
@@ -222,24 +223,38 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
 struct Server {
     router: Router,
     http: http1::Builder,
-    room: Arc<Semaphore>,
+    tcp: Arc<Connections>,
+    /// Apart, so that nobody on the network takes its room.
+    #[cfg(unix)]
+    unix: Arc<Connections>,
     write_timeout: Duration,
-    connections: Arc<GracefulShutdown>,
+    shutdown: Arc<GracefulShutdown>,
 }
 
 impl Server {
-    fn new(config: &Config, router: Router, connections: Arc<GracefulShutdown>) -> Self {
+    fn new(
+        config: &Config,
+        router: Router,
+        counters: ConnectionCounters,
+        shutdown: Arc<GracefulShutdown>,
+    ) -> Self {
+        let most = config.max_connections as usize;
+        let most_per_client = config.max_connections_per_client as usize;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
+            // Elsewhere the end of what a client sends is all that is ever seen of its going.
+            .half_close(TELLS_END)
             .max_header_size(config.max_header_size)
             .max_buf_size(config.max_header_size.max(SMALLEST_BUFFER));
         Server {
             router,
             http,
-            room: Arc::new(Semaphore::new(config.max_connections as usize)),
+            #[cfg(unix)]
+            unix: Connections::new(most, most, counters.clone()),
+            tcp: Connections::new(most, most_per_client, counters),
             write_timeout: config.write_timeout,
-            connections,
+            shutdown,
         }
     }
 
@@ -261,10 +276,10 @@ impl Server {
     async fn accept_tcp(self, listener: tokio::net::TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     // What cannot be set costs little.
                     let _ = tune(&stream, self.write_timeout);
-                    self.connection(stream).await;
+                    self.connection(stream, self.tcp.open(Client::of(peer.ip())));
                 }
                 Err(error) => pause(&error).await,
             }
@@ -275,38 +290,34 @@ impl Server {
     async fn accept_unix(self, listener: tokio::net::UnixListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.connection(stream).await,
+                Ok((stream, _)) => self.connection(stream, self.unix.open(Client::Local)),
                 Err(error) => pause(&error).await,
             }
         }
     }
 
-    /// Waits until there may be one more connection, and carries it on in a task. Others wait in
-    /// the kernel meanwhile. It is accepted before: listeners that waited for room with nobody
-    /// there would take it from each other.
-    async fn connection<S: Socket>(&self, socket: S) {
-        let Ok(permit) = Arc::clone(&self.room).acquire_owned().await else {
-            return;
-        };
+    /// Carries on a connection in a task.
+    fn connection<S: Socket>(&self, socket: S, place: Arc<Connection>) {
         let (socket, watch) = share(socket);
         let io = TokioIo::new(StallGuard::new(socket, self.write_timeout));
-        let service = TowerToHyperService::new(self.router.clone());
+        let router = TowerToHyperService::new(self.router.clone());
+        let of_requests = Arc::clone(&place);
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&of_requests));
+            router.call(request)
+        });
         let connection = self.http.serve_connection(io, service);
-        let connection = self.connections.watch(connection);
+        let connection = self.shutdown.watch(connection);
         tokio::spawn(async move {
-            let gone = async {
-                watch.closed().await;
-                sleep(AFTER_CLOSE).await;
-            };
             let result = tokio::select! {
                 biased;
                 result = connection => result,
-                () = gone => Ok(()),
+                () = watch.gone() => Ok(()),
+                () = place.must_close() => Ok(()),
             };
             if let Err(error) = result {
                 tracing::debug!(%error, "a connection ended with an error");
             }
-            drop(permit);
         });
     }
 }

@@ -6,10 +6,12 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::tcp;
+use tokio::time::sleep;
 
 /// A stream socket.
 pub(crate) trait Socket: Send + Sync + Sized + 'static {
@@ -20,11 +22,15 @@ pub(crate) trait Socket: Send + Sync + Sized + 'static {
     fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn write_now(&self, slices: &[io::IoSlice<'_>]) -> io::Result<usize>;
     fn shut_down(&self) -> io::Result<()>;
+    /// Sends something that makes the kernel of a peer who has closed the connection wholly reset
+    /// it, and that one who has closed its sending half only does not see: a byte out of band. TCP
+    /// has nothing else that tells the two apart; Unix sockets do by themselves.
+    fn ask(&self) -> io::Result<()>;
     fn readiness(&self, interest: Interest) -> impl Future<Output = io::Result<Ready>> + Send;
 }
 
 macro_rules! socket {
-    ($stream:ty, $reader:ty, $writer:ty) => {
+    ($stream:ty, $reader:ty, $writer:ty, $ask:expr) => {
         impl Socket for $stream {
             type Reader = $reader;
             type Writer = $writer;
@@ -45,6 +51,11 @@ macro_rules! socket {
                 SockRef::from(self).shutdown(Shutdown::Write)
             }
 
+            fn ask(&self) -> io::Result<()> {
+                let ask: fn(SockRef<'_>) -> io::Result<()> = $ask;
+                ask(SockRef::from(self))
+            }
+
             fn readiness(&self, interest: Interest) -> impl Future<Output = io::Result<Ready>> + Send {
                 self.ready(interest)
             }
@@ -52,12 +63,19 @@ macro_rules! socket {
     };
 }
 
-socket!(tokio::net::TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf);
+// A line feed: whoever gets it in the stream after all sees an empty line before the answer.
+socket!(
+    tokio::net::TcpStream,
+    tcp::OwnedReadHalf,
+    tcp::OwnedWriteHalf,
+    |socket| socket.send_out_of_band(b"\n").map(drop)
+);
 #[cfg(unix)]
 socket!(
     tokio::net::UnixStream,
     tokio::net::unix::OwnedReadHalf,
-    tokio::net::unix::OwnedWriteHalf
+    tokio::net::unix::OwnedWriteHalf,
+    |_| Ok(())
 );
 
 /// A socket's bytes.
@@ -125,10 +143,31 @@ const END: Option<Interest> = Some(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const END: Option<Interest> = None;
 
+/// Whether the system tells that the peer has closed something while nobody reads.
+pub(crate) const TELLS_END: bool = END.is_some();
+/// How often to look whether a peer who sends no more has gone altogether.
+const PERIOD: Duration = Duration::from_secs(1);
+
 impl<S: Socket> Watch<S> {
-    /// Ends when the peer has closed the connection, or its half, even where bytes that nobody reads stand before that end.
-    /// Never, where the system does not tell: then only who reads so far sees it.
-    pub(crate) async fn closed(&self) {
+    /// Ends when the peer has gone: has reset the connection or closed it wholly. One who has
+    /// closed its sending half only may wait for its answer (RFC 9112 §9.6). Never, where the
+    /// system does not tell: then only who reads sees it.
+    pub(crate) async fn gone(&self) {
+        self.half_closed().await;
+        let socket = (*self.0).as_ref();
+        sleep(PERIOD).await;
+        // Once: a second one could push the first into the stream. Who goes later is found out by
+        // keep-alive.
+        let mut gone = socket.ask().is_err();
+        while !gone {
+            sleep(PERIOD / 10).await;
+            let ready = socket.readiness(Interest::WRITABLE).await;
+            gone = ready.is_ok_and(Ready::is_write_closed);
+        }
+    }
+
+    /// Ends when the peer sends no more, even where bytes that nobody reads stand before that end.
+    async fn half_closed(&self) {
         if let Some(end) = END
             && let Ok(ready) = (*self.0).as_ref().readiness(end).await
             && ready.is_read_closed()
@@ -140,27 +179,69 @@ impl<S: Socket> Watch<S> {
 }
 
 #[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used, reason = "all of this is test code")]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::UnixStream;
+    use tokio::net::{TcpStream, UnixStream};
+    use tokio::time::timeout;
+
+    async fn tcp_pair() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, far) = tokio::join!(listener.accept(), far);
+        (accepted.unwrap().0, far.unwrap())
+    }
+
+    /// Long enough for who goes to be noticed.
+    const LONG: Duration = Duration::from_secs(3);
+
+    async fn ends_with_its_peer<S: Socket + AsyncRead + AsyncWrite + Unpin>(
+        near: S,
+        mut far: S,
+        read_some: bool,
+    ) {
+        let (mut near, watch) = share(near);
+        far.write_all(b"unread").await.unwrap();
+        if read_some {
+            near.read_exact(&mut [0; 5]).await.unwrap();
+        }
+        let mut end = Box::pin(watch.gone());
+        assert!(timeout(PERIOD / 10, &mut end).await.is_err(), "the peer is there");
+        drop(far);
+        timeout(10 * LONG, end).await.unwrap();
+    }
+
+    async fn answers_reach_half_a_peer<S: Socket + AsyncRead + AsyncWrite + Unpin>(near: S, mut far: S) {
+        let (mut near, watch) = share(near);
+        far.shutdown().await.unwrap();
+        let mut end = Box::pin(watch.gone());
+        assert!(timeout(LONG, &mut end).await.is_err(), "the peer still reads");
+        near.write_all(b"answer").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut received = String::new();
+        far.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "answer");
+    }
 
     #[tokio::test]
     async fn the_end_is_seen_behind_bytes_that_nobody_reads() {
         for read_some in [false, true] {
-            let (near, mut far) = UnixStream::pair().unwrap();
-            let (mut near, watch) = share(near);
-            far.write_all(b"unread").await.unwrap();
-            if read_some {
-                near.read_exact(&mut [0; 5]).await.unwrap();
-            }
-            let mut end = Box::pin(watch.closed());
-            let early = tokio::time::timeout(Duration::from_millis(10), &mut end).await;
-            assert!(early.is_err(), "the peer is there");
-            drop(far);
-            end.await;
+            let (near, far) = UnixStream::pair().unwrap();
+            ends_with_its_peer(near, far, read_some).await;
+            let (near, far) = tcp_pair().await;
+            ends_with_its_peer(near, far, read_some).await;
         }
+    }
+
+    #[tokio::test]
+    async fn who_only_sends_no_more_is_there() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (tcp_near, tcp_far) = tcp_pair().await;
+        tokio::join!(
+            answers_reach_half_a_peer(near, far),
+            answers_reach_half_a_peer(tcp_near, tcp_far)
+        );
     }
 
     #[tokio::test]

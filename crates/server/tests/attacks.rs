@@ -4,9 +4,12 @@
 
 mod support;
 
+use std::fs;
 use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
-use support::{Server, finish};
+use support::{Server, finish, get_from, read, socket_path};
 use traceroute_testbed::require_lab;
 
 /// The status of a request with these header lines.
@@ -15,6 +18,9 @@ fn status(server: &Server, uri: &str, headers: &str) -> u16 {
     write!(stream, "GET {uri} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
     finish(stream).0
 }
+
+/// A trace that takes long and holds its connection.
+const LONG: &str = "/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=1000";
 
 /// `browser.rs` has every form of them.
 #[test]
@@ -39,4 +45,80 @@ fn a_web_page_of_another_site_sends_no_probes() {
         assert_eq!(status(&server, trace, &headers), expected, "{headers}");
     }
     assert_eq!(server.metric("traceroute_traces_started_total"), 3);
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &["--max-connections", "16"]);
+    let begun = Instant::now();
+    let silent: Vec<TcpStream> = (0..200)
+        .map(|index| {
+            let mut stream = server.connect();
+            let sent = [
+                "",
+                "GET /hea",
+                "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
+            ];
+            stream.write_all(sent[index % 3].as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let (status, body) = server.get("/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=0");
+    assert_eq!(status, 200, "{body}");
+    // They would be closed by themselves after half a minute.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(server.metric("traceroute_connections") <= 16);
+    drop(silent);
+}
+
+#[test]
+fn busy_connections_leave_a_reserve_for_health_and_the_unix_socket() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let path = socket_path("reserve");
+    let flags = ["--max-connections", "8", "--unix-socket", path.to_str().unwrap()];
+    let server = Server::start(&node, &flags);
+    server.wait_for_log("listening path=");
+    // All that one address may have.
+    let busy: Vec<TcpStream> = (0..4).map(|_| server.begin(LONG)).collect();
+    let in_flight = || {
+        get_from(&path, "/metrics")
+            .1
+            .contains("traceroute_http_requests_in_flight 5")
+    };
+    while !in_flight() {}
+    let refused = (503, "Too many connections at once: try again later\n".to_owned());
+    for _ in 0..200 {
+        assert_eq!(server.get("/health").0, 200);
+        assert_eq!(server.get(LONG), refused);
+    }
+    assert_eq!(get_from(&path, "/health").0, 200);
+    drop(busy);
+    server.wait_for("traceroute_http_requests_in_flight", |requests| requests == 1);
+    drop(server);
+    let _ = fs::remove_file(path);
+}
+
+/// RFC 9112 §9.6.
+#[test]
+fn who_only_sends_no_more_is_answered() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(2).unwrap();
+    let server = Server::start(&chain.client, &[]);
+    let ask = |uri: &str| {
+        let client = server.begin(uri);
+        client.shutdown(Shutdown::Write).unwrap();
+        client
+    };
+    for _ in 0..100 {
+        assert_eq!(finish(ask("/health")).0, 200);
+    }
+    // Longer than it takes to see whether the client has gone.
+    let query = "traceroute-queries=1&e2e-queries=4&timeout=1000&max-ttl=4";
+    let (status, body) = finish(ask(&format!("/traceroute?target={}&{query}", chain.target_v4())));
+    assert_eq!((status, read(&body).e2e.sent), (200, 4));
+    let metrics = server.get("/metrics").1;
+    assert!(!metrics.contains("status=\"499\""), "{metrics}");
 }

@@ -6,8 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -667,20 +666,6 @@ fn a_plain_user_with_cap_net_raw_probes_as_root_does() {
         let report = server.report(&format!("/traceroute?target={target}&{query}"));
         assert_eq!(path(&report, 0), expected);
     }
-}
-
-fn socket_path(name: &str) -> PathBuf {
-    std::env::temp_dir().join(format!("traceroute-server-{name}-{}.sock", std::process::id()))
-}
-
-fn get_from(path: &Path, uri: &str) -> (u16, String) {
-    let mut stream = UnixStream::connect(path).unwrap();
-    write!(
-        stream,
-        "GET {uri} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    finish(stream)
 }
 
 #[test]

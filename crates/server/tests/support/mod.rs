@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -161,4 +163,18 @@ pub(crate) fn read(body: &str) -> Report {
     let report = Report::read(body, Layout::Compact).unwrap();
     report.check_hop_count().unwrap();
     report
+}
+
+pub(crate) fn socket_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("traceroute-server-{name}-{}.sock", std::process::id()))
+}
+
+pub(crate) fn get_from(path: &Path, uri: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(path).unwrap();
+    write!(
+        stream,
+        "GET {uri} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    finish(stream)
 }

@@ -1,0 +1,307 @@
+//! Which connections there may be at once.
+//!
+//! A connection on which no request is being served is idle: one that has sent nothing, half a
+//! header, or half a body, too. When there is no room, the client with the most idle connections
+//! loses its longest idle one. Where none is idle, a small reserve takes the new one, which is
+//! answered as to health, and otherwise refused. So accepting never waits.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::Notify;
+
+use crate::metrics::Labels;
+
+/// Connections beyond the bounds, for questions as to health.
+const RESERVE: usize = 64;
+
+/// Who counts as one client: an IPv4 address, or what one subscriber has of IPv6 (a /64).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Client {
+    Address(IpAddr),
+    /// Through a Unix socket.
+    #[cfg_attr(not(unix), allow(dead_code))]
+    Local,
+}
+
+impl Client {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        Client::Address(match address.to_canonical() {
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+/// What is counted of connections.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ConnectionCounters {
+    pub(crate) open: Gauge,
+    pub(crate) closed: Family<Labels<1>, Counter>,
+}
+
+/// The connections of one kind of socket.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    most: usize,
+    most_per_client: usize,
+    counters: ConnectionCounters,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Numbers connections, and the moments from which on they are idle.
+    next: u64,
+    /// All but those of the reserve.
+    connections: HashMap<u64, Entry>,
+    clients: HashMap<Client, Share>,
+    /// The oldest first.
+    reserve: VecDeque<(u64, Arc<Notify>)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    client: Client,
+    close: Arc<Notify>,
+    /// Its key in [`Share::idle`].
+    idle_since: Option<u64>,
+}
+
+/// A client's connections.
+#[derive(Debug, Default)]
+struct Share {
+    all: usize,
+    /// Since when, and which.
+    idle: BTreeMap<u64, u64>,
+}
+
+impl Table {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn set_idle(&mut self, id: u64, idle: bool) {
+        let now = self.number();
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let share = self.clients.entry(entry.client).or_default();
+        if let Some(since) = entry.idle_since.take() {
+            share.idle.remove(&since);
+        }
+        if idle {
+            entry.idle_since = Some(now);
+            share.idle.insert(now, id);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.connections.remove(&id)?;
+        if let Some(share) = self.clients.get_mut(&entry.client) {
+            share.all -= 1;
+            if let Some(since) = entry.idle_since {
+                share.idle.remove(&since);
+            }
+            if share.all == 0 {
+                self.clients.remove(&entry.client);
+            }
+        }
+        Some(entry)
+    }
+
+    /// The longest idle connection of a client.
+    fn idlest(&self, client: Client) -> Option<u64> {
+        self.clients
+            .get(&client)?
+            .idle
+            .first_key_value()
+            .map(|(_, id)| *id)
+    }
+
+    /// The longest idle connection of the client that has the most.
+    fn idlest_of_all(&self) -> Option<u64> {
+        let most = self.clients.values().max_by_key(|share| share.idle.len())?;
+        most.idle.first_key_value().map(|(_, id)| *id)
+    }
+}
+
+impl Connections {
+    pub(crate) fn new(most: usize, most_per_client: usize, counters: ConnectionCounters) -> Arc<Self> {
+        Arc::new(Connections {
+            most,
+            most_per_client,
+            counters,
+            table: Mutex::default(),
+        })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more, idle at first. Others may have to close.
+    pub(crate) fn open(self: &Arc<Self>, client: Client) -> Arc<Connection> {
+        let mut table = self.table();
+        let of_client = table.clients.get(&client).map_or(0, |share| share.all);
+        let full = if of_client >= self.most_per_client {
+            Some(table.idlest(client))
+        } else if table.connections.len() >= self.most {
+            Some(table.idlest_of_all())
+        } else {
+            None
+        };
+        let in_reserve = full == Some(None);
+        if let Some(entry) = full.flatten().and_then(|id| table.remove(id)) {
+            self.close(&entry.close, "idle");
+        }
+        let id = table.number();
+        let close = Arc::new(Notify::new());
+        if in_reserve {
+            if table.reserve.len() >= RESERVE
+                && let Some((_, oldest)) = table.reserve.pop_front()
+            {
+                self.close(&oldest, "reserve");
+            }
+            table.reserve.push_back((id, Arc::clone(&close)));
+        } else {
+            let entry = Entry {
+                client,
+                close: Arc::clone(&close),
+                idle_since: None,
+            };
+            table.connections.insert(id, entry);
+            table.clients.entry(client).or_default().all += 1;
+            table.set_idle(id, true);
+        }
+        drop(table);
+        self.counters.open.inc();
+        Arc::new(Connection {
+            id,
+            in_reserve,
+            close,
+            all: Arc::clone(self),
+        })
+    }
+
+    fn close(&self, connection: &Notify, reason: &'static str) {
+        self.counters.closed.get_or_create(&[("reason", reason)]).inc();
+        connection.notify_one();
+    }
+}
+
+/// A connection's place among the others.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    id: u64,
+    /// It is one too many: only questions as to health are answered.
+    pub(crate) in_reserve: bool,
+    close: Arc<Notify>,
+    all: Arc<Connections>,
+}
+
+impl Connection {
+    /// Ends when others need the place.
+    pub(crate) async fn must_close(&self) {
+        self.close.notified().await;
+    }
+
+    /// It is not idle until this is dropped.
+    pub(crate) fn serve(self: Arc<Self>) -> Serving {
+        self.all.table().set_idle(self.id, false);
+        Serving(self)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut table = self.all.table();
+        if self.in_reserve {
+            table.reserve.retain(|(id, _)| *id != self.id);
+        } else {
+            table.remove(self.id);
+        }
+        drop(table);
+        self.all.counters.open.dec();
+    }
+}
+
+/// A request is being served.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<Connection>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.all.table().set_idle(self.0.id, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn client(last: u8) -> Client {
+        Client::of([192, 0, 2, last].into())
+    }
+
+    fn must_close(connection: &Connection) -> bool {
+        connection.must_close().now_or_never().is_some()
+    }
+
+    #[test]
+    fn the_longest_idle_one_of_the_client_with_most_makes_room() {
+        let all = Connections::new(4, 3, ConnectionCounters::default());
+        let honest = all.open(client(1));
+        let silent: Vec<_> = (0..3).map(|_| all.open(client(2))).collect();
+        let busy = Arc::clone(&silent[0]).serve();
+        let newcomer = all.open(client(3));
+        assert!(must_close(&silent[1]));
+        assert!(!newcomer.in_reserve && !must_close(&honest) && !must_close(&silent[0]));
+        drop(busy);
+        // Idle again, but since later.
+        drop(all.open(client(3)));
+        assert!(must_close(&silent[2]) && !must_close(&silent[0]));
+    }
+
+    #[test]
+    fn nobody_has_more_than_one_clients_share() {
+        let all = Connections::new(100, 2, ConnectionCounters::default());
+        let first = all.open(client(1));
+        let second = all.open(client(1));
+        let _busy = Arc::clone(&first).serve();
+        assert!(!all.open(client(1)).in_reserve && must_close(&second));
+        let _also_busy = all.open(client(1)).serve();
+        assert!(all.open(client(1)).in_reserve);
+        assert!(!all.open(client(2)).in_reserve);
+    }
+
+    #[test]
+    fn the_reserve_takes_what_nobody_makes_room_for() {
+        let all = Connections::new(1, 1, ConnectionCounters::default());
+        let busy = all.open(client(1)).serve();
+        let reserve: Vec<_> = (0..=RESERVE).map(|_| all.open(client(2))).collect();
+        assert!(reserve.iter().all(|connection| connection.in_reserve));
+        assert!(must_close(&reserve[0]) && !must_close(&reserve[1]));
+        drop(reserve);
+        drop(busy);
+        assert!(!all.open(client(2)).in_reserve);
+        let table = all.table();
+        assert!(table.connections.is_empty() && table.clients.is_empty() && table.reserve.is_empty());
+        assert_eq!(all.counters.open.get(), 0);
+    }
+
+    #[test]
+    fn a_subscriber_is_one_client() {
+        let of = |text: &str| Client::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+}
