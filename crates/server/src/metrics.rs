@@ -16,7 +16,7 @@ use traceroute_flags::{COMMIT, VERSION};
 
 use crate::connections::ConnectionCounters;
 use crate::failure::{Failure, Fault};
-use crate::router;
+use crate::{logging, router};
 
 /// What the service counts itself.
 pub(crate) struct Metrics {
@@ -119,6 +119,12 @@ impl Metrics {
             "connections_closed",
             "Connections closed to make room, by reason: idle ones, and those of the reserve",
             self.connections.closed.clone(),
+        );
+        let missing = logging::missing_lines().map(|(reason, lines)| ("reason", reason, lines));
+        registry.register(
+            "log_lines_missing",
+            "Lines missing from the log: nobody read it, or there were too many of requests that cost nothing",
+            counters(missing),
         );
         registry.register(
             "e2e_probes_lost",

@@ -20,6 +20,7 @@ use tracing::{Instrument, Span};
 use crate::accept_header::prefers_json;
 use crate::connections::{Connection, Serving};
 use crate::failure::Failure;
+use crate::logging::{may_tell_of_cheap_request, shorten};
 use crate::redirect::to_clean_path;
 use crate::router::{PATHS, Service, is_protected, sends_probes, tells_health};
 
@@ -45,8 +46,8 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
         "request",
         trace_id,
         method = %request.method(),
-        path = request.uri().path(),
-        query = request.uri().query().unwrap_or_default(),
+        path = &*shorten(request.uri().path()),
+        query = &*shorten(request.uri().query().unwrap_or_default()),
     );
     let mut observation = Observation::begin(Arc::clone(&service), request.uri().path(), span.clone());
     // Not the headers themselves: they would keep the connection's whole read buffer in memory.
@@ -176,6 +177,14 @@ impl Observation {
     }
 }
 
+impl Observation {
+    /// Whether nothing was traced.
+    fn is_cheap(&self) -> bool {
+        let refused = (400..CLIENT_GONE).contains(&self.status) || self.status == 503;
+        refused || !sends_probes(self.path)
+    }
+}
+
 impl Drop for Observation {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
@@ -183,17 +192,22 @@ impl Drop for Observation {
         metrics.end_request(self.path, self.status, duration);
         let duration_ms = duration.as_micros() as f64 / 1000.0;
         let status = self.status;
+        let failure = self.outcome.0.get();
+        if let Some(failure) = failure {
+            metrics.count_error(self.path, failure.code.name(), failure.fault);
+        }
+        if self.is_cheap() && !may_tell_of_cheap_request() {
+            return;
+        }
         self.span.in_scope(|| {
             if status == CLIENT_GONE {
                 tracing::info!(status, duration_ms, "the client went away");
-            } else if let Some(failure) = self.outcome.0.get() {
-                let code = failure.code.name();
-                metrics.count_error(self.path, code, failure.fault);
+            } else if let Some(failure) = failure {
                 tracing::info!(
                     status,
                     duration_ms,
-                    code,
-                    error = failure.to_string(),
+                    code = failure.code.name(),
+                    error = &*shorten(&failure.to_string()),
                     "request failed"
                 );
             } else {

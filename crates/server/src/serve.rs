@@ -20,7 +20,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use traceroute_flags::{watch_signals, with_open_files_advice};
-use traceroute_net::Access;
+use traceroute_net::{Access, Privileges};
 
 use crate::args::Config;
 use crate::auth::Token;
@@ -56,18 +56,35 @@ impl fmt::Display for StartError {
 /// # Errors
 /// The service could not begin.
 pub(crate) fn run(config: Config) -> Result<(), StartError> {
-    logging::start(config.log_level, config.log_format);
     let token = Token::load(config.token_file.as_deref()).map_err(StartError)?;
     let sockets = Sockets::open(&config)?;
     // While there is one thread only: privileges belong to threads.
-    drop_privileges(config.policy.egress);
+    let kept = drop_privileges(config.policy.egress);
+    let log = logging::start(config.log_level, config.log_format)
+        .map_err(|error| StartError(format!("cannot start a thread for the log: {error}; {RAISE}")))?;
+    let result = start(config, token, sockets, &kept);
+    log.finish();
+    result
+}
+
+/// What to do about a thread that cannot be started.
+const RAISE: &str = "raise `ulimit -u` or the pids limit of the container";
+
+/// Serves, with privileges dropped.
+fn start(
+    config: Config,
+    token: Option<Token>,
+    sockets: Sockets,
+    kept: &io::Result<Privileges>,
+) -> Result<(), StartError> {
+    tell_privileges(kept);
     config.policy.prepare();
     if config.windows_driver {
         datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;
     }
     check_threads().map_err(|error| {
         StartError(format!(
-            "cannot start a thread for each processor: {error}; raise `ulimit -u` or the pids limit of the container"
+            "cannot start a thread for each processor: {error}; {RAISE}"
         ))
     })?;
     let runtime = runtime::Builder::new_multi_thread()
@@ -80,14 +97,17 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     result
 }
 
-/// Keeps nothing but the right to send probes, and to mark them if clients may choose marks, and
-/// says what that is enough for.
-fn drop_privileges(choices: Choices) {
-    let kept = if choices.fwmark {
+/// Keeps nothing but the right to send probes, and to mark them if clients may choose marks.
+fn drop_privileges(choices: Choices) -> io::Result<Privileges> {
+    if choices.fwmark {
         traceroute_net::keep_marking_privileges()
     } else {
         traceroute_net::keep_probing_privileges()
-    };
+    }
+}
+
+/// Says which privileges were kept, and what they are enough for.
+fn tell_privileges(kept: &io::Result<Privileges>) {
     match kept {
         Ok(privileges) => {
             let root = privileges.is_root;

@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -121,4 +121,47 @@ fn who_only_sends_no_more_is_answered() {
     assert_eq!((status, read(&body).e2e.sent), (200, 4));
     let metrics = server.get("/metrics").1;
     assert!(!metrics.contains("status=\"499\""), "{metrics}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let mut server = Server::start_with_unread_log(&node, 3765);
+    let padding = "x".repeat(2000);
+    for _ in 0..300 {
+        let query = format!("target=127.0.0.1&traceroute-queries=1&e2e-queries=0&{padding}=1");
+        assert_eq!(server.get(&format!("/traceroute?{query}")).0, 200);
+    }
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_flood_without_a_token_does_not_fill_the_log() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let mut command = node.command(support::PROGRAM);
+    command
+        .args(["--addr", "127.0.0.1:0"])
+        .env("DATADOG_TRACEROUTE_TOKEN", "secret");
+    let begun = Instant::now();
+    let mut server = Server::spawn(&node, command);
+    let mut stream = server.connect();
+    let target = "x".repeat(8000);
+    let request = format!("GET /traceroute?target={target} HTTP/1.1\r\nHost: x\r\n\r\n");
+    for _ in 0..2000 {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 4096];
+        let size = stream.read(&mut answer).unwrap();
+        assert!(answer[..size].starts_with(b"HTTP/1.1 401"));
+    }
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let lines: Vec<String> = server.log.iter().collect();
+    assert!(lines.iter().all(|line| line.len() < 1000), "a line is too long");
+    let told = lines.iter().filter(|line| line.contains("status=401")).count();
+    // A hundred a second.
+    let seconds = 1 + begun.elapsed().as_secs() as usize;
+    assert!(told <= 100 * seconds, "{told} lines in {seconds} s");
 }

@@ -37,6 +37,28 @@ impl Server {
         Server::spawn(node, command)
     }
 
+    /// Starts at this port, with a pipe for its log that nobody reads, and waits until it listens.
+    pub(crate) fn start_with_unread_log(node: &Node, port: u16) -> Server {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut command = node.command(PROGRAM);
+        command.args(["--addr", &address.to_string()]);
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let server = Server {
+            child,
+            node: node.clone(),
+            address,
+            log: channel().1,
+            beginning: Vec::new(),
+        };
+        let deadline = Instant::now() + PATIENCE;
+        let socket = || Socket::from(node.socket(TCP.0, TCP.1, 0).unwrap());
+        while socket().connect(&address.into()).is_err() {
+            assert!(Instant::now() < deadline, "the server does not listen");
+            thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
     /// Starts whatever becomes the server, and waits until it listens, at a TCP address or else a
     /// Unix socket.
     pub(crate) fn spawn(node: &Node, mut command: Command) -> Server {
