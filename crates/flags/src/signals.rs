@@ -36,15 +36,36 @@ pub fn watch_signals(stop: impl FnMut(Interruption) + Send + 'static) -> io::Res
     watcher.spawn(|| signals.each(stop)).map(drop)
 }
 
+/// Calls `reload` for each SIGHUP, from a thread of its own. Without that the signal ends the
+/// program. Systems other than Unix have no such signal.
+///
+/// # Errors
+/// As [`watch_signals`].
+pub fn watch_hangup(reload: impl FnMut() + Send + 'static) -> io::Result<()> {
+    #[cfg(unix)]
+    system::watch_hangup(reload)?;
+    #[cfg(not(unix))]
+    drop(reload);
+    Ok(())
+}
+
 #[cfg(unix)]
 mod system {
     use std::io;
+    use std::thread;
 
     use datadog_traceroute::system::is_interrupt_ignored;
-    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::iterator;
 
     use super::Interruption;
+
+    pub(super) fn watch_hangup(mut reload: impl FnMut() + Send + 'static) -> io::Result<()> {
+        let mut signals = iterator::Signals::new([SIGHUP])?;
+        let watcher = thread::Builder::new().name("reload".to_owned());
+        let watch = move || signals.forever().for_each(|_| reload());
+        watcher.spawn(watch).map(drop)
+    }
 
     pub(super) struct Signals(iterator::Signals);
 

@@ -93,7 +93,7 @@ pub use imp::host;
 pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
 #[cfg(target_os = "linux")]
-pub use imp::{keep_marking_privileges, keep_probing_privileges};
+pub use imp::{forbid_dumps, keep_marking_privileges, keep_probing_privileges};
 pub use options::NetworkOptions;
 pub use own_addresses::OwnAddresses;
 pub use privileges::Privileges;
@@ -123,6 +123,15 @@ pub fn keep_probing_privileges() -> std::io::Result<Privileges> {
 /// Always: not supported here.
 #[cfg(not(target_os = "linux"))]
 pub fn keep_marking_privileges() -> std::io::Result<Privileges> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Keeps what is in this process's memory from others; this system has nothing of the kind.
+///
+/// # Errors
+/// Always: not supported here.
+#[cfg(not(target_os = "linux"))]
+pub fn forbid_dumps() -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
 }
 

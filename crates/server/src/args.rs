@@ -114,6 +114,11 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// Whether nobody but this machine's users reaches the service.
+    pub(crate) fn is_local(&self) -> bool {
+        self.addr.as_ref().is_none_or(ListenAddress::is_loopback)
+    }
+
     pub(crate) fn body_limit(&self) -> BodyLimit {
         BodyLimit {
             size: self.max_request_size,
@@ -308,6 +313,13 @@ impl Flags {
             return Err(PROGRAM.usage_error("--unix-socket is not supported on this system"));
         }
         let tcp = addr_is_given || self.unix_socket.is_none();
+        let policy = Policy {
+            allow: self.allow,
+            deny: self.deny,
+            deny_local: self.deny_local,
+            egress: Choices::of(&self.allow_egress),
+        };
+        policy.check().map_err(|problem| PROGRAM.usage_error(&problem))?;
         Ok(Config {
             addr: tcp.then_some(self.addr),
             unix_socket: self.unix_socket,
@@ -332,12 +344,7 @@ impl Flags {
             write_timeout: self.write_timeout,
             token_file: self.token_file,
             allowed_hosts: AllowedHosts(self.allowed_hosts),
-            policy: Policy {
-                allow: self.allow,
-                deny: self.deny,
-                deny_local: self.deny_local,
-                egress: Choices::of(&self.allow_egress),
-            },
+            policy,
         })
     }
 }
@@ -534,6 +541,10 @@ mod tests {
             (
                 "--deny x",
                 "invalid value for --deny: \"x\" is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address",
+            ),
+            (
+                "--allow 10.1.0.0/16,10.2.0.0/16 --deny ::ffff:10.2.0.0/104",
+                "--allow 10.1.0.0/16 allows nothing: --deny 10.0.0.0/8 denies all of it",
             ),
             (
                 "--allow-egress mark",

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::str::FromStr;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -53,6 +53,12 @@ impl fmt::Display for ListenAddress {
 }
 
 impl ListenAddress {
+    /// Whether only this machine reaches it, as far as the text tells.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let address = self.host.parse::<IpAddr>();
+        self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    }
+
     /// Listens, on each of a name's addresses.
     ///
     /// # Errors

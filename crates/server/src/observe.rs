@@ -108,10 +108,7 @@ async fn prepare(service: &Service, request: Request) -> Result<Request, Failure
     let guarded = is_protected(request.uri().path());
     let hosts = &service.settings.allowed_hosts;
     hosts.check(request.version(), request.headers(), guarded)?;
-    if let Some(token) = &service.settings.token
-        && guarded
-        && !token.is_shown(request.headers())
-    {
+    if guarded && !service.settings.tokens.allow(request.headers()) {
         let message = "A valid bearer token is required";
         return Err(Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Denied, message));
     }

@@ -129,6 +129,27 @@ const LOCAL: [&str; 15] = [
 ];
 
 impl Policy {
+    /// # Errors
+    /// A network of `allow` that `deny` has as a whole: it would allow nothing.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let denied = |allowed: &Network| {
+            let covers = |denied: &&Network| {
+                denied.addresses.contains(&allowed.addresses)
+                    && (denied.zone.is_none() || denied.zone == allowed.zone)
+            };
+            self.deny
+                .iter()
+                .find(covers)
+                .map(|denied| (allowed.clone(), denied))
+        };
+        match self.allow.iter().find_map(denied) {
+            Some((allowed, denied)) => Err(format!(
+                "--allow {allowed} allows nothing: --deny {denied} denies all of it"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Opens what deciding needs.
     pub(crate) fn prepare(&self) {
         if self.deny_local {
@@ -169,9 +190,11 @@ fn embedded(address: Ipv6Addr) -> Option<IpAddr> {
 }
 
 /// IPv4 addresses that packets to an IPv6 address may end at, or pass: enough to deny, too little
-/// to allow. The router of a 6to4 network (RFC 3056 §2); and behind a local NAT64 prefix (RFC
-/// 8215), all places where its address may stand, which the length of the operator's prefix decides
-/// (RFC 6052 §2.2).
+/// to allow. The router of a 6to4 network (RFC 3056 §2); server and client of Teredo (RFC 4380 §4);
+/// IPv4-compatible addresses (RFC 4291 §2.5.5.1); those that a translator gives to IPv4 hosts (SIIT,
+/// RFC 2765 §2.1) and ISATAP (RFC 5214 §6.1) to its own. After a local NAT64 prefix (RFC 8215), all
+/// places where its address may stand, which the length of the operator's prefix decides (RFC 6052
+/// §2.2).
 fn guesses(address: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = address else {
         return Vec::new();
@@ -179,15 +202,25 @@ fn guesses(address: IpAddr) -> Vec<IpAddr> {
     let octets = v6.octets();
     let places: &[[usize; 4]] = match octets {
         [0x20, 0x02, ..] => &[[2, 3, 4, 5]],
+        [0x20, 0x01, 0, 0, ..] => &[[4, 5, 6, 7]],
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ..]
+        | [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, ..]
+        | [_, _, _, _, _, _, _, _, 0 | 2, 0, 0x5e, 0xfe, ..] => &[[12, 13, 14, 15]],
         [0, 0x64, 0xff, 0x9b, 0, 1, ..] => {
             &[[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]]
         }
         _ => &[],
     };
     let read = |place: &[usize; 4]| Ipv4Addr::from(place.map(|index| octets[index]));
+    let client = match octets {
+        // Inverted, so that no translator on the way changes it.
+        [0x20, 0x01, 0, 0, .., a, b, c, d] => Some(Ipv4Addr::new(!a, !b, !c, !d)),
+        _ => None,
+    };
     places
         .iter()
         .map(read)
+        .chain(client)
         // "This network": no translator sends there, and where no address stands are zeros.
         .filter(|v4| v4.octets()[0] != 0)
         .map(IpAddr::V4)
@@ -268,8 +301,10 @@ pub(crate) fn parse_subnet(text: &str) -> Result<Subnet, String> {
     let addresses = network
         .parse::<IpNet>()
         .or_else(|_| network.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| format!("{text:?} is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address"))?
-        .trunc();
+        .map_err(|_| {
+            format!("{text:?} is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address")
+        })?;
+    let addresses = canonical(addresses).trunc();
     let is_link_local = matches!(addresses.network(), IpAddr::V6(v6) if v6.is_unicast_link_local() && addresses.prefix_len() >= 10);
     match zone {
         Some("") => Err(format!("{text:?} has an empty zone after %")),
@@ -280,6 +315,16 @@ pub(crate) fn parse_subnet(text: &str) -> Result<Subnet, String> {
             addresses,
             zone: zone.map(str::to_owned),
         }),
+    }
+}
+
+/// A network of mapped addresses as the IPv4 network that it means: targets are compared as IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    match (network.addr().to_canonical(), network.prefix_len()) {
+        (address @ IpAddr::V4(_), length) if network.addr().is_ipv6() && length >= 96 => {
+            IpNet::new(address, length - 96).unwrap_or(network)
+        }
+        _ => network,
     }
 }
 
@@ -384,6 +429,13 @@ mod tests {
             "64:ff9b:1:aaaa:c6:3364:100:0",
             "64:ff9b:1::198.51.100.1",
             "64:ff9b:1:c633:64:1ff:ffff:ffff",
+            // IPv4-compatible, SIIT, ISATAP; Teredo by server and by client.
+            "::198.51.100.1",
+            "::ffff:0:198.51.100.1",
+            "2001:db8::5efe:198.51.100.1",
+            "2001:db8::200:5efe:198.51.100.1",
+            "2001:0:c633:6401::1",
+            "2001:0:c000:201:0:0:39cc:9bfe",
         ] {
             assert!(!allows(&policy, address), "{address}");
         }
@@ -391,6 +443,8 @@ mod tests {
             "64:ff9b:1::192.0.2.1",
             "64:ff9b:1:c000:2:100::",
             "2002:c000:201::1",
+            "2001:0:c000:201:0:0:3fff:fdfe",
+            "::ffff:0:192.0.2.1",
         ] {
             assert!(allows(&policy, address), "{address}");
         }
@@ -444,6 +498,16 @@ mod tests {
         assert_eq!(
             parse_subnet("2001:db8::1").unwrap().to_string(),
             "2001:db8::1/128"
+        );
+        let mapped = parse_network("::ffff:127.0.0.0/104").unwrap();
+        assert_eq!(mapped.to_string(), "127.0.0.0/8");
+        assert_eq!(
+            parse_network("::ffff:192.0.2.1").unwrap().to_string(),
+            "192.0.2.1/32"
+        );
+        assert_eq!(
+            parse_network("::ffff:0:0/95").unwrap().to_string(),
+            "::fffe:0:0/95"
         );
         assert_eq!(
             parse_subnet("fe80::9%eth0").unwrap().to_string(),

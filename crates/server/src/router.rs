@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use traceroute_flags::{Interface, InvalidParameter, TraceOption};
 use traceroute_format::{Format, Screen, View};
 
-use crate::auth::Token;
+use crate::auth::Tokens;
 use crate::backend::Backend;
 use crate::browser::AllowedHosts;
 use crate::failure::Failure;
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     pub(crate) max_traces: u32,
     pub(crate) body: observe::BodyLimit,
     pub(crate) policy: Policy,
-    pub(crate) token: Option<Token>,
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) allowed_hosts: AllowedHosts,
 }
 

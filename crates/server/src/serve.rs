@@ -19,11 +19,11 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
-use traceroute_flags::{watch_signals, with_open_files_advice};
+use traceroute_flags::{watch_hangup, watch_signals, with_open_files_advice};
 use traceroute_net::{Access, Privileges};
 
 use crate::args::Config;
-use crate::auth::Token;
+use crate::auth::Tokens;
 use crate::backend;
 use crate::connections::{Client, Connection, ConnectionCounters, Connections};
 use crate::logging;
@@ -56,13 +56,15 @@ impl fmt::Display for StartError {
 /// # Errors
 /// The service could not begin.
 pub(crate) fn run(config: Config) -> Result<(), StartError> {
-    let token = Token::load(config.token_file.as_deref()).map_err(StartError)?;
+    let tokens = Tokens::load(config.token_file.clone()).map_err(StartError)?;
     let sockets = Sockets::open(&config)?;
     // While there is one thread only: privileges belong to threads.
     let kept = drop_privileges(config.policy.egress);
+    // What it keeps from whom depends on who the process has become.
+    let _ = traceroute_net::forbid_dumps();
     let log = logging::start(config.log_level, config.log_format)
         .map_err(|error| StartError(format!("cannot start a thread for the log: {error}; {RAISE}")))?;
-    let result = start(config, token, sockets, &kept);
+    let result = start(config, tokens, sockets, &kept);
     log.finish();
     result
 }
@@ -73,11 +75,19 @@ const RAISE: &str = "raise `ulimit -u` or the pids limit of the container";
 /// Serves, with privileges dropped.
 fn start(
     config: Config,
-    token: Option<Token>,
+    tokens: Tokens,
     sockets: Sockets,
     kept: &io::Result<Privileges>,
 ) -> Result<(), StartError> {
     tell_privileges(kept);
+    if tokens.are_readable_by_all() {
+        tracing::warn!("everybody on this machine may read the token's file; chmod o-r it");
+    }
+    if !tokens.is_any() && !config.is_local() {
+        tracing::warn!(
+            "everybody who reaches the port may trace; use --addr 127.0.0.1:3765, a Unix socket or --token-file"
+        );
+    }
     config.policy.prepare();
     if config.windows_driver {
         datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;
@@ -91,7 +101,7 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| StartError(format!("cannot start: {}", with_open_files_advice(error))))?;
-    let result = runtime.block_on(serve(config, token, sockets));
+    let result = runtime.block_on(serve(config, tokens, sockets));
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();
     result
@@ -180,13 +190,20 @@ impl Sockets {
     }
 }
 
-async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result<(), StartError> {
+async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), StartError> {
     // Before anybody is told that the service is there: they might send a signal, which would end
     // it the hard way.
     let (asked, mut stop) = mpsc::channel(1);
     watch_signals(move |signal| {
         // Who asks again before that was seen asks for the same.
         let _ = asked.try_send(signal);
+    })
+    .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    let tokens = Arc::new(tokens);
+    let to_reload = Arc::clone(&tokens);
+    watch_hangup(move || match to_reload.reload() {
+        Ok(()) => tracing::info!("read the token again"),
+        Err(error) => tracing::error!("{error}; the token is what it was"),
     })
     .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     sockets.announce(&config);
@@ -196,7 +213,7 @@ async fn serve(config: Config, token: Option<Token>, sockets: Sockets) -> Result
         max_traces: config.max_traces,
         body: config.body_limit(),
         policy: config.policy.clone(),
-        token,
+        tokens,
         allowed_hosts: config.allowed_hosts.clone(),
     };
     let tracer = Arc::new(backend::tracer(config.max_traces));

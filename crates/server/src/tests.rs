@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 use traceroute_engine::TraceError;
 
-use crate::auth::Token;
+use crate::auth::Tokens;
 use crate::backend::{Backend, OnEvent};
 use crate::browser::AllowedHosts;
 use crate::limits::Ceilings;
@@ -191,7 +191,7 @@ fn settings() -> Settings {
             timeout: Duration::from_secs(5),
         },
         policy: Policy::default(),
-        token: None,
+        tokens: Arc::default(),
         allowed_hosts: AllowedHosts::default(),
     }
 }
@@ -995,7 +995,7 @@ async fn the_token_guards_what_sends_packets() {
     let bench = bench_with(
         Outcome::Succeed,
         Settings {
-            token: Some(Token::new("s3cret").unwrap()),
+            tokens: Arc::new(Tokens::of("s3cret")),
             ..settings()
         },
     );

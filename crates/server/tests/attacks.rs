@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use support::{Server, finish, get_from, read, socket_path};
@@ -164,4 +165,33 @@ fn a_flood_without_a_token_does_not_fill_the_log() {
     // A hundred a second.
     let seconds = 1 + begun.elapsed().as_secs() as usize;
     assert!(told <= 100 * seconds, "{told} lines in {seconds} s");
+}
+
+#[test]
+fn hangup_reads_the_token_again_and_ends_nothing() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join("reloaded_token");
+    // Whoever the server becomes may read it.
+    fs::write(&path, "first").unwrap();
+    let server = Server::start(&node, &["--token-file", path.to_str().unwrap()]);
+    assert!(
+        server
+            .beginning
+            .iter()
+            .any(|line| line.contains("may read the token"))
+    );
+    let with = |token: &str| format!("Host: x\r\nAuthorization: Bearer {token}\r\n");
+    assert_eq!(status(&server, "/metrics", &with("first")), 200);
+    fs::write(&path, "second").unwrap();
+    server.signal("-HUP");
+    server.wait_for_log("read the token again");
+    assert_eq!(status(&server, "/metrics", &with("first")), 401);
+    assert_eq!(status(&server, "/metrics", &with("second")), 200);
+    fs::write(&path, "").unwrap();
+    server.signal("-HUP");
+    server.wait_for_log("the token is what it was");
+    assert_eq!(status(&server, "/metrics", &with("second")), 200);
+    fs::remove_file(path).unwrap();
 }

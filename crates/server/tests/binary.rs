@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -660,6 +660,9 @@ fn a_plain_user_with_cap_net_raw_probes_as_root_does() {
     ] {
         assert!(status.contains(line), "{status}");
     }
+    // No other program of that user may look into it (proc(5), `PR_SET_DUMPABLE` of prctl(2)).
+    let memory = fs::metadata(format!("/proc/{}/mem", server.child.id())).unwrap();
+    assert_eq!(memory.uid(), 0);
     for (target, expected) in addresses(&chain) {
         // SACK needs raw sockets.
         let query = "protocol=icmp&traceroute-queries=1&e2e-queries=0&timeout=1000";

@@ -91,6 +91,8 @@ pub struct Driver {
 
 struct Shared {
     commands: mpsc::Sender<Command>,
+    /// The process that has the thread: one that was forked from it does not.
+    process: u32,
     next_ticket: AtomicU64,
     /// Set by the thread once the network is open.
     waker: Mutex<Option<Waker>>,
@@ -130,6 +132,7 @@ impl Driver {
         let (commands, inbox) = mpsc::channel();
         let shared = Arc::new(Shared {
             commands,
+            process: std::process::id(),
             next_ticket: AtomicU64::new(0),
             waker: Mutex::new(None),
         });
@@ -172,6 +175,10 @@ impl Driver {
     }
 
     fn send(&self, command: Command) {
+        if self.shared.process != std::process::id() {
+            // The dropped command shows as a closed result channel, too.
+            return;
+        }
         // A stopped thread shows as a closed result channel.
         let _ = self.shared.commands.send(command);
         self.shared.wake();
@@ -689,4 +696,26 @@ fn open_network<'n>(
         }
     };
     Ok(network.insert(opened))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_process_is_told_that_nobody_probes() {
+        // Nobody will ever take the command.
+        let (commands, _inbox) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            commands,
+            process: std::process::id() + 1,
+            next_ticket: AtomicU64::new(0),
+            waker: Mutex::new(None),
+        });
+        let driver = Driver { shared };
+        let statistics = driver.statistics();
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let answer = std::pin::pin!(statistics).poll(&mut context);
+        assert!(matches!(answer, Poll::Ready(None)), "{answer:?}");
+    }
 }

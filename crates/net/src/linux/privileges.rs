@@ -104,6 +104,16 @@ pub fn keep_marking_privileges() -> io::Result<Privileges> {
     keep(1 << CAP_NET_RAW | 1 << CAP_NET_ADMIN)
 }
 
+/// Lets no other process of the same user look into this one, and writes no core dump: its memory
+/// may have secrets (`PR_SET_DUMPABLE` of prctl(2)).
+///
+/// # Errors
+/// What the kernel says.
+pub fn forbid_dumps() -> io::Result<()> {
+    // SAFETY: no pointers.
+    sys::check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+}
+
 fn keep(wanted: u32) -> io::Result<Privileges> {
     if let Err(error) = sys::raise_open_files(libc::RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of open files");
