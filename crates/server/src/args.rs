@@ -16,7 +16,7 @@ use traceroute_flags::{Manual, Program, Shell, UsageError, go_style, parse_int};
 use crate::auth::VARIABLE;
 use crate::browser::{AllowedHosts, parse_host};
 use crate::duration;
-use crate::limits::Ceilings;
+use crate::limits::{Capacity, Ceilings};
 use crate::listen::ListenAddress;
 use crate::logging::{LogFormat, LogLevel};
 use crate::observe::BodyLimit;
@@ -98,7 +98,7 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     pub(crate) windows_driver: bool,
     pub(crate) grace_period: Duration,
-    pub(crate) max_traces: u32,
+    pub(crate) capacity: Capacity,
     pub(crate) max_connections: u32,
     pub(crate) max_connections_per_client: u32,
     pub(crate) ceilings: Ceilings,
@@ -217,6 +217,15 @@ struct Flags {
     #[arg(long, value_name = "number", default_value = "16384", value_parser = parse_count)]
     max_traces: u32,
 
+    /// Most probes a second, of all requests; beyond that requests are refused with 503
+    #[arg(long, value_name = "number", default_value = "300000", value_parser = parse_count)]
+    max_packet_rate: u32,
+
+    /// Most memory of requests and their documents, such as 96M or 4G; beyond that they are refused
+    /// with 503
+    #[arg(long, value_name = "bytes", default_value = "4G", value_parser = parse_size)]
+    max_memory: u64,
+
     /// Most TCP connections, and most to the Unix socket; beyond that idle ones are closed
     #[arg(long, value_name = "number", default_value = "8192", value_parser = parse_count)]
     max_connections: u32,
@@ -228,6 +237,10 @@ struct Flags {
     /// Most runs, and most end-to-end probes, of one request
     #[arg(long, value_name = "number", default_value_t = MAX_QUERIES, value_parser = parse_count)]
     max_queries: u32,
+
+    /// Largest TTL of one request
+    #[arg(long, value_name = "number", default_value_t = u8::MAX, value_parser = parse_ttl)]
+    max_ttl: u8,
 
     /// Largest timeout of one request
     #[arg(long, value_name = "duration", default_value = "24h", value_parser = duration::parse)]
@@ -328,13 +341,18 @@ impl Flags {
             log_format: self.log_format,
             windows_driver: self.windows_driver,
             grace_period: self.grace_period,
-            max_traces: self.max_traces,
+            capacity: Capacity {
+                traces: self.max_traces,
+                packet_rate: self.max_packet_rate.into(),
+                memory: self.max_memory,
+            },
             max_connections: self.max_connections,
             max_connections_per_client: self
                 .max_connections_per_client
                 .unwrap_or(self.max_connections.div_ceil(2)),
             ceilings: Ceilings {
                 queries: self.max_queries,
+                max_ttl: self.max_ttl,
                 timeout: self.max_timeout,
                 duration: (!self.max_duration.is_zero()).then_some(self.max_duration),
             },
@@ -357,6 +375,28 @@ fn parse_count(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|count| (1..=1 << 28).contains(count))
         .ok_or_else(|| format!("must be between 1 and {}, got {value}", 1 << 28))
+}
+
+/// A TTL.
+fn parse_ttl(text: &str) -> Result<u8, String> {
+    let ttl = text.parse().ok().filter(|ttl| *ttl > 0);
+    ttl.ok_or_else(|| format!("{text:?} is no number between 1 and 255"))
+}
+
+/// Bytes: a number, or one of KiB, MiB or GiB.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.chars().last() {
+        Some('k' | 'K') => (&text[..text.len() - 1], 10),
+        Some('m' | 'M') => (&text[..text.len() - 1], 20),
+        Some('g' | 'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number = digits
+        .parse()
+        .ok()
+        .filter(|number| (1..=1 << 34).contains(number));
+    let size: Option<u64> = number.map(|number: u64| number << shift);
+    size.ok_or_else(|| format!("{text:?} is no size such as 268435456, 256M or 4G"))
 }
 
 /// A duration that is not zero.
@@ -434,6 +474,7 @@ mod tests {
         assert!(!config("--deny-local --deny-local=false").policy.deny_local);
         assert_eq!(config("--grace-period 1m30s").grace_period.as_secs(), 90);
         assert_eq!(config("--grace-period=0s").grace_period, Duration::ZERO);
+        assert_eq!(config("--max-memory 96M").capacity.memory, 96 << 20);
         assert_eq!(
             config("--max-duration 5m").ceilings.duration,
             Some(Duration::from_mins(5))
@@ -529,6 +570,14 @@ mod tests {
             (
                 "--max-traces 0",
                 "invalid value for --max-traces: must be between 1 and 268435456, got 0",
+            ),
+            (
+                "--max-memory 4T",
+                "invalid value for --max-memory: \"4T\" is no size such as 268435456, 256M or 4G",
+            ),
+            (
+                "--max-ttl 256",
+                "invalid value for --max-ttl: \"256\" is no number between 1 and 255",
             ),
             (
                 "--header-timeout 0s",

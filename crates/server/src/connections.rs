@@ -183,6 +183,7 @@ impl Connections {
         self.counters.open.inc();
         Arc::new(Connection {
             id,
+            client,
             in_reserve,
             close,
             all: Arc::clone(self),
@@ -199,6 +200,7 @@ impl Connections {
 #[derive(Debug)]
 pub(crate) struct Connection {
     id: u64,
+    pub(crate) client: Client,
     /// It is one too many: only questions as to health are answered.
     pub(crate) in_reserve: bool,
     close: Arc<Notify>,

@@ -9,6 +9,8 @@ use axum::response::{IntoResponse, Response};
 use datadog_traceroute::{Error, ErrorCode, Host};
 use serde::Serialize;
 
+use crate::limits::Scarce;
+
 /// A request that has no result. How it is written depends on the request's headers, so it travels
 /// in the response's extensions until [`Failure::render`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,8 +170,15 @@ impl Failure {
         Failure::trace_failed(ErrorCode::Unknown, panic)
     }
 
-    pub(crate) fn overloaded() -> Self {
-        let message = "Too many traces at once: try again later";
+    pub(crate) fn overloaded(scarce: Scarce) -> Self {
+        let message = match scarce {
+            Scarce::Traces | Scarce::LongTraces => "Too many traces at once: try again later",
+            Scarce::ClientTraces => "Too many traces at once for one client: try again later",
+            Scarce::Packets => "Too many packets a second: try again later",
+            Scarce::ClientPackets => "Too many packets a second for one client: try again later",
+            Scarce::TargetPackets => "Too many packets a second to this target: try again later",
+            Scarce::Memory => "Not enough memory: ask for less, or try again later",
+        };
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, message)
     }
 
@@ -300,7 +309,7 @@ mod tests {
         assert_eq!((wrong.status.as_u16(), wrong.fault), (400, Fault::Client));
         let unknown = Failure::trace(&Error::TooLate);
         assert_eq!((unknown.status.as_u16(), unknown.fault), (500, Fault::Name));
-        assert_eq!(Failure::overloaded().fault, Fault::Service);
+        assert_eq!(Failure::overloaded(Scarce::Traces).fault, Fault::Service);
     }
 
     #[test]

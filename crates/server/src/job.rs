@@ -8,11 +8,12 @@ use std::time::Duration;
 use datadog_traceroute::{
     Egress, EgressError, Error, Paths, PathsOptions, Report, Request, is_one_host, only_zone,
 };
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backend::OnEvent;
+use crate::connections::Client;
 use crate::failure::Failure;
+use crate::limits::{Permit, Room};
 use crate::router::Service;
 
 /// A request that has been let in. Dropping it gives its room back.
@@ -21,7 +22,7 @@ pub(crate) struct Job {
     request: Request,
     start: Instant,
     longest: Option<Duration>,
-    _room: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 impl Job {
@@ -34,6 +35,7 @@ impl Job {
     pub(crate) async fn admit(
         service: Arc<Service>,
         request: Request,
+        client: Client,
         within: Option<Duration>,
     ) -> Result<Job, Failure> {
         if let Some(parameter) = service.settings.policy.egress.refused(&request) {
@@ -42,22 +44,23 @@ impl Job {
         let ceilings = &service.settings.ceilings;
         ceilings.check(&request).map_err(Failure::invalid_parameters)?;
         let egress = request.egress();
-        let room = service
+        let permit = service
             .admission
-            .admit(&request)
-            .ok_or_else(Failure::overloaded)?;
+            .admit(&request, client)
+            .map_err(Failure::overloaded)?;
         let longest = [ceilings.duration, within].into_iter().flatten().min();
         let start = Instant::now();
         let mut job = Job {
-            start,
-            longest,
             service,
             request,
-            _room: room,
+            start,
+            longest,
+            permit,
         };
         // In the place of the name, so that what was checked is what will be probed.
         let address = job.resolve(egress).await?;
         job.request = job.request.resolved_to(address);
+        job.permit.aim_at(address).map_err(Failure::overloaded)?;
         if job.request.windows_driver() {
             let starting = job.service.backend.start_windows_driver();
             job.in_time(starting)
@@ -128,6 +131,17 @@ impl Job {
         let discovery = self.service.backend.paths(&self.request, options);
         let paths = self.in_time(discovery).await?;
         paths.map_err(|error| Failure::trace(&error))
+    }
+
+    /// Memory for the document of a report, which is written in `format` with or without details.
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub(crate) async fn room_for(&self, report: &Report) -> Result<Room, Failure> {
+        // Details say about everything once more.
+        let copies = if self.request.details() { 3 } else { 1 };
+        let size = copies * report.estimated_size();
+        self.permit.room_for(size).await.map_err(Failure::overloaded)
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {

@@ -1,17 +1,24 @@
 //! What one request may ask for, and how much may go on at once.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, Request};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
 use traceroute_flags::{InvalidParameter, TraceOption, Value};
+
+use crate::connections::Client;
 
 /// Ceilings for one request. The defaults refuse nothing that the library allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ceilings {
     /// Most runs, and most end-to-end probes.
     pub(crate) queries: u32,
+    /// Largest TTL.
+    pub(crate) max_ttl: u8,
     /// Longest that an answer may take.
     pub(crate) timeout: Duration,
     /// Longest that the whole request may take.
@@ -22,6 +29,7 @@ impl Default for Ceilings {
     fn default() -> Self {
         Ceilings {
             queries: MAX_QUERIES,
+            max_ttl: u8::MAX,
             timeout: Duration::from_millis(MAX_TIMEOUT_MS),
             duration: None,
         }
@@ -34,6 +42,7 @@ impl Ceilings {
     pub(crate) fn clamp(&self, option: &TraceOption, default: Option<Value>) -> Option<Value> {
         let most = match option.name() {
             "traceroute-queries" | "e2e-queries" => i64::from(self.queries),
+            "max-ttl" | "first-ttl" => self.max_ttl.into(),
             // At least 1: 0 would mean the default.
             "timeout" => (self.timeout.as_millis() as i64).max(1),
             _ => return default,
@@ -55,6 +64,14 @@ impl Ceilings {
                 return Err(too_large(name, u128::from(self.queries), "", u128::from(value)));
             }
         }
+        if request.max_ttl() > self.max_ttl {
+            return Err(too_large(
+                "max-ttl",
+                self.max_ttl.into(),
+                "",
+                request.max_ttl().into(),
+            ));
+        }
         if request.timeout() > self.timeout {
             let (limit, value) = (self.timeout.as_millis(), request.timeout().as_millis());
             return Err(too_large("timeout", limit, " ms", value));
@@ -68,27 +85,356 @@ fn too_large(name: &'static str, limit: u128, unit: &str, value: u128) -> Invali
     InvalidParameter::new(name, problem)
 }
 
-/// Lets requests in while there is room for their traces.
+/// Requests that may last longer share half of the room: nobody else waits for them for hours.
+const LONG: Duration = Duration::from_mins(10);
+/// A request counts for its packets of a second at least: many short ones are a flood as well.
+const PACKET_TIME: Duration = Duration::from_secs(1);
+/// Bytes of a trace in flight, and of what is known of one TTL and of one end-to-end probe after.
+const TRACE_SIZE: u64 = 4096;
+const HOP_SIZE: u64 = 128;
+const PROBE_SIZE: u64 = 24;
+/// Packets a second of a run whose probes nothing holds back, for each TTL.
+const USUAL_DELAY: Duration = Duration::from_millis(50);
+
+/// What all requests may need at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    /// Runs and end-to-end probes in flight.
+    pub(crate) traces: u32,
+    /// Probes a second.
+    pub(crate) packet_rate: u64,
+    /// Bytes of requests and their documents.
+    pub(crate) memory: u64,
+}
+
+/// What one request needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Demand {
+    traces: u64,
+    /// As many traces, if the request may last long.
+    long: u64,
+    packet_rate: u64,
+    memory: u64,
+}
+
+impl Demand {
+    /// At most so much, whatever the network does. A request with more traces than there is room
+    /// for needs all that one client may have.
+    fn of(request: &Request, capacity: Capacity) -> Self {
+        let is_long = request.time_limit() > LONG;
+        let part = if is_long { 2 } else { 1 };
+        let most = (share(capacity.traces.into()) / part).max(1);
+        let all = u64::from(request.traces_at_once()).max(1);
+        let traces = all.min(most);
+        let ttls = u64::from(request.max_ttl());
+        let runs = u64::from(request.runs());
+        let memory = all * TRACE_SIZE + runs * ttls * HOP_SIZE + u64::from(request.e2e_probes()) * PROBE_SIZE;
+        Demand {
+            traces,
+            long: if is_long { traces } else { 0 },
+            packet_rate: packet_rate(request),
+            memory,
+        }
+    }
+}
+
+/// Most probes that a request sends in any second, second attempts aside.
+fn packet_rate(request: &Request) -> u64 {
+    let per_second = |pause: Duration| 1_000_000_000 / pause.as_nanos().clamp(1, 1_000_000_000) as u64;
+    let of_run = per_second(request.delay().unwrap_or(USUAL_DELAY)).min(request.max_ttl().into());
+    let probes = u64::from(request.e2e_probes());
+    let spacing = request.e2e_spacing();
+    u64::from(request.runs()) * of_run + per_second(spacing).min(probes)
+}
+
+/// What one client may have of something: the rest is for others.
+fn share(all: u64) -> u64 {
+    all - all / 4
+}
+
+/// What there is not enough of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scarce {
+    Traces,
+    LongTraces,
+    ClientTraces,
+    Packets,
+    ClientPackets,
+    TargetPackets,
+    Memory,
+}
+
+impl Scarce {
+    pub(crate) const ALL: [Scarce; 7] = [
+        Scarce::Traces,
+        Scarce::LongTraces,
+        Scarce::ClientTraces,
+        Scarce::Packets,
+        Scarce::ClientPackets,
+        Scarce::TargetPackets,
+        Scarce::Memory,
+    ];
+
+    /// The name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Scarce::Traces => "traces",
+            Scarce::LongTraces => "long_traces",
+            Scarce::ClientTraces => "client_traces",
+            Scarce::Packets => "packets",
+            Scarce::ClientPackets => "client_packets",
+            Scarce::TargetPackets => "target_packets",
+            Scarce::Memory => "memory",
+        }
+    }
+}
+
+/// Lets requests in while there is enough of everything: room for traces, packets and memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
-    room: Arc<Semaphore>,
-    limit: u32,
+    capacity: Capacity,
+    used: Arc<Mutex<Used>>,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    traces: u64,
+    long: u64,
+    packet_rate: u64,
+    memory: u64,
+    clients: HashMap<Client, OfClient>,
+    /// Packets a second.
+    targets: HashMap<IpAddr, u64>,
+    refused: [u64; Scarce::ALL.len()],
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct OfClient {
+    traces: u64,
+    packet_rate: u64,
 }
 
 impl Admission {
-    /// Room for `limit` traces (runs and end-to-end probes in flight).
-    pub(crate) fn new(limit: u32) -> Self {
+    pub(crate) fn new(capacity: Capacity) -> Self {
         Admission {
-            room: Arc::new(Semaphore::new(limit as usize)),
-            limit,
+            capacity,
+            used: Arc::default(),
         }
     }
 
-    /// Takes the room that `request` needs until the permit is dropped; `None`: there is not
-    /// enough. A request that is larger than the whole room needs all of it.
-    pub(crate) fn admit(&self, request: &Request) -> Option<OwnedSemaphorePermit> {
-        let traces = request.traces_at_once().clamp(1, self.limit);
-        Arc::clone(&self.room).try_acquire_many_owned(traces).ok()
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what `request` needs until the permit is dropped.
+    ///
+    /// # Errors
+    /// There is not enough of something.
+    pub(crate) fn admit(&self, request: &Request, client: Client) -> Result<Permit, Scarce> {
+        let demand = Demand::of(request, self.capacity);
+        let mut used = self.used();
+        if let Err(scarce) = used.check(demand, client, self.capacity) {
+            used.refused[scarce as usize] += 1;
+            return Err(scarce);
+        }
+        used.traces += demand.traces;
+        used.long += demand.long;
+        used.packet_rate += demand.packet_rate;
+        used.memory += demand.memory;
+        let of_client = used.clients.entry(client).or_default();
+        of_client.traces += demand.traces;
+        of_client.packet_rate += demand.packet_rate;
+        drop(used);
+        Ok(Permit {
+            admission: self.clone(),
+            begun: Instant::now(),
+            demand,
+            client,
+            target: None,
+        })
+    }
+
+    /// Why requests were refused, and how often.
+    pub(crate) fn refused(&self) -> [(Scarce, u64); Scarce::ALL.len()] {
+        let refused = self.used().refused;
+        Scarce::ALL.map(|scarce| (scarce, refused[scarce as usize]))
+    }
+
+    /// What is short right now: a small request would be refused.
+    pub(crate) fn overloaded(&self) -> Option<Scarce> {
+        let used = self.used();
+        let Capacity {
+            traces,
+            packet_rate,
+            memory,
+        } = self.capacity;
+        [
+            (Scarce::Traces, used.traces, u64::from(traces)),
+            (Scarce::Packets, used.packet_rate, packet_rate),
+            (Scarce::Memory, used.memory, memory),
+        ]
+        .into_iter()
+        .find_map(|(scarce, used, all)| (used >= all).then_some(scarce))
+    }
+}
+
+impl Used {
+    fn check(&self, demand: Demand, client: Client, capacity: Capacity) -> Result<(), Scarce> {
+        let traces = u64::from(capacity.traces);
+        let fits = |used: u64, needed: u64, all: u64| needed == 0 || used.saturating_add(needed) <= all;
+        let none = OfClient::default();
+        let own = self.clients.get(&client).unwrap_or(&none);
+        // Who may use the Unix socket is trusted.
+        let of_client = |all: u64| if client == Client::Local { all } else { share(all) };
+        for (fits, scarce) in [
+            (fits(self.traces, demand.traces, traces), Scarce::Traces),
+            (
+                fits(self.long, demand.long, (traces / 2).max(1)),
+                Scarce::LongTraces,
+            ),
+            (
+                fits(own.traces, demand.traces, of_client(traces)),
+                Scarce::ClientTraces,
+            ),
+            (
+                fits(self.packet_rate, demand.packet_rate, capacity.packet_rate),
+                Scarce::Packets,
+            ),
+            (
+                fits(
+                    own.packet_rate,
+                    demand.packet_rate,
+                    of_client(capacity.packet_rate),
+                ),
+                Scarce::ClientPackets,
+            ),
+            (fits(self.memory, demand.memory, capacity.memory), Scarce::Memory),
+        ] {
+            if !fits {
+                return Err(scarce);
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, demand: Demand, client: Client, target: Option<IpAddr>) {
+        self.traces -= demand.traces;
+        self.long -= demand.long;
+        self.packet_rate -= demand.packet_rate;
+        self.memory -= demand.memory;
+        if let Some(own) = self.clients.get_mut(&client) {
+            own.traces -= demand.traces;
+            own.packet_rate -= demand.packet_rate;
+            if *own == OfClient::default() {
+                self.clients.remove(&client);
+            }
+        }
+        if let Some(target) = target
+            && let Some(rate) = self.targets.get_mut(&target)
+        {
+            *rate -= demand.packet_rate;
+            if *rate == 0 {
+                self.targets.remove(&target);
+            }
+        }
+    }
+}
+
+/// What a request has taken.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    admission: Admission,
+    begun: Instant,
+    demand: Demand,
+    client: Client,
+    target: Option<IpAddr>,
+}
+
+impl Permit {
+    /// Its packets go there.
+    ///
+    /// # Errors
+    /// Too many already do.
+    pub(crate) fn aim_at(&mut self, target: IpAddr) -> Result<(), Scarce> {
+        let admission = self.admission.clone();
+        let mut used = admission.used();
+        let rate = used.targets.get(&target).copied().unwrap_or(0) + self.demand.packet_rate;
+        if rate > (admission.capacity.packet_rate / 2).max(1) {
+            used.refused[Scarce::TargetPackets as usize] += 1;
+            return Err(Scarce::TargetPackets);
+        }
+        used.targets.insert(target, rate);
+        self.target = Some(target);
+        Ok(())
+    }
+
+    /// Room for a document of this many bytes, until it is dropped; waits a while for it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn room_for(&self, bytes: usize) -> Result<Room, Scarce> {
+        let bytes = bytes as u64;
+        let admission = &self.admission;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            {
+                let mut used = admission.used();
+                if used.memory.saturating_add(bytes) <= admission.capacity.memory {
+                    used.memory += bytes;
+                    return Ok(Room {
+                        admission: admission.clone(),
+                        bytes,
+                    });
+                }
+                if bytes > admission.capacity.memory || Instant::now() >= deadline {
+                    used.refused[Scarce::Memory as usize] += 1;
+                    return Err(Scarce::Memory);
+                }
+            }
+            sleep(PATIENCE / 100).await;
+        }
+    }
+}
+
+/// How long a document waits for memory.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let (admission, client, target) = (self.admission.clone(), self.client, self.target);
+        let now = Demand {
+            packet_rate: 0,
+            ..self.demand
+        };
+        let later = Demand {
+            packet_rate: self.demand.packet_rate,
+            ..Demand::default()
+        };
+        let rest = PACKET_TIME.saturating_sub(self.begun.elapsed());
+        admission.used().give_back(now, client, None);
+        let end = move || admission.used().give_back(later, client, target);
+        match Handle::try_current() {
+            Ok(runtime) if !rest.is_zero() => {
+                runtime.spawn(async move {
+                    sleep(rest).await;
+                    end();
+                });
+            }
+            _ => end(),
+        }
+    }
+}
+
+/// Memory for a document.
+#[derive(Debug)]
+pub(crate) struct Room {
+    admission: Admission,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.admission.used().memory -= self.bytes;
     }
 }
 
@@ -111,13 +457,13 @@ mod tests {
             .build()
             .unwrap();
         assert_eq!(Ceilings::default().check(&largest), Ok(()));
-        assert!(Admission::new(100).admit(&largest).is_some());
     }
 
     #[test]
     fn each_ceiling_is_named() {
         let ceilings = Ceilings {
             queries: 10,
+            max_ttl: 20,
             timeout: Duration::from_secs(2),
             duration: None,
         };
@@ -132,31 +478,151 @@ mod tests {
         );
         assert_eq!(
             message(&request(10, 10)),
+            "max-ttl must be at most 20 on this server, got 30"
+        );
+        let short = Request::to("192.0.2.1").runs(10).e2e_probes(10).max_ttl(20);
+        assert_eq!(
+            message(&short.build().unwrap()),
             "timeout must be at most 2000 ms on this server, got 3000"
         );
     }
 
-    #[test]
-    fn room_is_taken_and_given_back() {
-        let admission = Admission::new(10);
-        // Three runs, and four probes waiting for an answer: one a second, three seconds each.
-        let first = admission.admit(&request(3, 50)).unwrap();
-        assert!(admission.admit(&request(4, 0)).is_none());
-        let second = admission.admit(&request(3, 0)).unwrap();
-        assert!(admission.admit(&request(0, 0)).is_none());
-        drop(first);
-        assert!(admission.admit(&request(7, 0)).is_some());
-        drop(second);
+    fn capacity(traces: u32) -> Capacity {
+        Capacity {
+            traces,
+            packet_rate: 1_000_000,
+            memory: 1 << 32,
+        }
+    }
+
+    const LOCAL: Client = Client::Local;
+
+    fn scarce(result: Result<Permit, Scarce>) -> Option<Scarce> {
+        result.err()
     }
 
     #[test]
-    fn a_request_larger_than_the_room_is_let_in_alone() {
-        let admission = Admission::new(10);
-        let small = admission.admit(&request(1, 0)).unwrap();
-        assert!(admission.admit(&request(1000, 0)).is_none());
-        drop(small);
-        let large = admission.admit(&request(1000, 0)).unwrap();
-        assert!(admission.admit(&request(1, 0)).is_none());
+    fn room_is_taken_and_given_back() {
+        let admission = Admission::new(capacity(10));
+        // Three runs, and four probes waiting for an answer: one a second, three seconds each.
+        let first = admission.admit(&request(3, 50), LOCAL).unwrap();
+        assert_eq!(
+            scarce(admission.admit(&request(4, 0), LOCAL)),
+            Some(Scarce::Traces)
+        );
+        let second = admission.admit(&request(3, 0), LOCAL).unwrap();
+        assert_eq!(
+            scarce(admission.admit(&request(0, 0), LOCAL)),
+            Some(Scarce::Traces)
+        );
+        assert_eq!(admission.overloaded(), Some(Scarce::Traces));
+        drop(first);
+        assert!(admission.admit(&request(7, 0), LOCAL).is_ok());
+        drop(second);
+        let used = admission.used();
+        assert_eq!((used.traces, used.packet_rate, used.memory), (0, 0, 0));
+        assert!(used.clients.is_empty());
+    }
+
+    #[test]
+    fn a_request_larger_than_the_room_leaves_others_their_share() {
+        let admission = Admission::new(capacity(16));
+        let large = admission.admit(&request(1000, 0), LOCAL).unwrap();
+        assert_eq!(
+            scarce(admission.admit(&request(5, 0), LOCAL)),
+            Some(Scarce::Traces)
+        );
+        let _small = admission.admit(&request(4, 0), LOCAL).unwrap();
         drop(large);
+        assert!(admission.admit(&request(1000, 0), LOCAL).is_ok());
+    }
+
+    /// A day with one TTL took all room for a day, and next to no CPU.
+    #[test]
+    fn long_requests_leave_half_of_the_room() {
+        let admission = Admission::new(capacity(16));
+        let day = Duration::from_millis(MAX_TIMEOUT_MS);
+        let long = Request::to("192.0.2.1")
+            .runs(1000)
+            .e2e_probes(0)
+            .max_ttl(1)
+            .timeout(day);
+        let long = long.build().unwrap();
+        let _first = admission.admit(&long, LOCAL).unwrap();
+        assert_eq!(scarce(admission.admit(&long, LOCAL)), Some(Scarce::LongTraces));
+        assert!(admission.admit(&request(8, 0), LOCAL).is_ok());
+    }
+
+    #[test]
+    fn no_client_and_no_target_has_everything() {
+        let admission = Admission::new(Capacity {
+            packet_rate: 100,
+            ..capacity(1000)
+        });
+        let [one, other] = [1, 2].map(|last| Client::of([192, 0, 2, last].into()));
+        let target = IpAddr::from([198, 51, 100, 1]);
+        // Twenty packets a second each.
+        let of_one: Vec<Permit> = (0..3)
+            .map(|_| admission.admit(&request(1, 0), one).unwrap())
+            .collect();
+        assert_eq!(
+            scarce(admission.admit(&request(1, 0), one)),
+            Some(Scarce::ClientPackets)
+        );
+        let mut permits: Vec<Permit> = (0..2)
+            .map(|_| admission.admit(&request(1, 0), other).unwrap())
+            .collect();
+        assert_eq!(
+            scarce(admission.admit(&request(1, 0), LOCAL)),
+            Some(Scarce::Packets)
+        );
+        permits.extend(of_one);
+        let aimed: Vec<bool> = permits
+            .iter_mut()
+            .map(|permit| permit.aim_at(target).is_ok())
+            .collect();
+        assert_eq!(aimed, [true, true, false, false, false]);
+        drop(permits);
+        let used = admission.used();
+        assert!(used.clients.is_empty() && used.targets.is_empty());
+        assert_eq!(used.refused.iter().sum::<u64>(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn short_requests_count_for_a_second() {
+        let admission = Admission::new(Capacity {
+            packet_rate: 30,
+            ..capacity(1000)
+        });
+        drop(admission.admit(&request(1, 0), LOCAL).unwrap());
+        assert_eq!(
+            scarce(admission.admit(&request(1, 0), LOCAL)),
+            Some(Scarce::Packets)
+        );
+        sleep(PACKET_TIME + Duration::from_millis(10)).await;
+        assert!(admission.admit(&request(1, 0), LOCAL).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn documents_wait_for_memory_and_not_for_ever() {
+        let admission = Admission::new(Capacity {
+            memory: 100_000,
+            ..capacity(1000)
+        });
+        let permit = admission.admit(&request(1, 0), LOCAL).unwrap();
+        let room = permit.room_for(60_000).await.unwrap();
+        assert_eq!(permit.room_for(60_000).await.unwrap_err(), Scarce::Memory);
+        let begun = Instant::now();
+        assert_eq!(permit.room_for(100_001).await.unwrap_err(), Scarce::Memory);
+        assert!(begun.elapsed().is_zero(), "it would never fit");
+        let (second, ()) = tokio::join!(permit.room_for(60_000), async {
+            sleep(PATIENCE / 2).await;
+            drop(room);
+        });
+        drop(second.unwrap());
+        assert_eq!(
+            scarce(admission.admit(&request(100, 0), LOCAL)),
+            Some(Scarce::Memory)
+        );
     }
 }

@@ -16,6 +16,7 @@ use traceroute_flags::{COMMIT, VERSION};
 
 use crate::connections::ConnectionCounters;
 use crate::failure::{Failure, Fault};
+use crate::limits::Scarce;
 use crate::{logging, router};
 
 /// What the service counts itself.
@@ -87,7 +88,11 @@ impl Metrics {
     }
 
     /// Everything, with the engine's counters; zeros where it has not begun.
-    pub(crate) fn registry(&self, engine: Option<Statistics>) -> Registry {
+    pub(crate) fn registry(
+        &self,
+        engine: Option<Statistics>,
+        refused: impl IntoIterator<Item = (Scarce, u64)>,
+    ) -> Registry {
         let mut registry = Registry::with_prefix("traceroute");
         registry.register(
             "build",
@@ -119,6 +124,14 @@ impl Metrics {
             "connections_closed",
             "Connections closed to make room, by reason: idle ones, and those of the reserve",
             self.connections.closed.clone(),
+        );
+        let refused = refused
+            .into_iter()
+            .map(|(scarce, count)| ("scarce", scarce.name(), count));
+        registry.register(
+            "requests_refused",
+            "Requests refused with 503, by what there was not enough of",
+            counters(refused),
         );
         let missing = logging::missing_lines().map(|(reason, lines)| ("reason", reason, lines));
         registry.register(
@@ -266,7 +279,7 @@ mod tests {
 
     fn text(metrics: &Metrics, engine: Option<Statistics>) -> String {
         let mut text = String::new();
-        encode(&mut text, &metrics.registry(engine)).unwrap();
+        encode(&mut text, &metrics.registry(engine, [])).unwrap();
         text
     }
 

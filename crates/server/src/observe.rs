@@ -18,8 +18,9 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::{Instrument, Span};
 
 use crate::accept_header::prefers_json;
-use crate::connections::{Connection, Serving};
+use crate::connections::{Client, Connection, Serving};
 use crate::failure::Failure;
+use crate::limits::Room;
 use crate::logging::{may_tell_of_cheap_request, shorten};
 use crate::redirect::to_clean_path;
 use crate::router::{PATHS, Service, is_protected, sends_probes, tells_health};
@@ -40,7 +41,11 @@ pub(crate) struct BodyLimit {
 }
 
 /// Everything around a request. One function, because each layer of its own costs every request in flight a kilobyte.
-pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+pub(crate) async fn surround(
+    State(service): State<Arc<Service>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let trace_id = trace_id(request.headers());
     let span = tracing::info_span!(
         "request",
@@ -54,6 +59,10 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
     let json = prefers_json(request.headers());
     let head_is_allowed = !sends_probes(request.uri().path());
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    let client = connection
+        .as_ref()
+        .map_or(Client::Local, |connection| connection.client);
+    request.extensions_mut().insert(client);
     let one_too_many = connection
         .as_ref()
         .is_some_and(|connection| connection.in_reserve);
@@ -137,13 +146,25 @@ fn trace_id(headers: &HeaderMap) -> String {
 /// How a request ended, for the log and the metrics. A stream's status is sent before that is known, so the one who carries
 /// it out shares this with the one who logs it, through the response's extensions.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Outcome(Arc<OnceLock<Failure>>);
+pub(crate) struct Outcome(Arc<Ending>);
+
+#[derive(Debug, Default)]
+struct Ending {
+    failure: OnceLock<Failure>,
+    room: OnceLock<Room>,
+}
 
 impl Outcome {
     /// The request has no result.
     pub(crate) fn fail(&self, failure: Failure) {
         // Only the first reason counts.
-        let _ = self.0.set(failure);
+        let _ = self.0.failure.set(failure);
+    }
+
+    /// Keeps the memory of a stream's document taken.
+    pub(crate) fn hold(&self, room: Room) {
+        // There is one document.
+        let _ = self.0.room.set(room);
     }
 }
 
@@ -189,7 +210,7 @@ impl Drop for Observation {
         metrics.end_request(self.path, self.status, duration);
         let duration_ms = duration.as_micros() as f64 / 1000.0;
         let status = self.status;
-        let failure = self.outcome.0.get();
+        let failure = self.outcome.0.failure.get();
         if let Some(failure) = failure {
             metrics.count_error(self.path, failure.code.name(), failure.fault);
         }

@@ -35,6 +35,12 @@ fn description() -> Value {
             "/probe": { "get": probe_operation() },
             "/paths": { "get": paths::operation(shared_parameters(), failures(&FAILURES)) },
             "/health": { "get": health_operation() },
+            "/livez": { "get": state_operation("livez", "Whether the server runs. HEAD works too.", &["405"]) },
+            "/readyz": { "get": state_operation(
+                "readyz",
+                "Whether the server would let requests in. HEAD works too.",
+                &["405", "503"],
+            ) },
             "/metrics": { "get": metrics_operation() },
             "/openapi.json": { "get": api_operation() },
             "/": { "get": page_operation() },
@@ -178,6 +184,19 @@ fn health_operation() -> Value {
         "security": [{}],
         "responses": responses,
     })
+}
+
+fn state_operation(name: &str, summary: &str, errors: &[&str]) -> Value {
+    let mut responses = failures(errors);
+    let schema = object(&[("status", json!({ "type": "string" }))]);
+    responses.insert(
+        "200".to_owned(),
+        json!({
+            "description": "It is so.",
+            "content": { "application/json": { "schema": schema } },
+        }),
+    );
+    json!({ "operationId": name, "summary": summary, "security": [{}], "responses": responses })
 }
 
 fn metrics_operation() -> Value {

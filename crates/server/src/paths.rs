@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{Method, Uri};
 use axum::response::Response;
 use serde_json::{Value, json};
 use traceroute_flags::{Interface, PathParameters, TraceOption};
 
+use crate::connections::Client;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::parameters::Query;
@@ -16,6 +18,7 @@ use crate::router::{Service, only_get, respond};
 /// Answers when all is done.
 pub(crate) async fn paths(
     State(service): State<Arc<Service>>,
+    Extension(client): Extension<Client>,
     method: Method,
     uri: Uri,
 ) -> Result<Response, Failure> {
@@ -32,7 +35,7 @@ pub(crate) async fn paths(
         },
     );
     let (request, options) = parameters.validate().map_err(Failure::invalid_parameters)?;
-    let job = Job::admit(service, request, None).await?;
+    let job = Job::admit(service, request, client, None).await?;
     let found = job.paths(options).await?;
     let document = datadog_traceroute::json::to_compact(&found);
     Ok(respond("application/json", document.map_err(Failure::encoding)?))

@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use traceroute_flags::{Interface, InvalidParameter, TraceOption, Value};
 
+use crate::connections::Client;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::limits::Ceilings;
@@ -131,10 +132,15 @@ impl Probe {
     ///
     /// # Errors
     /// The request is wrong, may not be made, or must be made later.
-    pub(crate) async fn measure(&self, service: Arc<Service>, request: Request) -> Result<Response, Failure> {
+    pub(crate) async fn measure(
+        &self,
+        service: Arc<Service>,
+        request: Request,
+        client: Client,
+    ) -> Result<Response, Failure> {
         let start = Instant::now();
         let measuring = async {
-            Job::admit(service, request, Some(self.limit))
+            Job::admit(service, request, client, Some(self.limit))
                 .await?
                 .run(None)
                 .await

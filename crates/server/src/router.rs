@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use axum::Extension;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, Method, Uri};
@@ -19,9 +20,10 @@ use traceroute_format::{Format, Screen, View};
 use crate::auth::Tokens;
 use crate::backend::Backend;
 use crate::browser::AllowedHosts;
+use crate::connections::Client;
 use crate::failure::Failure;
 use crate::job::Job;
-use crate::limits::{Admission, Ceilings};
+use crate::limits::{Admission, Capacity, Ceilings, Room};
 use crate::metrics::{self, Metrics};
 use crate::observe;
 use crate::parameters::{Asked, MODULE, Query, Remarks};
@@ -33,7 +35,7 @@ use crate::{health, openapi, page, paths, stream};
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) ceilings: Ceilings,
-    pub(crate) max_traces: u32,
+    pub(crate) capacity: Capacity,
     pub(crate) body: observe::BodyLimit,
     pub(crate) policy: Policy,
     pub(crate) tokens: Arc<Tokens>,
@@ -59,7 +61,7 @@ impl Service {
     ) -> Arc<Self> {
         Arc::new(Service {
             backend,
-            admission: Admission::new(settings.max_traces),
+            admission: Admission::new(settings.capacity),
             settings,
             metrics: Metrics::default(),
             cancelled,
@@ -80,16 +82,18 @@ pub(crate) fn sends_probes(path: &str) -> bool {
 
 /// Whether a path tells how the service is, also when there is no room for more.
 pub(crate) fn tells_health(path: &str) -> bool {
-    matches!(path, "/health" | "/metrics")
+    matches!(path, "/health" | "/livez" | "/readyz" | "/metrics")
 }
 
 /// The paths that are served, for metrics and the OpenAPI document; page files aside.
-pub(crate) const PATHS: [&str; 8] = [
+pub(crate) const PATHS: [&str; 10] = [
     "/traceroute",
     "/traceroute/stream",
     "/probe",
     "/paths",
     "/health",
+    "/livez",
+    "/readyz",
     "/metrics",
     "/openapi.json",
     "/",
@@ -103,6 +107,8 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .route("/probe", any(probe))
         .route("/paths", any(paths::paths))
         .route("/health", any(healthy))
+        .route("/livez", any(alive))
+        .route("/readyz", any(ready))
         .route("/metrics", any(counters))
         .route("/openapi.json", any(api))
         .merge(page::routes())
@@ -113,48 +119,77 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
 
 type HttpResult = Result<Response, Failure>;
 
-async fn traceroute(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> HttpResult {
+async fn traceroute(
+    State(service): State<Arc<Service>>,
+    Extension(client): Extension<Client>,
+    method: Method,
+    uri: Uri,
+) -> HttpResult {
     only_get(&method)?;
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
         let (request, format) = wanted?;
-        trace(service, request, format).await
+        trace(service, request, client, format).await
     };
     Ok(remarked(&remarks, answer.await))
 }
 
-async fn trace(service: Arc<Service>, request: Request, format: Format) -> HttpResult {
+async fn trace(service: Arc<Service>, request: Request, client: Client, format: Format) -> HttpResult {
     let details = request.details();
-    let job = Job::admit(service, request, None).await?;
+    let job = Job::admit(service, request, client, None).await?;
     let report = job.run(None).await?;
-    write(&report, format, details)
+    let room = job.room_for(&report).await?;
+    write(&report, format, details, room)
 }
 
-fn write(report: &Report, format: Format, details: bool) -> HttpResult {
+fn write(report: &Report, format: Format, details: bool, room: Room) -> HttpResult {
     let view = View {
         screen: Screen::NONE,
         details,
         option_prefix: "",
     };
     let text = match format {
-        Format::Json => json::to_compact(report).map_err(Failure::encoding)?,
+        Format::Json => {
+            json::to_compact_of_size(report, report.estimated_size()).map_err(Failure::encoding)?
+        }
         format => format.render(report, view).map_err(Failure::encoding)?,
     };
-    Ok(respond(format.media_type(), text))
+    let document = Held { text, _room: room };
+    Ok(respond(format.media_type(), Bytes::from_owner(document)))
 }
 
-async fn events(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> HttpResult {
+/// A document, and the memory that it has taken: until it has been sent.
+struct Held {
+    text: String,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+async fn events(
+    State(service): State<Arc<Service>>,
+    Extension(client): Extension<Client>,
+    method: Method,
+    uri: Uri,
+) -> HttpResult {
     only_get(&method)?;
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
         let request = without_format(wanted?, "events are JSON")?;
-        Ok(stream::response(Job::admit(service, request, None).await?))
+        Ok(stream::response(
+            Job::admit(service, request, client, None).await?,
+        ))
     };
     Ok(remarked(&remarks, answer.await))
 }
 
 async fn probe(
     State(service): State<Arc<Service>>,
+    Extension(client): Extension<Client>,
     method: Method,
     headers: HeaderMap,
     uri: Uri,
@@ -170,7 +205,7 @@ async fn probe(
     let (wanted, remarks) = wanted(asked);
     let answer = async {
         let request = without_format(wanted?, "probes are answered with metrics")?;
-        probe.measure(service, request).await
+        probe.measure(service, request, client).await
     };
     Ok(remarked(&remarks, answer.await))
 }
@@ -234,10 +269,33 @@ async fn healthy(State(service): State<Arc<Service>>, method: Method) -> HttpRes
     Ok(response)
 }
 
+/// Restarting helps when this is not answered, and never otherwise.
+async fn alive(method: Method) -> HttpResult {
+    get_or_head(&method)?;
+    Ok(state("{\"status\":\"alive\"}\n"))
+}
+
+/// Whether requests would be let in.
+async fn ready(State(service): State<Arc<Service>>, method: Method) -> HttpResult {
+    get_or_head(&method)?;
+    match service.admission.overloaded() {
+        Some(scarce) => Err(Failure::overloaded(scarce)),
+        None => Ok(state("{\"status\":\"ready\"}\n")),
+    }
+}
+
+fn state(document: &'static str) -> Response {
+    let mut response = respond("application/json", document);
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
+}
+
 async fn counters(State(service): State<Arc<Service>>, method: Method) -> HttpResult {
     get_or_head(&method)?;
     let engine = service.backend.statistics().await;
-    metrics::respond(&service.metrics.registry(engine))
+    let refused = service.admission.refused();
+    metrics::respond(&service.metrics.registry(engine, refused))
 }
 
 async fn api(method: Method) -> HttpResult {

@@ -210,13 +210,13 @@ async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), S
     let (cancel, cancelled) = watch::channel(false);
     let settings = Settings {
         ceilings: config.ceilings.clone(),
-        max_traces: config.max_traces,
+        capacity: config.capacity,
         body: config.body_limit(),
         policy: config.policy.clone(),
         tokens,
         allowed_hosts: config.allowed_hosts.clone(),
     };
-    let tracer = Arc::new(backend::tracer(config.max_traces));
+    let tracer = Arc::new(backend::tracer(config.capacity.traces));
     let service = Service::new(tracer, settings, cancelled);
     let connections = Arc::new(GracefulShutdown::new());
     let counters = service.metrics.connections.clone();

@@ -21,6 +21,7 @@ use tracing::Instrument;
 
 use crate::failure::Failure;
 use crate::job::Job;
+use crate::limits::Room;
 use crate::observe::Outcome;
 
 /// How often something is sent when nothing happens, so that nobody between takes the connection
@@ -59,7 +60,9 @@ fn events(job: Job, outcome: Outcome) -> impl Stream<Item = sse::Event> {
             let tell = Box::new(move |progress| {
                 let _ = sender.try_send(progress);
             });
-            job.run(Some(tell)).await
+            let report = job.run(Some(tell)).await?;
+            let room = job.room_for(&report).await?;
+            Ok((report, room))
         }
         .in_current_span(),
     );
@@ -74,9 +77,13 @@ fn events(job: Job, outcome: Outcome) -> impl Stream<Item = sse::Event> {
 }
 
 /// The last event.
-fn conclude(result: Result<Result<Report, Failure>, JoinError>, outcome: &Outcome) -> sse::Event {
+fn conclude(result: Result<Result<(Report, Room), Failure>, JoinError>, outcome: &Outcome) -> sse::Event {
     let result = result.unwrap_or_else(|panic| Err(Failure::crashed(&panic)));
-    let event = result.and_then(|report| event("report", &report).map_err(Failure::encoding));
+    let event = result.and_then(|(report, room)| {
+        // Until the response has ended.
+        outcome.hold(room);
+        event("report", &report).map_err(Failure::encoding)
+    });
     event.unwrap_or_else(|failure| {
         let event = sse::Event::default().event("error").data(failure.to_json());
         outcome.fail(failure);

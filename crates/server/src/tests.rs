@@ -22,7 +22,8 @@ use traceroute_engine::TraceError;
 use crate::auth::Tokens;
 use crate::backend::{Backend, OnEvent};
 use crate::browser::AllowedHosts;
-use crate::limits::Ceilings;
+use crate::connections::Client;
+use crate::limits::{Capacity, Ceilings};
 use crate::observe::BodyLimit;
 use crate::policy::{Choices, Policy, parse_subnet};
 use crate::router::{Service, Settings, router};
@@ -182,10 +183,18 @@ struct Bench {
     cancel: watch::Sender<bool>,
 }
 
+fn capacity(traces: u32) -> Capacity {
+    Capacity {
+        traces,
+        packet_rate: 300_000,
+        memory: 1 << 32,
+    }
+}
+
 fn settings() -> Settings {
     Settings {
         ceilings: Ceilings::default(),
-        max_traces: 1000,
+        capacity: capacity(1000),
         body: BodyLimit {
             size: 1000,
             timeout: Duration::from_secs(5),
@@ -636,6 +645,32 @@ async fn a_name_that_does_not_exist() {
 }
 
 #[tokio::test]
+async fn overload_is_no_reason_to_restart() {
+    let bench = bench_with(
+        Outcome::Hang,
+        Settings {
+            capacity: capacity(1),
+            ..settings()
+        },
+    );
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(bench.get(path).await.status, 200, "{path}");
+    }
+    let asked = datadog_traceroute::Request::to("192.0.2.1").build().unwrap();
+    let _permit = bench.service.admission.admit(&asked, Client::Local).unwrap();
+    assert_eq!(bench.get("/readyz").await.status, 503);
+    for path in ["/livez", "/health"] {
+        assert_eq!(bench.get(path).await.status, 200, "{path}");
+    }
+    assert_eq!(bench.get("/traceroute?target=192.0.2.1").await.status, 503);
+    let metrics = bench.get("/metrics").await.body;
+    assert!(
+        metrics.contains("traceroute_requests_refused_total{scarce=\"traces\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
 async fn health() {
     let bench = bench(Outcome::Hang);
     let answer = bench.get("/health").await;
@@ -654,7 +689,7 @@ async fn too_much_at_once_is_refused_until_there_is_room() {
     let bench = bench_with(
         Outcome::Hang,
         Settings {
-            max_traces: 10,
+            capacity: capacity(10),
             ..settings()
         },
     );
@@ -675,8 +710,8 @@ async fn too_much_at_once_is_refused_until_there_is_room() {
         bench
             .service
             .admission
-            .admit(&bench.fake.requests.lock().unwrap()[0])
-            .is_some()
+            .admit(&bench.fake.requests.lock().unwrap()[0], Client::Local)
+            .is_ok()
     );
     let metrics = bench.get("/metrics").await.body;
     assert!(
@@ -1184,7 +1219,7 @@ async fn a_stream_that_nobody_reads_ends_in_time() {
     let bench = bench_with(
         Outcome::Hang,
         Settings {
-            max_traces: 10,
+            capacity: capacity(10),
             ceilings: Ceilings {
                 duration: Some(Duration::from_secs(90)),
                 ..Ceilings::default()
@@ -1200,7 +1235,7 @@ async fn a_stream_that_nobody_reads_ends_in_time() {
     assert_eq!(bench.fake.running.load(Ordering::SeqCst), 0);
     let asked = bench.fake.requests.lock().unwrap()[0].clone();
     assert!(
-        bench.service.admission.admit(&asked).is_some(),
+        bench.service.admission.admit(&asked, Client::Local).is_ok(),
         "its room is free"
     );
     // Who reads after all still learns everything.

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use support::{Server, finish, get_from, read, socket_path};
-use traceroute_testbed::require_lab;
+use traceroute_testbed::{NameAnswer, Record, require_lab};
 
 /// The status of a request with these header lines.
 fn status(server: &Server, uri: &str, headers: &str) -> u16 {
@@ -194,4 +194,62 @@ fn hangup_reads_the_token_again_and_ends_nothing() {
     server.wait_for_log("the token is what it was");
     assert_eq!(status(&server, "/metrics", &with("second")), 200);
     fs::remove_file(path).unwrap();
+}
+
+/// Names are up to 4 kB a hop, whatever the hop is worth.
+#[test]
+fn names_take_no_more_memory_than_there_is() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(3).unwrap();
+    if !chain.client.can_have_names() {
+        return;
+    }
+    let label = "x".repeat(61);
+    let long = move |index| format!("{index:02}{}.{label}.{label}.{label}.test", &label[2..]);
+    let names: Vec<String> = (0..4).map(long).collect();
+    let _names = chain.client.answer_names(move |_, record| match record {
+        Record::Ptr => NameAnswer::Names(names.clone()),
+        _ => NameAnswer::Code(3),
+    });
+    let query = "traceroute-queries=100&e2e-queries=0&timeout=1000&reverse-dns=true";
+    let uri = format!("/traceroute?target={}&{query}", chain.target_v4());
+    let ask = |memory: &str| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("names_{memory}"));
+        let mut command = chain
+            .client
+            .command_with_names(support::PROGRAM, "", &folder)
+            .unwrap();
+        command.args(["--addr", "127.0.0.1:0", "--max-memory", memory]);
+        Server::spawn(&chain.client, command).get(&uri)
+    };
+    let (status, body) = ask("16M");
+    assert_eq!(status, 200);
+    assert!(body.len() > 350_000, "{} bytes", body.len());
+    let refused = "Not enough memory: ask for less, or try again later\n".to_owned();
+    assert_eq!(ask("900k"), (503, refused));
+}
+
+/// One request used up everybody's room for a day, and another one sent 400,000 packets a second.
+#[test]
+fn one_request_leaves_something_for_others() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &["--max-traces", "64"]);
+    let day =
+        "/traceroute?target=127.0.0.1&protocol=tcp&port=9&e2e-queries=1000&e2e-interval=60000&max-ttl=1";
+    let _day = server.begin(&format!("{day}&timeout=86400000&traceroute-queries=64"));
+    server.wait_for("traceroute_http_requests_in_flight", |requests| requests > 1);
+    let (status, body) = server.get(&format!("{day}&timeout=86400000&traceroute-queries=64"));
+    assert_eq!(
+        (status, &*body),
+        (503, "Too many traces at once: try again later\n")
+    );
+    let (status, body) = server.get("/traceroute?target=127.0.0.1&traceroute-queries=3&e2e-queries=0");
+    assert_eq!(status, 200, "{body}");
+    let idle = Server::start(&node, &[]);
+    let (status, body) = idle.get("/traceroute?target=127.0.0.1&traceroute-queries=65535&e2e-queries=0");
+    assert_eq!(
+        (status, &*body),
+        (503, "Too many packets a second: try again later\n")
+    );
 }

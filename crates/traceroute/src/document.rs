@@ -2,6 +2,7 @@
 //! [`Report`]. [`json`](crate::json) writes it down.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -86,8 +87,8 @@ pub struct RunDestination {
     /// Probed port; 0 for ICMP.
     pub port: u16,
     /// Names of the address.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reverse_dns: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub reverse_dns: Arc<[String]>,
 }
 
 /// What is at one TTL.
@@ -103,8 +104,8 @@ pub struct HopEntry {
     /// Whether there was an answer.
     pub reachable: bool,
     /// Names of the address.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reverse_dns: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub reverse_dns: Arc<[String]>,
 }
 
 /// The end-to-end probes of a request.
@@ -176,7 +177,7 @@ impl RunEntry {
             destination: RunDestination {
                 ip_address: run.destination.ip(),
                 port: run.destination.port(),
-                reverse_dns: names.of(run.destination.ip()).to_vec(),
+                reverse_dns: names.shared(run.destination.ip()),
             },
             hops: run.hops.iter().map(|hop| HopEntry::new(hop, names)).collect(),
         }
@@ -191,7 +192,7 @@ impl HopEntry {
             ip_address: answer.map(|answer| answer.address),
             rtt: answer.and_then(|answer| answer.rtt).map_or(0.0, milliseconds),
             reachable: answer.is_some(),
-            reverse_dns: answer.map_or_else(Vec::new, |answer| names.of(answer.address).to_vec()),
+            reverse_dns: answer.map_or_else(Arc::default, |answer| names.shared(answer.address)),
         }
     }
 }
@@ -225,6 +226,10 @@ impl E2eProbes {
 
 fn milliseconds(rtt: Duration) -> f64 {
     rtt.as_nanos() as f64 / 1e6
+}
+
+fn is_empty(names: &Arc<[String]>) -> bool {
+    names.is_empty()
 }
 
 /// An address that is written as an empty string when there is none.

@@ -12,7 +12,7 @@ use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 /// # Errors
 /// When `value`'s own serialization fails; a [`Report`](crate::Report)'s never does.
 pub fn to_pretty<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {
-    write(value, PrettyFormatter::new())
+    write(value, PrettyFormatter::new(), 0)
 }
 
 /// Without white space, with a final newline.
@@ -20,11 +20,24 @@ pub fn to_pretty<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String>
 /// # Errors
 /// When `value`'s own serialization fails; a [`Report`](crate::Report)'s never does.
 pub fn to_compact<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {
-    write(value, CompactFormatter)
+    write(value, CompactFormatter, 0)
 }
 
-fn write<T: Serialize + ?Sized>(value: &T, layout: impl Formatter) -> serde_json::Result<String> {
-    let mut bytes = Vec::new();
+/// As [`to_compact`], of a value that takes about this many bytes: a large one is not copied while
+/// it is written.
+///
+/// # Errors
+/// As [`to_compact`].
+pub fn to_compact_of_size<T: Serialize + ?Sized>(value: &T, bytes: usize) -> serde_json::Result<String> {
+    write(value, CompactFormatter, bytes)
+}
+
+fn write<T: Serialize + ?Sized>(
+    value: &T,
+    layout: impl Formatter,
+    capacity: usize,
+) -> serde_json::Result<String> {
+    let mut bytes = Vec::with_capacity(capacity);
     value.serialize(&mut Serializer::with_formatter(
         &mut bytes,
         ContractFormatter { layout },

@@ -68,6 +68,23 @@ impl Report {
         self.runs.iter_mut().for_each(Run::hide_private_hops);
     }
 
+    /// About how many bytes the compact document takes, without details. Names make the difference:
+    /// up to 4 kB a hop.
+    pub fn estimated_size(&self) -> usize {
+        const OF_EVERYTHING: usize = 1024;
+        const OF_RUN: usize = 256;
+        const OF_HOP: usize = 128;
+        const OF_PROBE: usize = 20;
+        let names = |address| -> usize { self.names.of(address).iter().map(|name| name.len() + 3).sum() };
+        let of_hop = |hop: &Hop| OF_HOP + hop.answer.map_or(0, |answer| names(answer.address));
+        let of_run = |run: &Run| {
+            let hops: usize = run.hops.iter().map(of_hop).sum();
+            OF_RUN + names(run.destination.ip()) + hops
+        };
+        let runs: usize = self.runs.iter().map(of_run).sum();
+        OF_EVERYTHING + runs + self.end_to_end.rtts.len() * OF_PROBE
+    }
+
     /// Who answered, and what was traced.
     pub(crate) fn addresses(&self) -> HashSet<IpAddr> {
         self.runs.iter().flat_map(Run::addresses).collect()
@@ -312,6 +329,12 @@ impl Names {
     /// The names of an address, none where none is known.
     pub fn of(&self, address: IpAddr) -> &[String] {
         self.0.get(&address).map_or(&[], |names| names)
+    }
+
+    /// The names of an address, not copied.
+    #[cfg(feature = "serde")]
+    pub(crate) fn shared(&self, address: IpAddr) -> Arc<[String]> {
+        self.0.get(&address).map_or_else(Arc::default, Arc::clone)
     }
 
     /// Each address and its names, in no particular order.

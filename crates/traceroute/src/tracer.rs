@@ -467,7 +467,7 @@ impl Request {
 
     /// The end-to-end probes' distance in time: spread over the longest time that a run may take,
     /// at most 1 s.
-    pub(crate) fn e2e_spacing(&self) -> Duration {
+    pub fn e2e_spacing(&self) -> Duration {
         let spread = (self.longest() / self.e2e_probes.max(1)).min(MAX_E2E_SPACING);
         self.e2e_interval.unwrap_or(spread)
     }
