@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datadog_traceroute::{
-    Egress, EgressError, Error, Paths, PathsOptions, Report, Request, is_one_host, only_zone,
+    Egress, EgressError, Error, Host, Paths, PathsOptions, Report, Request, is_one_host, only_zone,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -72,10 +72,14 @@ impl Job {
 
     /// The address of the target, which may be traced.
     async fn resolve(&self, egress: Result<Egress, EgressError>) -> Result<IpAddr, Failure> {
-        let resolution = self
-            .service
-            .backend
-            .resolve(self.request.host(), self.request.ipv6());
+        let host = self.request.host();
+        let resolution = async {
+            let _turn = match host {
+                Host::Name(_) => self.service.lookups.turn(self.permit.client()).await,
+                Host::Address(_) => None,
+            };
+            self.service.backend.resolve(host, self.request.ipv6()).await
+        };
         // None where the request may take for ever: then looking up names has a limit of its own.
         let times = [Some(self.request.time_limit()), self.longest];
         let limit = times.into_iter().flatten().min();

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, Request};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use traceroute_flags::{InvalidParameter, TraceOption, Value};
 
@@ -351,6 +352,11 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// Who has taken it.
+    pub(crate) fn client(&self) -> Client {
+        self.client
+    }
+
     /// Its packets go there.
     ///
     /// # Errors
@@ -393,6 +399,31 @@ impl Permit {
             }
             sleep(PATIENCE / 100).await;
         }
+    }
+}
+
+/// How many names of targets one client may have looked up at once: a name server may be silent
+/// for as long as a request may take, and others must not wait for that.
+const LOOKUPS: usize = 64;
+
+/// Turns for looking up names. Who has too many waits for its own only.
+#[derive(Debug, Default)]
+pub(crate) struct Lookups(Mutex<HashMap<Client, Weak<Semaphore>>>);
+
+impl Lookups {
+    /// The client's turn; it ends when this is dropped. `None`: never.
+    pub(crate) async fn turn(&self, client: Client) -> Option<OwnedSemaphorePermit> {
+        let turns = {
+            let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            clients.retain(|_, turns| turns.strong_count() > 0);
+            let known = clients.get(&client).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let turns = Arc::new(Semaphore::new(LOOKUPS));
+                clients.insert(client, Arc::downgrade(&turns));
+                turns
+            })
+        };
+        turns.acquire_owned().await.ok()
     }
 }
 
@@ -624,5 +655,23 @@ mod tests {
             scarce(admission.admit(&request(100, 0), LOCAL)),
             Some(Scarce::Memory)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_names_of_one_client_delay_no_other() {
+        let lookups = Lookups::default();
+        let [one, other] = [1, 2].map(|last| Client::of([192, 0, 2, last].into()));
+        let mut turns = Vec::new();
+        for _ in 0..LOOKUPS {
+            turns.push(lookups.turn(one).await.unwrap());
+        }
+        let soon = Duration::from_secs(1);
+        assert!(tokio::time::timeout(soon, lookups.turn(one)).await.is_err());
+        assert!(tokio::time::timeout(soon, lookups.turn(other)).await.is_ok());
+        turns.pop();
+        assert!(tokio::time::timeout(soon, lookups.turn(one)).await.is_ok());
+        drop(turns);
+        drop(lookups.turn(other).await);
+        assert!(lookups.0.lock().unwrap().len() <= 1, "nobody is remembered");
     }
 }

@@ -23,7 +23,7 @@ use crate::browser::AllowedHosts;
 use crate::connections::Client;
 use crate::failure::Failure;
 use crate::job::Job;
-use crate::limits::{Admission, Capacity, Ceilings, Room};
+use crate::limits::{Admission, Capacity, Ceilings, Lookups, Room};
 use crate::metrics::{self, Metrics};
 use crate::observe;
 use crate::parameters::{Asked, MODULE, Query, Remarks};
@@ -47,6 +47,7 @@ pub(crate) struct Service {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) settings: Settings,
     pub(crate) admission: Admission,
+    pub(crate) lookups: Lookups,
     pub(crate) metrics: Metrics,
     /// Becomes true when what still runs is to end.
     pub(crate) cancelled: watch::Receiver<bool>,
@@ -63,6 +64,7 @@ impl Service {
             backend,
             admission: Admission::new(settings.capacity),
             settings,
+            lookups: Lookups::default(),
             metrics: Metrics::default(),
             cancelled,
             started: Instant::now(),
