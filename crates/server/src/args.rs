@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::iter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -110,10 +110,21 @@ pub(crate) struct Config {
     pub(crate) write_timeout: Duration,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) allowed_hosts: AllowedHosts,
+    pub(crate) no_sandbox: bool,
     pub(crate) policy: Policy,
 }
 
 impl Config {
+    /// Where the Unix socket's file is.
+    pub(crate) fn socket_folder(&self) -> Option<&Path> {
+        let folder = self.unix_socket.as_deref()?.parent()?;
+        Some(if folder == Path::new("") {
+            Path::new(".")
+        } else {
+            folder
+        })
+    }
+
     /// Whether nobody but this machine's users reaches the service.
     pub(crate) fn is_local(&self) -> bool {
         self.addr.as_ref().is_none_or(ListenAddress::is_loopback)
@@ -271,6 +282,10 @@ struct Flags {
     #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
 
+    /// Keep the right to write files and to start programs (Linux; nothing needs it)
+    #[arg(long)]
+    no_sandbox: bool,
+
     /// Names under which browsers may ask, besides addresses and localhost, separated by commas
     #[arg(long, value_name = "names", value_delimiter = ',', value_parser = parse_host)]
     #[arg(action = clap::ArgAction::Append)]
@@ -362,6 +377,7 @@ impl Flags {
             write_timeout: self.write_timeout,
             token_file: self.token_file,
             allowed_hosts: AllowedHosts(self.allowed_hosts),
+            no_sandbox: self.no_sandbox,
             policy,
         })
     }

@@ -26,6 +26,7 @@ mod policy;
 mod probe;
 mod redirect;
 mod router;
+mod sandbox;
 mod serve;
 mod shared;
 mod stall;

@@ -29,6 +29,7 @@ use crate::connections::{Client, Connection, ConnectionCounters, Connections};
 use crate::logging;
 use crate::policy::Choices;
 use crate::router::{Service, Settings, router};
+use crate::sandbox::{self, Sandbox};
 use crate::shared::{Socket, TELLS_END, share};
 use crate::stall::StallGuard;
 
@@ -62,8 +63,15 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     let kept = drop_privileges(config.policy.egress);
     // What it keeps from whom depends on who the process has become.
     let _ = traceroute_net::forbid_dumps();
+    let sandbox = (!config.no_sandbox).then(|| sandbox::enter(config.socket_folder()));
     let log = logging::start(config.log_level, config.log_format)
         .map_err(|error| StartError(format!("cannot start a thread for the log: {error}; {RAISE}")))?;
+    match sandbox {
+        None => tracing::warn!("files are not protected: --no-sandbox"),
+        Some(Ok(Sandbox::On)) => tracing::debug!("files can be read only"),
+        Some(Ok(Sandbox::Unsupported)) => tracing::debug!("files are not protected: no Landlock"),
+        Some(Err(error)) => tracing::warn!(%error, "files are not protected"),
+    }
     let result = start(config, tokens, sockets, &kept);
     log.finish();
     result
