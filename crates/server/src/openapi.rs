@@ -243,9 +243,7 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
     let describe = |status: &str| match status {
         "400" => "A parameter is missing, unknown or out of range: `Invalid parameters: …`.",
         "401" => "The server wants a bearer token.",
-        "403" => {
-            "This target may not be traced, this parameter may not be given, or a web page of another site asks."
-        }
+        "403" => "This target or parameter is not allowed, or a web page of another site asks.",
         "405" => "Method not allowed.",
         "408" => "The request's body did not arrive in time.",
         "413" => "The request's body is too large.",
