@@ -33,7 +33,7 @@ const WAYS: [(&str, &str, &[&str]); 4] = [
             "-O",
             "json",
             "-I",
-            "tracelb -P udp-sport -W 1 -w 1 198.51.100.11",
+            "tracelb -P udp-sport -w 1 198.51.100.11",
         ],
     ),
     ("datadog-traceroute", "ICMP", &["paths", "-P", "icmp", TARGET]),
@@ -46,7 +46,7 @@ const WAYS: [(&str, &str, &[&str]); 4] = [
             "-O",
             "json",
             "-I",
-            "tracelb -P icmp-echo -W 1 -w 1 198.51.100.11",
+            "tracelb -P icmp-echo -w 1 198.51.100.11",
         ],
     ),
 ];
