@@ -132,8 +132,8 @@ impl Policy {
     /// # Errors
     /// A network of `allow` that `deny` has as a whole: it would allow nothing.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let denied = |allowed: &Network| {
-            let covers = |denied: &&Network| {
+        let denied = |allowed: &Subnet| {
+            let covers = |denied: &&Subnet| {
                 denied.addresses.contains(&allowed.addresses)
                     && (denied.zone.is_none() || denied.zone == allowed.zone)
             };
@@ -499,14 +499,14 @@ mod tests {
             parse_subnet("2001:db8::1").unwrap().to_string(),
             "2001:db8::1/128"
         );
-        let mapped = parse_network("::ffff:127.0.0.0/104").unwrap();
+        let mapped = parse_subnet("::ffff:127.0.0.0/104").unwrap();
         assert_eq!(mapped.to_string(), "127.0.0.0/8");
         assert_eq!(
-            parse_network("::ffff:192.0.2.1").unwrap().to_string(),
+            parse_subnet("::ffff:192.0.2.1").unwrap().to_string(),
             "192.0.2.1/32"
         );
         assert_eq!(
-            parse_network("::ffff:0:0/95").unwrap().to_string(),
+            parse_subnet("::ffff:0:0/95").unwrap().to_string(),
             "::fffe:0:0/95"
         );
         assert_eq!(
