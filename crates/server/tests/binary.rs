@@ -144,7 +144,7 @@ fn hops_and_destination_have_all_their_names() {
     }
 }
 
-/// Issue 12: from the next request on, for targets and for hops.
+/// From the next request on, for targets and for hops.
 #[test]
 fn a_changed_resolv_conf_counts_at_once() {
     let Some(lab) = require_lab() else { return };

@@ -373,7 +373,6 @@ mod tests {
         assert_eq!(server.queries(), 2, "a lost packet is sent again");
     }
 
-    /// Issue 14.
     #[tokio::test]
     async fn names_that_are_no_host_names_are_left_out() {
         let server = NameServer::start(|_| {

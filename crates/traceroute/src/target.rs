@@ -515,7 +515,7 @@ mod tests {
         assert!(found.is_loopback() && found.is_ipv6(), "{found}");
     }
 
-    /// Issue 14: the C library takes them for addresses.
+    /// The C library takes them for addresses.
     #[tokio::test]
     async fn numbers_are_names_that_nobody_knows() {
         for text in [

@@ -237,7 +237,6 @@ fn program_with_files(node: &Node, test: &str, files: &[(&str, &str)], arguments
     command
 }
 
-/// Issue 12.
 #[test]
 fn one_kind_of_address_is_enough_whatever_the_server_says_of_the_other() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
@@ -313,7 +312,6 @@ fn one_kind_of_address_is_enough_whatever_the_server_says_of_the_other() -> Resu
     Ok(())
 }
 
-/// Issue 12.
 #[test]
 fn a_name_in_another_script_is_asked_for_in_ascii_and_shown_as_typed() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
@@ -400,7 +398,7 @@ fn names_are_found_with_an_odd_resolv_conf_and_in_the_order_of_the_hosts_file() 
     Ok(())
 }
 
-/// Issue 14: the C library takes them for addresses.
+/// The C library takes them for addresses.
 #[test]
 fn numbers_are_names_that_do_not_resolve() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
@@ -415,7 +413,7 @@ fn numbers_are_names_that_do_not_resolve() -> Result<()> {
     Ok(())
 }
 
-/// Issue 12. The services on the Internet are asked through the proxy, by name, and not otherwise.
+/// The services on the Internet are asked through the proxy, by name, and not otherwise.
 #[test]
 fn the_public_address_is_asked_through_the_proxy_of_the_environment() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
