@@ -201,7 +201,7 @@ async fn ask(configuration: &Configuration, name: &str, wanted: Wanted) -> Resul
     texts(dns::addresses(configuration, name, wanted).await)
 }
 
-/// the tests of names: at once, whatever the server says of the other kind of record. Silence takes no time
+/// At once, whatever the server says of the other kind of record. Silence takes no time
 /// on a clock that jumps, and jumps show in the time that passed.
 #[tokio::test(start_paused = true)]
 async fn one_kind_of_address_is_enough_whatever_is_said_of_the_other() {
@@ -430,7 +430,7 @@ async fn resolved(system: &System, name: &str, ipv6: bool) -> Result<String, Str
     }
 }
 
-/// the tests of names. Both servers have the same port, as `resolv.conf` knows none.
+/// Both servers have the same port, as `resolv.conf` knows none.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_changed_resolv_conf_counts_from_the_next_question_on() {
@@ -454,7 +454,6 @@ async fn a_changed_resolv_conf_counts_from_the_next_question_on() {
     assert_eq!(resolved(&system, "a.example", false).await.unwrap(), "192.0.2.1");
 }
 
-/// the tests of names.
 #[tokio::test]
 async fn an_odd_resolv_conf_is_used_as_far_as_it_goes() {
     let server = Server::start(|name, kind| match (name, kind) {
