@@ -125,6 +125,7 @@ impl Tokens {
     }
 
     /// Whether everybody on this machine may read the token.
+    #[cfg_attr(not(unix), expect(clippy::unused_self, reason = "as on Unix"))]
     pub(crate) fn are_readable_by_all(&self) -> bool {
         #[cfg(unix)]
         if let Some(Ok(file)) = self.file.as_ref().map(fs::metadata) {

@@ -41,6 +41,7 @@ pub(crate) fn enter(writable: Option<&Path>) -> Result<Sandbox, landlock::Rulese
 /// # Errors
 /// None.
 #[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
 pub(crate) fn enter(_writable: Option<&Path>) -> Result<Sandbox, std::convert::Infallible> {
     Ok(Sandbox::Unsupported)
 }
