@@ -225,6 +225,13 @@ browser screenshots="target/browser/pictures":
         SCREENSHOTS=$(realpath {{ screenshots }}) AXE=$(realpath target/browser/node_modules/axe-core/axe.min.js) \
         cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
 
+# Pictures of what a person sees of a trace, beside traceroute and mtr: those of docs/sessions.md (needs root, traceroute, mtr and Python with venv)
+terminal-pictures folder="docs/images":
+    cargo build --locked --package datadog-traceroute-cli --package traceroute-simnet
+    test -d target/pictures || python3 -m venv target/pictures
+    target/pictures/bin/pip install --quiet --disable-pip-version-check pyte==0.8.2
+    PATH=$PWD/target/debug:$PATH target/pictures/bin/python scripts/terminal-pictures.py {{ folder }}
+
 # A real Prometheus scrapes the service; metrics and alert rules checked by promtool (Debian; unpacks its prometheus)
 test-prometheus:
     scripts/test-prometheus

@@ -34,12 +34,12 @@ SESSIONS = [
     ("nat", "A NAT that leaves its own addresses in quotes", "nat-untranslated", "198.51.100.11"),
 ]
 TOOLS = [
-    ("traceroute", "traceroute {}"),
+    ("traceroute", "traceroute -n {}"),
     ("mtr", "mtr --no-dns {}"),
     ("datadog-traceroute", "datadog-traceroute -q 3 -Q 10 --format table {}"),
 ]
 # In seconds; the last one is the end, or when a person has gone.
-MOMENTS = [0.1, 1, 5, 45]
+MOMENTS = [0.1, 1, 5, 30]
 COLUMNS, LINES = 78, 24
 
 

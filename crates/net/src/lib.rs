@@ -12,8 +12,8 @@
 //! | Linux | ordinary sockets (`linux/plain`) | otherwise |
 //! | macOS | raw sockets, a BPF device for each interface (`macos`) | always |
 //! | Windows | raw sockets, and the ICMP API beside them (`windows`) | by default |
-//! | Windows | the Datadog Agent's driver (`windows/driver`, `ddnpm`) | by [`Options`] |
-//! | Windows | the system's own connects (`syn_socket`) | by [`Options`] |
+//! | Windows | the Datadog Agent's driver (`windows/ddnpm`, `ddnpm`) | by [`NetworkOptions`] |
+//! | Windows | the system's own connects (`syn_socket`) | by [`NetworkOptions`] |
 //!
 //! Linux and macOS share `unix`. What calls no operating system in the Windows and macOS backends
 //! (`ddnpm`, `inbox`, `winerror`, `macos/rules`) is tested on Linux.
