@@ -1,4 +1,5 @@
-//! Tells the programs which commit they were built from, and when; `unknown` where neither git nor the environment says.
+//! Tells the programs which commit they were built from, and when; `unknown` where neither git nor
+//! the environment says.
 //!
 //! Nothing here differs between two builds of one commit: the date is `SOURCE_DATE_EPOCH`
 //! (<https://reproducible-builds.org/specs/source-date-epoch/>) or else the commit's own.

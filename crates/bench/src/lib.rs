@@ -1,5 +1,5 @@
-//! Measurements that need namespaces: see the programs in `src/bin`. Figures that need none are criterion benches beside
-//! the code they measure.
+//! Measurements that need namespaces: see the programs in `src/bin`. Figures that need none are
+//! criterion benches beside the code they measure.
 
 // Namespaces are Linux's.
 #[cfg(target_os = "linux")]

@@ -1,4 +1,5 @@
-//! The documentation keeps to the code: links lead somewhere, and `docs/conformance.md` names tests that there are.
+//! The documentation keeps to the code: links lead somewhere, and `docs/conformance.md` names tests
+//! that there are.
 #![allow(clippy::unwrap_used, reason = "all of this is test code")]
 
 use std::fs;
@@ -199,7 +200,8 @@ fn the_conformance_table_names_tests_that_there_are() {
     assert!(named > 100, "only {named} tests named");
 }
 
-/// Elsewhere a link whose text is a test's name means that test: `name_with_underscores` in a source file.
+/// Elsewhere a link whose text is a test's name means that test: `name_with_underscores` in a
+/// source file.
 #[test]
 fn tests_named_elsewhere_exist() {
     let mut wrong = Vec::new();

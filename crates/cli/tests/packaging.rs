@@ -8,7 +8,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(format!("{root}{path}")).unwrap()
 }
 
-/// The servers' metrics ask for their token: nothing may announce them to those who do not bring it.
+/// The servers' metrics ask for their token: nothing may announce them to those who do not bring
+/// it.
 #[test]
 fn metrics_in_kubernetes_are_collected_with_the_token() {
     let servers = read("packaging/kubernetes/daemonset.yaml");
@@ -47,7 +48,8 @@ fn images_in_kubernetes_are_those_that_are_released() {
     assert!(read("README.md").contains(name));
 }
 
-/// Docker would copy gigabytes that were built outside it. Its patterns begin at the root, git's do so with a slash only.
+/// Docker would copy gigabytes that were built outside it. Its patterns begin at the root, git's do
+/// so with a slash only.
 #[test]
 fn what_git_ignores_is_no_part_of_the_image() {
     let ignored = read(".dockerignore");

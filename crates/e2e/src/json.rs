@@ -1,5 +1,5 @@
-//! JSON with everything that a usual parser forgets: the order of fields, fields that are there twice, the form of
-//! numbers.
+//! JSON with everything that a usual parser forgets: the order of fields, fields that are there
+//! twice, the form of numbers.
 
 use std::fmt::{self, Write as _};
 use std::iter::Peekable;
@@ -121,7 +121,8 @@ fn new_line(text: &mut String, layout: Layout, depth: usize) {
     }
 }
 
-/// Whole numbers without `.0`, the shortest digits that read back the same, plain decimals between 1e-6 and 1e21.
+/// Whole numbers without `.0`, the shortest digits that read back the same, plain decimals between
+/// 1e-6 and 1e21.
 fn number(value: f64) -> String {
     if value == 0.0 || (1e-6..1e21).contains(&value.abs()) {
         value.to_string()

@@ -505,7 +505,8 @@ impl Trace {
             if alone || !ends_before {
                 state.alone = alone.then_some(id);
             }
-            // At a TTL with several nodes it is not known whose limit an answer would count against.
+            // At a TTL with several nodes it is not known whose limit an answer would count
+            // against.
             let mark = if is_paths { at } else { responders.sent(place, at) };
             state.ledger.set_mark(id, mark);
         }

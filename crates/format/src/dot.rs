@@ -1,4 +1,5 @@
-//! A graph in the language of Graphviz: all runs merged, the edges with how many runs went that way.
+//! A graph in the language of Graphviz: all runs merged, the edges with how many runs went that
+//! way.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
@@ -22,7 +23,8 @@ enum Node {
 }
 
 struct Graph<'r> {
-    /// In the order of their first appearance, so that the text does not depend on chance; the index is the name.
+    /// In the order of their first appearance, so that the text does not depend on chance; the
+    /// index is the name.
     nodes: Vec<Node>,
     index: HashMap<Node, usize>,
     /// How many runs went from one to the other.

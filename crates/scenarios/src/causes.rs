@@ -277,8 +277,8 @@ impl Sample {
         (longest / self.e2e_queries.max(1)).min(Duration::from_secs(1))
     }
 
-    /// Why `total` probes to this place are lost. This machine refused `refused` of them, and a limit
-    /// took `limited`.
+    /// Why `total` probes to this place are lost. This machine refused `refused` of them, and a
+    /// limit took `limited`.
     fn truth(&self, place: u8, total: u32, refused: u32, limited: u32) -> Losses {
         let mut truth = Losses::default();
         let local = refused.min(total);

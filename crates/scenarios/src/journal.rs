@@ -43,9 +43,10 @@ impl Journal {
         }
     }
 
-    /// How much more `rtt` is, in nanoseconds, than the time from a packet with this TTL to `target` until an answer to it from
-    /// `from`: of those within `slack` the least. `any_cause`: until any answer from there, for protocols whose answers cover
-    /// several probes. `None`: no such answer explains it.
+    /// How much more `rtt` is, in nanoseconds, than the time from a packet with this TTL to
+    /// `target` until an answer to it from `from`: of those within `slack` the least. `any_cause`:
+    /// until any answer from there, for protocols whose answers cover several probes. `None`: no
+    /// such answer explains it.
     pub fn error(
         &self,
         target: IpAddr,

@@ -15,7 +15,7 @@ const METHODS: [Method; 3] = [Method::Icmp, Method::Udp, Method::TcpSyn];
 const V4: &str = "198.51.100.11";
 const V6: &str = "2001:db8:ffff::11";
 
-/// A path to the target: routers one after the other, some of which balance over branches.
+/// A path to the target: routers one after the other. Some balance over branches.
 #[derive(Default)]
 struct Path {
     text: String,
@@ -104,6 +104,12 @@ fn each(mut check: impl FnMut(Method, &str)) {
 fn nodes(result: &PathsResult, ttl: u8) -> BTreeSet<Option<IpAddr>> {
     let hop = result.graph.hops.iter().find(|hop| hop.ttl == ttl).unwrap();
     hop.nodes.iter().map(|node| node.address).collect()
+}
+
+/// All links by the addresses at their ends.
+fn links(result: &PathsResult) -> BTreeSet<(u8, Option<IpAddr>, Option<IpAddr>)> {
+    let links = result.graph.links.iter();
+    links.map(|link| (link.ttl, link.from, link.to)).collect()
 }
 
 fn branches(target: &str, router: u8, branches: u8, hop: u8) -> BTreeSet<Option<IpAddr>> {
@@ -271,8 +277,11 @@ fn loss_on_one_of_four_branches_begins_on_its_link_and_no_other() {
         .diamond("first-four-bytes", &[2; 4], "forward = { loss = 0.3 }")
         .routers(2);
     let expected = (4, "10.0.3.1".parse().ok(), "10.3.1.1".parse().ok());
-    let mut most = 0;
-    for (seed, method) in (0..50).zip(METHODS.into_iter().cycle()) {
+    let (mut most, mut named, mut missed) = (0, 0, 0);
+    for (seed, method) in (0..).zip(METHODS.into_iter().cycle()) {
+        if named == 50 {
+            break;
+        }
         let (result, _) = find(&mut path.simulation(seed), with_end_to_end(method, V4));
         let found: Vec<_> = result
             .loss_begins
@@ -284,6 +293,12 @@ fn loss_on_one_of_four_branches_begins_on_its_link_and_no_other() {
             assert_eq!(found, [expected], "seed {seed}, {method:?}");
             let (low, high) = result.loss_begins[0].sample.interval();
             assert!(low < 0.4 && high > 0.2, "{low} {high}");
+            named += 1;
+        } else {
+            assert_eq!(found, [], "seed {seed}, {method:?}");
+            missed += 1;
+            // As often as the discovery may miss a node.
+            assert!(missed <= 5, "{missed} of {seed}");
         }
         let sent: u32 = result.flows.iter().map(|flow| flow.sent).sum();
         assert_eq!(sent, 200);
@@ -333,13 +348,14 @@ fn a_hundred_discoveries_at_once_find_the_same_as_one_alone() {
     let ids: Vec<_> = (0..100)
         .map(|n| simulation.start(spec(METHODS[n % 3], V4)))
         .collect();
+    let (alone, _) = find(&mut path.simulation(17), spec(Method::Udp, V4));
+    assert_eq!(nodes(&alone, 4), branches(V4, 3, 4, 1));
     let mut complete = 0;
     for id in ids {
         let result = simulation.finish_paths(id).unwrap();
-        let found = nodes(&result, 4);
-        assert!(found.is_subset(&branches(V4, 3, 4, 1)));
+        assert!(links(&result).is_subset(&links(&alone)));
         assert!(!result.graph.path_changed && result.end == PathsEnd::Destination);
-        complete += u32::from(found.len() == 4 && result.graph.links.len() == 3 + 3 * 4 + 2);
+        complete += u32::from(links(&result) == links(&alone));
     }
     // One in twenty may miss something.
     assert!(complete >= 90, "{complete}");

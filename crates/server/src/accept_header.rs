@@ -2,8 +2,8 @@
 
 use axum::http::{HeaderMap, header};
 
-/// Whether the client prefers JSON to plain text: gives it a higher quality. Where it has no preference it gets plain
-/// text.
+/// Whether the client prefers JSON to plain text: gives it a higher quality. Where it has no
+/// preference it gets plain text.
 pub(crate) fn prefers_json(headers: &HeaderMap) -> bool {
     let ranges: Vec<Range> = headers
         .get_all(header::ACCEPT)

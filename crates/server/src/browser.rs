@@ -108,9 +108,9 @@ fn is_of(page: &HeaderValue, host: Option<&Authority>) -> bool {
     })
 }
 
-/// Whether a browser has sent this, as far as a page cannot hide it. Over HTTP without TLS, browsers
-/// send no Fetch Metadata, a page can leave `Referer` out, and in some it can choose `User-Agent`;
-/// but `Accept-Language` is always there.
+/// Whether a browser has sent this, as far as a page cannot hide it. Over HTTP without TLS,
+/// browsers send no Fetch Metadata, a page can leave `Referer` out, and in some it can choose
+/// `User-Agent`; but `Accept-Language` is always there.
 fn is_browser(headers: &HeaderMap) -> bool {
     if [SITE, ORIGIN, REFERER]
         .iter()

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 const SECOND: u128 = 1_000_000_000;
 
-/// Writes a duration as Go's `Duration.String` does: hours, minutes and seconds without leading zero units, and
-/// below a second the largest unit that leaves a whole part.
+/// Writes a duration as Go's `Duration.String` does: hours, minutes and seconds without leading
+/// zero units, and below a second the largest unit that leaves a whole part.
 pub(crate) fn format(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     match nanos {
@@ -32,8 +32,8 @@ fn decimal(value: u128, unit: u128) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Reads a duration as Go's `ParseDuration` does, except that there are no negative ones: numbers with units one after
-/// the other, such as `1h30m`, `1.5s` or `500ms`; `0` needs no unit.
+/// Reads a duration as Go's `ParseDuration` does, except that there are no negative ones: numbers
+/// with units one after the other, such as `1h30m`, `1.5s` or `500ms`; `0` needs no unit.
 ///
 /// # Errors
 /// For any other text.

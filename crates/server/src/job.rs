@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::backend::OnEvent;
 use crate::connections::Client;
 use crate::failure::Failure;
-use crate::limits::{Permit, Room};
+use crate::limits::{Admission, Permit, Room, Scarce};
 use crate::router::Service;
 
 /// A request that has been let in. Dropping it gives its room back.
@@ -38,16 +38,41 @@ impl Job {
         client: Client,
         within: Option<Duration>,
     ) -> Result<Job, Failure> {
+        Job::admit_with(service, request, within, |admission, request| {
+            admission.admit(request, client)
+        })
+        .await
+    }
+
+    /// The same for a discovery of paths.
+    ///
+    /// # Errors
+    /// As [`Job::admit`].
+    pub(crate) async fn admit_discovery(
+        service: Arc<Service>,
+        request: Request,
+        client: Client,
+        options: PathsOptions,
+    ) -> Result<Job, Failure> {
+        Job::admit_with(service, request, None, |admission, request| {
+            admission.admit_discovery(request, options, client)
+        })
+        .await
+    }
+
+    async fn admit_with(
+        service: Arc<Service>,
+        request: Request,
+        within: Option<Duration>,
+        take: impl FnOnce(&Admission, &Request) -> Result<Permit, Scarce>,
+    ) -> Result<Job, Failure> {
         if let Some(parameter) = service.settings.policy.egress.refused(&request) {
             return Err(Failure::egress_not_allowed(parameter));
         }
         let ceilings = &service.settings.ceilings;
         ceilings.check(&request).map_err(Failure::invalid_parameters)?;
         let egress = request.egress();
-        let permit = service
-            .admission
-            .admit(&request, client)
-            .map_err(Failure::overloaded)?;
+        let permit = take(&service.admission, &request).map_err(Failure::overloaded)?;
         let longest = [ceilings.duration, within].into_iter().flatten().min();
         let start = Instant::now();
         let mut job = Job {

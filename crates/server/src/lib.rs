@@ -1,7 +1,8 @@
 //! The HTTP service: query parameters in, one JSON document out.
 //!
-//! [`main`] is the whole program. From the outside in: `args` reads flags, `listen` opens sockets, `serve` accepts and
-//! bounds connections, `router` says which path is what, `observe` watches each request, `job` carries one out.
+//! [`main`] is the whole program. From the outside in: `args` reads flags, `listen` opens sockets,
+//! `serve` accepts and bounds connections, `router` says which path is what, `observe` watches each
+//! request, `job` carries one out.
 
 mod accept_header;
 mod args;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, Request};
+use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, PathsOptions, Request};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -139,9 +139,31 @@ impl Demand {
     }
 }
 
+impl Demand {
+    /// Of a discovery of paths, whose runs are not made.
+    fn of_discovery(request: &Request, options: PathsOptions, capacity: Capacity) -> Self {
+        let flows = u64::from(options.flows_at_most());
+        let most = u64::from(options.probes_at_most());
+        let of_run = request.delay().filter(|delay| !delay.is_zero());
+        let rate = of_run.map_or(most, per_second).min(most);
+        let of_probes = per_second(request.e2e_spacing()).min(request.e2e_probes().into());
+        let traces = flows.min(share(capacity.traces.into())).max(1);
+        Demand {
+            traces,
+            long: if request.time_limit() > LONG { traces } else { 0 },
+            packet_rate: rate + of_probes,
+            memory: flows * (TRACE_SIZE + u64::from(request.max_ttl()) * HOP_SIZE)
+                + u64::from(request.e2e_probes()) * PROBE_SIZE,
+        }
+    }
+}
+
+fn per_second(pause: Duration) -> u64 {
+    1_000_000_000 / pause.as_nanos().clamp(1, 1_000_000_000) as u64
+}
+
 /// Most probes that a request sends in any second, second attempts aside.
 fn packet_rate(request: &Request) -> u64 {
-    let per_second = |pause: Duration| 1_000_000_000 / pause.as_nanos().clamp(1, 1_000_000_000) as u64;
     let of_run = per_second(request.delay().unwrap_or(USUAL_DELAY)).min(request.max_ttl().into());
     let probes = u64::from(request.e2e_probes());
     let spacing = request.e2e_spacing();
@@ -232,7 +254,23 @@ impl Admission {
     /// # Errors
     /// There is not enough of something.
     pub(crate) fn admit(&self, request: &Request, client: Client) -> Result<Permit, Scarce> {
-        let demand = Demand::of(request, self.capacity);
+        self.take(Demand::of(request, self.capacity), client)
+    }
+
+    /// Takes what a discovery of paths needs until the permit is dropped.
+    ///
+    /// # Errors
+    /// There is not enough of something.
+    pub(crate) fn admit_discovery(
+        &self,
+        request: &Request,
+        options: PathsOptions,
+        client: Client,
+    ) -> Result<Permit, Scarce> {
+        self.take(Demand::of_discovery(request, options, self.capacity), client)
+    }
+
+    fn take(&self, demand: Demand, client: Client) -> Result<Permit, Scarce> {
         let mut used = self.used();
         if let Err(scarce) = used.check(demand, client, self.capacity) {
             used.refused[scarce as usize] += 1;
@@ -530,6 +568,19 @@ mod tests {
 
     fn scarce(result: Result<Permit, Scarce>) -> Option<Scarce> {
         result.err()
+    }
+
+    #[test]
+    fn a_discovery_takes_room_for_its_flows() {
+        let admission = Admission::new(capacity(4096 + 10));
+        let options = PathsOptions::default();
+        let discovery = || admission.admit_discovery(&request(0, 0), options, LOCAL);
+        let first = discovery().unwrap();
+        assert_eq!(scarce(discovery()), Some(Scarce::Traces));
+        let few = options.max_probes(5).unwrap();
+        assert!(admission.admit_discovery(&request(0, 0), few, LOCAL).is_ok());
+        drop(first);
+        assert!(discovery().is_ok());
     }
 
     #[test]

@@ -109,7 +109,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if let SocketAddr::V6(v6) = address {
         socket.set_only_v6(!v6.ip().is_unspecified())?;
     }
-    // To be able to start again at once. Elsewhere the option means something else: anybody may take the port.
+    // To be able to start again at once. Elsewhere the option means something else: anybody may
+    // take the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -142,8 +143,8 @@ mod unix {
     }
 
     impl UnixSocket {
-        /// Listens at `path`, in the place of a socket that nobody listens on any more. Those may connect who may write to
-        /// the file, whose permission bits are `mode`.
+        /// Listens at `path`, in the place of a socket that nobody listens on any more. Those may
+        /// connect who may write to the file, whose permission bits are `mode`.
         ///
         /// # Errors
         /// Something else is there, or the system refuses.

@@ -52,7 +52,8 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) -> io::Result<Log> {
     let log = Log::start(io::stderr(), &DROPPED)?;
     let writer = log.clone();
     let level = LevelFilter::from_level(level.level());
-    // Libraries tell more about their insides than anybody wants to know, except at the highest level.
+    // Libraries tell more about their insides than anybody wants to know, except at the highest
+    // level.
     let others = if level == LevelFilter::TRACE {
         level
     } else {

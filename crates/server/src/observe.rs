@@ -1,5 +1,5 @@
-//! What happens around every request: a trace id, a log line, counters, authorization, and errors in the form that the
-//! client wants.
+//! What happens around every request: a trace id, a log line, counters, authorization, and errors
+//! in the form that the client wants.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -40,7 +40,8 @@ pub(crate) struct BodyLimit {
     pub(crate) timeout: Duration,
 }
 
-/// Everything around a request. One function, because each layer of its own costs every request in flight a kilobyte.
+/// Everything around a request. One function, because each layer of its own costs every request in
+/// flight a kilobyte.
 pub(crate) async fn surround(
     State(service): State<Arc<Service>>,
     mut request: Request,
@@ -112,7 +113,8 @@ pub(crate) async fn surround(
     })
 }
 
-/// Refuses what pages of other sites cause, and those who do not show the token, where there is one; and reads the body.
+/// Refuses what pages of other sites cause, and those who do not show the token, where there is
+/// one; and reads the body.
 async fn prepare(service: &Service, request: Request) -> Result<Request, Failure> {
     let guarded = is_protected(request.uri().path());
     let hosts = &service.settings.allowed_hosts;
@@ -127,7 +129,8 @@ async fn prepare(service: &Service, request: Request) -> Result<Request, Failure
     Box::pin(take_body(service.settings.body, request)).await
 }
 
-/// The trace id of a `traceparent` header (W3C Trace Context §3.2), or a random one: 32 hexadecimal digits.
+/// The trace id of a `traceparent` header (W3C Trace Context §3.2), or a random one: 32 hexadecimal
+/// digits.
 fn trace_id(headers: &HeaderMap) -> String {
     let given = headers.get("traceparent").and_then(|value| value.to_str().ok());
     let id = given.and_then(|text| {
@@ -143,8 +146,9 @@ fn trace_id(headers: &HeaderMap) -> String {
     id.unwrap_or_else(|| Uuid::new_v4().simple().to_string())
 }
 
-/// How a request ended, for the log and the metrics. A stream's status is sent before that is known, so the one who carries
-/// it out shares this with the one who logs it, through the response's extensions.
+/// How a request ended, for the log and the metrics. A stream's status is sent before that is
+/// known, so the one who carries it out shares this with the one who logs it, through the
+/// response's extensions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome(Arc<Ending>);
 
@@ -277,8 +281,8 @@ impl Drop for Observed {
     }
 }
 
-/// Reads the body, which nobody needs, to its end: while one is outstanding, a client that goes away would not be
-/// noticed.
+/// Reads the body, which nobody needs, to its end: while one is outstanding, a client that goes
+/// away would not be noticed.
 async fn take_body(limit: BodyLimit, request: Request) -> Result<Request, Failure> {
     let (parts, body) = request.into_parts();
     match tokio::time::timeout(limit.timeout, read_to_end(body, limit.size)).await {
@@ -288,8 +292,9 @@ async fn take_body(limit: BodyLimit, request: Request) -> Result<Request, Failur
     }
 }
 
-/// Reads a body and keeps nothing of it: held together, the small pieces in which it may come would take many times the
-/// memory that they take on the wire. False when it is broken, or has more bytes than `limit`.
+/// Reads a body and keeps nothing of it: held together, the small pieces in which it may come would
+/// take many times the memory that they take on the wire. False when it is broken, or has more
+/// bytes than `limit`.
 async fn read_to_end(mut body: Body, limit: usize) -> bool {
     let mut left = limit;
     while let Some(frame) = body.frame().await {

@@ -1,4 +1,5 @@
-//! `GET /`: a page to try the service from a browser. Needs nothing from elsewhere, and may not load anything either.
+//! `GET /`: a page to try the service from a browser. Needs nothing from elsewhere, and may not
+//! load anything either.
 
 use axum::Router;
 use axum::http::Method;
@@ -9,7 +10,8 @@ use axum::routing::any;
 use crate::failure::Failure;
 use crate::router::{get_or_head, respond};
 
-/// What the page may do: run its own script, use its own style, ask this server. No other page may show it in a frame.
+/// What the page may do: run its own script, use its own style, ask this server. No other page may
+/// show it in a frame.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                                        img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -35,7 +35,7 @@ pub(crate) async fn paths(
         },
     );
     let (request, options) = parameters.validate().map_err(Failure::invalid_parameters)?;
-    let job = Job::admit(service, request, client, None).await?;
+    let job = Job::admit_discovery(service, request, client, options).await?;
     let found = job.paths(options).await?;
     let document = datadog_traceroute::json::to_compact(&found);
     Ok(respond("application/json", document.map_err(Failure::encoding)?))

@@ -191,10 +191,10 @@ fn embedded(address: Ipv6Addr) -> Option<IpAddr> {
 
 /// IPv4 addresses that packets to an IPv6 address may end at, or pass: enough to deny, too little
 /// to allow. The router of a 6to4 network (RFC 3056 §2); server and client of Teredo (RFC 4380 §4);
-/// IPv4-compatible addresses (RFC 4291 §2.5.5.1); those that a translator gives to IPv4 hosts (SIIT,
-/// RFC 2765 §2.1) and ISATAP (RFC 5214 §6.1) to its own. After a local NAT64 prefix (RFC 8215), all
-/// places where its address may stand, which the length of the operator's prefix decides (RFC 6052
-/// §2.2).
+/// IPv4-compatible addresses (RFC 4291 §2.5.5.1); those that a translator gives to IPv4 hosts
+/// (SIIT, RFC 2765 §2.1) and ISATAP (RFC 5214 §6.1) to its own. After a local NAT64 prefix (RFC
+/// 8215), all places where its address may stand, which the length of the operator's prefix decides
+/// (RFC 6052 §2.2).
 fn guesses(address: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = address else {
         return Vec::new();

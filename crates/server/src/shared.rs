@@ -137,7 +137,8 @@ impl<S: Socket> AsyncWrite for Shared<S> {
     }
 }
 
-/// The one interest that the end of the peer satisfies and unread bytes do not: `EPOLLRDHUP` of `epoll_ctl(2)`.
+/// The one interest that the end of the peer satisfies and unread bytes do not: `EPOLLRDHUP` of
+/// `epoll_ctl(2)`.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const END: Option<Interest> = Some(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A connection that fails when nothing can be written for a time, because the peer reads nothing and the kernel's buffer
-/// is full.
+/// A connection that fails when nothing can be written for a time, because the peer reads nothing
+/// and the kernel's buffer is full.
 pub(crate) struct StallGuard<T> {
     inner: T,
     patience: Duration,

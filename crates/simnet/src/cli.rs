@@ -46,8 +46,8 @@ enum Subcommands {
 struct Run {
     /// TOML file, or the name of a built-in topology.
     topology: PathBuf,
-    /// Create and use a new network namespace; nothing outside is touched, and no privileges are needed where the
-    /// system lets ordinary users do so.
+    /// Create and use a new network namespace; nothing outside is touched, and no privileges are
+    /// needed where the system lets ordinary users do so.
     #[arg(long)]
     namespace: bool,
     /// Name of the TUN device; the kernel chooses by default.

@@ -10,9 +10,9 @@ pub fn describe(bytes: &[u8]) -> String {
     }
 }
 
-/// The fields that identify a probe, for CSV files: source, destination, TTL, protocol, source port (or echo
-/// identifier), destination port, IPv4 identification, transport length, sequence number (TCP or echo). Empty where
-/// the packet has none.
+/// The fields that identify a probe, for CSV files: source, destination, TTL, protocol, source port
+/// (or echo identifier), destination port, IPv4 identification, transport length, sequence number
+/// (TCP or echo). Empty where the packet has none.
 pub fn csv_fields(bytes: &[u8]) -> String {
     let Some(packet) = Packet::parse(bytes) else {
         return ",,,,,,,,".to_owned();

@@ -1,10 +1,12 @@
 //! A simulated network for traceroute: routers and hosts that answer as real ones do, good and bad.
 //!
-//! [`Network`] is sans-IO: it is given packets of a client and the time, and says which packets arrive at the client
-//! when. So tests run on simulated time, without privileges and without sleeping; `tun` puts the same network behind a
-//! TUN device, for programs that know nothing of it. It is deterministic for a seed.
+//! [`Network`] is sans-IO: it is given packets of a client and the time, and says which packets
+//! arrive at the client when. So tests run on simulated time, without privileges and without
+//! sleeping; `tun` puts the same network behind a TUN device, for programs that know nothing of it.
+//! It is deterministic for a seed.
 //!
-//! It is meant as an independent counterpart: it shares no code with the packet handling that it tests.
+//! It is meant as an independent counterpart: it shares no code with the packet handling that it
+//! tests.
 //!
 //! ```
 //! use std::time::Duration;

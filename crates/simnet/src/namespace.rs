@@ -13,9 +13,9 @@ use crate::topology::Topology;
 /// How long the kernel may take to make an address its own.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Moves the calling thread, and what it starts from now on, into a new network namespace that vanishes with them.
-/// Ordinary users get a new user namespace around it, in which they are root; for that the process must have only
-/// one thread (unshare(2)). Returns whether it is so.
+/// Moves the calling thread, and what it starts from now on, into a new network namespace that
+/// vanishes with them. Ordinary users get a new user namespace around it, in which they are root;
+/// for that the process must have only one thread (unshare(2)). Returns whether it is so.
 ///
 /// # Errors
 /// When the kernel or the container forbids it.
@@ -39,11 +39,12 @@ pub fn enter() -> io::Result<bool> {
     Ok(as_user)
 }
 
-/// Gives `device` the client's addresses and brings it up, with routes to all simulated addresses; with
-/// `default_routes`, to everything.
+/// Gives `device` the client's addresses and brings it up, with routes to all simulated addresses;
+/// with `default_routes`, to everything.
 ///
 /// # Errors
-/// When iproute2 is missing or refuses. IPv6 alone failing is no error but `Ok(false)`: kernels without it exist.
+/// When iproute2 is missing or refuses. IPv6 alone failing is no error but `Ok(false)`: kernels
+/// without it exist.
 pub fn configure(device: &str, topology: &Topology, default_routes: bool) -> io::Result<bool> {
     let mut commands = vec![
         format!("link set dev {device} addrgenmode none"),
@@ -62,7 +63,8 @@ pub fn configure(device: &str, topology: &Topology, default_routes: bool) -> io:
             IpAddr::V6(address) => Some(address),
         })
         .collect();
-    // The kernel has a worker do the rest of adding an IPv6 address. Until then it drops what comes for it.
+    // The kernel has a worker do the rest of adding an IPv6 address. Until then it drops what comes
+    // for it.
     let begin = Instant::now();
     while !addresses.is_empty() {
         let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route")?;
@@ -78,8 +80,8 @@ pub fn configure(device: &str, topology: &Topology, default_routes: bool) -> io:
     Ok(true)
 }
 
-/// Whether the kernel's list of routes has an address as its own: destination, prefix length and, last but one, flags, all in
-/// hexadecimal (`RTF_LOCAL` in `linux/ipv6_route.h`).
+/// Whether the kernel's list of routes has an address as its own: destination, prefix length and,
+/// last but one, flags, all in hexadecimal (`RTF_LOCAL` in `linux/ipv6_route.h`).
 fn is_local(routes: &str, address: Ipv6Addr) -> bool {
     const RTF_LOCAL: u32 = 0x8000_0000;
     let destination = format!("{:032x}", u128::from(address));

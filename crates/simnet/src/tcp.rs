@@ -1,5 +1,6 @@
-//! A TCP server that is good enough to be probed: handshake, selective acknowledgments (RFC 2018, RFC 2883),
-//! timestamps and PAWS (RFC 7323), challenge ACKs (RFC 5961), data that the server sends first, and closing.
+//! A TCP server that is good enough to be probed: handshake, selective acknowledgments (RFC 2018,
+//! RFC 2883), timestamps and PAWS (RFC 7323), challenge ACKs (RFC 5961), data that the server sends
+//! first, and closing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

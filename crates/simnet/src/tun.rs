@@ -14,7 +14,8 @@ const BATCH: usize = 64;
 /// How to keep time.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Sleep ends this much before an answer is due; the rest is spun away, because waking up takes a while.
+    /// Sleep ends this much before an answer is due; the rest is spun away, because waking up takes
+    /// a while.
     pub spin: Duration,
     /// Never sleep: one CPU is kept busy, and probes are seen within a microsecond or so.
     pub busy: bool,
@@ -60,8 +61,9 @@ pub enum Activity<'a> {
     },
 }
 
-/// Opens a TUN device in the calling thread's network namespace; see [`crate::namespace::configure`] for its addresses. An empty
-/// name lets the kernel choose; the name is returned. The device vanishes with the file.
+/// Opens a TUN device in the calling thread's network namespace; see
+/// [`crate::namespace::configure`] for its addresses. An empty name lets the kernel choose; the
+/// name is returned. The device vanishes with the file.
 ///
 /// # Errors
 /// What the kernel says, with what it needs.
@@ -79,7 +81,8 @@ pub fn open(name: &str) -> io::Result<(File, String)> {
     })
 }
 
-/// Runs `network` behind a non-blocking TUN file until `stop` becomes readable or its other end is closed.
+/// Runs `network` behind a non-blocking TUN file until `stop` becomes readable or its other end is
+/// closed.
 ///
 /// # Errors
 /// When the device is gone.

@@ -1,4 +1,5 @@
-//! The program and the runner behind a real TUN device, in network namespaces that vanish with their processes.
+//! The program and the runner behind a real TUN device, in network namespaces that vanish with
+//! their processes.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -75,7 +76,8 @@ fn nothing_is_left_outside_the_namespace() {
     assert_eq!(String::from_utf8_lossy(&before), String::from_utf8_lossy(&after));
 }
 
-/// Whether a program that a test compares with is there; says that the test was not run if it is not.
+/// Whether a program that a test compares with is there; says that the test was not run if it is
+/// not.
 fn is_installed(test: &str, program: &str) -> bool {
     let found = Command::new("sh")
         .args(["-c", &format!("command -v {program}")])
@@ -147,7 +149,8 @@ fn an_ordinary_traceroute_sees_the_path() {
     );
 }
 
-/// The runner inside a process: on a thread of its own, which a test may give its own namespace when it is root.
+/// The runner inside a process: on a thread of its own, which a test may give its own namespace
+/// when it is root.
 #[test]
 fn the_runner_serves_a_real_kernel() {
     std::thread::spawn(serve_a_kernel).join().unwrap();
@@ -226,8 +229,8 @@ fn speak_tcp(target: IpAddr) {
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
-/// SACK probing in short: the kernel completes a handshake, a raw socket adds a byte beyond a gap, the server says so, and
-/// the kernel's connection lives on.
+/// SACK probing in short: the kernel completes a handshake, a raw socket adds a byte beyond a gap,
+/// the server says so, and the kernel's connection lives on.
 #[test]
 fn bytes_beyond_a_gap_beside_a_kernels_connection() {
     std::thread::spawn(sack_beside_a_kernel).join().unwrap();

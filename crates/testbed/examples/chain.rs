@@ -4,8 +4,8 @@
 //! cargo run -p traceroute-testbed --example chain -- 11 traceroute -n {target4}
 //! ```
 //!
-//! `{target4}` and `{target6}` stand for the target's addresses. TCP port 80 and UDP port 7 (echo) of the target are
-//! open. Without a command: a shell.
+//! `{target4}` and `{target6}` stand for the target's addresses. TCP port 80 and UDP port 7 (echo)
+//! of the target are open. Without a command: a shell.
 
 #[cfg(target_os = "linux")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {

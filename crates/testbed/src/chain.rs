@@ -9,10 +9,11 @@ pub(crate) const MAX_HOPS: usize = 250;
 
 /// A client, routers and a target in a row.
 ///
-/// Link i leads from hop i − 1 (hop 0 is the client) to hop i. Its near end is `10.0.i.1` and `fd00:i::1`, its far end
-/// `10.0.i.2` and `fd00:i::2` (i in hexadecimal in IPv6). Every node reaches every address. Errors are sent from the address
-/// of the interface that leads back to the client, for IPv4 and IPv6 alike: that is Linux's choice when there is one
-/// address per link (RFC 6724 section 5 rule 5), so hop i answers as the far end of link i.
+/// Link i leads from hop i − 1 (hop 0 is the client) to hop i. Its near end is `10.0.i.1` and
+/// `fd00:i::1`, its far end `10.0.i.2` and `fd00:i::2` (i in hexadecimal in IPv6). Every node
+/// reaches every address. Errors are sent from the address of the interface that leads back to the
+/// client, for IPv4 and IPv6 alike: that is Linux's choice when there is one address per link (RFC
+/// 6724 section 5 rule 5), so hop i answers as the far end of link i.
 #[derive(Debug)]
 pub struct Chain {
     /// Hop 0: where traces start.
@@ -91,8 +92,8 @@ impl Chain {
         v6(1, NEAR)
     }
 
-    /// Makes links and routes with one run of `ip` per node: in order, because each node makes the interface of the
-    /// next.
+    /// Makes links and routes with one run of `ip` per node: in order, because each node makes the
+    /// interface of the next.
     fn connect(&self) -> Result<()> {
         let nodes: Vec<&Node> = [&self.client]
             .into_iter()

@@ -9,8 +9,8 @@ use crate::{Error, Node, Result, sys};
 
 /// A place to make [`Node`]s in, and to link them.
 ///
-/// Labs share nothing, so any number of them may exist beside each other. Nodes live as long as a clone of them does,
-/// whether or not their lab does.
+/// Labs share nothing, so any number of them may exist beside each other. Nodes live as long as a
+/// clone of them does, whether or not their lab does.
 #[derive(Debug)]
 pub struct Lab {
     /// What owns the network namespaces; `None` when this process may make them itself.
@@ -27,8 +27,8 @@ pub struct Link {
 }
 
 impl Lab {
-    /// A lab whose network namespaces belong to this process's user namespace if that is allowed (root), or else to a
-    /// new user namespace in which this user is root.
+    /// A lab whose network namespaces belong to this process's user namespace if that is allowed
+    /// (root), or else to a new user namespace in which this user is root.
     ///
     /// # Errors
     /// [`Error::Refused`] where neither is allowed.
@@ -50,7 +50,8 @@ impl Lab {
         self.user_namespace.is_some()
     }
 
-    /// A new host: loopback only, no forwarding, no ICMP rate limits. The name is for error messages.
+    /// A new host: loopback only, no forwarding, no ICMP rate limits. The name is for error
+    /// messages.
     ///
     /// # Errors
     /// When the system refuses, or `ip` or `sh` is missing.
@@ -74,8 +75,8 @@ impl Lab {
         Ok(node)
     }
 
-    /// Connects two nodes of this lab with a pair of Ethernet interfaces, up and usable at once. Addresses are
-    /// written `10.0.0.1/24` or `fd00::1/64`.
+    /// Connects two nodes of this lab with a pair of Ethernet interfaces, up and usable at once.
+    /// Addresses are written `10.0.0.1/24` or `fd00::1/64`.
     ///
     /// # Errors
     /// When `ip` is missing or refuses.
@@ -92,8 +93,9 @@ impl Lab {
 /// A lab for a test, or `None` where the system refuses one.
 ///
 /// # Panics
-/// Where the system refuses a lab and the environment variable `CI` is set: there, a test that did not run must not
-/// pass. Elsewhere one line on standard error says which test was not run, and why.
+/// Where the system refuses a lab and the environment variable `CI` is set: there, a test that did
+/// not run must not pass. Elsewhere one line on standard error says which test was not run, and
+/// why.
 pub fn require_lab() -> Option<Lab> {
     match Lab::new() {
         Ok(lab) => Some(lab),
@@ -104,7 +106,8 @@ pub fn require_lab() -> Option<Lab> {
     }
 }
 
-/// Says that the calling test is not run, because something is missing that [`require_lab`] does not cover.
+/// Says that the calling test is not run, because something is missing that [`require_lab`] does
+/// not cover.
 ///
 /// # Panics
 /// Where the environment variable `CI` is set, as [`require_lab`] does.
@@ -132,7 +135,8 @@ fn new_network_namespace(user_namespace: Option<Arc<OwnedFd>>) -> io::Result<Own
     })
 }
 
-/// A user namespace in which this user is root, and may make network namespaces. `user_namespaces(7)`
+/// A user namespace in which this user is root, and may make network namespaces.
+/// `user_namespaces(7)`
 fn new_user_namespace() -> io::Result<OwnedFd> {
     // SAFETY: neither call has arguments, and neither can fail.
     let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
@@ -142,7 +146,8 @@ fn new_user_namespace() -> io::Result<OwnedFd> {
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", &user_map)?;
         fs::write("/proc/self/gid_map", &group_map)?;
-        // AppArmor may allow the user namespace and then none of its privileges: better to know now.
+        // AppArmor may allow the user namespace and then none of its privileges: better to know
+        // now.
         sys::unshare(libc::CLONE_NEWNET)?;
         File::open("/proc/self/ns/user").map(OwnedFd::from)
     })

@@ -17,7 +17,8 @@ use crate::lab::Link;
 use crate::{Error, Result, sys};
 
 /// Settings of every node that must exist. IPv4 settings are inherited from the default namespace
-/// (`net.core.devconf_inherit_init_net`), so those that matter are written even where the kernel's default would do.
+/// (`net.core.devconf_inherit_init_net`), so those that matter are written even where the kernel's
+/// default would do.
 const SYSCTLS: &[(&str, &str)] = &[
     ("net.ipv4.ip_forward", "0"),
     ("net.ipv4.conf.all.rp_filter", "0"),
@@ -88,8 +89,9 @@ impl Node {
             )))
     }
 
-    /// A program to run in this node, with `/usr/sbin` and `/sbin` at the end of its `PATH`. In an unprivileged lab it
-    /// runs as root of the lab's user namespace. `/sys` still shows the interfaces of the default namespace.
+    /// A program to run in this node, with `/usr/sbin` and `/sbin` at the end of its `PATH`. In an
+    /// unprivileged lab it runs as root of the lab's user namespace. `/sys` still shows the
+    /// interfaces of the default namespace.
     ///
     /// The program is killed when the thread that spawned it ends, so none outlives its test.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
@@ -107,8 +109,8 @@ impl Node {
         command
     }
 
-    /// As [`Node::command`], but without any privilege: as the user and the group *nobody* where this process may change to
-    /// them, and without capabilities in any case.
+    /// As [`Node::command`], but without any privilege: as the user and the group *nobody* where
+    /// this process may change to them, and without capabilities in any case.
     pub fn command_as_nobody(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let parent = process::id();
         let may_change_user = self.0.user_namespace.is_none();
@@ -123,11 +125,13 @@ impl Node {
         command
     }
 
-    /// Runs a closure on a new thread that is in this node, and returns what it returns. Threads that the closure
-    /// starts are in the node as well. A panic in the closure goes on in the caller.
+    /// Runs a closure on a new thread that is in this node, and returns what it returns. Threads
+    /// that the closure starts are in the node as well. A panic in the closure goes on in the
+    /// caller.
     ///
     /// # Errors
-    /// In an unprivileged lab: only a process of one thread can join a user namespace. Use [`Node::command`] or the
+    /// In an unprivileged lab: only a process of one thread can join a user namespace. Use
+    /// [`Node::command`] or the
     /// sockets of this type, or run all tests as `unshare -Ur cargo test`, which makes privileged labs possible.
     pub fn enter<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T> {
         let what = format!(
@@ -143,7 +147,8 @@ impl Node {
             .map_err(Error::system(what))
     }
 
-    /// Runs a program in this node with `input` as its standard input, until it ends. Returns its standard output.
+    /// Runs a program in this node with `input` as its standard input, until it ends. Returns its
+    /// standard output.
     fn run(&self, mut command: Command, input: &str, package: &'static str) -> Result<String> {
         let program = command.get_program().to_string_lossy().into_owned();
         command
@@ -201,8 +206,9 @@ impl Node {
         self.run(command, script, "iproute2")
     }
 
-    /// Waits until the kernel has noticed the carrier of these interfaces, which it does in the background: before
-    /// that it drops what they send. `ip` reads the state under the lock under which the kernel changes it.
+    /// Waits until the kernel has noticed the carrier of these interfaces, which it does in the
+    /// background: before that it drops what they send. `ip` reads the state under the lock under
+    /// which the kernel changes it.
     pub(crate) fn wait_until_up(&self, interfaces: &[&str]) -> Result<()> {
         let mut script = String::new();
         for interface in interfaces {
@@ -219,8 +225,9 @@ impl Node {
         Ok(())
     }
 
-    /// What a child that has inherited the descriptor calls this namespace. Not [`Node::namespace_path`], because a
-    /// process in the user namespace of the lab may not look into this one.
+    /// What a child that has inherited the descriptor calls this namespace. Not
+    /// [`Node::namespace_path`], because a process in the user namespace of the lab may not look
+    /// into this one.
     fn inherited_path(&self) -> String {
         format!("/proc/self/fd/{}", self.0.namespace.as_raw_fd())
     }
@@ -257,7 +264,8 @@ impl Node {
         self.sh(&script)
     }
 
-    /// Whether this node limits how many ICMP errors it sends, as Linux does by default; nodes start without limits.
+    /// Whether this node limits how many ICMP errors it sends, as Linux does by default; nodes
+    /// start without limits.
     ///
     /// # Errors
     /// As [`Node::sysctl`].
@@ -273,8 +281,8 @@ impl Node {
         let mut script =
             set_sysctl("net.ipv4.icmp_ratelimit", v4.0) + &set_sysctl("net.ipv4.icmp_ratemask", v4.1);
         script += &set_sysctl("net.ipv6.icmp.ratelimit", v6.0);
-        // Linux 5.2 has the first of these; before 6.14 the other two are not per namespace. The masks above already
-        // exempt every type from both limits.
+        // Linux 5.2 has the first of these; before 6.14 the other two are not per namespace. The
+        // masks above already exempt every type from both limits.
         script += &set_sysctl_if_present("net.ipv6.icmp.ratemask", v6.1);
         script += &set_sysctl_if_present("net.ipv4.icmp_msgs_per_sec", global.0);
         script += &set_sysctl_if_present("net.ipv4.icmp_msgs_burst", global.1);
@@ -287,10 +295,10 @@ impl Node {
         self.run(command, script, "dash").map(drop)
     }
 
-    /// Makes a TUN device with these addresses, up. Each read from the result gives one packet that the node sent into
-    /// the device, starting at its IP header; each write is one packet that the node receives from it. The kernel sends
-    /// packets of its own (IPv6 multicast reports), so readers skip what they do not know. Dropping the result removes
-    /// the device.
+    /// Makes a TUN device with these addresses, up. Each read from the result gives one packet that
+    /// the node sent into the device, starting at its IP header; each write is one packet that the
+    /// node receives from it. The kernel sends packets of its own (IPv6 multicast reports), so
+    /// readers skip what they do not know. Dropping the result removes the device.
     ///
     /// # Errors
     /// When `/dev/net/tun` does not exist or this user may not open it, or as [`Node::ip`].
@@ -316,7 +324,8 @@ impl Node {
 
 /// Sockets in the node for this process.
 impl Node {
-    /// A socket of any kind, such as `(libc::AF_PACKET, libc::SOCK_DGRAM, …)` to watch the node's packets.
+    /// A socket of any kind, such as `(libc::AF_PACKET, libc::SOCK_DGRAM, …)` to watch the node's
+    /// packets.
     ///
     /// # Errors
     /// When the system refuses the socket.
@@ -366,7 +375,8 @@ impl Node {
 pub enum Reject {
     /// Destination unreachable, administratively prohibited: IPv4 code 13, IPv6 code 1.
     AdminProhibited,
-    /// Destination unreachable, host unreachable (IPv4 code 1) or address unreachable (IPv6 code 3).
+    /// Destination unreachable, host unreachable (IPv4 code 1) or address unreachable (IPv6 code
+    /// 3).
     HostUnreachable,
     /// Destination unreachable, port unreachable: IPv4 code 3, IPv6 code 4.
     PortUnreachable,
@@ -374,8 +384,9 @@ pub enum Reject {
     TcpReset,
 }
 
-/// Packet filters. `what` is a match in the language of nft(8), such as `tcp dport 443` or `meta l4proto udp`. It holds
-/// for packets to this node and for packets that it forwards. Rules add up, the first that matches wins.
+/// Packet filters. `what` is a match in the language of nft(8), such as `tcp dport 443` or `meta
+/// l4proto udp`. It holds for packets to this node and for packets that it forwards. Rules add up,
+/// the first that matches wins.
 impl Node {
     /// Loads a script of nftables rules. nft(8), option `-f`
     ///
@@ -422,7 +433,8 @@ impl Node {
 }
 
 impl Inner {
-    /// Moves the calling process, which must have one thread, into this node. Makes system calls only.
+    /// Moves the calling process, which must have one thread, into this node. Makes system calls
+    /// only.
     fn join_from_child(&self) -> io::Result<()> {
         if let Some(user_namespace) = &self.user_namespace {
             sys::setns(user_namespace.as_fd(), libc::CLONE_NEWUSER)?;
@@ -431,8 +443,8 @@ impl Inner {
     }
 }
 
-/// Names for the interfaces of a new link, and what `ip` must do in the first node and then in the second. The script
-/// of `a` needs [`Node::ip_with`] and `b`.
+/// Names for the interfaces of a new link, and what `ip` must do in the first node and then in the
+/// second. The script of `a` needs [`Node::ip_with`] and `b`.
 pub(crate) fn link_scripts<A: AsRef<str>>(
     a: &Node,
     addresses_a: &[A],

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::{Error, Node, Result, sys};
 
-/// A server in a node, on a thread of this process. Dropping it stops it and closes its connections.
+/// A server in a node, on a thread of this process. Dropping it stops it and closes its
+/// connections.
 #[derive(Debug)]
 pub struct Service {
     /// Closed to tell the thread to end.
@@ -16,8 +17,8 @@ pub struct Service {
 }
 
 impl Node {
-    /// Listens on a TCP port (0: any) of all IPv4 and IPv6 addresses. Accepts every connection, and reads and
-    /// discards what arrives until the peer closes.
+    /// Listens on a TCP port (0: any) of all IPv4 and IPv6 addresses. Accepts every connection, and
+    /// reads and discards what arrives until the peer closes.
     ///
     /// # Errors
     /// When the port cannot be bound.
@@ -38,8 +39,9 @@ impl Node {
         Service::start(address, move |stop| {
             let mut connections = Vec::new();
             let served = serve_tcp(&listener, &mut connections, &greeting, &stop);
-            // A child that another thread has just forked holds copies until it executes its program, so closing is not
-            // enough. To shutdown(2), a listener is a socket like any other.
+            // A child that another thread has just forked holds copies until it executes its
+            // program, so closing is not enough. To shutdown(2), a listener is a socket like any
+            // other.
             connections.push(TcpStream::from(OwnedFd::from(listener)));
             for socket in connections {
                 let _ = socket.shutdown(Shutdown::Both);
@@ -56,7 +58,8 @@ impl Node {
         self.answer_udp(any(port), |datagram| Some(datagram.to_vec()))
     }
 
-    /// Listens on a UDP address, and answers each datagram with what `answer` makes of it, if anything.
+    /// Listens on a UDP address, and answers each datagram with what `answer` makes of it, if
+    /// anything.
     pub(crate) fn answer_udp(
         &self,
         address: SocketAddr,
@@ -158,7 +161,8 @@ fn serve_udp(
         if sys::wait_readable(&[stop.as_raw_fd(), socket.as_raw_fd()])?[0] {
             return Ok(());
         }
-        // An ICMP error for an earlier answer arrives as an error of the socket; it concerns that client only.
+        // An ICMP error for an earlier answer arrives as an error of the socket; it concerns that
+        // client only.
         if let Ok((length, client)) = socket.recv_from(&mut datagram)
             && let Some(answer) = answer(&datagram[..length])
         {

@@ -48,8 +48,8 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
-/// Gives up every privilege that the calling process would have after exec, also those that root gets then. The program may
-/// be where nobody may look. capabilities(7)
+/// Gives up every privilege that the calling process would have after exec, also those that root
+/// gets then. The program may be where nobody may look. capabilities(7)
 pub(crate) fn become_nobody(may_change_user: bool) -> io::Result<()> {
     /// `SECBIT_NOROOT`, the same locked, and `SECBIT_NO_SETUID_FIXUP` (linux/securebits.h).
     const SECURE_BITS: libc::c_ulong = 0b111;
@@ -59,8 +59,8 @@ pub(crate) fn become_nobody(may_change_user: bool) -> io::Result<()> {
     // SAFETY: PR_SET_SECUREBITS reads one unsigned long.
     check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS) })?;
     if may_change_user {
-        // The system calls and not the library's functions, which concern all threads and are not for after a fork.
-        // SAFETY: a list of no groups is not read.
+        // The system calls and not the library's functions, which concern all threads and are not
+        // for after a fork. SAFETY: a list of no groups is not read.
         check(unsafe { libc::syscall(libc::SYS_setgroups, 0, ptr::null::<libc::gid_t>()) } as c_int)?;
         // SAFETY: integers only.
         check(unsafe { libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY) } as c_int)?;
@@ -134,16 +134,18 @@ pub(crate) fn wait_readable(fds: &[RawFd]) -> io::Result<Vec<bool>> {
 
 /// Runs `make` in a forked child and hands its descriptor to this process.
 ///
-/// Only a process of one thread may join a user namespace (setns(2)), and sockets, TUN devices and namespace
-/// descriptors stay what they are wherever they are passed to. So a child that lives for this one call does for plain
-/// users what a thread could do for root only.
+/// Only a process of one thread may join a user namespace (setns(2)), and sockets, TUN devices and
+/// namespace descriptors stay what they are wherever they are passed to. So a child that lives for
+/// this one call does for plain users what a thread could do for root only.
 ///
-/// `make` runs between fork and exec of a process that may have had other threads: it must not allocate or lock.
+/// `make` runs between fork and exec of a process that may have had other threads: it must not
+/// allocate or lock.
 pub(crate) fn fd_from_child(
     mut make: impl FnMut() -> io::Result<OwnedFd> + Send + Sync + 'static,
 ) -> io::Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
-    // Never executed: `Command` is used for its fork and because it reports the child's error number.
+    // Never executed: `Command` is used for its fork and because it reports the child's error
+    // number.
     let mut command = Command::new("true");
     let child_side = move || {
         let fd = make()?;
@@ -151,7 +153,8 @@ pub(crate) fn fd_from_child(
         // SAFETY: ends the child at once, running none of this process's exit handlers.
         unsafe { libc::_exit(0) }
     };
-    // SAFETY: the closure only makes system calls on values prepared before the fork (see above for `make`).
+    // SAFETY: the closure only makes system calls on values prepared before the fork (see above for
+    // `make`).
     unsafe { command.pre_exec(child_side) };
     let mut child = command.spawn()?;
     // Closes `theirs`, so that receiving cannot block when nothing was sent.
@@ -161,7 +164,8 @@ pub(crate) fn fd_from_child(
     fd
 }
 
-/// Space for one control message with one descriptor; the integers give it the alignment of `cmsghdr`.
+/// Space for one control message with one descriptor; the integers give it the alignment of
+/// `cmsghdr`.
 type Control = [u64; 4];
 const FD_SIZE: u32 = size_of::<RawFd>() as u32;
 
@@ -185,8 +189,8 @@ fn send_fd(socket: &UnixStream, fd: BorrowedFd<'_>) -> io::Result<()> {
     };
     let mut control = Control::default();
     let message = message(&mut iovec, &mut control);
-    // SAFETY: `control` is large enough and aligned for one header and one descriptor, so CMSG_FIRSTHDR is not null;
-    // everything the message points to lives until after sendmsg.
+    // SAFETY: `control` is large enough and aligned for one header and one descriptor, so
+    // CMSG_FIRSTHDR is not null; everything the message points to lives until after sendmsg.
     let sent = unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         (*header).cmsg_level = libc::SOL_SOCKET;
@@ -208,8 +212,8 @@ fn receive_fd(socket: &UnixStream) -> io::Result<OwnedFd> {
     let mut message = message(&mut iovec, &mut control);
     // SAFETY: everything the message points to lives across the call.
     check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) } as c_int)?;
-    // SAFETY: the kernel set msg_controllen; a header it returns lies within `control`, and one of SCM_RIGHTS holds a
-    // descriptor that is new in this process and nobody else's.
+    // SAFETY: the kernel set msg_controllen; a header it returns lies within `control`, and one of
+    // SCM_RIGHTS holds a descriptor that is new in this process and nobody else's.
     unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
         if header.is_null() || (*header).cmsg_type != libc::SCM_RIGHTS {

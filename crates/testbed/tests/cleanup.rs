@@ -1,5 +1,5 @@
-//! That labs vanish with their process, and work for plain users. Both need a process of their own: this test binary
-//! again, told to run one of the ignored tests.
+//! That labs vanish with their process, and work for plain users. Both need a process of their own:
+//! this test binary again, told to run one of the ignored tests.
 #![cfg(target_os = "linux")]
 // Helpers are test code too.
 #![allow(clippy::unwrap_used)]
@@ -49,7 +49,8 @@ fn nothing_is_left_after_sigkill() -> Result<()> {
         .unwrap();
     let sleeper = format!("/proc/{sleeper}");
 
-    // The canary is one end of a link whose other end is in a node of the child: it goes when that namespace goes.
+    // The canary is one end of a link whose other end is in a node of the child: it goes when that
+    // namespace goes.
     let canary_lives = || observer.ip("link show dev canary").is_ok();
     assert!(canary_lives() && Path::new(&sleeper).exists());
     child.kill().unwrap();
@@ -82,7 +83,8 @@ fn build_a_lab_and_wait_to_be_killed() {
 
 #[test]
 fn plain_users_can_have_labs() {
-    // As root, this says whether user namespaces may be made here at all; as a plain user, whether this user may.
+    // As root, this says whether user namespaces may be made here at all; as a plain user, whether
+    // this user may.
     if require_lab().is_none() {
         return;
     }
@@ -94,8 +96,8 @@ fn plain_users_can_have_labs() {
     );
 }
 
-/// Runs the test below as this user, or when this is root as nobody. In a user namespace without a nobody (such as that
-/// of `unshare -Ur`) root lacks the right to make network namespaces instead.
+/// Runs the test below as this user, or when this is root as nobody. In a user namespace without a
+/// nobody (such as that of `unshare -Ur`) root lacks the right to make network namespaces instead.
 fn run_as_plain_user() -> Command {
     let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap();
     let users: u64 = uid_map

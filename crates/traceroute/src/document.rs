@@ -233,13 +233,13 @@ fn is_empty(names: &Arc<[String]>) -> bool {
 }
 
 /// An address that is written as an empty string when there is none.
-mod address_or_empty {
+pub(crate) mod address_or_empty {
     use std::net::IpAddr;
 
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     #[expect(clippy::ref_option, reason = "the signature that serde calls")]
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         address: &Option<IpAddr>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -249,7 +249,7 @@ mod address_or_empty {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<IpAddr>, D::Error> {
         let text = String::deserialize(deserializer)?;

@@ -1,4 +1,5 @@
-//! JSON as the contract shows it: whole numbers without `.0`, plain decimals, and HTML characters escaped.
+//! JSON as the contract shows it: whole numbers without `.0`, plain decimals, and HTML characters
+//! escaped.
 
 use std::fmt::{Display, LowerExp};
 use std::io::{self, Write};
@@ -118,8 +119,8 @@ fn is_escaped(c: char) -> bool {
     matches!(c, '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
 }
 
-/// The shortest form that reads back the same, which is what `Display` and `LowerExp` give; positive exponents get
-/// the sign that JavaScript gives them.
+/// The shortest form that reads back the same, which is what `Display` and `LowerExp` give;
+/// positive exponents get the sign that JavaScript gives them.
 fn write_number<W, N>(writer: &mut W, number: N, plain: bool) -> io::Result<()>
 where
     W: ?Sized + Write,

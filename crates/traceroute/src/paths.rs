@@ -10,11 +10,12 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use traceroute_engine::multipath::{
-    Balancing, GraphHop, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Sample, Visit,
+    Balancing, GraphHop, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Sample, Visit,
 };
 use traceroute_engine::{Cause, Losses, Method, PathsPlan, Plan, TraceError, TraceOutcome, TraceSpec};
 
 use crate::details::MplsEntry;
+use crate::document::address_or_empty;
 use crate::egress::check_target;
 use crate::error::Error;
 use crate::request::{Protocol, Request};
@@ -62,6 +63,17 @@ impl PathsOptions {
         (1..=MAX_PROBES)
             .contains(&max_probes)
             .then_some(PathsOptions { max_probes, ..self })
+    }
+
+    /// How many probes the discovery sends at most.
+    pub fn probes_at_most(self) -> u32 {
+        self.max_probes
+    }
+
+    /// How many flows the discovery has at most, each with a port of its own: what it takes from
+    /// [`TracerOptions::max_traces`](crate::TracerOptions::max_traces).
+    pub fn flows_at_most(self) -> u32 {
+        self.max_probes.min(MAX_FLOWS)
     }
 }
 
@@ -154,7 +166,7 @@ pub struct PathsHop {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PathsNode {
     /// Its address.
-    #[serde(serialize_with = "address_or_empty")]
+    #[serde(serialize_with = "address_or_empty::serialize")]
     pub ip_address: Option<IpAddr>,
     /// Flows that were seen there.
     pub flows: u32,
@@ -189,10 +201,10 @@ pub struct PathsLink {
     /// The TTL of its further end, in hops.
     pub ttl: u8,
     /// The nearer end.
-    #[serde(serialize_with = "address_or_empty")]
+    #[serde(serialize_with = "address_or_empty::serialize")]
     pub from: Option<IpAddr>,
     /// The further end.
-    #[serde(serialize_with = "address_or_empty")]
+    #[serde(serialize_with = "address_or_empty::serialize")]
     pub to: Option<IpAddr>,
     /// Flows that were seen at both.
     pub flows: u32,
@@ -217,10 +229,10 @@ pub struct PathsLoss {
     /// The TTL of its further end, in hops.
     pub ttl: u8,
     /// The nearer end.
-    #[serde(serialize_with = "address_or_empty")]
+    #[serde(serialize_with = "address_or_empty::serialize")]
     pub from: Option<IpAddr>,
     /// The further end.
-    #[serde(serialize_with = "address_or_empty")]
+    #[serde(serialize_with = "address_or_empty::serialize")]
     pub to: Option<IpAddr>,
     /// What is lost up to there.
     #[serde(flatten)]
@@ -258,17 +270,6 @@ pub struct PathsE2e {
     pub received: u32,
     /// Their round-trip times.
     pub rtt: Option<PathsRtt>,
-}
-
-#[expect(clippy::ref_option, reason = "the signature that serde calls")]
-fn address_or_empty<S: serde::Serializer>(
-    address: &Option<IpAddr>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match address {
-        Some(address) => serializer.collect_str(address),
-        None => serializer.serialize_str(""),
-    }
 }
 
 impl Tracer {

@@ -299,7 +299,7 @@ impl Loss {
 
     /// Probes with an answer.
     pub fn answered(self) -> u32 {
-        self.sent - self.lost
+        self.sent.saturating_sub(self.lost)
     }
 }
 

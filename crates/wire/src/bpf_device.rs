@@ -1,13 +1,15 @@
-//! What a BPF device delivers: packets with a link-layer header, in records (bpf(4) of macOS and the BSDs).
+//! What a BPF device delivers: packets with a link-layer header, in records (bpf(4) of macOS and
+//! the BSDs).
 //!
-//! [`Records`] walks what one read(2) returned, [`LinkType`] knows what is in front of the IP header. Both are total: what
-//! makes no sense is left out, and no input makes them panic.
+//! [`Records`] walks what one read(2) returned, [`LinkType`] knows what is in front of the IP
+//! header. Both are total: what makes no sense is left out, and no input makes them panic.
 
 use crate::Family;
 use crate::filter::{self, FilterParameters, Instruction};
 
-/// `struct bpf_hdr` with 32-bit times, as 64-bit macOS has it: seconds, microseconds, captured length, original length (4
-/// bytes each), length of this header (2 bytes). Longer in the buffer when padding aligns the network header.
+/// `struct bpf_hdr` with 32-bit times, as 64-bit macOS has it: seconds, microseconds, captured
+/// length, original length (4 bytes each), length of this header (2 bytes). Longer in the buffer
+/// when padding aligns the network header.
 const HEADER_LEN: usize = 18;
 /// `BPF_ALIGNMENT`: records start at multiples of it. `sizeof(int32_t)` on macOS, 64-bit or not.
 const ALIGNMENT: usize = 4;
@@ -134,7 +136,8 @@ impl LinkType {
         (matches!(version, 4 | 6) && packet.first()? >> 4 == version).then_some(packet)
     }
 
-    /// The program that lets through those of these frames that [`decode()`](crate::decode()) could understand.
+    /// The program that lets through those of these frames that [`decode()`](crate::decode()) could
+    /// understand.
     ///
     /// `snap_len`: bytes of a packet to capture, link-layer header not included.
     pub fn program(self, family: Family, port_blocks: &[u8], snap_len: u32) -> Vec<Instruction> {
@@ -172,8 +175,8 @@ impl LinkType {
     }
 }
 
-/// The IP version of an address family, in whichever byte order; IPv6's number differs between the BSDs, and they read each
-/// other's captures.
+/// The IP version of an address family, in whichever byte order; IPv6's number differs between the
+/// BSDs, and they read each other's captures.
 fn family_version(family: [u8; 4]) -> Option<u8> {
     let ([number, 0, 0, 0] | [0, 0, 0, number]) = family else {
         return None;

@@ -14,8 +14,8 @@ impl Sum {
         Sum(self.0 + u64::from(word))
     }
 
-    /// Adds bytes as big-endian words; an odd last byte counts as if a zero byte followed (RFC 1071 §4.1). All but the
-    /// last part of a sum must have an even length.
+    /// Adds bytes as big-endian words; an odd last byte counts as if a zero byte followed (RFC 1071
+    /// §4.1). All but the last part of a sum must have an even length.
     pub(crate) fn bytes(self, bytes: &[u8]) -> Self {
         // 32 bits at a time: the sum is the same after folding (RFC 1071 §2 (C)).
         let (words, rest) = bytes.as_chunks::<4>();
@@ -36,7 +36,8 @@ impl Sum {
         }
     }
 
-    /// Adds the pseudo-header of RFC 9293 §3.1 and RFC 8200 §8.1, which have the same sum of the same fields.
+    /// Adds the pseudo-header of RFC 9293 §3.1 and RFC 8200 §8.1, which have the same sum of the
+    /// same fields.
     pub(crate) fn pseudo_header(self, source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Self {
         Sum(self.0 + len as u64)
             .address(source)
@@ -69,9 +70,11 @@ impl Sum {
     }
 }
 
-/// The two bytes that, added to data with the sum `sum`, make checksum + `rewritable` congruent to `tag` modulo 0xFFFF.
+/// The two bytes that, added to data with the sum `sum`, make checksum + `rewritable` congruent to
+/// `tag` modulo 0xFFFF.
 ///
-/// With checksum ≡ −(sum + balance) that is balance ≡ rewritable − sum − tag; in ones' complement −x is !x.
+/// With checksum ≡ −(sum + balance) that is balance ≡ rewritable − sum − tag; in ones' complement
+/// −x is !x.
 pub(crate) fn balance(sum: Sum, rewritable: Sum, tag: u16) -> u16 {
     rewritable.word(!sum.fold()).word(!tag).residue()
 }

@@ -1,5 +1,5 @@
-//! What a read from `ddnpm`, the capture driver of the Datadog Agent for Windows, gives: a header, then the packet from its
-//! IP header on. All integers are little-endian.
+//! What a read from `ddnpm`, the capture driver of the Datadog Agent for Windows, gives: a header,
+//! then the packet from its IP header on. All integers are little-endian.
 //!
 //! [`parse`] is total: what makes no sense gives nothing, and no input makes it panic.
 
@@ -26,13 +26,15 @@ pub struct DriverRead<'a> {
     pub packet: &'a [u8],
 }
 
-/// What is in front of everything that the driver is given and gives: who it is, and the version of its interface.
+/// What is in front of everything that the driver is given and gives: who it is, and the version of
+/// its interface.
 pub const fn signature(version: u32) -> u64 {
     const DATADOG: u64 = 0xDDFD;
     DATADOG << 32 | version as u64
 }
 
-/// Reads what the driver wrote. `None`: too short, no such signature, or a header size that cannot be.
+/// Reads what the driver wrote. `None`: too short, no such signature, or a header size that cannot
+/// be.
 pub fn parse(bytes: &[u8]) -> Option<DriverRead<'_>> {
     let header = bytes.get(..HEADER_LEN)?;
     let word = |offset: usize| -> Option<u64> {
@@ -49,7 +51,8 @@ pub fn parse(bytes: &[u8]) -> Option<DriverRead<'_>> {
         return None;
     }
     let data = bytes.get(header_size..)?;
-    // Whether this is the captured or the original length is not known, so neither is trusted alone.
+    // Whether this is the captured or the original length is not known, so neither is trusted
+    // alone.
     let packet_size = usize::try_from(word(at::PACKET_SIZE)?).unwrap_or(usize::MAX);
     let packet = data.get(..packet_size).unwrap_or(data);
     Some(DriverRead {

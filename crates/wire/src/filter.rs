@@ -1,8 +1,9 @@
 //! The classic BPF program that lets through what [`decode()`](crate::decode()) could understand.
 //!
-//! The program is data; `net` hands it to the kernel. It is a coarse sieve that keeps foreign traffic from waking the
-//! process: what it passes is not yet a reply, but what it stops is none. TCP and UDP are recognised by the
-//! destination port's *block*, its high byte, so that the program changes only when a block gets its first port.
+//! The program is data; `net` hands it to the kernel. It is a coarse sieve that keeps foreign
+//! traffic from waking the process: what it passes is not yet a reply, but what it stops is none.
+//! TCP and UDP are recognised by the destination port's *block*, its high byte, so that the program
+//! changes only when a block gets its first port.
 
 use Label::{Accept, Next, Reject};
 use Step::{Do, Goto, If, Mark};
@@ -32,13 +33,14 @@ pub struct Instruction {
 pub struct FilterParameters<'a> {
     /// Which packets to let through; those of the other family are rejected.
     pub family: Family,
-    /// Blocks of local ports, `port >> 8`, whose TCP and UDP packets to let through. Order does not matter.
+    /// Blocks of local ports, `port >> 8`, whose TCP and UDP packets to let through. Order does not
+    /// matter.
     pub port_blocks: &'a [u8],
-    /// Bytes in front of the IP header: 0 on Linux `SOCK_DGRAM` packet sockets and on tunnels, 14 on Ethernet, 4 on
-    /// macOS's loopback.
+    /// Bytes in front of the IP header: 0 on Linux `SOCK_DGRAM` packet sockets and on tunnels, 14
+    /// on Ethernet, 4 on macOS's loopback.
     pub link_header_len: u32,
-    /// Bytes of a packet to capture, link header included. ICMP messages cut short are of no use, and the longest are the
-    /// 1280 bytes of `ICMPv6` errors (RFC 4443 §2.4 (c)).
+    /// Bytes of a packet to capture, link header included. ICMP messages cut short are of no use,
+    /// and the longest are the 1280 bytes of `ICMPv6` errors (RFC 4443 §2.4 (c)).
     pub snap_len: u32,
 }
 
@@ -97,8 +99,8 @@ enum Step {
 
 /// Builds the program.
 ///
-/// It has at most 60 instructions whatever the port blocks are, so that every conditional jump is within reach of its
-/// 8-bit offset: the blocks are a bitmap of eight 32-bit words.
+/// It has at most 60 instructions whatever the port blocks are, so that every conditional jump is
+/// within reach of its 8-bit offset: the blocks are a bitmap of eight 32-bit words.
 pub fn program(parameters: &FilterParameters<'_>) -> Vec<Instruction> {
     let link = parameters.link_header_len;
     let mut steps = match parameters.family {
@@ -113,7 +115,8 @@ pub fn program(parameters: &FilterParameters<'_>) -> Vec<Instruction> {
 
 /// IPv4: everything but later fragments, then by protocol. Ends with the destination port in A.
 fn v4(link: u32) -> Vec<Step> {
-    // The shortest usable ICMP error: its own header, the quoted IPv4 header, and what must follow that.
+    // The shortest usable ICMP error: its own header, the quoted IPv4 header, and what must follow
+    // that.
     const MIN_ERROR: u32 = (icmp::HEADER_LEN + ipv4::HEADER_LEN + QUOTED_TRANSPORT_LEN) as u32;
     let at = |field: usize| link + field as u32;
     vec![
@@ -151,8 +154,8 @@ fn v4(link: u32) -> Vec<Step> {
     ]
 }
 
-/// IPv6: packets with extension headers are left to the decoder, as classic BPF cannot loop over them. Ends with the
-/// destination port in A.
+/// IPv6: packets with extension headers are left to the decoder, as classic BPF cannot loop over
+/// them. Ends with the destination port in A.
 fn v6(link: u32) -> Vec<Step> {
     let at = |field: usize| link + field as u32;
     let behind_header = |field: usize| at(ipv6::HEADER_LEN + field);

@@ -1,7 +1,8 @@
 //! Where the fields are: the one list of numbers that encoder, decoder and filter share.
 //!
-//! Offsets are in bytes from the start of their header. The accessors take the header as an array and the offset as a
-//! constant, so that a field beyond its header does not compile and no access can fail.
+//! Offsets are in bytes from the start of their header. The accessors take the header as an array
+//! and the offset as a constant, so that a field beyond its header does not compile and no access
+//! can fail.
 
 /// IPv4 (RFC 791 §3.1).
 pub(crate) mod ipv4 {
@@ -103,7 +104,8 @@ pub(crate) mod tcp {
     pub(crate) const ACK: u8 = 0x10;
 }
 
-/// What a quote must hold behind its IP header (RFC 792: "plus 64 bits of the original datagram's data").
+/// What a quote must hold behind its IP header (RFC 792: "plus 64 bits of the original datagram's
+/// data").
 pub(crate) const QUOTED_TRANSPORT_LEN: usize = 8;
 
 /// The `LEN` bytes at offset `AT`.

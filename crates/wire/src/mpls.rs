@@ -4,7 +4,8 @@ use crate::MplsStack;
 use crate::checksum::Sum;
 use crate::layout::{u8_at, u16_at};
 
-/// Bytes that a quote takes at least when extensions follow (RFC 4884 §3), and exactly when its length is not given (§5.5).
+/// Bytes that a quote takes at least when extensions follow (RFC 4884 §3), and exactly when its
+/// length is not given (§5.5).
 const MIN_QUOTE_LEN: usize = 128;
 /// Extension structure version (RFC 4884 §7).
 const VERSION: u8 = 2;
@@ -13,11 +14,12 @@ const HEADER_LEN: usize = 4;
 /// Class and type of an incoming label stack (RFC 4950 §3).
 const MPLS_STACK: [u8; 2] = [1, 1];
 
-/// Splits the part of an ICMP error behind its header into the quoted packet and the labels in the extensions.
+/// Splits the part of an ICMP error behind its header into the quoted packet and the labels in the
+/// extensions.
 ///
-/// `quote_len` is the length attribute in bytes, 0 when absent. Extensions that are broken are none: then everything is
-/// quote. Where the length attribute is absent, as senders from before RFC 4884 leave it, only a checksum tells extensions
-/// from more quoted bytes, so it must be there.
+/// `quote_len` is the length attribute in bytes, 0 when absent. Extensions that are broken are
+/// none: then everything is quote. Where the length attribute is absent, as senders from before RFC
+/// 4884 leave it, only a checksum tells extensions from more quoted bytes, so it must be there.
 pub(crate) fn split_extensions(body: &[u8], quote_len: usize) -> (&[u8], MplsStack) {
     let found = match quote_len {
         0 => split_at(body, MIN_QUOTE_LEN, false),
@@ -34,11 +36,12 @@ fn split_at(body: &[u8], at: usize, announced: bool) -> Option<(&[u8], MplsStack
 }
 
 impl MplsStack {
-    /// The labels of an ICMP error from which the quote's headers were taken away, as Linux does for ordinary sockets.
+    /// The labels of an ICMP error from which the quote's headers were taken away, as Linux does
+    /// for ordinary sockets.
     ///
-    /// `data` is the rest of the quote, with everything behind it. `headers` is how many bytes of the quote are missing.
-    /// `announced` is where in `data` extensions begin according to the length attribute; `None`: there is none, or nobody
-    /// says.
+    /// `data` is the rest of the quote, with everything behind it. `headers` is how many bytes of
+    /// the quote are missing. `announced` is where in `data` extensions begin according to the
+    /// length attribute; `None`: there is none, or nobody says.
     pub fn without_headers(data: &[u8], headers: usize, announced: Option<usize>) -> MplsStack {
         let at = announced.or_else(|| MIN_QUOTE_LEN.checked_sub(headers));
         at.and_then(|at| split_at(data, at, announced.is_some()))

@@ -143,8 +143,8 @@ fn v6_length(payload: &[u8], len: usize) -> Option<u16> {
 }
 
 /// Where in a payload of `len` bytes the two balancing ones are. In IPv4 they are the last word. In
-/// IPv6, where nothing else in a payload tells the probe, they follow the signature, so that a quote
-/// that is cut short has them too. They take the signature's end where there is no more room.
+/// IPv6, where nothing else in a payload tells the probe, they follow the signature, so that a
+/// quote that is cut short has them too. They take the signature's end where there is no more room.
 fn balance_offset(family: Family, len: usize) -> usize {
     match family {
         Family::V4 => (len / 2).saturating_sub(1) * 2,

@@ -5,7 +5,8 @@ use std::net::{IpAddr, UdpSocket};
 
 use traceroute_testbed::{Node, Result};
 
-/// Packets that a node receives, be they for itself or to be forwarded, from the start of the capture on.
+/// Packets that a node receives, be they for itself or to be forwarded, from the start of the
+/// capture on.
 pub(crate) struct Capture([UdpSocket; 2]);
 
 impl Capture {
@@ -22,8 +23,8 @@ impl Capture {
         Ok(Capture([open(libc::ETH_P_IP)?, open(libc::ETH_P_IPV6)?]))
     }
 
-    /// Those from `source` that have arrived since the last call, from their IP header on, in order of arrival, without
-    /// neighbour discovery.
+    /// Those from `source` that have arrived since the last call, from their IP header on, in order
+    /// of arrival, without neighbour discovery.
     pub(crate) fn packets_from(&self, source: IpAddr) -> Vec<Vec<u8>> {
         let socket = &self.0[usize::from(source.is_ipv6())];
         let mut packets = Vec::new();

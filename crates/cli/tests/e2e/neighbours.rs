@@ -1,4 +1,5 @@
-//! Several traces at once, by this program and another, each of which must see its own answers only.
+//! Several traces at once, by this program and another, each of which must see its own answers
+//! only.
 
 use std::process::Child;
 use std::thread;
@@ -41,7 +42,8 @@ fn twenty_processes_at_once_all_see_the_whole_path() -> Result<()> {
     Ok(())
 }
 
-/// Has the second router lose the first of two probes with this TTL, and so exactly one trace's of two.
+/// Has the second router lose the first of two probes with this TTL, and so exactly one trace's of
+/// two.
 fn lose_one_of_two(chain: &Chain, ttl: u8) -> Result<()> {
     let received = ttl - 1;
     chain.routers[1].nft(&format!(
@@ -50,7 +52,8 @@ fn lose_one_of_two(chain: &Chain, ttl: u8) -> Result<()> {
     ))
 }
 
-/// One probe with TTL 4 of two is lost. If traces took each other's answers, both would seem to have got theirs.
+/// One probe with TTL 4 of two is lost. If traces took each other's answers, both would seem to
+/// have got theirs.
 #[test]
 fn no_process_takes_the_answers_of_another() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };

@@ -140,7 +140,8 @@ fn a_prohibited_port_has_no_sack_but_a_path() -> Result<()> {
     Ok(())
 }
 
-/// Connections that a node's kernel knows, as `/proc/net/tcp` and `tcp6` show them; state 0A is LISTEN.
+/// Connections that a node's kernel knows, as `/proc/net/tcp` and `tcp6` show them; state 0A is
+/// LISTEN.
 fn connections(node: &Node) -> Vec<String> {
     let output = node
         .command("cat")

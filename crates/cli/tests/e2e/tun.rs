@@ -34,8 +34,8 @@ delay = 1
 open = [80]
 "#;
 
-/// Does something in a node behind whose TUN device there is nothing but a simulated network. Not at all where there can be no such
-/// device, after saying so.
+/// Does something in a node behind whose TUN device there is nothing but a simulated network. Not
+/// at all where there can be no such device, after saying so.
 pub(crate) fn behind_a_tunnel(topology: &Topology, act: impl FnOnce(&Node)) -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let client = lab.node("client")?;

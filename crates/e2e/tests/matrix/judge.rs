@@ -100,8 +100,8 @@ fn read(case: &Case, text: &str, layout: Layout) -> Result<Report, String> {
     Ok(report)
 }
 
-/// Whether every run ends at the target, by the right path where it is known, and end-to-end probes are answered: all of
-/// them, except on the wide world's ways.
+/// Whether every run ends at the target, by the right path where it is known, and end-to-end probes
+/// are answered: all of them, except on the wide world's ways.
 fn reached(case: &Case, report: &Report) -> Result<(), String> {
     for run in &report.runs {
         let hops: Vec<_> = run.hops.iter().map(traceroute_e2e::Hop::address).collect();

@@ -1,7 +1,8 @@
 //! Both programs through the contract's matrix of systems, protocols and targets: `matrix.toml`.
 //!
-//! Targets on this machine and in networks made of namespaces (Linux) are always run; public ones only where the
-//! environment variable `E2E_PUBLIC` is `1`, because nobody should send packets to strangers by running tests. The programs are
+//! Targets on this machine and in networks made of namespaces (Linux) are always run; public ones
+//! only where the environment variable `E2E_PUBLIC` is `1`, because nobody should send packets to
+//! strangers by running tests. The programs are
 //! those beside the test, which `cargo test --workspace` and `just e2e-matrix` build.
 //!
 //! Needs what tracing needs: on Linux a [lab](traceroute_testbed), elsewhere an administrator.
@@ -27,7 +28,8 @@ use crate::program::{Server, trace_by_command_line};
 /// Asks a program for a trace.
 type Ask<'a> = &'a (dyn Fn(&Case) -> Answer + Sync);
 
-/// All cases at once: most of a trace is waiting. Says what went better than expected, and fails with all that went wrong.
+/// All cases at once: most of a trace is waiting. Says what went better than expected, and fails
+/// with all that went wrong.
 fn run(what: &str, cases: &[Case], ask: Ask<'_>) {
     assert!(!cases.is_empty(), "the matrix has no cases for {what}");
     let outcomes: Vec<_> = thread::scope(|scope| {

@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use crate::place::Place;
 
-/// `matrix.toml`, whose comments say what is what. That a row or a cell of the contract is missing is an error of reading it.
+/// `matrix.toml`, whose comments say what is what. That a row or a cell of the contract is missing
+/// is an error of reading it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Matrix {
@@ -130,8 +131,8 @@ impl Case {
         if self.kind == Target::Public { 1500 } else { 1000 }
     }
 
-    /// Asked for only where somebody can tell, and only once by each program: those who can tell are strangers, who need not
-    /// answer several questions at once.
+    /// Asked for only where somebody can tell, and only once by each program: those who can tell
+    /// are strangers, who need not answer several questions at once.
     pub(crate) fn wants_public_ip(&self) -> bool {
         self.kind == Target::Public && self.method == Some("syn")
     }
@@ -232,11 +233,12 @@ impl Cell {
     }
 }
 
-/// A line of the contract's table for GitHub's runners: system, protocol, and for each target whether it passes and what else
-/// is said of it.
+/// A line of the contract's table for GitHub's runners: system, protocol, and for each target
+/// whether it passes and what else is said of it.
 type ContractRow<'a> = (String, &'a str, Vec<(Target, &'a str, &'a str)>);
 
-/// Reads `- Linux:` and, below it, lines like `  - UDP: localhost pass, public fail, fake network pass.`
+/// Reads `- Linux:` and, below it, lines like `  - UDP: localhost pass, public fail, fake network
+/// pass.`
 fn contract_rows(contract: &str) -> Vec<ContractRow<'_>> {
     let (_, table) = contract
         .split_once("Expectation matrix (high-level):\n\n")
@@ -296,8 +298,9 @@ fn the_matrix_is_the_contracts() {
     assert_eq!(compared, 28);
 }
 
-/// Whether a target answers is left open for public ones, and where the contract expects of a system that this machine does not
-/// answer itself, which may turn out better. On Linux all that needs no public network is certain.
+/// Whether a target answers is left open for public ones, and where the contract expects of a
+/// system that this machine does not answer itself, which may turn out better. On Linux all that
+/// needs no public network is certain.
 #[test]
 fn what_can_be_known_is_expected() {
     use Target::{FakeNetwork, FakeNetworkOpen, Localhost, LocalhostV6};

@@ -113,7 +113,8 @@ impl<'a> Server<'a> {
     }
 
     pub(crate) fn trace(&self, case: &Case) -> Answer {
-        // An IPv6 address in brackets or bare; colons need no escape in a query (RFC 3986 section 3.4).
+        // An IPv6 address in brackets or bare; colons need no escape in a query (RFC 3986 section
+        // 3.4).
         let method = case.method.map(|method| format!("&tcp-method={method}"));
         let public_ip = case.wants_public_ip().then_some("&source-public-ip=true");
         let uri = format!(

@@ -634,7 +634,7 @@ impl Discovery {
     }
 
     /// Sends more flows to the hop at `ttl`, so that the wanted ones of its nodes get some. First
-    /// those of which it is known already where they go on to.
+    /// those whose next node is known already.
     fn send_more(&mut self, ttl: u8, wanted: &[bool], expected: f64, asks: &mut Vec<Ask>) {
         let target = (expected * CAUTION).ceil().max(1.0) as u32;
         let pending = (0..self.flows()).filter(|flow| self.place(*flow, ttl) == Place::Pending);

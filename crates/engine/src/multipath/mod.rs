@@ -3,10 +3,10 @@
 //!
 //! | type | owns | knows nothing of |
 //! |---|---|---|
-//! | [`StoppingPoints`] | after how many answered flows a node's next hops are complete, computed exactly for a failure probability | topology |
-//! | [`Discovery`] | who answered on which flow at which TTL; what to ask next | time, packets, attempts, limits |
+//! | [`StoppingPoints`] | after how many answered flows a node's next hops are complete | topology |
+//! | [`Discovery`] | who answered on which flow and TTL; what to ask next | time, packets, limits |
 //! | [`Graph`] | what was found, with its [`Bound`] | how |
-//! | `strategy::multipath` | when each question leaves, how often it is repeated, what silence means | stopping rules |
+//! | `strategy::multipath` | when a question leaves and is repeated; silence | stopping rules |
 //!
 //! A [`Discovery`] asks for (flow, TTL) pairs in batches ([`Discovery::plan`]), and is told who
 //! answered each ([`Discovery::answered`]) or that nobody did ([`Discovery::silent`]). It numbers
@@ -52,3 +52,6 @@ pub use graph::{Balancing, Bound, Graph, GraphHop, GraphNode, Link, Visit};
 pub use loss::{Locator, LossBegins, MOST_PROBES, Sample};
 pub use result::{NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange};
 pub use stopping::{StoppingPoints, failure};
+
+/// Flows of a discovery at most: each holds a port.
+pub const MAX_FLOWS: u32 = 4096;

@@ -65,8 +65,8 @@ impl StoppingPoints {
         }
     }
 
-    /// [`StoppingPoints::weight`] as expected when `more` flows are on their way, each of which
-    /// passes the node with the probability `share`.
+    /// [`StoppingPoints::weight`] as expected when `more` flows are on their way. Each passes the
+    /// node with the probability `share`.
     pub(super) fn expected_weight(&mut self, seen: usize, answered: u32, (more, share): (u32, f64)) -> f64 {
         let seen = seen.max(1);
         let now = self.weight(seen, answered);

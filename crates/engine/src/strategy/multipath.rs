@@ -22,8 +22,8 @@ use crate::cause::{Cause, Losses};
 use crate::flow::{MAX_REPEATS, ProbeId};
 use crate::ledger::Fate;
 use crate::multipath::{
-    Ask, Balancing, Control, Discovery, Locator, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange,
-    Rules, Sample, Seen, Visit,
+    Ask, Balancing, Control, Discovery, Locator, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd, PathsResult,
+    RttRange, Rules, Sample, Seen, Visit,
 };
 use crate::trace::{FlowIndex, FlowState, PathsPlan, TraceSpec};
 use crate::{Method, Time};
@@ -51,9 +51,6 @@ const LEAST_LIMITED: Duration = Duration::from_millis(20);
 const LOSS_APART: Duration = Duration::from_millis(5);
 /// Their answers are waited for so long at least.
 const LOSS_PATIENCE: Duration = Duration::from_millis(500);
-/// Flows at most: each holds a port.
-const MAX_FLOWS: u32 = 4096;
-
 /// What a probe is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -588,13 +585,13 @@ impl Multipath {
 
     fn flow(&self, state: Option<&FlowState>, index: usize, now: Time) -> PathFlow {
         let series = self.series.get(index).copied().unwrap_or_default();
-        let path = state.map(|state| state.flow.fields);
+        let fields = state.map(|state| state.flow.fields);
         PathFlow {
-            source_port: path.map_or(0, |path| path.source_port),
+            source_port: fields.map_or(0, |fields| fields.source_port),
             checksum: state.and_then(|state| icmp_checksum(state, now)),
-            flow_label: path
-                .filter(|path| path.destination.is_ipv6())
-                .map(|path| path.flow_label),
+            flow_label: fields
+                .filter(|fields| fields.destination.is_ipv6())
+                .map(|fields| fields.flow_label),
             sent: series.sent,
             received: series.received,
             rtt: series.rtt.range(),
@@ -722,7 +719,7 @@ impl Strategy for Multipath {
 
     fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome {
         let graph = self.discovery.graph();
-        let path = view.state(FIRST).map(|state| state.flow.fields);
+        let fields = view.state(FIRST).map(|state| state.flow.fields);
         let of_graph = graph
             .hops
             .iter()
@@ -741,7 +738,7 @@ impl Strategy for Multipath {
         });
         let count = graph.flows.len();
         TraceOutcome::Paths(Box::new(PathsResult {
-            source: path.map_or(view.spec.target, |path| path.source),
+            source: fields.map_or(view.spec.target, |fields| fields.source),
             destination: view.spec.target,
             nodes: nodes.collect(),
             flows: (0..count)

@@ -1,8 +1,9 @@
-//! The language of `ddnpm`, the capture driver that comes with the Datadog Agent for Windows: names, control codes and
-//! byte layouts, without a call to the operating system. What it gives is read by [`traceroute_wire::ddnpm`].
+//! The language of `ddnpm`, the capture driver that comes with the Datadog Agent for Windows:
+//! names, control codes and byte layouts, without a call to the operating system. What it gives is
+//! read by [`traceroute_wire::ddnpm`].
 //!
-//! Every integer is little-endian. The driver checks a signature, which contains the version of its interface, in
-//! front of everything it is given.
+//! Every integer is little-endian. The driver checks a signature, which contains the version of its
+//! interface, in front of everything it is given.
 
 pub(crate) mod clock;
 pub(crate) mod filter;
@@ -31,8 +32,8 @@ pub(crate) const SET_DATA_FILTER: u32 = control_code(0x803);
 /// Versions of the interface that can send, newest first. They differ in nothing that is used here.
 pub(crate) const VERSIONS: [u32; 2] = [0x18, 0x17];
 
-/// Which version the driver speaks: that of the last request that worked, in this process. It changes when the Datadog
-/// Agent is upgraded.
+/// Which version the driver speaks: that of the last request that worked, in this process. It
+/// changes when the Datadog Agent is upgraded.
 #[derive(Debug)]
 pub(crate) struct Negotiation(
     /// Its signature; 0: none has worked yet.
@@ -44,8 +45,8 @@ impl Negotiation {
         Negotiation(AtomicU64::new(0))
     }
 
-    /// Tries a request with the signature that worked last, then with the others; returns what the first one that works
-    /// returns.
+    /// Tries a request with the signature that worked last, then with the others; returns what the
+    /// first one that works returns.
     ///
     /// # Errors
     /// The error of what was tried first when none works.

@@ -1,4 +1,5 @@
-//! What macOS lets a process probe: by raw sockets, which only root may have, and a BPF device for each interface (bpf(4)).
+//! What macOS lets a process probe: by raw sockets, which only root may have, and a BPF device for
+//! each interface (bpf(4)).
 
 use std::io;
 use std::net::IpAddr;

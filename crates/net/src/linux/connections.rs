@@ -1,4 +1,5 @@
-//! What connections need of Linux: to hear of their outcome (epoll(7)), and to end without giving their port away.
+//! What connections need of Linux: to hear of their outcome (epoll(7)), and to end without giving
+//! their port away.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -54,7 +55,8 @@ impl Readiness {
         event: Option<&mut libc::epoll_event>,
     ) -> io::Result<()> {
         let event = event.map_or(ptr::null_mut(), ptr::from_mut);
-        // SAFETY: `event` is valid during the call, or null: then the call does nothing but delete, or fails.
+        // SAFETY: `event` is valid during the call, or null: then the call does nothing but delete,
+        // or fails.
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd.as_raw_fd(), event) }).map(drop)
     }
 
@@ -73,8 +75,8 @@ impl AsFd for Readiness {
     }
 }
 
-/// Ends a connection with a reset but keeps the socket and its port: connect(2) to `AF_UNSPEC`. Fails when there is no
-/// connection.
+/// Ends a connection with a reset but keeps the socket and its port: connect(2) to `AF_UNSPEC`.
+/// Fails when there is no connection.
 pub(crate) fn dissolve(socket: &mut Socket, _local: SocketAddr) -> io::Result<()> {
     // SAFETY: all-zero is a valid sockaddr, and AF_UNSPEC is 0.
     let address: libc::sockaddr = unsafe { zeroed() };

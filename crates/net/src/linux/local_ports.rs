@@ -10,8 +10,8 @@ pub(super) fn of_system() -> LocalPorts {
     parse(&read("ip_local_port_range"), &read("ip_local_reserved_ports"))
 }
 
-/// `range`: two numbers. `excluded`: numbers and ranges, separated by commas. The kernel's default range when `range`
-/// makes no sense.
+/// `range`: two numbers. `excluded`: numbers and ranges, separated by commas. The kernel's default
+/// range when `range` makes no sense.
 fn parse(range: &str, excluded: &str) -> LocalPorts {
     let mut bounds = range.split_whitespace().map(str::parse);
     let range = match (bounds.next(), bounds.next()) {

@@ -1,8 +1,10 @@
-//! The capture ring: packets that the kernel writes into memory shared with this process (packet(7), `PACKET_RX_RING`;
-//! the layout is in the kernel's `Documentation/networking/packet_mmap.rst`).
+//! The capture ring: packets that the kernel writes into memory shared with this process
+//! (packet(7), `PACKET_RX_RING`; the layout is in the kernel's
+//! `Documentation/networking/packet_mmap.rst`).
 //!
-//! A ring, because its size is ours to choose (a socket's buffer is bounded by `net.core.rmem_max`) and because
-//! reading it takes no system call. Version 2, because it wakes per frame; version 3 would wake per block.
+//! A ring, because its size is ours to choose (a socket's buffer is bounded by `net.core.rmem_max`)
+//! and because reading it takes no system call. Version 2, because it wakes per frame; version 3
+//! would wake per block.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,8 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::sys::{self, Mapping};
 
-/// Bytes per frame: header, address, and a packet. ICMP errors have at most 576 bytes (RFC 1812 §4.3.2.3) or quote all of a probe,
-/// which is far smaller. Only what a talkative UDP or TCP service sends is longer, and of that the beginning is enough.
+/// Bytes per frame: header, address, and a packet. ICMP errors have at most 576 bytes (RFC 1812
+/// §4.3.2.3) or quote all of a probe, which is far smaller. Only what a talkative UDP or TCP
+/// service sends is longer, and of that the beginning is enough.
 pub(super) const FRAME_SIZE: usize = 1024;
 /// Frames in a ring: 80 ms of 100,000 packets per second.
 const FRAMES: usize = 8192;
@@ -70,16 +73,16 @@ impl Ring {
             .count()
     }
 
-    /// Shows the oldest frame to `read` and gives its memory back to the kernel. `None`: there is none, or its header
-    /// makes no sense.
+    /// Shows the oldest frame to `read` and gives its memory back to the kernel. `None`: there is
+    /// none, or its header makes no sense.
     pub(super) fn take<T>(&mut self, read: impl FnOnce(Frame<'_>) -> T) -> Option<T> {
         let index = self.next;
         if !self.is_filled(index) {
             return None;
         }
         self.next = (index + 1) % FRAMES;
-        // SAFETY: a frame lies within the mapping, which lives as long as `self`. The status says that it is ours: the
-        // kernel does not write to it until it is given back below.
+        // SAFETY: a frame lies within the mapping, which lives as long as `self`. The status says
+        // that it is ours: the kernel does not write to it until it is given back below.
         let bytes = unsafe { std::slice::from_raw_parts(self.frame(index).as_ptr(), FRAME_SIZE) };
         let result = parse(bytes).map(read);
         self.status(index)
@@ -100,8 +103,9 @@ impl Ring {
 
     /// `tp_status`, the first word of the frame.
     fn status(&self, index: usize) -> &AtomicU32 {
-        // SAFETY: frames start at multiples of FRAME_SIZE in page-aligned memory, so the word is aligned; it is within
-        // the mapping, which lives as long as `self`; and it is only ever accessed atomically while shared.
+        // SAFETY: frames start at multiples of FRAME_SIZE in page-aligned memory, so the word is
+        // aligned; it is within the mapping, which lives as long as `self`; and it is only ever
+        // accessed atomically while shared.
         unsafe { AtomicU32::from_ptr(self.frame(index).as_ptr().cast()) }
     }
 }

@@ -28,7 +28,7 @@ pub(super) unsafe trait PlainValue: Copy {}
 unsafe impl PlainValue for i32 {}
 // SAFETY: an integer.
 unsafe impl PlainValue for u32 {}
-// SAFETY: four integers of the same size, all of which count something.
+// SAFETY: four integers of the same size, and each counts something.
 unsafe impl PlainValue for libc::tpacket_req {}
 
 /// setsockopt(2) with a plain value.
@@ -321,8 +321,8 @@ impl SendOptions {
 const IP_PROTOCOL: libc::c_int = 52;
 
 /// Whether a raw socket of protocol `IPPROTO_RAW` can tell which protocol a packet's route is to be
-/// looked up with: in IPv4 by [`SendOptions::and_protocol`], in IPv6 by the port of the destination.
-/// The option that reads a socket's protocol came with that.
+/// looked up with: in IPv4 by [`SendOptions::and_protocol`], in IPv6 by the port of the
+/// destination. The option that reads a socket's protocol came with that.
 pub(super) fn raw_tells_protocol() -> bool {
     let Ok(socket) = socket(libc::AF_INET, libc::SOCK_DGRAM, 0) else {
         return false;

@@ -125,8 +125,8 @@ impl Views {
         }
     }
 
-    /// Decides what became of packets that were only seen in one view. `has_lost`: the kernel had no
-    /// room for packets in one of them since it was last asked; then their absence says nothing.
+    /// Decides what became of packets that were only seen in one view. `has_lost`: the kernel had
+    /// no room for packets in one of them since it was last asked; then their absence says nothing.
     pub(super) fn settle(&mut self, read_to: ReadTo, has_lost: impl FnOnce() -> bool) {
         let patience = PATIENCE.as_nanos() as i64;
         let mut dropped = 0;

@@ -13,7 +13,8 @@ use crate::unix::interfaces::Interface;
 
 /// Bytes of a packet to capture: all of the usual 1500.
 const SNAP_LEN: u32 = 2048;
-/// Bytes of buffer to ask for: some 5000 replies. The kernel has two such buffers, and by default a limit of as much.
+/// Bytes of buffer to ask for: some 5000 replies. The kernel has two such buffers, and by default a
+/// limit of as much.
 const BUFFER_LEN: u32 = 512 * 1024;
 /// The longest record: headers of BPF and the link (with some air), and packet.
 const MAX_RECORD_LEN: usize = SNAP_LEN as usize + 64;
@@ -94,7 +95,8 @@ impl Capture {
         sys::link_type(self.device.as_fd()).is_ok_and(|dlt| LinkType::from_dlt(dlt) == Some(self.link))
     }
 
-    /// Lets TCP and UDP packets to ports of these blocks through; no packet is lost while the filter changes.
+    /// Lets TCP and UDP packets to ports of these blocks through; no packet is lost while the
+    /// filter changes.
     pub(super) fn watch(&self, blocks: &[u8]) -> io::Result<()> {
         let program = self.link.program(self.family, blocks, SNAP_LEN);
         sys::set_filter(self.device.as_fd(), &program, false)
@@ -110,8 +112,9 @@ impl Capture {
         self.next < self.end
     }
 
-    /// Whether the kernel may still have packets that it had at the last [`Capture::read`]. That took one of its two buffers:
-    /// the one being filled, unless that had become full before and been put aside.
+    /// Whether the kernel may still have packets that it had at the last [`Capture::read`]. That
+    /// took one of its two buffers: the one being filled, unless that had become full before and
+    /// been put aside.
     pub(super) fn may_have_more(&self) -> bool {
         self.has_unread() || self.end + MAX_RECORD_LEN > self.buffer.len()
     }
@@ -134,7 +137,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Decodes at most `limit` packets that were read, and passes each on with its stamp, in nanoseconds of the wall clock.
+    /// Decodes at most `limit` packets that were read, and passes each on with its stamp, in
+    /// nanoseconds of the wall clock.
     pub(super) fn take(&mut self, limit: usize, mut deliver: impl FnMut(i64, Result<Reply, Ignored>)) {
         let unread = self.buffer.get(self.next..self.end).unwrap_or_default();
         let mut records = Records::new(unread);

@@ -1,4 +1,5 @@
-//! What connections need of macOS: to hear of their outcome (kqueue(2)), and to end without giving their port away.
+//! What connections need of macOS: to hear of their outcome (kqueue(2)), and to end without giving
+//! their port away.
 
 use std::cell::RefCell;
 use std::io;
@@ -52,12 +53,13 @@ impl AsFd for Readiness {
     }
 }
 
-/// Ends a connection with a reset but keeps its port: connect(2) to `AF_UNSPEC` does not do that to TCP here, and a socket
-/// whose connection has ended has no port. So another takes its place and its port, at once: after a reset nothing
-/// lingers that would be in the way.
+/// Ends a connection with a reset but keeps its port: connect(2) to `AF_UNSPEC` does not do that to
+/// TCP here, and a socket whose connection has ended has no port. So another takes its place and
+/// its port, at once: after a reset nothing lingers that would be in the way.
 pub(crate) fn dissolve(socket: &mut Socket, local: SocketAddr) -> io::Result<()> {
     let address = socket.local_addr().ok().and_then(|address| address.as_socket());
-    // With its scope, which `local` may lack. Failed connections have lost their address, or show an unspecified one.
+    // With its scope, which `local` may lack. Failed connections have lost their address, or show
+    // an unspecified one.
     let address = address.filter(|known| known.ip() == local.ip() && known.port() == local.port());
     let next = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
     reservations::prepare_tcp(&next)?;

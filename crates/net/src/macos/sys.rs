@@ -1,7 +1,7 @@
 //! Safe wrappers around the system calls of macOS that neither `std` nor `socket2` has.
 //!
-//! Structures and numbers that `libc` lacks are from `net/bpf.h` of XNU; the assertions at the end hold them, and those
-//! that `wire` and `rules` rely on, against what `libc` does know.
+//! Structures and numbers that `libc` lacks are from `net/bpf.h` of XNU; the assertions at the end
+//! hold them, and those that `wire` and `rules` rely on, against what `libc` does know.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -45,7 +45,8 @@ struct BpfStat {
     dropped: u32,
 }
 
-/// Opens a BPF device that nobody uses, not blocking. The last that exists makes the kernel create the next, up to 256.
+/// Opens a BPF device that nobody uses, not blocking. The last that exists makes the kernel create
+/// the next, up to 256.
 pub(super) fn open_bpf() -> io::Result<OwnedFd> {
     for number in 0..256 {
         let opened = OpenOptions::new()
@@ -71,7 +72,8 @@ unsafe fn ioctl<T>(fd: BorrowedFd<'_>, request: libc::c_ulong, argument: &mut T)
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request, ptr::from_mut(argument)) }).map(drop)
 }
 
-/// Asks for a buffer of so many bytes, before the device has an interface. The kernel may give less.
+/// Asks for a buffer of so many bytes, before the device has an interface. The kernel may give
+/// less.
 pub(super) fn request_buffer_len(device: BorrowedFd<'_>, mut len: u32) -> io::Result<()> {
     // SAFETY: takes a u32.
     unsafe { ioctl(device, libc::BIOCSBLEN, &mut len) }
@@ -163,7 +165,8 @@ pub(super) fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
 pub(super) fn setting(name: &CStr) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>();
-    // SAFETY: the name is a C string, and the kernel writes at most `len` bytes to `value`; nothing is set.
+    // SAFETY: the name is a C string, and the kernel writes at most `len` bytes to `value`; nothing
+    // is set.
     check(unsafe {
         libc::sysctlbyname(
             name.as_ptr(),
@@ -252,8 +255,8 @@ impl Kqueue {
         .map(drop)
     }
 
-    /// Waits at most `timeout` (`None`: without end) and puts what happened into `events`, at most `room` of it and
-    /// [`EVENTS`]. A signal ends it early, without an error.
+    /// Waits at most `timeout` (`None`: without end) and puts what happened into `events`, at most
+    /// `room` of it and [`EVENTS`]. A signal ends it early, without an error.
     pub(super) fn wait(
         &self,
         timeout: Option<Duration>,
@@ -268,7 +271,8 @@ impl Kqueue {
         let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
         // SAFETY: all-zero is a valid kevent.
         let mut found: [libc::kevent; EVENTS] = unsafe { zeroed() };
-        // SAFETY: no changes; room for as many events as told, and `limit` null or valid, during the call.
+        // SAFETY: no changes; room for as many events as told, and `limit` null or valid, during
+        // the call.
         let count = check(unsafe {
             libc::kevent(
                 self.0.as_raw_fd(),

@@ -283,7 +283,8 @@ unsafe extern "system" fn start(request: usize) {
     let started = match unsafe { send(request) } {
         Start::Pending => Ok(at),
         Start::Failed(error) => {
-            // SAFETY: nothing was started, so the system holds no pointer, and `finish` is not called.
+            // SAFETY: nothing was started, so the system holds no pointer, and `finish` is not
+            // called.
             drop(unsafe { Box::from_raw(request) });
             Err(io::Error::from_raw_os_error(error.cast_signed()))
         }

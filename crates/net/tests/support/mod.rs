@@ -118,7 +118,8 @@ fn run_alone<T>(command: &mut Command) -> bool {
     ran
 }
 
-/// The function in which a closure of type `T` stands: `its_name` of `linux::its_name::{{closure}}`.
+/// The function in which a closure of type `T` stands: `its_name` of
+/// `linux::its_name::{{closure}}`.
 fn test_name<T>() -> &'static str {
     let path = std::any::type_name::<T>();
     let path = path.split_once("::").map_or(path, |(_, path)| path);

@@ -162,7 +162,8 @@ impl Connection {
         outcome
     }
 
-    /// A SYN while the handshake is open: the same one again is answered again; one beside it resets (as Linux does).
+    /// A SYN while the handshake is open: the same one again is answered again; one beside it
+    /// resets (as Linux does).
     fn another_syn(&mut self, spec: &Tcp, segment: &Segment, now: Duration) -> Outcome {
         if segment.sequence == self.initial_receive {
             return self.syn_ack(spec, now);
@@ -221,7 +222,8 @@ impl Connection {
         self.ack(spec, duplicate, now).with_drop(Dropped::OutsideWindow)
     }
 
-    /// RFC 5961 §3.2: only the exact sequence number resets; another one in the window is challenged.
+    /// RFC 5961 §3.2: only the exact sequence number resets; another one in the window is
+    /// challenged.
     fn reset(&mut self, spec: &Tcp, segment: &Segment, now: Duration) -> Outcome {
         if segment.sequence == self.receive_next {
             self.state = State::Closed;

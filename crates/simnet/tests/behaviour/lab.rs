@@ -231,7 +231,8 @@ fn read(packet: &[u8], after: Duration, cause: u64) -> Heard {
     };
     let what = match sliced.transport {
         Some(TransportSlice::Icmpv4(icmp)) => {
-            // Over the bytes: etherparse's header type has no room for the length field of RFC 4884.
+            // Over the bytes: etherparse's header type has no room for the length field of RFC
+            // 4884.
             let sum = u32_16bit_word::ones_complement(u32_16bit_word::add_slice(0, icmp.slice()));
             What::Icmp(message(icmp.slice(), sum == 0))
         }

@@ -64,7 +64,8 @@ fn blocks(header: &TcpHeader, base: u32) -> Vec<(u32, u32)> {
 const SACK: TcpOptionElement = TcpOptionElement::SelectiveAcknowledgementPermitted;
 
 impl Connection {
-    /// Completes a handshake with SACK and, when wanted, timestamps; the sequence numbers are about to wrap.
+    /// Completes a handshake with SACK and, when wanted, timestamps; the sequence numbers are about
+    /// to wrap.
     fn open(mut lab: Lab, to: &'static str, timestamps_wanted: bool) -> Self {
         let sequence = u32::MAX - 5;
         let mut offered = vec![SACK, TcpOptionElement::WindowScale(7)];
@@ -297,7 +298,8 @@ fn timestamps_from_the_past_are_refused() {
     let ack = connection.byte(5);
     assert_eq!(blocks(&ack, connection.next), []);
     assert_eq!(connection.lab.counters("target").dropped(Dropped::Paws), 1);
-    // Data beyond the gap does not move the limit (RFC 7323 §4.3): a lower value than a later probe's is fine.
+    // Data beyond the gap does not move the limit (RFC 7323 §4.3): a lower value than a later
+    // probe's is fine.
     for value in [5000, 3000] {
         connection.timestamp = Some((value, 0));
         assert!(!blocks(&connection.byte(value / 1000), connection.next).is_empty());

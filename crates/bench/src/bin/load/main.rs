@@ -4,8 +4,9 @@
 //! load [PROTOCOL [TRACES [HOPS [FAMILY]]]]     defaults: udp 2000 11 4; PROTOCOL udp, icmp, tcp
 //! ```
 //!
-//! Prints complete paths, RTT percentiles over all hops, CPU per trace, memory above idle and sockets. The kernel forwards
-//! the packets of all eleven hops while the sender's system call runs, so the CPU time contains the network's own.
+//! Prints complete paths, RTT percentiles over all hops, CPU per trace, memory above idle and
+//! sockets. The kernel forwards the packets of all eleven hops while the sender's system call runs,
+//! so the CPU time contains the network's own.
 
 // Namespaces and `/proc` are Linux's.
 #[cfg(target_os = "linux")]

@@ -14,7 +14,8 @@ use traceroute_testbed::Lab;
 
 const QUERY: &str = "protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000";
 
-/// What must not be exceeded: milliseconds of CPU time for a request with one run, all told; milliseconds; and MB.
+/// What must not be exceeded: milliseconds of CPU time for a request with one run, all told;
+/// milliseconds; and MB.
 const MOST_CPU: f64 = 0.6;
 const LARGEST_RTT: f64 = 1.0;
 const MOST_MEMORY: f64 = 60.0;
@@ -167,7 +168,8 @@ fn work(
     })
 }
 
-/// Whether a request also sends end-to-end probes, or has several runs: its CPU time is not that of one path.
+/// Whether a request also sends end-to-end probes, or has several runs: its CPU time is not that of
+/// one path.
 fn query_has_probes(uri: &str) -> bool {
     !(uri.contains("traceroute-queries=1&") && uri.contains("e2e-queries=0"))
 }

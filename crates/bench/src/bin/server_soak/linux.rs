@@ -169,7 +169,8 @@ async fn client_loop(soak: Arc<Soak>, client: u64) {
     let mut step = client;
     while !soak.over.load(Ordering::Relaxed) {
         step += 1;
-        // What is done, and to whom and how it is traced, go through all pairs: 9 and 10 have no common factor.
+        // What is done, and to whom and how it is traced, go through all pairs: 9 and 10 have no
+        // common factor.
         let result = match step % 9 {
             0 => go_away(&soak, step).await,
             1 => bad_request(&soak, step).await,
@@ -194,7 +195,8 @@ const PROTOCOLS: [&str; 5] = [
 ];
 
 impl Soak {
-    /// The target with a protocol, as part of a query, and the addresses on its path. The fourth hop is silent.
+    /// The target with a protocol, as part of a query, and the addresses on its path. The fourth
+    /// hop is silent.
     fn target(&self, step: u64) -> (String, &[IpAddr]) {
         let path = &self.paths[(step / 5 % 2) as usize];
         let target = path.last().map_or(String::new(), ToString::to_string);

@@ -4,11 +4,13 @@
 //! server_soak SERVER [SECONDS [CLIENTS]]      defaults: 3600 8
 //! ```
 //!
-//! Over a chain of network namespaces, at once: requests and streams of all protocols and both families, clients that go away,
-//! half-open clients, slow ones and slow readers, bad requests; and hostile packets towards the server: forged, truncated and
-//! random ICMP of both families, UDP and TCP, from the first router and from the target. Every error that was not asked for is
-//! reported and makes the exit status 1, as do errors in the log, requests, ports, traces or descriptors left at the end,
-//! memory that grows in the second half, a service that does not end well, and hostility that did not arrive.
+//! Over a chain of network namespaces, at once: requests and streams of all protocols and both
+//! families, clients that go away, half-open clients, slow ones and slow readers, bad requests; and
+//! hostile packets towards the server: forged, truncated and random ICMP of both families, UDP and
+//! TCP, from the first router and from the target. Every error that was not asked for is reported
+//! and makes the exit status 1, as do errors in the log, requests, ports, traces or descriptors
+//! left at the end, memory that grows in the second half, a service that does not end well, and
+//! hostility that did not arrive.
 
 // Namespaces and `/proc` are Linux's.
 #[cfg(target_os = "linux")]

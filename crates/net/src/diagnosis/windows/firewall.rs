@@ -1,7 +1,9 @@
-//! What Windows Firewall lets in. It drops `ICMPv4` errors before raw sockets see them, unless a rule says otherwise:
-//! then only the last hop of a path shows. What the ICMP API and connects ask for it lets through.
+//! What Windows Firewall lets in. It drops `ICMPv4` errors before raw sockets see them, unless a
+//! rule says otherwise: then only the last hop of a path shows. What the ICMP API and connects ask
+//! for it lets through.
 //!
-//! Rules are read as \[MS-GPFAS\] §2.2.2 writes them: `v2.30|Action=Allow|Active=TRUE|Dir=In|Protocol=1|ICMP4=11:*|Name=…|`.
+//! Rules are read as \[MS-GPFAS\] §2.2.2 writes them:
+//! `v2.30|Action=Allow|Active=TRUE|Dir=In|Protocol=1|ICMP4=11:*|Name=…|`.
 
 use super::super::{Finding, Subject, Verdict};
 
@@ -20,7 +22,8 @@ const NEEDED: [Message; 2] = [
         name: "port unreachable",
     },
 ];
-/// Such fields narrow a rule down to some programs, addresses or interfaces, so it does not count as letting all in.
+/// Such fields narrow a rule down to some programs, addresses or interfaces, so it does not count
+/// as letting all in.
 const NARROWING: [&str; 12] = [
     "App", "Svc", "LA4", "RA4", "LA42", "RA42", "IF", "IFType", "LUAuth", "RUAuth", "RMauth", "LUOwn",
 ];
@@ -91,8 +94,8 @@ pub(super) fn finding(firewall: Option<&Firewall>) -> Finding {
 }
 
 impl Firewall {
-    /// Reads the registry of this computer: `number` gives a value by its key and name, `texts` all texts of a key. `None`:
-    /// not to be had.
+    /// Reads the registry of this computer: `number` gives a value by its key and name, `texts` all
+    /// texts of a key. `None`: not to be had.
     pub(crate) fn read(
         number: impl Fn(&str, &str) -> Option<u32>,
         texts: impl Fn(&str) -> Vec<String>,

@@ -34,7 +34,8 @@ pub(super) fn interfaces_up() -> Vec<String> {
     let mut names = BTreeSet::new();
     let mut next = list;
     while !next.is_null() {
-        // SAFETY: getifaddrs(3) made a list of valid entries, which ends with a null pointer and has not been freed.
+        // SAFETY: getifaddrs(3) made a list of valid entries, which ends with a null pointer and
+        // has not been freed.
         let entry = unsafe { &*next };
         if entry.ifa_flags & libc::IFF_UP as libc::c_uint != 0 {
             // SAFETY: the name is a string that ends with a zero and lives as long as the list.

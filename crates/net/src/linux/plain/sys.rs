@@ -11,7 +11,8 @@ use super::super::cmsg::{Notes, parse_address};
 
 /// More of a message than this is not looked at.
 const DATA_SIZE: usize = 1024;
-/// Room for the control data of a message: a timestamp (64 bytes), an extended error with an address (64), a TTL (24), and some.
+/// Room for the control data of a message: a timestamp (64 bytes), an extended error with an
+/// address (64), a TTL (24), and some.
 const CONTROL_WORDS: usize = 32;
 /// Size of `struct sockaddr_in6`, the longer of the two.
 const NAME_SIZE: usize = 28;
@@ -87,7 +88,8 @@ impl MessageBuffer {
 
     fn message(&self, len: usize, name_len: usize, control_len: usize) -> Message<'_> {
         let control_len = control_len.min(size_of_val(&self.control));
-        // SAFETY: `control_len` bytes lie within the array, and integers have no invalid or uninitialised bytes.
+        // SAFETY: `control_len` bytes lie within the array, and integers have no invalid or
+        // uninitialised bytes.
         let control = unsafe { std::slice::from_raw_parts(self.control.as_ptr().cast(), control_len) };
         Message {
             data: self.data.get(..len).unwrap_or(&self.data),
@@ -98,9 +100,10 @@ impl MessageBuffer {
     }
 }
 
-/// The hop limit with which the last segment of a connection over IPv6 arrived, if `IPV6_RECVHOPLIMIT` is set: the option
-/// `IPV6_PKTOPTIONS` of RFC 2292. Over IPv4 there is none: what looks like it, `IP_PKTOPTIONS`, says 1 here whatever arrived.
-/// Only while the connection is open; refusals leave an earlier value.
+/// The hop limit with which the last segment of a connection over IPv6 arrived, if
+/// `IPV6_RECVHOPLIMIT` is set: the option `IPV6_PKTOPTIONS` of RFC 2292. Over IPv4 there is none:
+/// what looks like it, `IP_PKTOPTIONS`, says 1 here whatever arrived. Only while the connection is
+/// open; refusals leave an earlier value.
 pub(super) fn segment_hop_limit(socket: BorrowedFd<'_>) -> Option<u8> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut length = size_of_val(&control) as libc::socklen_t;
@@ -118,7 +121,8 @@ pub(super) fn segment_hop_limit(socket: BorrowedFd<'_>) -> Option<u8> {
         return None;
     }
     let length = (length as usize).min(size_of_val(&control));
-    // SAFETY: `length` bytes lie within the array, and integers have no invalid or uninitialised bytes.
+    // SAFETY: `length` bytes lie within the array, and integers have no invalid or uninitialised
+    // bytes.
     let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast(), length) };
     Notes::parse(control).hop_limit
 }
@@ -142,7 +146,8 @@ pub(super) struct Handshake {
 
 /// `TCP_INFO` of a socket (tcp(7), linux/tcp.h).
 pub(super) fn handshake(socket: BorrowedFd<'_>) -> io::Result<Handshake> {
-    /// Bytes of `struct tcp_info` up to and including `tcpi_total_retrans`: 8 bytes, then 24 32-bit fields.
+    /// Bytes of `struct tcp_info` up to and including `tcpi_total_retrans`: 8 bytes, then 24 32-bit
+    /// fields.
     const SIZE: usize = 8 + 24 * 4;
     const RTT: usize = 8 + 15 * 4;
     const TOTAL_RETRANS: usize = 8 + 23 * 4;

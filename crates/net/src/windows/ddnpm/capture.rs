@@ -195,8 +195,8 @@ impl Reader {
     fn post(&mut self, mut read: Box<Read>) -> io::Result<()> {
         read.overlapped = OVERLAPPED::default();
         let read = Box::into_raw(read);
-        // SAFETY: `read` is valid, and stays where it is until the kernel gives it back. The buffer is as long as
-        // stated.
+        // SAFETY: `read` is valid, and stays where it is until the kernel gives it back. The buffer
+        // is as long as stated.
         let result = unsafe {
             ReadFile(
                 self.device.as_raw_handle(),
@@ -253,8 +253,8 @@ impl Reader {
             0 | ERROR_MORE_DATA => Ok(bytes as usize),
             code => Err(code),
         };
-        // SAFETY: nothing but `post` starts what ends at this port: this is the beginning of a `Read` from
-        // `Box::into_raw`, which the kernel has just given back.
+        // SAFETY: nothing but `post` starts what ends at this port: this is the beginning of a
+        // `Read` from `Box::into_raw`, which the kernel has just given back.
         let read = unsafe { Box::from_raw(overlapped.cast()) };
         Ok(Completion::Read(read, result))
     }

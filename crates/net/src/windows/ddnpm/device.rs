@@ -78,8 +78,9 @@ struct ControlRequest {
 
 /// `DeviceIoControl` on an overlapped handle; what it wrote, at most `output_len` bytes.
 ///
-/// The driver may complete the request later. Its completion must then not go to the completion port of the handle,
-/// where it would be taken for a read: the lowest bit of the event handle says so (`GetQueuedCompletionStatus`).
+/// The driver may complete the request later. Its completion must then not go to the completion
+/// port of the handle, where it would be taken for a read: the lowest bit of the event handle says
+/// so (`GetQueuedCompletionStatus`).
 pub(super) fn control(
     handle: &OwnedHandle,
     code: u32,
@@ -108,7 +109,8 @@ fn control_then(
     });
     let request = Box::into_raw(request);
     let mut written = 0;
-    // SAFETY: the buffers are as long as stated, and like `overlapped` they live until the request is over.
+    // SAFETY: the buffers are as long as stated, and like `overlapped` they live until the request
+    // is over.
     let result = unsafe {
         DeviceIoControl(
             handle.as_raw_handle(),
@@ -127,7 +129,8 @@ fn control_then(
         // SAFETY: reads a value of the calling thread.
         if unsafe { GetLastError() } == ERROR_IO_PENDING {
             pending();
-            // If this failed, which it cannot, the kernel would still own the request: it is left to it.
+            // If this failed, which it cannot, the kernel would still own the request: it is left
+            // to it.
             sys::wait_any(&[&event])?;
             // SAFETY: the request is over, so nothing is waited for.
             let result = unsafe {

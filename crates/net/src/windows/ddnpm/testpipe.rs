@@ -1,5 +1,5 @@
-//! A named pipe in place of the driver's device, which only exists where the Datadog Agent is installed: it can be
-//! opened, read overlapped, written and cancelled like it.
+//! A named pipe in place of the driver's device, which only exists where the Datadog Agent is
+//! installed: it can be opened, read overlapped, written and cancelled like it.
 #![allow(unsafe_code)]
 
 use std::io;

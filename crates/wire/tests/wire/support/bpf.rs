@@ -1,8 +1,10 @@
-//! A classic BPF interpreter, after the description in `bpf(4)` and Linux `Documentation/networking/filter.rst`.
+//! A classic BPF interpreter, after the description in `bpf(4)` and Linux
+//! `Documentation/networking/filter.rst`.
 
 use traceroute_wire::filter::Instruction;
 
-/// What the program returns for `packet`: bytes to capture, 0 to drop. A load beyond the packet ends it with 0.
+/// What the program returns for `packet`: bytes to capture, 0 to drop. A load beyond the packet
+/// ends it with 0.
 pub fn run(program: &[Instruction], packet: &[u8]) -> u32 {
     let load = |at: u32, len: usize| -> Option<u32> {
         let at = usize::try_from(at).ok()?;

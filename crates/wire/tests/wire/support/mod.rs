@@ -1,5 +1,5 @@
-//! What tests, benches and fuzz targets share: packets built independently of the crate, a second parser to compare
-//! with, a classic BPF interpreter, and the bodies of the fuzz targets.
+//! What tests, benches and fuzz targets share: packets built independently of the crate, a second
+//! parser to compare with, a classic BPF interpreter, and the bodies of the fuzz targets.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub, missing_docs)]
 
 pub mod bpf;
