@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use traceroute_wire::{ECHO_PAYLOAD, Family, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE};
 
-use crate::Method;
+use crate::{Method, Transport};
 
 /// What a caller chooses of the packets that are sent. The default leaves everything to the method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -33,11 +33,11 @@ impl PacketOptions {
     /// Bytes of the shortest packet that has room for all that a probe is recognised by. `None`:
     /// the size cannot be chosen, because the method's probes carry no data.
     pub fn least_size(method: Method, family: Family) -> Option<u16> {
-        let payload = match (method, family) {
-            (Method::Icmp, _) => ECHO_PAYLOAD,
-            (Method::Udp, Family::V4) => UDP_IPV4_PAYLOAD,
-            (Method::Udp, Family::V6) => UDP_IPV6_BASE + 1,
-            (Method::TcpSyn | Method::TcpSack, _) => return None,
+        let payload = match (method.transport(), family) {
+            (None, _) => ECHO_PAYLOAD,
+            (Some(Transport::Udp), Family::V4) => UDP_IPV4_PAYLOAD,
+            (Some(Transport::Udp), Family::V6) => UDP_IPV6_BASE + 1,
+            (Some(Transport::Tcp), _) => return None,
         };
         Some(headers(family) + payload)
     }

@@ -4,7 +4,7 @@
 //! It is committed as `docs/openapi.json`; a test compares. After an intended change:
 //! `UPDATE=1 cargo test -p datadog-traceroute-server openapi`.
 
-use datadog_traceroute::{Cause, Protocol};
+use datadog_traceroute::{Cause, Method, Protocol};
 use serde_json::{Map, Value, json};
 use traceroute_flags::{Interface, Kind, OPTIONS, TraceOption, is_shared_with_paths};
 use traceroute_format::Format;
@@ -437,7 +437,7 @@ fn details() -> Value {
     let list = |items: Value| json!({ "type": "array", "items": items });
     let run = object(&[
         ("run_id", json!({ "type": "string", "format": "uuid" })),
-        ("method", one_of(&["udp", "icmp", "tcp_syn", "tcp_sack"])),
+        ("method", one_of(&Method::ALL.map(Method::name))),
         ("probes_sent", count("Probes that left.")),
         ("distance", one_of(&["known", "unknown"])),
         (

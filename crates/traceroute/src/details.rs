@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use traceroute_engine::{Answer, Distance, End, Hop, Losses, Method};
+use traceroute_engine::{Answer, Distance, End, Hop, Losses, Method, Transport};
 use traceroute_wire::{Family, IcmpError, MplsLabel};
 use uuid::Uuid;
 
@@ -37,7 +37,8 @@ pub struct RunDetails {
     /// The run's identifier in the report.
     pub run_id: Uuid,
     /// How it probed in the end.
-    pub method: RunMethod,
+    #[serde(with = "method_name")]
+    pub method: Method,
     /// Probes that left.
     pub probes_sent: u32,
     /// Whether it is known how far away the destination is.
@@ -46,20 +47,6 @@ pub struct RunDetails {
     pub end: EndDetails,
     /// One entry for each of the run's hops in the report.
     pub hops: Vec<HopDetails>,
-}
-
-/// How a run probed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunMethod {
-    /// UDP datagrams.
-    Udp,
-    /// ICMP echo requests.
-    Icmp,
-    /// TCP SYN segments.
-    TcpSyn,
-    /// TCP bytes answered by selective acknowledgments.
-    TcpSack,
 }
 
 /// Whether it is known how far away the destination is.
@@ -324,7 +311,7 @@ impl RunDetails {
         let hops = run.hops.iter().map(|hop| HopDetails::new(run.method, hop));
         RunDetails {
             run_id: run.id,
-            method: run.method.into(),
+            method: run.method,
             probes_sent: run.probes_sent,
             distance: match run.distance {
                 Distance::Known => DistanceDetails::Known,
@@ -406,12 +393,12 @@ impl AnswerDetails {
 
 impl AnswerKind {
     fn of(method: Method, error: Option<IcmpError>) -> Self {
-        match (error, method) {
+        match (error, method.transport()) {
             (Some(IcmpError::TimeExceeded), _) => AnswerKind::TimeExceeded,
             (Some(IcmpError::Unreachable { .. }), _) => AnswerKind::Unreachable,
-            (None, Method::Icmp) => AnswerKind::EchoReply,
-            (None, Method::Udp) => AnswerKind::Udp,
-            (None, Method::TcpSyn | Method::TcpSack) => AnswerKind::Tcp,
+            (None, None) => AnswerKind::EchoReply,
+            (None, Some(Transport::Udp)) => AnswerKind::Udp,
+            (None, Some(Transport::Tcp)) => AnswerKind::Tcp,
         }
     }
 
@@ -430,14 +417,25 @@ impl AnswerKind {
     }
 }
 
-impl From<Method> for RunMethod {
-    fn from(method: Method) -> Self {
-        match method {
-            Method::Udp => RunMethod::Udp,
-            Method::Icmp => RunMethod::Icmp,
-            Method::TcpSyn => RunMethod::TcpSyn,
-            Method::TcpSack => RunMethod::TcpSack,
-        }
+/// Methods by their names.
+mod method_name {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+    use traceroute_engine::Method;
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes fields by reference"
+    )]
+    pub(super) fn serialize<S: Serializer>(method: &Method, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(method.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Method, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let mut all = Method::ALL.into_iter();
+        all.find(|method| method.name() == name)
+            .ok_or_else(|| Error::custom(format!("no method is called {name}")))
     }
 }
 

@@ -177,7 +177,8 @@ impl ProbeKind {
         }
     }
 
-    fn protocol(&self, destination: IpAddr) -> u8 {
+    /// The protocol that the IP header of a probe to `destination` names.
+    pub fn protocol(&self, destination: IpAddr) -> u8 {
         match self {
             ProbeKind::Echo { .. } => echo::icmp_protocol(destination),
             ProbeKind::Udp { .. } => protocol::UDP,

@@ -47,11 +47,24 @@ pub enum Method {
 }
 
 impl Method {
+    /// All of them.
+    pub const ALL: [Method; 4] = [Method::Udp, Method::Icmp, Method::TcpSyn, Method::TcpSack];
+
+    /// Its name in documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Method::Icmp => "icmp",
+            Method::Udp => "udp",
+            Method::TcpSyn => "tcp_syn",
+            Method::TcpSack => "tcp_sack",
+        }
+    }
+
     /// Time between probes: 50 ms, for SACK 10 ms.
     pub fn default_delay(self) -> Duration {
         match self {
             Method::TcpSack => Duration::from_millis(10),
-            Method::Icmp | Method::Udp | Method::TcpSyn => Duration::from_millis(50),
+            _ => Duration::from_millis(50),
         }
     }
 

@@ -44,7 +44,7 @@ use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, NetError, Network, NetworkCounters, NetworkEvent,
     OpenFlow, Operation, Route, SendStamp, Time, Token, Transport, Waker,
 };
-use traceroute_wire::{Family, Ignored, Probe, ProbeKind, Reply, ReplyKind};
+use traceroute_wire::{Family, Ignored, Probe, Reply, ReplyKind};
 
 use crate::egress::hints;
 use crate::ports::PortPool;
@@ -608,17 +608,6 @@ fn restore_router(reply: &mut Reply, captured: &CapturedPacket<'_>) {
     }
 }
 
-/// The transport protocol of a probe.
-fn protocol(probe: &Probe) -> u8 {
-    let protocol = match (probe.kind, probe.destination) {
-        (ProbeKind::Udp { .. }, _) => libc::IPPROTO_UDP,
-        (ProbeKind::TcpSyn { .. } | ProbeKind::TcpSack { .. }, _) => libc::IPPROTO_TCP,
-        (ProbeKind::Echo { .. }, IpAddr::V4(_)) => libc::IPPROTO_ICMP,
-        (ProbeKind::Echo { .. }, IpAddr::V6(_)) => libc::IPPROTO_ICMPV6,
-    };
-    protocol as u8
-}
-
 fn broken(error: io::Error) -> NetError {
     errors::error(Operation::Receive, None, error)
 }
@@ -693,7 +682,7 @@ impl Network for LinuxNetwork {
             packet,
             destination,
             protocol: if self.routes.raw_tells_protocol() {
-                protocol(probe)
+                probe.kind.protocol(probe.destination)
             } else {
                 0
             },
