@@ -219,6 +219,7 @@ impl ProbeKind {
                     sequence,
                     acknowledgment: None,
                     timestamps,
+                    data: None,
                 };
                 tcp::write(out, probe, &segment)
             }
@@ -229,13 +230,13 @@ impl ProbeKind {
                 acknowledgment,
                 timestamps,
             } => {
-                let acknowledgment = Some(acknowledgment);
                 let segment = ProbeSegment {
                     source_port,
                     destination_port,
                     sequence,
-                    acknowledgment,
+                    acknowledgment: Some(acknowledgment),
                     timestamps,
+                    data: Some(probe.ttl),
                 };
                 tcp::write(out, probe, &segment)
             }

@@ -25,9 +25,11 @@ pub(crate) struct ProbeSegment {
     pub(crate) source_port: u16,
     pub(crate) destination_port: u16,
     pub(crate) sequence: u32,
-    /// With an acknowledgment a data segment (PSH and ACK) of one byte, the TTL; without, a SYN.
+    /// Without it, a SYN.
     pub(crate) acknowledgment: Option<u32>,
     pub(crate) timestamps: Option<TcpTimestamps>,
+    /// A byte of data, which the target's application gets at once (PSH).
+    pub(crate) data: Option<u8>,
 }
 
 /// Bytes of a probe's header with its options.
@@ -38,10 +40,10 @@ pub(crate) fn header_len(timestamps: Option<TcpTimestamps>) -> usize {
 
 /// Writes a TCP probe.
 pub(crate) fn write(out: &mut Writer<'_>, probe: &Probe, segment: &ProbeSegment) -> Option<()> {
-    let flags = if segment.acknowledgment.is_some() {
-        tcp::PSH | tcp::ACK
-    } else {
-        tcp::SYN
+    let push = if segment.data.is_some() { tcp::PSH } else { 0 };
+    let flags = match segment.acknowledgment {
+        Some(_) => tcp::ACK | push,
+        None => tcp::SYN | push,
     };
     // Data offset in 32-bit words, in the high half of its byte.
     let header_words = (header_len(segment.timestamps) / 4) as u8;
@@ -59,8 +61,8 @@ pub(crate) fn write(out: &mut Writer<'_>, probe: &Probe, segment: &ProbeSegment)
         out.put_u32(timestamps.value)?;
         out.put_u32(timestamps.echo)?;
     }
-    if segment.acknowledgment.is_some() {
-        out.put(&[probe.ttl])?;
+    if let Some(data) = segment.data {
+        out.put(&[data])?;
     }
     let bytes = out.written();
     let checksum = Sum::default()
