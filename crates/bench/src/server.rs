@@ -43,12 +43,17 @@ impl Server {
 /// # Errors
 /// The program cannot be started, or ends before it listens.
 pub fn start_server(node: &Node, program: &str, arguments: &[&str]) -> std::io::Result<Server> {
-    let mut process = node
-        .command(program)
-        .args(["--addr", "127.0.0.1:0"])
-        .args(arguments)
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut command = node.command(program);
+    command.args(["--addr", "127.0.0.1:0"]).args(arguments);
+    wait_until_it_listens(command)
+}
+
+/// Starts the HTTP service by a command.
+///
+/// # Errors
+/// As [`start_server`].
+pub fn wait_until_it_listens(mut command: Command) -> std::io::Result<Server> {
+    let mut process = command.stderr(Stdio::piped()).spawn()?;
     let stderr = process.stderr.take();
     let mut log = BufReader::new(stderr.ok_or_else(|| std::io::Error::other("no log"))?).lines();
     for line in log.by_ref() {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::hostile;
+use crate::{hostile, siege};
 use datadog_traceroute::document::Document;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -28,6 +28,16 @@ pub(super) fn main() -> Result<(), Failure> {
             return work(&argument(1, ""), address, seconds, clients, paths);
         }
         "hostile" => return hostile::attack(&path(&argument(1, ""))?),
+        "siege" => return siege::main(&argument(1, ""), argument(2, "900").parse()?),
+        "besiege" => return siege::besiege(argument(1, "").parse()?, &argument(2, ""), &argument(3, "")),
+        "patient" => {
+            return siege::trace(
+                argument(1, "").parse()?,
+                &argument(2, ""),
+                argument(3, "").parse()?,
+            );
+        }
+        "health" => return siege::health(argument(1, "").parse()?, argument(2, "").parse()?),
         _ => {}
     }
     let program = arguments
@@ -76,12 +86,12 @@ pub(super) fn main() -> Result<(), Failure> {
 }
 
 /// Shows and counts the lines that tell of a panic or an error.
-fn bad_lines(log: impl Iterator<Item = String>) -> usize {
+pub(super) fn bad_lines(log: impl Iterator<Item = String>) -> usize {
     let bad = log.filter(|line| line.contains("panicked") || line.contains(" ERROR "));
     bad.inspect(|line| eprintln!("server: {line}")).count()
 }
 
-fn path(list: &str) -> Result<Vec<IpAddr>, Failure> {
+pub(super) fn path(list: &str) -> Result<Vec<IpAddr>, Failure> {
     Ok(list.split(',').map(str::parse).collect::<Result<_, _>>()?)
 }
 

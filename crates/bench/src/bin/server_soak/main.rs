@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server_soak SERVER [SECONDS [CLIENTS]]      defaults: 3600 8
+//! server_soak siege SERVER [SECONDS]           default: 900
 //! ```
 //!
 //! Over a chain of network namespaces, at once: requests and streams of all protocols and both
@@ -11,12 +12,19 @@
 //! and makes the exit status 1, as do errors in the log, requests, ports, traces or descriptors
 //! left at the end, memory that grows in the second half, a service that does not end well, and
 //! hostility that did not arrive.
+//!
+//! `siege` is everything that strangers and clients with a token may try, at once and as fast as
+//! they can, on the arguments and the memory of the Kubernetes manifest. Beside it, health is asked
+//! for and a patient client traces. Health later than 100 ms at the 99th percentile, a client that
+//! is not served, a restart or an error in the log makes the exit status 1.
 
 // Namespaces and `/proc` are Linux's.
 #[cfg(target_os = "linux")]
 mod hostile;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+mod siege;
 
 #[cfg(target_os = "linux")]
 fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
