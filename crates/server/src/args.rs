@@ -109,6 +109,7 @@ pub(crate) struct Config {
     pub(crate) header_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) token_file: Option<PathBuf>,
+    pub(crate) tokens_file: Option<PathBuf>,
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) no_sandbox: bool,
     pub(crate) policy: Policy,
@@ -282,6 +283,10 @@ struct Flags {
     #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
 
+    /// File with the names, SHA-256 hashes and limits of several bearer tokens (TOML)
+    #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
+    tokens_file: Option<PathBuf>,
+
     /// Keep the right to write files and to start programs (Linux; nothing needs it)
     #[arg(long)]
     no_sandbox: bool,
@@ -376,6 +381,7 @@ impl Flags {
             header_timeout: self.header_timeout,
             write_timeout: self.write_timeout,
             token_file: self.token_file,
+            tokens_file: self.tokens_file,
             allowed_hosts: AllowedHosts(self.allowed_hosts),
             no_sandbox: self.no_sandbox,
             policy,

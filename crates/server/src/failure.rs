@@ -178,8 +178,17 @@ impl Failure {
             Scarce::ClientPackets => "Too many packets a second for one client: try again later",
             Scarce::TargetPackets => "Too many packets a second to this target: try again later",
             Scarce::Memory => "Not enough memory: ask for less, or try again later",
+            Scarce::OwnRequests => "Too many requests at once for this token: try again later",
+            Scarce::OwnPackets => {
+                "Too many packets a second for this token: ask for less, or try again later"
+            }
         };
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, message)
+        let status = match scarce {
+            // There is room, but not for this client.
+            Scarce::OwnRequests | Scarce::OwnPackets => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Failure::new(status, ErrorCode::Unknown, message)
     }
 
     pub(crate) fn too_many_connections() -> Self {
@@ -222,7 +231,9 @@ impl Failure {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         let extra = match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, RETRY_AFTER)),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                Some((header::RETRY_AFTER, RETRY_AFTER))
+            }
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
             // A body that is not read to its end leaves the connection in doubt.
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
@@ -237,7 +248,7 @@ impl Failure {
     }
 }
 
-/// When to try again after 503, in seconds.
+/// When to try again after 503 or 429, in seconds.
 const RETRY_AFTER: &str = "5";
 
 /// Lines become clauses; other control characters, which may come from far away, become spaces.

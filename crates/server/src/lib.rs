@@ -34,6 +34,7 @@ mod stall;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -20,7 +20,6 @@ use traceroute_format::{Format, Screen, View};
 use crate::auth::Tokens;
 use crate::backend::Backend;
 use crate::browser::AllowedHosts;
-use crate::connections::Client;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::limits::{Admission, Capacity, Ceilings, Lookups, Room};
@@ -29,6 +28,7 @@ use crate::observe;
 use crate::parameters::{Asked, MODULE, Query, Remarks};
 use crate::policy::Policy;
 use crate::probe::Probe;
+use crate::tokens::Guest;
 use crate::{health, openapi, page, paths, stream};
 
 /// What the operator decided about requests.
@@ -123,7 +123,7 @@ type HttpResult = Result<Response, Failure>;
 
 async fn traceroute(
     State(service): State<Arc<Service>>,
-    Extension(client): Extension<Client>,
+    Extension(guest): Extension<Guest>,
     method: Method,
     uri: Uri,
 ) -> HttpResult {
@@ -131,14 +131,14 @@ async fn traceroute(
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
         let (request, format) = wanted?;
-        trace(service, request, client, format).await
+        trace(service, request, guest, format).await
     };
     Ok(remarked(&remarks, answer.await))
 }
 
-async fn trace(service: Arc<Service>, request: Request, client: Client, format: Format) -> HttpResult {
+async fn trace(service: Arc<Service>, request: Request, guest: Guest, format: Format) -> HttpResult {
     let details = request.details();
-    let job = Job::admit(service, request, client, None).await?;
+    let job = Job::admit(service, request, guest, None).await?;
     let report = job.run(None).await?;
     let room = job.room_for(&report).await?;
     write(&report, format, details, room)
@@ -174,7 +174,7 @@ impl AsRef<[u8]> for Held {
 
 async fn events(
     State(service): State<Arc<Service>>,
-    Extension(client): Extension<Client>,
+    Extension(guest): Extension<Guest>,
     method: Method,
     uri: Uri,
 ) -> HttpResult {
@@ -182,16 +182,14 @@ async fn events(
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
         let request = without_format(wanted?, "events are JSON")?;
-        Ok(stream::response(
-            Job::admit(service, request, client, None).await?,
-        ))
+        Ok(stream::response(Job::admit(service, request, guest, None).await?))
     };
     Ok(remarked(&remarks, answer.await))
 }
 
 async fn probe(
     State(service): State<Arc<Service>>,
-    Extension(client): Extension<Client>,
+    Extension(guest): Extension<Guest>,
     method: Method,
     headers: HeaderMap,
     uri: Uri,
@@ -207,7 +205,7 @@ async fn probe(
     let (wanted, remarks) = wanted(asked);
     let answer = async {
         let request = without_format(wanted?, "probes are answered with metrics")?;
-        probe.measure(service, request, client).await
+        probe.measure(service, request, guest).await
     };
     Ok(remarked(&remarks, answer.await))
 }
@@ -297,7 +295,11 @@ async fn counters(State(service): State<Arc<Service>>, method: Method) -> HttpRe
     get_or_head(&method)?;
     let engine = service.backend.statistics().await;
     let refused = service.admission.refused();
-    metrics::respond(&service.metrics.registry(engine, refused))
+    metrics::respond(
+        &service
+            .metrics
+            .registry(engine, refused, &service.settings.tokens.named()),
+    )
 }
 
 async fn api(method: Method) -> HttpResult {
