@@ -25,6 +25,7 @@ mod parameters;
 mod paths;
 mod policy;
 mod probe;
+mod rate;
 mod redirect;
 mod router;
 mod sandbox;

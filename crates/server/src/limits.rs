@@ -192,10 +192,11 @@ pub(crate) enum Scarce {
     Memory,
     OwnRequests,
     OwnPackets,
+    OwnRate,
 }
 
 impl Scarce {
-    pub(crate) const ALL: [Scarce; 9] = [
+    pub(crate) const ALL: [Scarce; 10] = [
         Scarce::Traces,
         Scarce::LongTraces,
         Scarce::ClientTraces,
@@ -205,6 +206,7 @@ impl Scarce {
         Scarce::Memory,
         Scarce::OwnRequests,
         Scarce::OwnPackets,
+        Scarce::OwnRate,
     ];
 
     /// The name in metrics.
@@ -219,6 +221,7 @@ impl Scarce {
             Scarce::Memory => "memory",
             Scarce::OwnRequests => "own_requests",
             Scarce::OwnPackets => "own_packets",
+            Scarce::OwnRate => "own_rate",
         }
     }
 }
@@ -309,6 +312,11 @@ impl Admission {
         })
     }
 
+    /// Counts a request that was refused before it came here.
+    pub(crate) fn count_refused(&self, scarce: Scarce) {
+        self.used().refused[scarce as usize] += 1;
+    }
+
     /// Why requests were refused, and how often.
     pub(crate) fn refused(&self) -> [(Scarce, u64); Scarce::ALL.len()] {
         let refused = self.used().refused;
@@ -343,6 +351,7 @@ impl Used {
         let OwnLimits {
             requests,
             packet_rate,
+            requests_per_minute: _,
         } = guest.limits();
         let bound = |limit: Option<NonZeroU32>| limit.map_or(u64::MAX, |limit| limit.get().into());
         // Who may use the Unix socket is trusted.

@@ -21,7 +21,7 @@ use crate::accept_header::prefers_json;
 use crate::auth::NotShown;
 use crate::connections::{Client, Connection, Serving};
 use crate::failure::Failure;
-use crate::limits::Room;
+use crate::limits::{Room, Scarce};
 use crate::logging::{may_tell_of_cheap_request, shorten};
 use crate::redirect::to_clean_path;
 use crate::router::{PATHS, Service, is_protected, sends_probes, tells_health};
@@ -132,7 +132,14 @@ async fn prepare(
             observation.span.record("token", field::display(token));
         }
         observation.token.clone_from(&token);
-        request.extensions_mut().insert(Guest::new(client, token));
+        let guest = Guest::new(client, token);
+        if sends_probes(request.uri().path()) {
+            service.rates.take(&guest, Instant::now()).map_err(|wait| {
+                service.admission.count_refused(Scarce::OwnRate);
+                Failure::too_frequent(wait)
+            })?;
+        }
+        request.extensions_mut().insert(guest);
     }
     if request.body().is_end_stream() {
         return Ok(request);

@@ -1,5 +1,6 @@
 //! Which path is what.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -28,6 +29,7 @@ use crate::observe;
 use crate::parameters::{Asked, MODULE, Query, Remarks};
 use crate::policy::Policy;
 use crate::probe::Probe;
+use crate::rate::Rates;
 use crate::tokens::Guest;
 use crate::{health, openapi, page, paths, stream};
 
@@ -40,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) policy: Policy,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) allowed_hosts: AllowedHosts,
+    pub(crate) max_requests_per_minute: Option<NonZeroU32>,
 }
 
 /// Everything that requests share.
@@ -47,6 +50,7 @@ pub(crate) struct Service {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) settings: Settings,
     pub(crate) admission: Admission,
+    pub(crate) rates: Rates,
     pub(crate) lookups: Lookups,
     pub(crate) metrics: Metrics,
     /// Becomes true when what still runs is to end.
@@ -63,6 +67,7 @@ impl Service {
         Arc::new(Service {
             backend,
             admission: Admission::new(settings.capacity),
+            rates: Rates::new(settings.max_requests_per_minute),
             settings,
             lookups: Lookups::default(),
             metrics: Metrics::default(),

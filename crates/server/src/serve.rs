@@ -233,6 +233,7 @@ async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), S
         policy: config.policy.clone(),
         tokens,
         allowed_hosts: config.allowed_hosts.clone(),
+        max_requests_per_minute: config.max_requests_per_minute,
     };
     let tracer = Arc::new(backend::tracer(config.capacity.traces));
     let service = Service::new(tracer, settings, cancelled);

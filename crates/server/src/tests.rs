@@ -202,6 +202,7 @@ fn settings() -> Settings {
         policy: Policy::default(),
         tokens: Arc::default(),
         allowed_hosts: AllowedHosts::default(),
+        max_requests_per_minute: None,
     }
 }
 
@@ -1067,7 +1068,8 @@ const NAMED: &str = "\
     allow = [\"192.0.2.0/24\", \"198.51.100.0/24\"]\n\
     [tokens.two]\n\
     sha256 = \"3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3\"\n\
-    max-packet-rate = 40\n";
+    max-packet-rate = 40\n\
+    max-requests-per-minute = 4\n";
 
 fn with_token(uri: &str, token: &str) -> Request<Body> {
     request("GET", uri, &[("authorization", &format!("Bearer {token}"))])
@@ -1133,13 +1135,29 @@ async fn tokens_with_names_have_limits_of_their_own() {
         assert_eq!((answer.status.as_u16(), answer.body.trim_end()), (429, message));
         assert_eq!(answer.header("retry-after"), "5");
     }
+    let two = |path: &str| with_token(&format!("{path}?target=192.0.2.1&{small}&max-ttl=0"), "two");
+    for path in ["/traceroute", "/traceroute/stream", "/paths"] {
+        assert_eq!(bench.send(two(path)).await.status, 400, "{path}");
+    }
+    let mut request = two("/traceroute");
+    let json = axum::http::HeaderValue::from_static("application/json");
+    request.headers_mut().insert("accept", json);
+    let answer = bench.send(request).await;
+    let message = "Too many requests a minute for one client: try again later";
+    assert_eq!(answer.status, 429);
+    assert_eq!(
+        answer.body,
+        format!("{{\"code\":\"UNKNOWN\",\"message\":\"{message}\"}}\n")
+    );
+    assert_eq!(answer.header("retry-after"), "15");
     let metrics = bench.send(with_token("/metrics", "two")).await.body;
     for line in [
         "traceroute_token_requests_total{token=\"one\"} 6",
         "traceroute_token_requests_refused_total{token=\"one\"} 1",
-        "traceroute_token_requests_refused_total{token=\"two\"} 1",
+        "traceroute_token_requests_refused_total{token=\"two\"} 2",
         "traceroute_requests_refused_total{scarce=\"own_requests\"} 1",
         "traceroute_requests_refused_total{scarce=\"own_packets\"} 1",
+        "traceroute_requests_refused_total{scarce=\"own_rate\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }

@@ -35,6 +35,8 @@ pub(crate) struct OwnLimits {
     pub(crate) requests: Option<NonZeroU32>,
     /// Probes a second.
     pub(crate) packet_rate: Option<NonZeroU32>,
+    /// In the place of what any client may.
+    pub(crate) requests_per_minute: Option<NonZeroU32>,
 }
 
 /// A token's entry in the file.
@@ -98,6 +100,7 @@ struct Entry {
     sha256: String,
     max_requests: Option<NonZeroU32>,
     max_packet_rate: Option<NonZeroU32>,
+    max_requests_per_minute: Option<NonZeroU32>,
     allow: Option<Vec<String>>,
 }
 
@@ -185,6 +188,7 @@ impl Entry {
             limits: OwnLimits {
                 requests: self.max_requests,
                 packet_rate: self.max_packet_rate,
+                requests_per_minute: self.max_requests_per_minute,
             },
             allow,
             holder: known.map_or_else(Holder::someone, |token| Arc::clone(&token.holder)),

@@ -50,6 +50,22 @@ fn a_web_page_of_another_site_sends_no_probes() {
 }
 
 #[test]
+fn a_client_sends_so_many_requests_a_minute() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &["--max-requests-per-minute", "5"]);
+    let trace = "/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=0";
+    let statuses: Vec<u16> = (0..7).map(|_| server.get(trace).0).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429]);
+    assert_eq!(server.get("/health").0, 200);
+    let metrics = server.get("/metrics").1;
+    assert!(
+        metrics.contains("refused_total{scarce=\"own_rate\"} 2"),
+        "{metrics}"
+    );
+}
+
+#[test]
 fn silent_connections_keep_nobody_out() {
     let Some(lab) = require_lab() else { return };
     let node = lab.node("host").unwrap();
