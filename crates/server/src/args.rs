@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::iter;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -99,6 +100,7 @@ pub(crate) struct Config {
     pub(crate) windows_driver: bool,
     pub(crate) grace_period: Duration,
     pub(crate) capacity: Capacity,
+    pub(crate) max_requests_per_minute: Option<NonZeroU32>,
     pub(crate) max_connections: u32,
     pub(crate) max_connections_per_client: u32,
     pub(crate) ceilings: Ceilings,
@@ -109,6 +111,7 @@ pub(crate) struct Config {
     pub(crate) header_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) token_file: Option<PathBuf>,
+    pub(crate) tokens_file: Option<PathBuf>,
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) no_sandbox: bool,
     pub(crate) policy: Policy,
@@ -237,6 +240,11 @@ struct Flags {
     #[arg(long, value_name = "bytes", default_value = "4G", value_parser = parse_size)]
     max_memory: u64,
 
+    /// Most requests a minute of one client: an address (IPv6: a /64) or a token with a name;
+    /// default: no limit
+    #[arg(long, value_name = "number", value_parser = parse_count)]
+    max_requests_per_minute: Option<u32>,
+
     /// Most TCP connections, and most to the Unix socket; beyond that idle ones are closed
     #[arg(long, value_name = "number", default_value = "8192", value_parser = parse_count)]
     max_connections: u32,
@@ -281,6 +289,10 @@ struct Flags {
     /// File with the bearer token that clients must show
     #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
+
+    /// File with the names, SHA-256 hashes and limits of several bearer tokens (TOML)
+    #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
+    tokens_file: Option<PathBuf>,
 
     /// Keep the right to write files and to start programs (Linux; nothing needs it)
     #[arg(long)]
@@ -361,6 +373,7 @@ impl Flags {
                 packet_rate: self.max_packet_rate.into(),
                 memory: self.max_memory,
             },
+            max_requests_per_minute: self.max_requests_per_minute.and_then(NonZeroU32::new),
             max_connections: self.max_connections,
             max_connections_per_client: self
                 .max_connections_per_client
@@ -376,6 +389,7 @@ impl Flags {
             header_timeout: self.header_timeout,
             write_timeout: self.write_timeout,
             token_file: self.token_file,
+            tokens_file: self.tokens_file,
             allowed_hosts: AllowedHosts(self.allowed_hosts),
             no_sandbox: self.no_sandbox,
             policy,

@@ -4,10 +4,12 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use subtle::ConstantTimeEq;
+
+use crate::tokens::{NamedToken, NamedTokens};
 
 /// The environment variable that may hold the token.
 pub(crate) const VARIABLE: &str = "DATADOG_TRACEROUTE_TOKEN";
@@ -48,45 +50,74 @@ impl Token {
     fn from_file(path: &Path) -> Result<Self, String> {
         let cannot =
             |problem: &dyn fmt::Display| format!("cannot read the token from {}: {problem}", path.display());
-        let file = fs::metadata(path).map_err(|error| cannot(&error))?;
-        // A device may never end, and a pipe make the service wait.
-        if !file.is_file() {
-            return Err(cannot(&"it is no regular file"));
-        }
-        let file = File::open(path).map_err(|error| cannot(&error))?;
-        let mut text = String::new();
-        let size = file.take(LARGEST + 1).read_to_string(&mut text);
-        if size.map_err(|error| cannot(&error))? as u64 > LARGEST {
-            return Err(cannot(&format_args!("it has more than {LARGEST} bytes")));
-        }
+        let text = read_small_file(path, LARGEST).map_err(|problem| cannot(&problem))?;
         Token::new(&text).map_err(|problem| format!("the token in {} {problem}", path.display()))
     }
 
-    /// Whether `headers` show the token. Takes the same time however much of it is right.
-    pub(crate) fn is_shown(&self, headers: &HeaderMap) -> bool {
-        let value = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-        let shown = value.and_then(|value| {
-            let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
-            scheme.eq_ignore_ascii_case(b"Bearer ").then_some(rest)
-        });
-        shown.is_some_and(|shown| shown.trim_ascii().ct_eq(self.0.as_bytes()).into())
+    /// Whether it is what was shown. Takes the same time however much of it is right.
+    fn is(&self, shown: &[u8]) -> bool {
+        shown.ct_eq(self.0.as_bytes()).into()
     }
 }
 
-/// Where the token comes from, and what it is now.
+/// The token that a request shows.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes)?;
+    let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
+    scheme
+        .eq_ignore_ascii_case(b"Bearer ")
+        .then_some(rest.trim_ascii())
+}
+
+/// The text of a regular file that has no more than this many bytes.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn read_small_file(path: &Path, largest: u64) -> Result<String, String> {
+    let file = fs::metadata(path).map_err(|error| error.to_string())?;
+    // A device may never end, and a pipe make the service wait.
+    if !file.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    let size = file.take(largest + 1).read_to_string(&mut text);
+    if size.map_err(|error| error.to_string())? as u64 > largest {
+        return Err(format!("it has more than {largest} bytes"));
+    }
+    Ok(text)
+}
+
+/// Whether everybody on this machine may read a file.
+pub(crate) fn is_readable_by_all(path: &Path) -> bool {
+    #[cfg(unix)]
+    if let Ok(file) = fs::metadata(path) {
+        return std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o004 != 0;
+    }
+    let _ = path;
+    false
+}
+
+/// Where the tokens come from, and what they are now.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     file: Option<PathBuf>,
     token: RwLock<Option<Token>>,
+    named_file: Option<PathBuf>,
+    named: RwLock<Arc<NamedTokens>>,
 }
+
+/// No token was shown, or a wrong one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotShown;
 
 impl Tokens {
     /// Reads the token from a file, or else from the environment; there is none where neither names
-    /// one.
+    /// one. Reads those with names from another file.
     ///
     /// # Errors
-    /// What is wrong with the file or the token.
-    pub(crate) fn load(file: Option<PathBuf>) -> Result<Self, String> {
+    /// What is wrong with a file or a token.
+    pub(crate) fn load(file: Option<PathBuf>, named_file: Option<PathBuf>) -> Result<Self, String> {
         let token = match &file {
             Some(path) => Some(Token::from_file(path)?),
             None => match std::env::var_os(VARIABLE) {
@@ -97,54 +128,81 @@ impl Tokens {
                 ),
             },
         };
-        Ok(Tokens {
+        let tokens = Tokens {
             file,
             token: RwLock::new(token),
-        })
+            named_file,
+            named: RwLock::default(),
+        };
+        tokens.reload_named()?;
+        Ok(tokens)
     }
 
     /// One token, from nowhere.
     #[cfg(test)]
     pub(crate) fn of(text: &str) -> Self {
         Tokens {
-            file: None,
             token: RwLock::new(Token::new(text).ok()),
+            ..Tokens::default()
         }
     }
 
-    /// Reads the file again, where there is one. After an error the token is what it was.
+    /// Reads the token's file again. After an error the token is what it was. False: there is no
+    /// file.
     ///
     /// # Errors
     /// As [`Tokens::load`].
-    pub(crate) fn reload(&self) -> Result<(), String> {
+    pub(crate) fn reload(&self) -> Result<bool, String> {
         if let Some(path) = &self.file {
             let token = Token::from_file(path)?;
             *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
         }
-        Ok(())
+        Ok(self.file.is_some())
     }
 
-    /// Whether everybody on this machine may read the token.
-    #[cfg_attr(not(unix), expect(clippy::unused_self, reason = "as on Unix"))]
-    pub(crate) fn are_readable_by_all(&self) -> bool {
-        #[cfg(unix)]
-        if let Some(Ok(file)) = self.file.as_ref().map(fs::metadata) {
-            return std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o004 != 0;
+    /// The same for the file of tokens with names.
+    ///
+    /// # Errors
+    /// As [`Tokens::load`].
+    pub(crate) fn reload_named(&self) -> Result<bool, String> {
+        if let Some(path) = &self.named_file {
+            let named = NamedTokens::read(path, &self.named())?;
+            *self.named.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(named);
         }
-        false
+        Ok(self.named_file.is_some())
+    }
+
+    /// The files that nobody else should be able to read.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.file, &self.named_file];
+        files.into_iter().flatten().map(PathBuf::as_path)
     }
 
     pub(crate) fn is_any(&self) -> bool {
-        self.token
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        token.is_some() || !self.named().is_empty()
     }
 
-    /// Whether `headers` show the token, or none is needed.
-    pub(crate) fn allow(&self, headers: &HeaderMap) -> bool {
+    /// Those with names.
+    pub(crate) fn named(&self) -> Arc<NamedTokens> {
+        Arc::clone(&self.named.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Which token with a name `headers` show; `None`: the one without, or none is needed.
+    ///
+    /// # Errors
+    /// They show none that is right.
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<Option<Arc<NamedToken>>, NotShown> {
         let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
-        token.as_ref().is_none_or(|token| token.is_shown(headers))
+        let named = self.named();
+        if token.is_none() && named.is_empty() {
+            return Ok(None);
+        }
+        let shown = bearer(headers).ok_or(NotShown)?;
+        if token.as_ref().is_some_and(|token| token.is(shown)) {
+            return Ok(None);
+        }
+        named.find(shown).map(Some).ok_or(NotShown)
     }
 }
 
@@ -157,7 +215,7 @@ mod tests {
         if let Some(value) = value {
             headers.insert(header::AUTHORIZATION, value.parse().unwrap());
         }
-        Token::new("s3cret\n").unwrap().is_shown(&headers)
+        Tokens::of("s3cret\n").check(&headers).is_ok()
     }
 
     #[test]
@@ -197,21 +255,22 @@ mod tests {
         fs::write(&path, "first\n").unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, "Bearer second".parse().unwrap());
-        let tokens = Tokens::load(Some(path.clone())).unwrap();
-        assert!(!tokens.allow(&headers));
+        let tokens = Tokens::load(Some(path.clone()), None).unwrap();
+        assert_eq!(tokens.check(&headers).unwrap_err(), NotShown);
         fs::write(&path, "second\n").unwrap();
         tokens.reload().unwrap();
-        assert!(tokens.allow(&headers));
+        assert!(tokens.check(&headers).is_ok());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(tokens.are_readable_by_all());
+        assert!(tokens.files().all(is_readable_by_all));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(!tokens.are_readable_by_all());
+        assert!(!tokens.files().any(is_readable_by_all));
         fs::write(&path, "x".repeat(4097)).unwrap();
         assert!(tokens.reload().unwrap_err().contains("more than 4096 bytes"));
-        assert!(tokens.allow(&headers), "the last one counts");
+        assert!(tokens.check(&headers).is_ok(), "the last one counts");
         fs::remove_file(&path).unwrap();
         for other in ["/dev/zero", "/dev", "/dev/no-such-file"] {
-            assert!(Tokens::load(Some(other.into())).is_err(), "{other}");
+            assert!(Tokens::load(Some(other.into()), None).is_err(), "{other}");
+            assert!(Tokens::load(None, Some(other.into())).is_err(), "{other}");
         }
     }
 

@@ -23,6 +23,9 @@ const RESERVE: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
     Address(IpAddr),
+    /// Whoever shows this token, from wherever. Counts for requests, not for connections, which are
+    /// there before.
+    Token(u64),
     /// Through a Unix socket.
     #[cfg_attr(not(unix), allow(dead_code))]
     Local,

@@ -1,6 +1,7 @@
 //! Errors as clients see them.
 
 use std::fmt::{self, Display};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -23,6 +24,8 @@ pub(crate) struct Failure {
     /// One line.
     message: String,
     pub(crate) fault: Fault,
+    /// After 503 and 429, in seconds.
+    retry_after: u64,
 }
 
 /// The contract's words.
@@ -67,6 +70,7 @@ impl Failure {
             } else {
                 Fault::Service
             },
+            retry_after: RETRY_AFTER,
         }
     }
 
@@ -178,8 +182,26 @@ impl Failure {
             Scarce::ClientPackets => "Too many packets a second for one client: try again later",
             Scarce::TargetPackets => "Too many packets a second to this target: try again later",
             Scarce::Memory => "Not enough memory: ask for less, or try again later",
+            Scarce::OwnRequests => "Too many requests at once for this token: try again later",
+            Scarce::OwnPackets => {
+                "Too many packets a second for this token: ask for less, or try again later"
+            }
+            Scarce::OwnRate => "Too many requests a minute for one client: try again later",
         };
-        Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unknown, message)
+        let status = match scarce {
+            // There is room, but not for this client.
+            Scarce::OwnRequests | Scarce::OwnPackets | Scarce::OwnRate => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Failure::new(status, ErrorCode::Unknown, message)
+    }
+
+    /// A client sends more requests a minute than it may; one will be let in after this time.
+    pub(crate) fn too_frequent(wait: Duration) -> Self {
+        Failure {
+            retry_after: wait.as_secs() + u64::from(wait.subsec_nanos() > 0),
+            ..Failure::overloaded(Scarce::OwnRate)
+        }
     }
 
     pub(crate) fn too_many_connections() -> Self {
@@ -221,24 +243,27 @@ impl Failure {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        let known = HeaderValue::from_static;
         let extra = match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, RETRY_AFTER)),
-            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                Some((header::RETRY_AFTER, self.retry_after.into()))
+            }
+            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, known("Bearer"))),
             // A body that is not read to its end leaves the connection in doubt.
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
-                Some((header::CONNECTION, "close"))
+                Some((header::CONNECTION, known("close")))
             }
             _ => None,
         };
         if let Some((name, value)) = extra {
-            headers.insert(name, HeaderValue::from_static(value));
+            headers.insert(name, value);
         }
         response
     }
 }
 
-/// When to try again after 503, in seconds.
-const RETRY_AFTER: &str = "5";
+/// When to try again where nobody knows better, in seconds.
+const RETRY_AFTER: u64 = 5;
 
 /// Lines become clauses; other control characters, which may come from far away, become spaces.
 fn one_line(message: &str) -> String {

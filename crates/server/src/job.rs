@@ -11,10 +11,10 @@ use datadog_traceroute::{
 use tokio::time::{Instant, sleep_until};
 
 use crate::backend::OnEvent;
-use crate::connections::Client;
 use crate::failure::Failure;
 use crate::limits::{Admission, Permit, Room, Scarce};
 use crate::router::Service;
+use crate::tokens::Guest;
 
 /// A request that has been let in. Dropping it gives its room back.
 pub(crate) struct Job {
@@ -35,11 +35,11 @@ impl Job {
     pub(crate) async fn admit(
         service: Arc<Service>,
         request: Request,
-        client: Client,
+        guest: Guest,
         within: Option<Duration>,
     ) -> Result<Job, Failure> {
         Job::admit_with(service, request, within, |admission, request| {
-            admission.admit(request, client)
+            admission.admit(request, guest)
         })
         .await
     }
@@ -51,11 +51,11 @@ impl Job {
     pub(crate) async fn admit_discovery(
         service: Arc<Service>,
         request: Request,
-        client: Client,
+        guest: Guest,
         options: PathsOptions,
     ) -> Result<Job, Failure> {
         Job::admit_with(service, request, None, |admission, request| {
-            admission.admit_discovery(request, options, client)
+            admission.admit_discovery(request, options, guest)
         })
         .await
     }
@@ -100,7 +100,7 @@ impl Job {
         let host = self.request.host();
         let resolution = async {
             let _turn = match host {
-                Host::Name(_) => self.service.lookups.turn(self.permit.client()).await,
+                Host::Name(_) => self.service.lookups.turn(self.permit.guest().client).await,
                 Host::Address(_) => None,
             };
             self.service.backend.resolve(host, self.request.ipv6()).await
@@ -122,7 +122,9 @@ impl Job {
         });
         // First of all: what interfaces there are is nothing to tell those who may not know.
         let known = interface.as_ref().ok().copied().flatten();
-        if !self.service.settings.policy.allows(address, known) {
+        let token = self.permit.guest().token.as_ref();
+        let allowed = token.is_none_or(|token| token.allows(address, known));
+        if !allowed || !self.service.settings.policy.allows(address, known) {
             return Err(Failure::target_not_allowed(self.request.host()));
         }
         interface.map_err(|error| Failure::trace(&Error::Egress(error)))?;

@@ -25,6 +25,7 @@ mod parameters;
 mod paths;
 mod policy;
 mod probe;
+mod rate;
 mod redirect;
 mod router;
 mod sandbox;
@@ -34,6 +35,7 @@ mod stall;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

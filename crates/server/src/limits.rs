@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use traceroute_flags::{InvalidParameter, TraceOption, Value};
 
 use crate::connections::Client;
+use crate::tokens::{Guest, OwnLimits};
 
 /// Ceilings for one request. The defaults refuse nothing that the library allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +113,7 @@ pub(crate) struct Capacity {
 /// What one request needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Demand {
+    requests: u64,
     traces: u64,
     /// As many traces, if the request may last long.
     long: u64,
@@ -131,6 +134,7 @@ impl Demand {
         let runs = u64::from(request.runs());
         let memory = all * TRACE_SIZE + runs * ttls * HOP_SIZE + u64::from(request.e2e_probes()) * PROBE_SIZE;
         Demand {
+            requests: 1,
             traces,
             long: if is_long { traces } else { 0 },
             packet_rate: packet_rate(request),
@@ -149,6 +153,7 @@ impl Demand {
         let of_probes = per_second(request.e2e_spacing()).min(request.e2e_probes().into());
         let traces = flows.min(share(capacity.traces.into())).max(1);
         Demand {
+            requests: 1,
             traces,
             long: if request.time_limit() > LONG { traces } else { 0 },
             packet_rate: rate + of_probes,
@@ -185,10 +190,13 @@ pub(crate) enum Scarce {
     ClientPackets,
     TargetPackets,
     Memory,
+    OwnRequests,
+    OwnPackets,
+    OwnRate,
 }
 
 impl Scarce {
-    pub(crate) const ALL: [Scarce; 7] = [
+    pub(crate) const ALL: [Scarce; 10] = [
         Scarce::Traces,
         Scarce::LongTraces,
         Scarce::ClientTraces,
@@ -196,6 +204,9 @@ impl Scarce {
         Scarce::ClientPackets,
         Scarce::TargetPackets,
         Scarce::Memory,
+        Scarce::OwnRequests,
+        Scarce::OwnPackets,
+        Scarce::OwnRate,
     ];
 
     /// The name in metrics.
@@ -208,6 +219,9 @@ impl Scarce {
             Scarce::ClientPackets => "client_packets",
             Scarce::TargetPackets => "target_packets",
             Scarce::Memory => "memory",
+            Scarce::OwnRequests => "own_requests",
+            Scarce::OwnPackets => "own_packets",
+            Scarce::OwnRate => "own_rate",
         }
     }
 }
@@ -233,6 +247,7 @@ struct Used {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct OfClient {
+    requests: u64,
     traces: u64,
     packet_rate: u64,
 }
@@ -253,8 +268,8 @@ impl Admission {
     ///
     /// # Errors
     /// There is not enough of something.
-    pub(crate) fn admit(&self, request: &Request, client: Client) -> Result<Permit, Scarce> {
-        self.take(Demand::of(request, self.capacity), client)
+    pub(crate) fn admit(&self, request: &Request, guest: impl Into<Guest>) -> Result<Permit, Scarce> {
+        self.take(Demand::of(request, self.capacity), guest.into())
     }
 
     /// Takes what a discovery of paths needs until the permit is dropped.
@@ -265,14 +280,17 @@ impl Admission {
         &self,
         request: &Request,
         options: PathsOptions,
-        client: Client,
+        guest: impl Into<Guest>,
     ) -> Result<Permit, Scarce> {
-        self.take(Demand::of_discovery(request, options, self.capacity), client)
+        self.take(
+            Demand::of_discovery(request, options, self.capacity),
+            guest.into(),
+        )
     }
 
-    fn take(&self, demand: Demand, client: Client) -> Result<Permit, Scarce> {
+    fn take(&self, demand: Demand, guest: Guest) -> Result<Permit, Scarce> {
         let mut used = self.used();
-        if let Err(scarce) = used.check(demand, client, self.capacity) {
+        if let Err(scarce) = used.check(demand, &guest, self.capacity) {
             used.refused[scarce as usize] += 1;
             return Err(scarce);
         }
@@ -280,7 +298,8 @@ impl Admission {
         used.long += demand.long;
         used.packet_rate += demand.packet_rate;
         used.memory += demand.memory;
-        let of_client = used.clients.entry(client).or_default();
+        let of_client = used.clients.entry(guest.client).or_default();
+        of_client.requests += demand.requests;
         of_client.traces += demand.traces;
         of_client.packet_rate += demand.packet_rate;
         drop(used);
@@ -288,9 +307,14 @@ impl Admission {
             admission: self.clone(),
             begun: Instant::now(),
             demand,
-            client,
+            guest,
             target: None,
         })
+    }
+
+    /// Counts a request that was refused before it came here.
+    pub(crate) fn count_refused(&self, scarce: Scarce) {
+        self.used().refused[scarce as usize] += 1;
     }
 
     /// Why requests were refused, and how often.
@@ -318,14 +342,29 @@ impl Admission {
 }
 
 impl Used {
-    fn check(&self, demand: Demand, client: Client, capacity: Capacity) -> Result<(), Scarce> {
+    fn check(&self, demand: Demand, guest: &Guest, capacity: Capacity) -> Result<(), Scarce> {
         let traces = u64::from(capacity.traces);
         let fits = |used: u64, needed: u64, all: u64| needed == 0 || used.saturating_add(needed) <= all;
         let none = OfClient::default();
+        let client = guest.client;
         let own = self.clients.get(&client).unwrap_or(&none);
+        let OwnLimits {
+            requests,
+            packet_rate,
+            requests_per_minute: _,
+        } = guest.limits();
+        let bound = |limit: Option<NonZeroU32>| limit.map_or(u64::MAX, |limit| limit.get().into());
         // Who may use the Unix socket is trusted.
         let of_client = |all: u64| if client == Client::Local { all } else { share(all) };
         for (fits, scarce) in [
+            (
+                fits(own.requests, demand.requests, bound(requests)),
+                Scarce::OwnRequests,
+            ),
+            (
+                fits(own.packet_rate, demand.packet_rate, bound(packet_rate)),
+                Scarce::OwnPackets,
+            ),
             (fits(self.traces, demand.traces, traces), Scarce::Traces),
             (
                 fits(self.long, demand.long, (traces / 2).max(1)),
@@ -362,6 +401,7 @@ impl Used {
         self.packet_rate -= demand.packet_rate;
         self.memory -= demand.memory;
         if let Some(own) = self.clients.get_mut(&client) {
+            own.requests -= demand.requests;
             own.traces -= demand.traces;
             own.packet_rate -= demand.packet_rate;
             if *own == OfClient::default() {
@@ -385,14 +425,14 @@ pub(crate) struct Permit {
     admission: Admission,
     begun: Instant,
     demand: Demand,
-    client: Client,
+    guest: Guest,
     target: Option<IpAddr>,
 }
 
 impl Permit {
     /// Who has taken it.
-    pub(crate) fn client(&self) -> Client {
-        self.client
+    pub(crate) fn guest(&self) -> &Guest {
+        &self.guest
     }
 
     /// Its packets go there.
@@ -470,7 +510,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let (admission, client, target) = (self.admission.clone(), self.client, self.target);
+        let (admission, client, target) = (self.admission.clone(), self.guest.client, self.target);
         let now = Demand {
             packet_rate: 0,
             ..self.demand

@@ -17,6 +17,7 @@ use traceroute_flags::{COMMIT, VERSION};
 use crate::connections::ConnectionCounters;
 use crate::failure::{Failure, Fault};
 use crate::limits::Scarce;
+use crate::tokens::NamedTokens;
 use crate::{logging, router};
 
 /// What the service counts itself.
@@ -92,6 +93,7 @@ impl Metrics {
         &self,
         engine: Option<Statistics>,
         refused: impl IntoIterator<Item = (Scarce, u64)>,
+        tokens: &NamedTokens,
     ) -> Registry {
         let mut registry = Registry::with_prefix("traceroute");
         registry.register(
@@ -130,7 +132,7 @@ impl Metrics {
             .map(|(scarce, count)| ("scarce", scarce.name(), count));
         registry.register(
             "requests_refused",
-            "Requests refused with 503, by what there was not enough of",
+            "Requests refused with 503 or 429, by what there was not enough of",
             counters(refused),
         );
         let missing = logging::missing_lines().map(|(reason, lines)| ("reason", reason, lines));
@@ -149,9 +151,35 @@ impl Metrics {
             "Round-trip times of end-to-end probes of finished requests",
             self.e2e_rtts.clone(),
         );
+        register_tokens(&mut registry, tokens);
         register_engine(&mut registry, engine.unwrap_or_default());
         registry
     }
+}
+
+/// Of the tokens that there are now, so that reading others makes no series without end.
+fn register_tokens(registry: &mut Registry, tokens: &NamedTokens) {
+    if tokens.is_empty() {
+        return;
+    }
+    let [requests, refused] = [0, 1].map(|which| {
+        let family = Family::<[(&'static str, String); 1], Counter>::default();
+        for token in tokens.iter() {
+            let counter = family.get_or_create_owned(&[("token", token.name.clone())]);
+            counter.inc_by(token.counts()[which]);
+        }
+        family
+    });
+    registry.register(
+        "token_requests",
+        "Requests that showed a token with a name",
+        requests,
+    );
+    registry.register(
+        "token_requests_refused",
+        "Requests of a token that its own limits refused, with 429",
+        refused,
+    );
 }
 
 fn register_engine(registry: &mut Registry, statistics: Statistics) {
@@ -279,7 +307,7 @@ mod tests {
 
     fn text(metrics: &Metrics, engine: Option<Statistics>) -> String {
         let mut text = String::new();
-        encode(&mut text, &metrics.registry(engine, [])).unwrap();
+        encode(&mut text, &metrics.registry(engine, [], &NamedTokens::default())).unwrap();
         text
     }
 

@@ -15,15 +15,17 @@ use axum::response::{IntoResponse, Response};
 use datadog_traceroute::{ErrorCode, Uuid};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
-use tracing::{Instrument, Span};
+use tracing::{Instrument, Span, field};
 
 use crate::accept_header::prefers_json;
+use crate::auth::NotShown;
 use crate::connections::{Client, Connection, Serving};
 use crate::failure::Failure;
-use crate::limits::Room;
+use crate::limits::{Room, Scarce};
 use crate::logging::{may_tell_of_cheap_request, shorten};
 use crate::redirect::to_clean_path;
 use crate::router::{PATHS, Service, is_protected, sends_probes, tells_health};
+use crate::tokens::{Guest, NamedToken};
 
 /// The response header that names the request in the log.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -42,11 +44,7 @@ pub(crate) struct BodyLimit {
 
 /// Everything around a request. One function, because each layer of its own costs every request in
 /// flight a kilobyte.
-pub(crate) async fn surround(
-    State(service): State<Arc<Service>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
     let trace_id = trace_id(request.headers());
     let span = tracing::info_span!(
         "request",
@@ -54,6 +52,7 @@ pub(crate) async fn surround(
         method = %request.method(),
         path = &*shorten(request.uri().path()),
         query = &*shorten(request.uri().query().unwrap_or_default()),
+        token = field::Empty,
     );
     let mut observation = Observation::begin(Arc::clone(&service), request.uri().path(), span.clone());
     // Not the headers themselves: they would keep the connection's whole read buffer in memory.
@@ -63,14 +62,13 @@ pub(crate) async fn surround(
     let client = connection
         .as_ref()
         .map_or(Client::Local, |connection| connection.client);
-    request.extensions_mut().insert(client);
     let one_too_many = connection
         .as_ref()
         .is_some_and(|connection| connection.in_reserve);
 
     let mut response = match to_clean_path(request.method(), request.uri()) {
         Some(response) => response,
-        None => match prepare(&service, request).await {
+        None => match prepare(&service, request, client, &mut observation).await {
             Ok(_) if one_too_many && !tells_health(observation.path) => {
                 Failure::too_many_connections().into_response()
             }
@@ -115,13 +113,33 @@ pub(crate) async fn surround(
 
 /// Refuses what pages of other sites cause, and those who do not show the token, where there is
 /// one; and reads the body.
-async fn prepare(service: &Service, request: Request) -> Result<Request, Failure> {
+async fn prepare(
+    service: &Service,
+    mut request: Request,
+    client: Client,
+    observation: &mut Observation,
+) -> Result<Request, Failure> {
     let guarded = is_protected(request.uri().path());
     let hosts = &service.settings.allowed_hosts;
     hosts.check(request.version(), request.headers(), guarded)?;
-    if guarded && !service.settings.tokens.allow(request.headers()) {
-        let message = "A valid bearer token is required";
-        return Err(Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Denied, message));
+    if guarded {
+        let token = service.settings.tokens.check(request.headers());
+        let token = token.map_err(|NotShown| {
+            let message = "A valid bearer token is required";
+            Failure::new(StatusCode::UNAUTHORIZED, ErrorCode::Denied, message)
+        })?;
+        if let Some(token) = &token {
+            observation.span.record("token", field::display(token));
+        }
+        observation.token.clone_from(&token);
+        let guest = Guest::new(client, token);
+        if sends_probes(request.uri().path()) {
+            service.rates.take(&guest, Instant::now()).map_err(|wait| {
+                service.admission.count_refused(Scarce::OwnRate);
+                Failure::too_frequent(wait)
+            })?;
+        }
+        request.extensions_mut().insert(guest);
     }
     if request.body().is_end_stream() {
         return Ok(request);
@@ -180,6 +198,7 @@ struct Observation {
     started: Instant,
     status: u16,
     outcome: Outcome,
+    token: Option<Arc<NamedToken>>,
     serving: Option<Serving>,
 }
 
@@ -194,6 +213,7 @@ impl Observation {
             // Until there is a response.
             status: CLIENT_GONE,
             outcome: Outcome::default(),
+            token: None,
             serving: None,
         }
     }
@@ -214,6 +234,9 @@ impl Drop for Observation {
         metrics.end_request(self.path, self.status, duration);
         let duration_ms = duration.as_micros() as f64 / 1000.0;
         let status = self.status;
+        if let Some(token) = &self.token {
+            token.count(status == StatusCode::TOO_MANY_REQUESTS.as_u16());
+        }
         let failure = self.outcome.0.failure.get();
         if let Some(failure) = failure {
             metrics.count_error(self.path, failure.code.name(), failure.fault);

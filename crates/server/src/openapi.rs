@@ -57,7 +57,7 @@ fn description() -> Value {
 }
 
 /// What may become of a request that probes.
-const FAILURES: [&str; 8] = ["400", "401", "403", "405", "408", "413", "500", "503"];
+const FAILURES: [&str; 9] = ["400", "401", "403", "405", "408", "413", "429", "500", "503"];
 
 fn trace_operation() -> Value {
     let mut responses = failures(&FAILURES);
@@ -120,7 +120,7 @@ fn stream_operation() -> Value {
 }
 
 fn probe_operation() -> Value {
-    let mut responses = failures(&["400", "401", "403", "405", "408", "413", "503"]);
+    let mut responses = failures(&["400", "401", "403", "405", "408", "413", "429", "503"]);
     let mut success = text(
         "Metrics in Prometheus' text format. A measurement that fails has them too, with `probe_success` 0.",
         "text/plain",
@@ -247,6 +247,7 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
         "405" => "Method not allowed.",
         "408" => "The request's body did not arrive in time.",
         "413" => "The request's body is too large.",
+        "429" => "More than this client may have. See Retry-After.",
         "500" => "`Traceroute failed: …`; code DNS: the target's name does not resolve.",
         _ => "Too many traces at once, or the server is shutting down. See Retry-After.",
     };

@@ -9,16 +9,16 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use traceroute_flags::{Interface, PathParameters, TraceOption};
 
-use crate::connections::Client;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::parameters::Query;
 use crate::router::{Service, only_get, respond};
+use crate::tokens::Guest;
 
 /// Answers when all is done.
 pub(crate) async fn paths(
     State(service): State<Arc<Service>>,
-    Extension(client): Extension<Client>,
+    Extension(guest): Extension<Guest>,
     method: Method,
     uri: Uri,
 ) -> Result<Response, Failure> {
@@ -35,7 +35,7 @@ pub(crate) async fn paths(
         },
     );
     let (request, options) = parameters.validate().map_err(Failure::invalid_parameters)?;
-    let job = Job::admit_discovery(service, request, client, options).await?;
+    let job = Job::admit_discovery(service, request, guest, options).await?;
     let found = job.paths(options).await?;
     let document = datadog_traceroute::json::to_compact(&found);
     Ok(respond("application/json", document.map_err(Failure::encoding)?))

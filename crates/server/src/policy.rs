@@ -160,15 +160,23 @@ impl Policy {
     /// Whether the address may be traced, by this interface; `None`: the routing tables decide.
     /// Where that cannot be told, what is said of an interface denies, and allows nothing.
     pub(crate) fn allows(&self, address: IpAddr, interface: Option<NonZeroU32>) -> bool {
-        let within = |networks: &[Subnet], address, unknown| {
-            let mut networks = networks.iter();
-            networks.any(|network| network.contains(address) && network.is_on(interface).unwrap_or(unknown))
-        };
-        let denied = |address| within(&self.deny, address, true) || self.deny_local && is_local(address);
-        let allowed =
-            self.allow.is_empty() || meanings(address).any(|meant| within(&self.allow, meant, false));
+        let denied =
+            |address| within(&self.deny, address, interface, true) || self.deny_local && is_local(address);
+        let allowed = self.allow.is_empty() || contain(&self.allow, address, interface);
         allowed && !meanings(address).chain(guesses(address)).any(denied)
     }
+}
+
+/// Whether allowed networks have the address, whatever is known of the interface.
+pub(crate) fn contain(networks: &[Subnet], address: IpAddr, interface: Option<NonZeroU32>) -> bool {
+    meanings(address).any(|meant| within(networks, meant, interface, false))
+}
+
+/// Whether networks have the address; `unknown` is the answer of those that depend on the interface
+/// where it is not known.
+fn within(networks: &[Subnet], address: IpAddr, interface: Option<NonZeroU32>, unknown: bool) -> bool {
+    let mut networks = networks.iter();
+    networks.any(|network| network.contains(address) && network.is_on(interface).unwrap_or(unknown))
 }
 
 /// The address, and the IPv4 address that an IPv6 address is another form of: mapped (RFC 4291

@@ -17,7 +17,6 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use traceroute_flags::{Interface, InvalidParameter, TraceOption, Value};
 
-use crate::connections::Client;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::limits::Ceilings;
@@ -25,6 +24,7 @@ use crate::metrics::{self, Labels};
 use crate::observe::Outcome;
 use crate::parameters::{MODULE, Query};
 use crate::router::Service;
+use crate::tokens::Guest;
 
 /// The header by which Prometheus tells when it will give up, in seconds.
 const SCRAPE_TIMEOUT: &str = "x-prometheus-scrape-timeout-seconds";
@@ -136,11 +136,11 @@ impl Probe {
         &self,
         service: Arc<Service>,
         request: Request,
-        client: Client,
+        guest: Guest,
     ) -> Result<Response, Failure> {
         let start = Instant::now();
         let measuring = async {
-            Job::admit(service, request, client, Some(self.limit))
+            Job::admit(service, request, guest, Some(self.limit))
                 .await?
                 .run(None)
                 .await

@@ -1,5 +1,6 @@
 //! Which path is what.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -20,7 +21,6 @@ use traceroute_format::{Format, Screen, View};
 use crate::auth::Tokens;
 use crate::backend::Backend;
 use crate::browser::AllowedHosts;
-use crate::connections::Client;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::limits::{Admission, Capacity, Ceilings, Lookups, Room};
@@ -29,6 +29,8 @@ use crate::observe;
 use crate::parameters::{Asked, MODULE, Query, Remarks};
 use crate::policy::Policy;
 use crate::probe::Probe;
+use crate::rate::Rates;
+use crate::tokens::Guest;
 use crate::{health, openapi, page, paths, stream};
 
 /// What the operator decided about requests.
@@ -40,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) policy: Policy,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) allowed_hosts: AllowedHosts,
+    pub(crate) max_requests_per_minute: Option<NonZeroU32>,
 }
 
 /// Everything that requests share.
@@ -47,6 +50,7 @@ pub(crate) struct Service {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) settings: Settings,
     pub(crate) admission: Admission,
+    pub(crate) rates: Rates,
     pub(crate) lookups: Lookups,
     pub(crate) metrics: Metrics,
     /// Becomes true when what still runs is to end.
@@ -63,6 +67,7 @@ impl Service {
         Arc::new(Service {
             backend,
             admission: Admission::new(settings.capacity),
+            rates: Rates::new(settings.max_requests_per_minute),
             settings,
             lookups: Lookups::default(),
             metrics: Metrics::default(),
@@ -123,7 +128,7 @@ type HttpResult = Result<Response, Failure>;
 
 async fn traceroute(
     State(service): State<Arc<Service>>,
-    Extension(client): Extension<Client>,
+    Extension(guest): Extension<Guest>,
     method: Method,
     uri: Uri,
 ) -> HttpResult {
@@ -131,14 +136,14 @@ async fn traceroute(
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
         let (request, format) = wanted?;
-        trace(service, request, client, format).await
+        trace(service, request, guest, format).await
     };
     Ok(remarked(&remarks, answer.await))
 }
 
-async fn trace(service: Arc<Service>, request: Request, client: Client, format: Format) -> HttpResult {
+async fn trace(service: Arc<Service>, request: Request, guest: Guest, format: Format) -> HttpResult {
     let details = request.details();
-    let job = Job::admit(service, request, client, None).await?;
+    let job = Job::admit(service, request, guest, None).await?;
     let report = job.run(None).await?;
     let room = job.room_for(&report).await?;
     write(&report, format, details, room)
@@ -174,7 +179,7 @@ impl AsRef<[u8]> for Held {
 
 async fn events(
     State(service): State<Arc<Service>>,
-    Extension(client): Extension<Client>,
+    Extension(guest): Extension<Guest>,
     method: Method,
     uri: Uri,
 ) -> HttpResult {
@@ -182,16 +187,14 @@ async fn events(
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
         let request = without_format(wanted?, "events are JSON")?;
-        Ok(stream::response(
-            Job::admit(service, request, client, None).await?,
-        ))
+        Ok(stream::response(Job::admit(service, request, guest, None).await?))
     };
     Ok(remarked(&remarks, answer.await))
 }
 
 async fn probe(
     State(service): State<Arc<Service>>,
-    Extension(client): Extension<Client>,
+    Extension(guest): Extension<Guest>,
     method: Method,
     headers: HeaderMap,
     uri: Uri,
@@ -207,7 +210,7 @@ async fn probe(
     let (wanted, remarks) = wanted(asked);
     let answer = async {
         let request = without_format(wanted?, "probes are answered with metrics")?;
-        probe.measure(service, request, client).await
+        probe.measure(service, request, guest).await
     };
     Ok(remarked(&remarks, answer.await))
 }
@@ -297,7 +300,11 @@ async fn counters(State(service): State<Arc<Service>>, method: Method) -> HttpRe
     get_or_head(&method)?;
     let engine = service.backend.statistics().await;
     let refused = service.admission.refused();
-    metrics::respond(&service.metrics.registry(engine, refused))
+    metrics::respond(
+        &service
+            .metrics
+            .registry(engine, refused, &service.settings.tokens.named()),
+    )
 }
 
 async fn api(method: Method) -> HttpResult {

@@ -23,7 +23,7 @@ use traceroute_flags::{watch_hangup, watch_signals, with_open_files_advice};
 use traceroute_net::{Access, Privileges};
 
 use crate::args::Config;
-use crate::auth::Tokens;
+use crate::auth::{Tokens, is_readable_by_all};
 use crate::backend;
 use crate::connections::{Client, Connection, ConnectionCounters, Connections};
 use crate::logging;
@@ -57,7 +57,7 @@ impl fmt::Display for StartError {
 /// # Errors
 /// The service could not begin.
 pub(crate) fn run(config: Config) -> Result<(), StartError> {
-    let tokens = Tokens::load(config.token_file.clone()).map_err(StartError)?;
+    let tokens = Tokens::load(config.token_file.clone(), config.tokens_file.clone()).map_err(StartError)?;
     let sockets = Sockets::open(&config)?;
     // While there is one thread only: privileges belong to threads.
     let kept = drop_privileges(config.policy.egress);
@@ -88,12 +88,13 @@ fn start(
     kept: &io::Result<Privileges>,
 ) -> Result<(), StartError> {
     tell_privileges(kept);
-    if tokens.are_readable_by_all() {
-        tracing::warn!("everybody on this machine may read the token's file; chmod o-r it");
+    for path in tokens.files().filter(|path| is_readable_by_all(path)) {
+        let path = path.display();
+        tracing::warn!("everybody on this machine may read the tokens in {path}; chmod o-r it");
     }
     if !tokens.is_any() && !config.is_local() {
         tracing::warn!(
-            "everybody who reaches the port may trace; use --addr 127.0.0.1:3765, a Unix socket or --token-file"
+            "everybody who reaches the port may trace; use --addr 127.0.0.1:3765, a Unix socket, --token-file or --tokens-file"
         );
     }
     config.policy.prepare();
@@ -113,6 +114,15 @@ fn start(
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();
     result
+}
+
+/// Says what became of reading something again, where there is something to read.
+fn tell_reload(what: &str, unchanged: &str, result: Result<bool, String>) {
+    match result {
+        Ok(false) => {}
+        Ok(true) => tracing::info!("read {what} again"),
+        Err(error) => tracing::error!("{error}; {what} {unchanged}"),
+    }
 }
 
 /// Keeps nothing but the right to send probes, and to mark them if clients may choose marks.
@@ -209,9 +219,9 @@ async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), S
     .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     let tokens = Arc::new(tokens);
     let to_reload = Arc::clone(&tokens);
-    watch_hangup(move || match to_reload.reload() {
-        Ok(()) => tracing::info!("read the token again"),
-        Err(error) => tracing::error!("{error}; the token is what it was"),
+    watch_hangup(move || {
+        tell_reload("the token", "is what it was", to_reload.reload());
+        tell_reload("the tokens", "are what they were", to_reload.reload_named());
     })
     .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     sockets.announce(&config);
@@ -223,6 +233,7 @@ async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), S
         policy: config.policy.clone(),
         tokens,
         allowed_hosts: config.allowed_hosts.clone(),
+        max_requests_per_minute: config.max_requests_per_minute,
     };
     let tracer = Arc::new(backend::tracer(config.capacity.traces));
     let service = Service::new(tracer, settings, cancelled);

@@ -202,6 +202,7 @@ fn settings() -> Settings {
         policy: Policy::default(),
         tokens: Arc::default(),
         allowed_hosts: AllowedHosts::default(),
+        max_requests_per_minute: None,
     }
 }
 
@@ -1056,6 +1057,109 @@ async fn the_token_guards_what_sends_packets() {
     }
     for path in ["/health", "/", "/openapi.json"] {
         assert_eq!(bench.get(path).await.status, 200, "{path}");
+    }
+}
+
+/// SHA-256 of "one" and "two".
+const NAMED: &str = "\
+    [tokens.one]\n\
+    sha256 = \"7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed\"\n\
+    max-requests = 1\n\
+    allow = [\"192.0.2.0/24\", \"198.51.100.0/24\"]\n\
+    [tokens.two]\n\
+    sha256 = \"3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3\"\n\
+    max-packet-rate = 40\n\
+    max-requests-per-minute = 4\n";
+
+fn with_token(uri: &str, token: &str) -> Request<Body> {
+    request("GET", uri, &[("authorization", &format!("Bearer {token}"))])
+}
+
+#[tokio::test]
+async fn tokens_with_names_have_limits_of_their_own() {
+    let path = std::env::temp_dir().join(format!("traceroute-tokens-{}.toml", std::process::id()));
+    std::fs::write(&path, NAMED).unwrap();
+    let tokens = Arc::new(Tokens::load(None, Some(path.clone())).unwrap());
+    std::fs::remove_file(path).unwrap();
+    let settings = || Settings {
+        tokens: Arc::clone(&tokens),
+        policy: Policy {
+            deny: vec![parse_subnet("198.51.100.0/24").unwrap()],
+            ..Policy::default()
+        },
+        ..settings()
+    };
+    let bench = bench_with(Outcome::Succeed, settings());
+    let small = "traceroute-queries=1&e2e-queries=0";
+    for (token, target, status) in [
+        ("one", "192.0.2.1", 200),
+        // By its address: 192.0.2.9.
+        ("one", "name.example", 200),
+        ("one", "203.0.113.1", 403),
+        ("two", "203.0.113.1", 200),
+        ("one", "[2001:db8::1]", 403),
+        // A list of a token allows nothing that the service denies.
+        ("one", "198.51.100.1", 403),
+        ("three", "192.0.2.1", 401),
+        ("", "192.0.2.1", 401),
+    ] {
+        let uri = format!("/traceroute?target={target}&{small}");
+        let answer = bench.send(with_token(&uri, token)).await;
+        assert_eq!(answer.status, status, "{token} {target}");
+    }
+    let header = axum::http::HeaderValue::from_bytes(b"Bearer \xff\xfeone").unwrap();
+    let mut unreadable = with_token("/metrics", "");
+    unreadable.headers_mut().insert("authorization", header);
+    assert_eq!(bench.send(unreadable).await.status, 401);
+
+    let bench = bench_with(Outcome::Hang, settings());
+    let uri = format!("/traceroute?target=192.0.2.1&{small}");
+    let _running = tokio::spawn(bench.router.clone().oneshot(with_token(&uri, "one")));
+    while bench.fake.running.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let large = "/probe?target=192.0.2.1&traceroute-queries=3&e2e-queries=0";
+    for (uri, token, message) in [
+        (
+            &*uri,
+            "one",
+            "Too many requests at once for this token: try again later",
+        ),
+        (
+            large,
+            "two",
+            "Too many packets a second for this token: ask for less, or try again later",
+        ),
+    ] {
+        let answer = bench.send(with_token(uri, token)).await;
+        assert_eq!((answer.status.as_u16(), answer.body.trim_end()), (429, message));
+        assert_eq!(answer.header("retry-after"), "5");
+    }
+    let two = |path: &str| with_token(&format!("{path}?target=192.0.2.1&{small}&max-ttl=0"), "two");
+    for path in ["/traceroute", "/traceroute/stream", "/paths"] {
+        assert_eq!(bench.send(two(path)).await.status, 400, "{path}");
+    }
+    let mut request = two("/traceroute");
+    let json = axum::http::HeaderValue::from_static("application/json");
+    request.headers_mut().insert("accept", json);
+    let answer = bench.send(request).await;
+    let message = "Too many requests a minute for one client: try again later";
+    assert_eq!(answer.status, 429);
+    assert_eq!(
+        answer.body,
+        format!("{{\"code\":\"UNKNOWN\",\"message\":\"{message}\"}}\n")
+    );
+    assert_eq!(answer.header("retry-after"), "15");
+    let metrics = bench.send(with_token("/metrics", "two")).await.body;
+    for line in [
+        "traceroute_token_requests_total{token=\"one\"} 6",
+        "traceroute_token_requests_refused_total{token=\"one\"} 1",
+        "traceroute_token_requests_refused_total{token=\"two\"} 2",
+        "traceroute_requests_refused_total{scarce=\"own_requests\"} 1",
+        "traceroute_requests_refused_total{scarce=\"own_packets\"} 1",
+        "traceroute_requests_refused_total{scarce=\"own_rate\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
 }
 

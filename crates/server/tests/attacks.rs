@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::{Server, finish, get_from, read, socket_path};
@@ -46,6 +47,22 @@ fn a_web_page_of_another_site_sends_no_probes() {
         assert_eq!(status(&server, trace, &headers), expected, "{headers}");
     }
     assert_eq!(server.metric("traceroute_traces_started_total"), 3);
+}
+
+#[test]
+fn a_client_sends_so_many_requests_a_minute() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &["--max-requests-per-minute", "5"]);
+    let trace = "/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=0";
+    let statuses: Vec<u16> = (0..7).map(|_| server.get(trace).0).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429]);
+    assert_eq!(server.get("/health").0, 200);
+    let metrics = server.get("/metrics").1;
+    assert!(
+        metrics.contains("refused_total{scarce=\"own_rate\"} 2"),
+        "{metrics}"
+    );
 }
 
 #[test]
@@ -193,6 +210,49 @@ fn hangup_reads_the_token_again_and_ends_nothing() {
     server.signal("-HUP");
     server.wait_for_log("the token is what it was");
     assert_eq!(status(&server, "/metrics", &with("second")), 200);
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn hangup_reads_tokens_with_names_again_and_the_log_has_names_only() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join("reloaded_tokens.toml");
+    // Of "first" and "second".
+    let [first, second] = [
+        "a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e",
+        "16367aacb67a4a017c8da8ab95682ccb390863780f7114dda0a0e0c55644c7c4",
+    ];
+    let file = |hash: &str| format!("[tokens.alice]\nsha256 = \"{hash}\"\n");
+    fs::write(&path, file(first)).unwrap();
+    let server = Server::start(&node, &["--tokens-file", path.to_str().unwrap()]);
+    let told = |text: &str| server.beginning.iter().any(|line| line.contains(text));
+    assert!(told("may read the tokens in") && !told("everybody who reaches the port"));
+    let with = |token: &str| format!("Host: x\r\nAuthorization: Bearer {token}\r\n");
+    let trace = "/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=0";
+    assert_eq!(status(&server, trace, &with("first")), 200);
+    let line = server.wait_for_log("status=200");
+    assert!(line.contains("token=alice") && !line.contains("first"), "{line}");
+    fs::write(&path, file(second)).unwrap();
+    server.signal("-HUP");
+    server.wait_for_log("read the tokens again");
+    assert_eq!(status(&server, trace, &with("first")), 401);
+    assert_eq!(status(&server, trace, &with("second")), 200);
+    // A pipe would hold up whoever opens it.
+    fs::remove_file(&path).unwrap();
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    server.signal("-HUP");
+    let line = server.wait_for_log("the tokens are what they were");
+    assert!(line.contains("it is no regular file"), "{line}");
+    fs::remove_file(&path).unwrap();
+    for wrong in [String::new(), "\0".repeat(300_000), file("second")] {
+        fs::write(&path, wrong).unwrap();
+        server.signal("-HUP");
+        server.wait_for_log("the tokens are what they were");
+    }
+    assert_eq!(status(&server, trace, &with("second")), 200);
     fs::remove_file(path).unwrap();
 }
 
