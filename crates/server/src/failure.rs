@@ -182,6 +182,7 @@ impl Failure {
             Scarce::ClientPackets => "Too many packets a second for one client: try again later",
             Scarce::TargetPackets => "Too many packets a second to this target: try again later",
             Scarce::Memory => "Not enough memory: ask for less, or try again later",
+            Scarce::ClientMemory => "Not enough memory for one client: ask for less, or try again later",
             Scarce::OwnRequests => "Too many requests at once for this token: try again later",
             Scarce::OwnPackets => {
                 "Too many packets a second for this token: ask for less, or try again later"

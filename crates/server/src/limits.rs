@@ -122,12 +122,12 @@ struct Demand {
 }
 
 impl Demand {
-    /// At most so much, whatever the network does. A request with more traces than there is room
-    /// for needs all that one client may have.
+    /// At most so much, whatever the network does. A request with more traces than two thirds of
+    /// the room needs two thirds, and so finds room when others have little.
     fn of(request: &Request, capacity: Capacity) -> Self {
         let is_long = request.time_limit() > LONG;
         let part = if is_long { 2 } else { 1 };
-        let most = (share(capacity.traces.into()) / part).max(1);
+        let most = (two_thirds(capacity.traces) / part).max(1);
         let all = u64::from(request.traces_at_once()).max(1);
         let traces = all.min(most);
         let ttls = u64::from(request.max_ttl());
@@ -151,7 +151,7 @@ impl Demand {
         let of_run = request.delay().filter(|delay| !delay.is_zero());
         let rate = of_run.map_or(most, per_second).min(most);
         let of_probes = per_second(request.e2e_spacing()).min(request.e2e_probes().into());
-        let traces = flows.min(share(capacity.traces.into())).max(1);
+        let traces = flows.min(two_thirds(capacity.traces)).max(1);
         Demand {
             requests: 1,
             traces,
@@ -175,9 +175,15 @@ fn packet_rate(request: &Request) -> u64 {
     u64::from(request.runs()) * of_run + per_second(spacing).min(probes)
 }
 
-/// What one client may have of something: the rest is for others.
-fn share(all: u64) -> u64 {
-    all - all / 4
+fn two_thirds(all: u32) -> u64 {
+    u64::from(all) * 2 / 3
+}
+
+/// Whether a client may have this much when so much would still be free: three times as much as
+/// that. So one alone gets three quarters of all, ten get a tenth each, nearly, and whoever comes
+/// next always finds something. (A dynamic threshold, as switches share their buffers by.)
+fn is_fair(own: u64, free: u64) -> bool {
+    own <= free.saturating_mul(3)
 }
 
 /// What there is not enough of.
@@ -190,13 +196,14 @@ pub(crate) enum Scarce {
     ClientPackets,
     TargetPackets,
     Memory,
+    ClientMemory,
     OwnRequests,
     OwnPackets,
     OwnRate,
 }
 
 impl Scarce {
-    pub(crate) const ALL: [Scarce; 10] = [
+    pub(crate) const ALL: [Scarce; 11] = [
         Scarce::Traces,
         Scarce::LongTraces,
         Scarce::ClientTraces,
@@ -204,6 +211,7 @@ impl Scarce {
         Scarce::ClientPackets,
         Scarce::TargetPackets,
         Scarce::Memory,
+        Scarce::ClientMemory,
         Scarce::OwnRequests,
         Scarce::OwnPackets,
         Scarce::OwnRate,
@@ -219,6 +227,7 @@ impl Scarce {
             Scarce::ClientPackets => "client_packets",
             Scarce::TargetPackets => "target_packets",
             Scarce::Memory => "memory",
+            Scarce::ClientMemory => "client_memory",
             Scarce::OwnRequests => "own_requests",
             Scarce::OwnPackets => "own_packets",
             Scarce::OwnRate => "own_rate",
@@ -250,6 +259,7 @@ struct OfClient {
     requests: u64,
     traces: u64,
     packet_rate: u64,
+    memory: u64,
 }
 
 impl Admission {
@@ -294,14 +304,7 @@ impl Admission {
             used.refused[scarce as usize] += 1;
             return Err(scarce);
         }
-        used.traces += demand.traces;
-        used.long += demand.long;
-        used.packet_rate += demand.packet_rate;
-        used.memory += demand.memory;
-        let of_client = used.clients.entry(guest.client).or_default();
-        of_client.requests += demand.requests;
-        of_client.traces += demand.traces;
-        of_client.packet_rate += demand.packet_rate;
+        used.take(demand, guest.client);
         drop(used);
         Ok(Permit {
             admission: self.clone(),
@@ -355,7 +358,10 @@ impl Used {
         } = guest.limits();
         let bound = |limit: Option<NonZeroU32>| limit.map_or(u64::MAX, |limit| limit.get().into());
         // Who may use the Unix socket is trusted.
-        let of_client = |all: u64| if client == Client::Local { all } else { share(all) };
+        let shares = |own: u64, used: u64, needed: u64, all: u64| {
+            let free = all.saturating_sub(used.saturating_add(needed));
+            needed == 0 || client == Client::Local || is_fair(own.saturating_add(needed), free)
+        };
         for (fits, scarce) in [
             (
                 fits(own.requests, demand.requests, bound(requests)),
@@ -371,7 +377,7 @@ impl Used {
                 Scarce::LongTraces,
             ),
             (
-                fits(own.traces, demand.traces, of_client(traces)),
+                shares(own.traces, self.traces, demand.traces, traces),
                 Scarce::ClientTraces,
             ),
             (
@@ -379,20 +385,37 @@ impl Used {
                 Scarce::Packets,
             ),
             (
-                fits(
+                shares(
                     own.packet_rate,
+                    self.packet_rate,
                     demand.packet_rate,
-                    of_client(capacity.packet_rate),
+                    capacity.packet_rate,
                 ),
                 Scarce::ClientPackets,
             ),
             (fits(self.memory, demand.memory, capacity.memory), Scarce::Memory),
+            (
+                shares(own.memory, self.memory, demand.memory, capacity.memory),
+                Scarce::ClientMemory,
+            ),
         ] {
             if !fits {
                 return Err(scarce);
             }
         }
         Ok(())
+    }
+
+    fn take(&mut self, demand: Demand, client: Client) {
+        self.traces += demand.traces;
+        self.long += demand.long;
+        self.packet_rate += demand.packet_rate;
+        self.memory += demand.memory;
+        let own = self.clients.entry(client).or_default();
+        own.requests += demand.requests;
+        own.traces += demand.traces;
+        own.packet_rate += demand.packet_rate;
+        own.memory += demand.memory;
     }
 
     fn give_back(&mut self, demand: Demand, client: Client, target: Option<IpAddr>) {
@@ -404,6 +427,7 @@ impl Used {
             own.requests -= demand.requests;
             own.traces -= demand.traces;
             own.packet_rate -= demand.packet_rate;
+            own.memory -= demand.memory;
             if *own == OfClient::default() {
                 self.clients.remove(&client);
             }
@@ -457,22 +481,27 @@ impl Permit {
     /// # Errors
     /// There is none.
     pub(crate) async fn room_for(&self, bytes: usize) -> Result<Room, Scarce> {
-        let bytes = bytes as u64;
-        let admission = &self.admission;
+        let demand = Demand {
+            memory: bytes as u64,
+            ..Demand::default()
+        };
+        let (admission, guest) = (&self.admission, Guest::from(self.guest.client));
         let deadline = Instant::now() + PATIENCE;
         loop {
             {
                 let mut used = admission.used();
-                if used.memory.saturating_add(bytes) <= admission.capacity.memory {
-                    used.memory += bytes;
+                let Err(scarce) = used.check(demand, &guest, admission.capacity) else {
+                    used.take(demand, guest.client);
                     return Ok(Room {
                         admission: admission.clone(),
-                        bytes,
+                        demand,
+                        client: guest.client,
                     });
-                }
-                if bytes > admission.capacity.memory || Instant::now() >= deadline {
-                    used.refused[Scarce::Memory as usize] += 1;
-                    return Err(Scarce::Memory);
+                };
+                let never = Used::default().check(demand, &guest, admission.capacity).is_err();
+                if never || Instant::now() >= deadline {
+                    used.refused[scarce as usize] += 1;
+                    return Err(scarce);
                 }
             }
             sleep(PATIENCE / 100).await;
@@ -538,12 +567,13 @@ impl Drop for Permit {
 #[derive(Debug)]
 pub(crate) struct Room {
     admission: Admission,
-    bytes: u64,
+    demand: Demand,
+    client: Client,
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.admission.used().memory -= self.bytes;
+        self.admission.used().give_back(self.demand, self.client, None);
     }
 }
 
@@ -612,10 +642,11 @@ mod tests {
 
     #[test]
     fn a_discovery_takes_room_for_its_flows() {
-        let admission = Admission::new(capacity(4096 + 10));
+        let admission = Admission::new(capacity(10_000));
         let options = PathsOptions::default();
         let discovery = || admission.admit_discovery(&request(0, 0), options, LOCAL);
         let first = discovery().unwrap();
+        let _second = discovery().unwrap();
         assert_eq!(scarce(discovery()), Some(Scarce::Traces));
         let few = options.max_probes(5).unwrap();
         assert!(admission.admit_discovery(&request(0, 0), few, LOCAL).is_ok());
@@ -625,14 +656,15 @@ mod tests {
 
     #[test]
     fn room_is_taken_and_given_back() {
-        let admission = Admission::new(capacity(10));
+        let admission = Admission::new(capacity(14));
         // Three runs, and four probes waiting for an answer: one a second, three seconds each.
         let first = admission.admit(&request(3, 50), LOCAL).unwrap();
+        let second = admission.admit(&request(5, 0), LOCAL).unwrap();
         assert_eq!(
-            scarce(admission.admit(&request(4, 0), LOCAL)),
+            scarce(admission.admit(&request(3, 0), LOCAL)),
             Some(Scarce::Traces)
         );
-        let second = admission.admit(&request(3, 0), LOCAL).unwrap();
+        let third = admission.admit(&request(2, 0), LOCAL).unwrap();
         assert_eq!(
             scarce(admission.admit(&request(0, 0), LOCAL)),
             Some(Scarce::Traces)
@@ -640,7 +672,7 @@ mod tests {
         assert_eq!(admission.overloaded(), Some(Scarce::Traces));
         drop(first);
         assert!(admission.admit(&request(7, 0), LOCAL).is_ok());
-        drop(second);
+        drop((second, third));
         let used = admission.used();
         assert_eq!((used.traces, used.packet_rate, used.memory), (0, 0, 0));
         assert!(used.clients.is_empty());
@@ -650,11 +682,11 @@ mod tests {
     fn a_request_larger_than_the_room_leaves_others_their_share() {
         let admission = Admission::new(capacity(16));
         let large = admission.admit(&request(1000, 0), LOCAL).unwrap();
+        let _small = admission.admit(&request(4, 0), LOCAL).unwrap();
         assert_eq!(
-            scarce(admission.admit(&request(5, 0), LOCAL)),
+            scarce(admission.admit(&request(3, 0), LOCAL)),
             Some(Scarce::Traces)
         );
-        let _small = admission.admit(&request(4, 0), LOCAL).unwrap();
         drop(large);
         assert!(admission.admit(&request(1000, 0), LOCAL).is_ok());
     }
@@ -691,9 +723,13 @@ mod tests {
             scarce(admission.admit(&request(1, 0), one)),
             Some(Scarce::ClientPackets)
         );
-        let mut permits: Vec<Permit> = (0..2)
-            .map(|_| admission.admit(&request(1, 0), other).unwrap())
-            .collect();
+        let mut permits = vec![admission.admit(&request(1, 0), other).unwrap()];
+        // Something is left for whoever comes next.
+        assert_eq!(
+            scarce(admission.admit(&request(1, 0), other)),
+            Some(Scarce::ClientPackets)
+        );
+        permits.push(admission.admit(&request(1, 0), LOCAL).unwrap());
         assert_eq!(
             scarce(admission.admit(&request(1, 0), LOCAL)),
             Some(Scarce::Packets)
@@ -707,7 +743,32 @@ mod tests {
         drop(permits);
         let used = admission.used();
         assert!(used.clients.is_empty() && used.targets.is_empty());
-        assert_eq!(used.refused.iter().sum::<u64>(), 5);
+        assert_eq!(used.refused.iter().sum::<u64>(), 6);
+    }
+
+    /// Two clients took all memory, and everybody else got 503.
+    #[test]
+    fn whoever_comes_next_finds_something() {
+        let admission = Admission::new(Capacity {
+            memory: 20_000_000,
+            ..capacity(100_000)
+        });
+        let mut permits = Vec::new();
+        for last in 0..20 {
+            let client = Client::of([192, 0, 2, last].into());
+            // About 4 MB, 8 kB of them for each run.
+            while let Ok(permit) = admission.admit(&request(500, 0), client) {
+                permits.push(permit);
+            }
+            let refused = scarce(admission.admit(&request(500, 0), client));
+            assert_eq!(refused, Some(Scarce::ClientMemory));
+            assert!(
+                admission
+                    .admit(&request(10, 0), Client::of([192, 0, 2, 99].into()))
+                    .is_ok()
+            );
+        }
+        assert!((3..=5).contains(&permits.len()), "{}", permits.len());
     }
 
     #[tokio::test(start_paused = true)]
