@@ -22,6 +22,7 @@ use crate::listen::ListenAddress;
 use crate::logging::{LogFormat, LogLevel};
 use crate::observe::BodyLimit;
 use crate::policy::{Choices, EgressParameter, Policy, Subnet, parse_subnet};
+use crate::tls::TlsFiles;
 
 /// Name of the program, also where it was renamed.
 const NAME: &str = "datadog-traceroute-server";
@@ -112,6 +113,7 @@ pub(crate) struct Config {
     pub(crate) write_timeout: Duration,
     pub(crate) token_file: Option<PathBuf>,
     pub(crate) tokens_file: Option<PathBuf>,
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) no_sandbox: bool,
     pub(crate) policy: Policy,
@@ -294,6 +296,19 @@ struct Flags {
     #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
     tokens_file: Option<PathBuf>,
 
+    /// File with the certificate for TLS, and those that lead to its authority (PEM): TCP addresses
+    /// speak HTTPS only
+    #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
+    tls_certificate: Option<PathBuf>,
+
+    /// File with the key of --tls-certificate (PEM)
+    #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
+    tls_key: Option<PathBuf>,
+
+    /// File with the authorities (PEM) of which every TLS client must have a certificate
+    #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
+    tls_client_ca: Option<PathBuf>,
+
     /// Keep the right to write files and to start programs (Linux; nothing needs it)
     #[arg(long)]
     no_sandbox: bool,
@@ -360,6 +375,18 @@ impl Flags {
             egress: Choices::of(&self.allow_egress),
         };
         policy.check().map_err(|problem| PROGRAM.usage_error(&problem))?;
+        let tls = match (self.tls_certificate, self.tls_key, self.tls_client_ca) {
+            (Some(certificate), Some(key), client_ca) if tcp => Some(TlsFiles {
+                certificate,
+                key,
+                client_ca,
+            }),
+            (None, None, None) => None,
+            (Some(_), Some(_), _) => {
+                return Err(PROGRAM.usage_error("TLS is for TCP addresses: name one with --addr"));
+            }
+            _ => return Err(PROGRAM.usage_error("TLS needs --tls-certificate and --tls-key")),
+        };
         Ok(Config {
             addr: tcp.then_some(self.addr),
             unix_socket: self.unix_socket,
@@ -390,6 +417,7 @@ impl Flags {
             write_timeout: self.write_timeout,
             token_file: self.token_file,
             tokens_file: self.tokens_file,
+            tls,
             allowed_hosts: AllowedHosts(self.allowed_hosts),
             no_sandbox: self.no_sandbox,
             policy,
@@ -570,6 +598,10 @@ mod tests {
             config("--unix-socket /s --unix-socket-mode 600").unix_socket_mode,
             0o600
         );
+        assert_eq!(
+            error("--unix-socket /s --tls-certificate c --tls-key k"),
+            "TLS is for TCP addresses: name one with --addr"
+        );
     }
 
     #[test]
@@ -628,6 +660,12 @@ mod tests {
             (
                 "--allow-egress mark",
                 "invalid value for --allow-egress: \"mark\" is none of source, interface, fwmark",
+            ),
+            ("--tls-key k", "TLS needs --tls-certificate and --tls-key"),
+            ("--tls-certificate c", "TLS needs --tls-certificate and --tls-key"),
+            (
+                "--tls-client-ca c --tls-key k",
+                "TLS needs --tls-certificate and --tls-key",
             ),
             (
                 "--unix-socket-mode 8",

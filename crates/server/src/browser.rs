@@ -42,14 +42,21 @@ pub(crate) fn parse_host(text: &str) -> Result<String, String> {
 impl AllowedHosts {
     /// # Errors
     /// The request has no `Host` or several (RFC 9112 §3.2); or a page of another site caused it
-    /// and it is `guarded`; or it comes from a browser that took somebody else's name for ours.
-    pub(crate) fn check(&self, version: Version, headers: &HeaderMap, guarded: bool) -> Result<(), Failure> {
+    /// and it is `guarded`; or it comes from a browser that took somebody else's name for ours. Over
+    /// TLS the latter cannot be: the browser has compared the name with our certificate.
+    pub(crate) fn check(
+        &self,
+        version: Version,
+        headers: &HeaderMap,
+        guarded: bool,
+        encrypted: bool,
+    ) -> Result<(), Failure> {
         let host = host(version, headers)?;
-        if guarded && is_from_another_site(headers, host.as_ref()) {
+        if guarded && is_from_another_site(headers, host.as_ref(), encrypted) {
             return Err(Failure::another_site());
         }
         match host {
-            Some(host) if is_browser(headers) && !self.contain(host.host()) => {
+            Some(host) if !encrypted && is_browser(headers) && !self.contain(host.host()) => {
                 Err(Failure::host_not_allowed(host.host()))
             }
             _ => Ok(()),
@@ -81,24 +88,24 @@ fn host(version: Version, headers: &HeaderMap) -> Result<Option<Authority>, Fail
     }
 }
 
-fn is_from_another_site(headers: &HeaderMap, host: Option<&Authority>) -> bool {
+fn is_from_another_site(headers: &HeaderMap, host: Option<&Authority>, encrypted: bool) -> bool {
     let by_site = headers
         .get_all(SITE)
         .iter()
         .any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
     let mut pages = headers.get_all(ORIGIN).iter().chain(headers.get_all(REFERER));
-    by_site || pages.any(|page| !is_of(page, host))
+    by_site || pages.any(|page| !is_of(page, host, encrypted))
 }
 
 /// Whether a page is of the origin that the request was sent to. `null`, the origin of pages that
-/// hide theirs, is not.
-fn is_of(page: &HeaderValue, host: Option<&Authority>) -> bool {
+/// hide theirs, is not. Without TLS the page may have come through a proxy that has it.
+fn is_of(page: &HeaderValue, host: Option<&Authority>, encrypted: bool) -> bool {
     let Some(host) = host else { return false };
     let Ok(page) = Uri::try_from(page.as_bytes()) else {
         return false;
     };
     let usual = match page.scheme_str() {
-        Some("http") => 80,
+        Some("http") if !encrypted => 80,
         Some("https") => 443,
         _ => return false,
     };
@@ -129,12 +136,16 @@ mod tests {
     use super::*;
 
     fn status(headers: &[(&'static str, &str)], guarded: bool) -> u16 {
+        status_over(headers, guarded, false)
+    }
+
+    fn status_over(headers: &[(&'static str, &str)], guarded: bool, encrypted: bool) -> u16 {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
         let allowed = AllowedHosts(vec!["trace.example".to_owned()]);
-        match allowed.check(Version::HTTP_11, &map, guarded) {
+        match allowed.check(Version::HTTP_11, &map, guarded, encrypted) {
             Ok(()) => 200,
             Err(failure) => failure.status.as_u16(),
         }
@@ -195,6 +206,24 @@ mod tests {
     }
 
     #[test]
+    fn over_tls_the_certificate_decides_which_names_are_ours() {
+        let host = ("host", "any.example:3765");
+        for (name, value, expected) in [
+            ("user-agent", "Mozilla/5.0", 200),
+            ("origin", "https://any.example:3765", 200),
+            ("origin", "https://any.example", 403),
+            ("origin", "http://any.example:3765", 403),
+            ("sec-fetch-site", "cross-site", 403),
+        ] {
+            assert_eq!(
+                status_over(&[host, (name, value)], true, true),
+                expected,
+                "{name}: {value}"
+            );
+        }
+    }
+
+    #[test]
     fn programs_may_use_any_name() {
         let host = ("host", "any.example:3765");
         for headers in [
@@ -225,7 +254,7 @@ mod tests {
         let none = HeaderMap::new();
         assert!(
             AllowedHosts::default()
-                .check(Version::HTTP_10, &none, true)
+                .check(Version::HTTP_10, &none, true, false)
                 .is_ok()
         );
     }

@@ -45,6 +45,7 @@ impl Client {
 pub(crate) struct ConnectionCounters {
     pub(crate) open: Gauge,
     pub(crate) closed: Family<Labels<1>, Counter>,
+    pub(crate) failed_handshakes: Family<Labels<1>, Counter>,
 }
 
 /// The connections of one kind of socket.

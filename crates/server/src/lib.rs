@@ -35,6 +35,7 @@ mod stall;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tokens;
 
 use std::ffi::OsString;

@@ -127,6 +127,11 @@ impl Metrics {
             "Connections closed to make room, by reason: idle ones, and those of the reserve",
             self.connections.closed.clone(),
         );
+        registry.register(
+            "tls_handshakes_failed",
+            "TLS handshakes that failed, by reason",
+            self.connections.failed_handshakes.clone(),
+        );
         let refused = refused
             .into_iter()
             .map(|(scarce, count)| ("scarce", scarce.name(), count));

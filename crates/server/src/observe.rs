@@ -25,6 +25,7 @@ use crate::limits::{Room, Scarce};
 use crate::logging::{may_tell_of_cheap_request, shorten};
 use crate::redirect::to_clean_path;
 use crate::router::{PATHS, Service, is_protected, sends_probes, tells_health};
+use crate::tls::Encrypted;
 use crate::tokens::{Guest, NamedToken};
 
 /// The response header that names the request in the log.
@@ -121,7 +122,8 @@ async fn prepare(
 ) -> Result<Request, Failure> {
     let guarded = is_protected(request.uri().path());
     let hosts = &service.settings.allowed_hosts;
-    hosts.check(request.version(), request.headers(), guarded)?;
+    let encrypted = request.extensions().get::<Encrypted>().is_some();
+    hosts.check(request.version(), request.headers(), guarded, encrypted)?;
     if guarded {
         let token = service.settings.tokens.check(request.headers());
         let token = token.map_err(|NotShown| {

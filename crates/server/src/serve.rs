@@ -1,21 +1,25 @@
 //! The program's life: sockets, privileges, connections, and the end.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::future::Future;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::{Service as HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -30,8 +34,9 @@ use crate::logging;
 use crate::policy::Choices;
 use crate::router::{Service, Settings, router};
 use crate::sandbox::{self, Sandbox};
-use crate::shared::{Socket, TELLS_END, share};
+use crate::shared::{Socket, TELLS_END, Watch, share};
 use crate::stall::StallGuard;
+use crate::tls::{Encrypted, Tls};
 
 /// How long answers may take to leave once everything was cancelled.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -58,6 +63,8 @@ impl fmt::Display for StartError {
 /// The service could not begin.
 pub(crate) fn run(config: Config) -> Result<(), StartError> {
     let tokens = Tokens::load(config.token_file.clone(), config.tokens_file.clone()).map_err(StartError)?;
+    let tls = config.tls.clone().map(Tls::load).transpose();
+    let tls = tls.map_err(StartError)?.map(Arc::new);
     let sockets = Sockets::open(&config)?;
     // While there is one thread only: privileges belong to threads.
     let kept = drop_privileges(config.policy.egress);
@@ -72,7 +79,7 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
         Some(Ok(Sandbox::Unsupported)) => tracing::debug!("files are not protected: no Landlock"),
         Some(Err(error)) => tracing::warn!(%error, "files are not protected"),
     }
-    let result = start(config, tokens, sockets, &kept);
+    let result = start(config, tokens, tls, sockets, &kept);
     log.finish();
     result
 }
@@ -84,17 +91,22 @@ const RAISE: &str = "raise `ulimit -u` or the pids limit of the container";
 fn start(
     config: Config,
     tokens: Tokens,
+    tls: Option<Arc<Tls>>,
     sockets: Sockets,
     kept: &io::Result<Privileges>,
 ) -> Result<(), StartError> {
     tell_privileges(kept);
-    for path in tokens.files().filter(|path| is_readable_by_all(path)) {
+    let files = tokens.files().map(|path| (path, "tokens"));
+    let files = files.chain(tls.iter().map(|tls| (tls.key(), "key")));
+    for (path, what) in files.filter(|(path, _)| is_readable_by_all(path)) {
         let path = path.display();
-        tracing::warn!("everybody on this machine may read the tokens in {path}; chmod o-r it");
+        tracing::warn!("everybody on this machine may read the {what} in {path}; chmod o-r it");
     }
-    if !tokens.is_any() && !config.is_local() {
+    let asks_for_certificates = tls.as_ref().is_some_and(|tls| tls.asks_for_certificates());
+    if !tokens.is_any() && !asks_for_certificates && !config.is_local() {
         tracing::warn!(
-            "everybody who reaches the port may trace; use --addr 127.0.0.1:3765, a Unix socket, --token-file or --tokens-file"
+            "everybody who reaches the port may trace; use --addr 127.0.0.1:3765, a Unix socket, a token \
+             (--token-file, --tokens-file) or client certificates (--tls-client-ca)"
         );
     }
     config.policy.prepare();
@@ -110,7 +122,7 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| StartError(format!("cannot start: {}", with_open_files_advice(error))))?;
-    let result = runtime.block_on(serve(config, tokens, sockets));
+    let result = runtime.block_on(serve(config, tokens, tls, sockets));
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();
     result
@@ -208,7 +220,12 @@ impl Sockets {
     }
 }
 
-async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), StartError> {
+async fn serve(
+    config: Config,
+    tokens: Tokens,
+    tls: Option<Arc<Tls>>,
+    sockets: Sockets,
+) -> Result<(), StartError> {
     // Before anybody is told that the service is there: they might send a signal, which would end
     // it the hard way.
     let (asked, mut stop) = mpsc::channel(1);
@@ -218,10 +235,13 @@ async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), S
     })
     .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     let tokens = Arc::new(tokens);
-    let to_reload = Arc::clone(&tokens);
+    let to_reload = (Arc::clone(&tokens), tls.clone());
     watch_hangup(move || {
-        tell_reload("the token", "is what it was", to_reload.reload());
-        tell_reload("the tokens", "are what they were", to_reload.reload_named());
+        let (tokens, tls) = &to_reload;
+        tell_reload("the token", "is what it was", tokens.reload());
+        tell_reload("the tokens", "are what they were", tokens.reload_named());
+        let certificates = tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true));
+        tell_reload("the certificates", "are what they were", certificates);
     })
     .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     sockets.announce(&config);
@@ -239,7 +259,9 @@ async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), S
     let service = Service::new(tracer, settings, cancelled);
     let connections = Arc::new(GracefulShutdown::new());
     let counters = service.metrics.connections.clone();
-    let server = Server::new(&config, router(service), counters, Arc::clone(&connections));
+    let (stopping, stopped) = watch::channel(false);
+    let shutdown = Arc::clone(&connections);
+    let server = Server::new(&config, router(service), counters, tls, shutdown, stopped);
     let accepting = server
         .accept_all(&sockets)
         .map_err(|error| StartError(format!("cannot listen: {error}")))?;
@@ -247,6 +269,7 @@ async fn serve(config: Config, tokens: Tokens, sockets: Sockets) -> Result<(), S
 
     stop.recv().await;
     tracing::info!("stopping: no new connections; what runs may finish");
+    let _ = stopping.send(true);
     for task in accepting {
         task.abort();
         let _ = task.await;
@@ -283,8 +306,14 @@ struct Server {
     /// Apart, so that nobody on the network takes its room.
     #[cfg(unix)]
     unix: Arc<Connections>,
+    counters: ConnectionCounters,
+    /// For TCP connections.
+    tls: Option<Arc<Tls>>,
+    header_timeout: Duration,
     write_timeout: Duration,
     shutdown: Arc<GracefulShutdown>,
+    /// Becomes true when the service ends: handshakes are not waited for.
+    stopping: watch::Receiver<bool>,
 }
 
 impl Server {
@@ -292,7 +321,9 @@ impl Server {
         config: &Config,
         router: Router,
         counters: ConnectionCounters,
+        tls: Option<Arc<Tls>>,
         shutdown: Arc<GracefulShutdown>,
+        stopping: watch::Receiver<bool>,
     ) -> Self {
         let most = config.max_connections as usize;
         let most_per_client = config.max_connections_per_client as usize;
@@ -308,9 +339,13 @@ impl Server {
             http,
             #[cfg(unix)]
             unix: Connections::new(most, most, counters.clone()),
-            tcp: Connections::new(most, most_per_client, counters),
+            tcp: Connections::new(most, most_per_client, counters.clone()),
+            counters,
+            tls,
+            header_timeout: config.header_timeout,
             write_timeout: config.write_timeout,
             shutdown,
+            stopping,
         }
     }
 
@@ -335,7 +370,11 @@ impl Server {
                 Ok((stream, peer)) => {
                     // What cannot be set costs little.
                     let _ = tune(&stream, self.write_timeout);
-                    self.connection(stream, self.tcp.open(Client::of(peer.ip())));
+                    let place = self.tcp.open(Client::of(peer.ip()));
+                    match &self.tls {
+                        Some(tls) => self.tls_connection(Arc::clone(tls), stream, peer.ip(), place),
+                        None => self.connection(stream, place),
+                    }
                 }
                 Err(error) => pause(&error).await,
             }
@@ -355,26 +394,73 @@ impl Server {
     /// Carries on a connection in a task.
     fn connection<S: Socket>(&self, socket: S, place: Arc<Connection>) {
         let (socket, watch) = share(socket);
-        let io = TokioIo::new(StallGuard::new(socket, self.write_timeout));
-        let router = TowerToHyperService::new(self.router.clone());
-        let of_requests = Arc::clone(&place);
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(Arc::clone(&of_requests));
-            router.call(request)
-        });
-        let connection = self.http.serve_connection(io, service);
+        let stream = StallGuard::new(socket, self.write_timeout);
+        let connection = self
+            .http
+            .serve_connection(TokioIo::new(stream), self.service(&place, false));
         let connection = self.shutdown.watch(connection);
+        tokio::spawn(carry_on(connection, watch, place));
+    }
+
+    /// Carries on a connection in a task, after its TLS handshake.
+    fn tls_connection(&self, tls: Arc<Tls>, stream: TcpStream, client: IpAddr, place: Arc<Connection>) {
+        let (socket, watch) = share(stream);
+        let stream = StallGuard::new(socket, self.write_timeout);
+        let service = self.service(&place, true);
+        let (http, patience) = (self.http.clone(), self.header_timeout);
+        let (counters, mut stopping) = (self.counters.clone(), self.stopping.clone());
+        let shutdown = self.shutdown.watcher();
         tokio::spawn(async move {
-            let result = tokio::select! {
+            let stream = tokio::select! {
                 biased;
-                result = connection => result,
-                () = watch.gone() => Ok(()),
-                () = place.must_close() => Ok(()),
+                result = tls.accept(stream, patience) => result,
+                () = place.must_close() => return,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
             };
-            if let Err(error) = result {
-                tracing::debug!(%error, "a connection ended with an error");
+            match stream {
+                Ok(stream) => {
+                    let connection = http.serve_connection(TokioIo::new(stream), service);
+                    carry_on(shutdown.watch(connection), watch, place).await;
+                }
+                Err(error) => error.report(client, &counters),
             }
         });
+    }
+
+    /// Answers the requests of a connection.
+    fn service(
+        &self,
+        place: &Arc<Connection>,
+        encrypted: bool,
+    ) -> impl HttpService<hyper::Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+    + Send
+    + use<> {
+        let router = TowerToHyperService::new(self.router.clone());
+        let place = Arc::clone(place);
+        service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&place));
+            if encrypted {
+                request.extensions_mut().insert(Encrypted);
+            }
+            router.call(request)
+        })
+    }
+}
+
+/// Waits for a connection to end, or ends it.
+async fn carry_on<S: Socket>(
+    connection: impl Future<Output = hyper::Result<()>>,
+    watch: Watch<S>,
+    place: Arc<Connection>,
+) {
+    let result = tokio::select! {
+        biased;
+        result = connection => result,
+        () = watch.gone() => Ok(()),
+        () = place.must_close() => Ok(()),
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended with an error");
     }
 }
 

@@ -50,6 +50,25 @@ fn a_web_page_of_another_site_sends_no_probes() {
 }
 
 #[test]
+fn who_serves_everybody_is_told_how_not_to() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let token = Path::new(env!("CARGO_TARGET_TMPDIR")).join("told_token");
+    fs::write(&token, "secret").unwrap();
+    for (flags, is_told) in [
+        (&["--addr", ":0"][..], true),
+        (&["--addr", "127.0.0.1:0"], false),
+        (&["--addr", ":0", "--token-file", token.to_str().unwrap()], false),
+    ] {
+        let server = Server::start(&node, flags);
+        let advice = "everybody who reaches the port may trace; use --addr 127.0.0.1:3765";
+        let told = server.beginning.iter().any(|line| line.contains(advice));
+        assert_eq!(told, is_told, "{flags:?}: {:?}", server.beginning);
+    }
+    fs::remove_file(token).unwrap();
+}
+
+#[test]
 fn a_client_sends_so_many_requests_a_minute() {
     let Some(lab) = require_lab() else { return };
     let node = lab.node("host").unwrap();

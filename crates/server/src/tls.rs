@@ -1,0 +1,270 @@
+//! TLS: certificates from files, which are read again while the service runs, and handshakes.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{Error, InvalidMessage, RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::auth::read_small_file;
+use crate::connections::ConnectionCounters;
+use crate::logging::may_tell_of_cheap_request;
+
+/// Most bytes of a file: a whole system's authorities are a quarter of it.
+const LARGEST: u64 = 1 << 20;
+
+/// In a request's extensions: it came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encrypted;
+
+/// The files in which certificates are, as PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    /// The service's own, and those between it and its authority.
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    /// The authorities of clients, which then must have a certificate.
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+/// What handshakes need, as the files had it when they were read last.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    files: TlsFiles,
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// # Errors
+    /// What is wrong with which file.
+    pub(crate) fn load(files: TlsFiles) -> Result<Self, String> {
+        let config = RwLock::new(Arc::new(files.read()?));
+        Ok(Tls { files, config })
+    }
+
+    /// Reads the files again. After an error everything is as it was. What is connected stays so.
+    ///
+    /// # Errors
+    /// As [`Tls::load`].
+    pub(crate) fn reload(&self) -> Result<(), String> {
+        let config = Arc::new(self.files.read()?);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// Whether clients need a certificate.
+    pub(crate) fn asks_for_certificates(&self) -> bool {
+        self.files.client_ca.is_some()
+    }
+
+    /// The file that nobody else should be able to read.
+    pub(crate) fn key(&self) -> &Path {
+        &self.files.key
+    }
+
+    /// Makes a connection out of a stream.
+    ///
+    /// # Errors
+    /// The peer speaks no TLS, has no certificate where it needs one, or takes longer than
+    /// `patience`.
+    pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        patience: Duration,
+    ) -> Result<TlsStream<S>, HandshakeError> {
+        let config = Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner));
+        // It has some kB while it goes on: not a part of what every connection is.
+        let handshake = Box::pin(timeout(patience, TlsAcceptor::from(config).accept(stream)));
+        match handshake.await {
+            Ok(result) => result.map_err(|error| HandshakeError::of(&error)),
+            Err(_) => Err(HandshakeError::late()),
+        }
+    }
+}
+
+impl TlsFiles {
+    fn read(&self) -> Result<ServerConfig, String> {
+        let chain = certificates(&self.certificate)?;
+        let text = read("the key", &self.key)?;
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes());
+        let key = key.map_err(|error| cannot("the key", &self.key, &error))?;
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let wrong = |error: &dyn Display| cannot("the certificates", path, error);
+                let mut authorities = RootCertStore::empty();
+                for certificate in certificates(path)? {
+                    authorities.add(certificate).map_err(|error| wrong(&error))?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| wrong(&error))?)
+            }
+        };
+        // Also when the key is that of another certificate.
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| cannot("the key", &self.key, &error))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Sessions that go on would outlive the client's certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+}
+
+/// The certificates in a file, one at least.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let what = "the certificates";
+    let text = read(what, path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(cannot(what, path, &"there is none in it")),
+        found => found.map_err(|error| cannot(what, path, &error)),
+    }
+}
+
+fn read(what: &str, path: &Path) -> Result<String, String> {
+    read_small_file(path, LARGEST).map_err(|problem| cannot(what, path, &problem))
+}
+
+fn cannot(what: &str, path: &Path, problem: &dyn Display) -> String {
+    format!("cannot use {what} in {}: {problem}", path.display())
+}
+
+/// Why a handshake failed.
+#[derive(Debug)]
+pub(crate) struct HandshakeError {
+    /// The name in metrics.
+    reason: &'static str,
+    cause: String,
+}
+
+impl HandshakeError {
+    fn of(error: &io::Error) -> Self {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        let (reason, cause) = match tls {
+            // The first byte is that of no TLS message.
+            Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => (
+                "not_tls",
+                "the client speaks no TLS; ask with https://".to_owned(),
+            ),
+            Some(Error::NoCertificatesPresented) => {
+                ("certificate", "the client has no certificate".to_owned())
+            }
+            Some(Error::InvalidCertificate(problem)) => {
+                ("certificate", format!("the client's certificate: {problem}"))
+            }
+            // It does not trust ours, say.
+            Some(Error::AlertReceived(alert)) => ("refused", format!("the client ended it: {alert:?}")),
+            Some(error) => ("other", error.to_string()),
+            None if error.kind() == ErrorKind::TimedOut => return HandshakeError::late(),
+            None => ("closed", error.to_string()),
+        };
+        HandshakeError { reason, cause }
+    }
+
+    fn late() -> Self {
+        HandshakeError {
+            reason: "timeout",
+            cause: "it took too long".to_owned(),
+        }
+    }
+
+    /// Counts it, and tells of it unless there are too many like it. Who only looks whether the port
+    /// is open closes the connection; that is nothing to tell.
+    pub(crate) fn report(&self, client: IpAddr, counters: &ConnectionCounters) {
+        let HandshakeError { reason, cause } = self;
+        counters
+            .failed_handshakes
+            .get_or_create(&[("reason", reason)])
+            .inc();
+        let client = client.to_canonical();
+        if *reason == "closed" {
+            tracing::debug!(%client, reason, error = cause, "TLS handshake failed");
+        } else if may_tell_of_cheap_request() {
+            tracing::info!(%client, reason, error = cause, "TLS handshake failed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn certificate(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/certificates")
+            .join(name)
+    }
+
+    fn files(certificate_name: &str, key: &str, client_ca: Option<&str>) -> TlsFiles {
+        TlsFiles {
+            certificate: certificate(certificate_name),
+            key: certificate(key),
+            client_ca: client_ca.map(certificate),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_file() {
+        assert!(Tls::load(files("server.pem", "server.key", Some("ca.pem"))).is_ok());
+        let folder = std::env::temp_dir().join(format!("traceroute-tls-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let empty = file("empty", "");
+        let large = file("large", &" ".repeat((1 << 20) + 1));
+        let pem = fs::read_to_string(certificate("server.pem")).unwrap();
+        let cut = file("cut", &pem[..pem.len() / 2]);
+        let nonsense = file(
+            "nonsense",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        );
+        for (files, problem) in [
+            (files("server.pem", "renewed.key", None), "renewed.key: "),
+            (files("server.pem", "server.pem", None), "cannot use the key in "),
+            (
+                files("server.key", "server.key", None),
+                "server.key: there is none in it",
+            ),
+            (files("none.pem", "server.key", None), "none.pem: No such file"),
+            (files(&empty, "server.key", None), "empty: there is none in it"),
+            (files(&cut, "server.key", None), "cannot use the certificates in "),
+            (files(&nonsense, "server.key", None), "cannot use "),
+            (
+                files(&large, "server.key", None),
+                "large: it has more than 1048576 bytes",
+            ),
+            (files("/dev/zero", "server.key", None), "it is no regular file"),
+            (
+                files("server.pem", "server.key", Some(&empty)),
+                "empty: there is none in it",
+            ),
+            (files("server.pem", "server.key", Some(&nonsense)), "nonsense: "),
+        ] {
+            let error = Tls::load(files).unwrap_err();
+            assert!(error.contains(problem) && !error.contains('\n'), "{error}");
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
