@@ -112,8 +112,8 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
     })
 }
 
-/// Refuses what pages of other sites cause, and those who do not show the token, where there is
-/// one; and reads the body.
+/// Refuses what pages of other sites cause, those who do not show the token where there is one, and
+/// those who send too many requests; and reads the body.
 async fn prepare(
     service: &Service,
     mut request: Request,

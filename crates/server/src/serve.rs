@@ -309,7 +309,8 @@ struct Server {
     counters: ConnectionCounters,
     /// For TCP connections.
     tls: Option<Arc<Tls>>,
-    header_timeout: Duration,
+    /// Bytes that one may have, and how long it may take: as a header.
+    handshake: (usize, Duration),
     write_timeout: Duration,
     shutdown: Arc<GracefulShutdown>,
     /// Becomes true when the service ends: handshakes are not waited for.
@@ -342,7 +343,7 @@ impl Server {
             tcp: Connections::new(most, most_per_client, counters.clone()),
             counters,
             tls,
-            header_timeout: config.header_timeout,
+            handshake: (config.max_header_size, config.header_timeout),
             write_timeout: config.write_timeout,
             shutdown,
             stopping,
@@ -407,13 +408,14 @@ impl Server {
         let (socket, watch) = share(stream);
         let stream = StallGuard::new(socket, self.write_timeout);
         let service = self.service(&place, true);
-        let (http, patience) = (self.http.clone(), self.header_timeout);
+        let http = self.http.clone();
+        let (most, patience) = self.handshake;
         let (counters, mut stopping) = (self.counters.clone(), self.stopping.clone());
         let shutdown = self.shutdown.watcher();
         tokio::spawn(async move {
             let stream = tokio::select! {
                 biased;
-                result = tls.accept(stream, patience) => result,
+                result = tls.accept(stream, most, patience) => result,
                 () = place.must_close() => return,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };

@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::crypto::ring;
@@ -12,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{Error, InvalidMessage, RootCertStore, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -73,23 +75,30 @@ impl Tls {
         &self.files.key
     }
 
-    /// Makes a connection out of a stream.
+    /// Makes a connection out of a stream, in the course of which the peer may send so many bytes.
     ///
     /// # Errors
-    /// The peer speaks no TLS, has no certificate where it needs one, or takes longer than
-    /// `patience`.
+    /// The peer speaks no TLS, has no certificate where it needs one, sends more, or takes longer
+    /// than `patience`.
     pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
+        most: usize,
         patience: Duration,
-    ) -> Result<TlsStream<S>, HandshakeError> {
+    ) -> Result<TlsStream<Metered<S>>, HandshakeError> {
         let config = Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner));
+        let stream = Metered {
+            inner: stream,
+            left: Some(most),
+        };
         // It has some kB while it goes on: not a part of what every connection is.
         let handshake = Box::pin(timeout(patience, TlsAcceptor::from(config).accept(stream)));
-        match handshake.await {
-            Ok(result) => result.map_err(|error| HandshakeError::of(&error)),
-            Err(_) => Err(HandshakeError::late()),
-        }
+        let Ok(result) = handshake.await else {
+            return Err(HandshakeError::late());
+        };
+        let mut stream = result.map_err(|error| HandshakeError::of(&error))?;
+        stream.get_mut().0.left = None;
+        Ok(stream)
     }
 }
 
@@ -147,6 +156,63 @@ fn cannot(what: &str, path: &Path, problem: &dyn Display) -> String {
     format!("cannot use {what} in {}: {problem}", path.display())
 }
 
+/// A stream of which only so much can be read at first: rustls would keep 64 kB of a handshake, of
+/// whoever sends them.
+pub(crate) struct Metered<S> {
+    inner: S,
+    /// Bytes; `None`: any number.
+    left: Option<usize>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
+        if let Some(left) = &mut self.left {
+            let read = buffer.filled().len() - before;
+            let Some(rest) = left.checked_sub(read) else {
+                return Poll::Ready(Err(ErrorKind::FileTooLarge.into()));
+            };
+            *left = rest;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
 /// Why a handshake failed.
 #[derive(Debug)]
 pub(crate) struct HandshakeError {
@@ -174,6 +240,9 @@ impl HandshakeError {
             Some(Error::AlertReceived(alert)) => ("refused", format!("the client ended it: {alert:?}")),
             Some(error) => ("other", error.to_string()),
             None if error.kind() == ErrorKind::TimedOut => return HandshakeError::late(),
+            None if error.kind() == ErrorKind::FileTooLarge => {
+                ("too_large", "it has too many bytes".to_owned())
+            }
             None => ("closed", error.to_string()),
         };
         HandshakeError { reason, cause }
@@ -186,8 +255,8 @@ impl HandshakeError {
         }
     }
 
-    /// Counts it, and tells of it unless there are too many like it. Who only looks whether the port
-    /// is open closes the connection; that is nothing to tell.
+    /// Counts it, and tells of it unless there are too many like it. Who only looks whether the
+    /// port is open closes the connection; that is nothing to tell.
     pub(crate) fn report(&self, client: IpAddr, counters: &ConnectionCounters) {
         let HandshakeError { reason, cause } = self;
         counters
@@ -203,7 +272,9 @@ impl HandshakeError {
     }
 }
 
-#[cfg(test)]
+// Elsewhere the messages are others.
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used, reason = "all of this is test code")]
 mod tests {
     use super::*;
     use std::fs;

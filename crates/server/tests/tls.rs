@@ -126,7 +126,10 @@ fn a_port_with_tls_speaks_nothing_else() {
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
 
     let begun = Instant::now();
-    let mut plain = server.begin("/health");
+    let mut plain = server.connect();
+    plain
+        .write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
     let _ = plain.read_to_end(&mut Vec::new());
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     let line = server.wait_for_log("TLS handshake failed");
@@ -267,6 +270,12 @@ fn half_handshakes_keep_nobody_out_and_do_not_last() {
         thread::sleep(Duration::from_millis(50));
     }
     drop(silent);
+    // A greeting of 60 kB: no more of it than of a header is kept.
+    let mut large = tls.server.connect();
+    let record = [&[0x16, 3, 1, 0x40, 0, 1, 0, 0xf0, 0][..], &[0; 0x3ffc]].concat();
+    let _ = large.write_all(&[&record[..], &record].concat());
+    let _ = large.read_to_end(&mut Vec::new());
+    tls.server.wait_for_log("reason=\"too_large\"");
     let _silent = half(10, &tls.server);
     let begun = Instant::now();
     tls.server.signal("-TERM");
