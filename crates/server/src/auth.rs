@@ -172,6 +172,11 @@ impl Tokens {
         Ok(self.named_file.is_some())
     }
 
+    /// The file of those with names.
+    pub(crate) fn named_file(&self) -> Option<&Path> {
+        self.named_file.as_deref()
+    }
+
     /// The files that nobody else should be able to read.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         let files = [&self.file, &self.named_file];

@@ -27,6 +27,7 @@ mod policy;
 mod probe;
 mod rate;
 mod redirect;
+mod reload;
 mod router;
 mod sandbox;
 mod serve;

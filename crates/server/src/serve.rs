@@ -32,6 +32,7 @@ use crate::backend;
 use crate::connections::{Client, Connection, ConnectionCounters, Connections};
 use crate::logging;
 use crate::policy::Choices;
+use crate::reload::Reload;
 use crate::router::{Service, Settings, router};
 use crate::sandbox::{self, Sandbox};
 use crate::shared::{Socket, TELLS_END, Watch, share};
@@ -126,15 +127,6 @@ fn start(
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();
     result
-}
-
-/// Says what became of reading something again, where there is something to read.
-fn tell_reload(what: &str, unchanged: &str, result: Result<bool, String>) {
-    match result {
-        Ok(false) => {}
-        Ok(true) => tracing::info!("read {what} again"),
-        Err(error) => tracing::error!("{error}; {what} {unchanged}"),
-    }
 }
 
 /// Keeps nothing but the right to send probes, and to mark them if clients may choose marks.
@@ -235,15 +227,12 @@ async fn serve(
     })
     .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     let tokens = Arc::new(tokens);
-    let to_reload = (Arc::clone(&tokens), tls.clone());
-    watch_hangup(move || {
-        let (tokens, tls) = &to_reload;
-        tell_reload("the token", "is what it was", tokens.reload());
-        tell_reload("the tokens", "are what they were", tokens.reload_named());
-        let certificates = tls.as_ref().map_or(Ok(false), |tls| tls.reload().map(|()| true));
-        tell_reload("the certificates", "are what they were", certificates);
-    })
-    .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    let reload = Arc::new(Reload::new(Arc::clone(&tokens), tls.clone()));
+    let on_hangup = Arc::clone(&reload);
+    watch_hangup(move || on_hangup.all())
+        .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    let watching = reload.watch();
+    watching.map_err(|error| StartError(format!("cannot watch files: {error}; {RAISE}")))?;
     sockets.announce(&config);
     let (cancel, cancelled) = watch::channel(false);
     let settings = Settings {

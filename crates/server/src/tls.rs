@@ -70,6 +70,18 @@ impl Tls {
         self.files.client_ca.is_some()
     }
 
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let TlsFiles {
+            certificate,
+            key,
+            client_ca,
+        } = &self.files;
+        [Some(certificate), Some(key), client_ca.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+    }
+
     /// The file that nobody else should be able to read.
     pub(crate) fn key(&self) -> &Path {
         &self.files.key
