@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -26,7 +26,8 @@ const MOST: usize = 1000;
 /// Most characters of a name.
 const LONGEST_NAME: usize = 64;
 
-type Digest = [u8; SHA256_OUTPUT_LEN];
+/// SHA-256 as words, which compare eight times as fast as bytes.
+type Hash = [u64; 4];
 
 /// What one client may have at most, besides what any client may. The default bounds nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub(crate) struct OwnLimits {
 #[derive(Debug)]
 pub(crate) struct NamedToken {
     pub(crate) name: String,
-    digest: Digest,
+    hash: Hash,
     pub(crate) limits: OwnLimits,
     /// What may be traced of what anybody may trace; `None`: all of it.
     allow: Option<Vec<Subnet>>,
@@ -128,12 +129,12 @@ impl NamedTokens {
         if document.tokens.len() > MOST {
             return Err(format!("there are more than {MOST}"));
         }
-        let mut digests = HashSet::new();
+        let mut hashes = HashSet::new();
         let mut tokens = Vec::new();
         for (name, entry) in document.tokens {
             let problem = |problem: &str| format!("token {}: {problem}", name.escape_debug());
             let token = entry.named(&name, before).map_err(|error| problem(&error))?;
-            if !digests.insert(token.digest) {
+            if !hashes.insert(token.hash) {
                 return Err(problem("another one has the same sha256"));
             }
             tokens.push(Arc::new(token));
@@ -143,10 +144,10 @@ impl NamedTokens {
 
     /// The token that was shown. Takes the same time whichever it is, and when it is none.
     pub(crate) fn find(&self, shown: &[u8]) -> Option<Arc<NamedToken>> {
-        let shown = digest(&SHA256, shown);
+        let shown = hash(shown);
         let mut found = 0;
         for (place, token) in (1..).zip(&self.0) {
-            let is_it: Choice = token.digest.ct_eq(shown.as_ref());
+            let is_it: Choice = token.hash.ct_eq(&shown);
             found = u64::conditional_select(&found, &place, is_it);
         }
         let place = NonZeroUsize::new(found as usize)?;
@@ -170,8 +171,8 @@ impl Entry {
                 "a name has 1 to {LONGEST_NAME} letters, digits, dots, hyphens and underscores"
             ));
         }
-        let digest_of_token = parse_digest(&self.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
-        if digest_of_token == *digest(&SHA256, b"").as_ref() {
+        let known_hash = parse_hash(&self.sha256).ok_or("sha256 is not 64 hexadecimal digits")?;
+        if known_hash == hash(b"") {
             return Err("sha256 is that of nothing at all".to_owned());
         }
         let allow = self
@@ -184,7 +185,7 @@ impl Entry {
         let known = before.iter().find(|token| token.name == name);
         Ok(NamedToken {
             name: name.to_owned(),
-            digest: digest_of_token,
+            hash: known_hash,
             limits: OwnLimits {
                 requests: self.max_requests,
                 packet_rate: self.max_packet_rate,
@@ -239,17 +240,25 @@ impl Display for NamedToken {
     }
 }
 
-fn parse_digest(text: &str) -> Option<Digest> {
-    let mut digest = Digest::default();
-    if text.len() != 2 * digest.len() || !text.is_ascii() {
+fn hash(token: &[u8]) -> Hash {
+    let bytes = digest(&SHA256, token);
+    let mut hash = Hash::default();
+    for (word, bytes) in hash.iter_mut().zip(bytes.as_ref().as_chunks().0) {
+        *word = u64::from_be_bytes(*bytes);
+    }
+    hash
+}
+
+fn parse_hash(text: &str) -> Option<Hash> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }
-    for (byte, place) in digest.iter_mut().zip((0..).step_by(2)) {
-        let high = char::from(*text.as_bytes().get(place)?).to_digit(16)?;
-        let low = char::from(*text.as_bytes().get(place + 1)?).to_digit(16)?;
-        *byte = (high << 4 | low) as u8;
+    let mut hash = Hash::default();
+    for (word, start) in hash.iter_mut().zip((0..).step_by(16)) {
+        *word = u64::from_str_radix(text.get(start..start + 16)?, 16).ok()?;
     }
-    Some(digest)
+    Some(hash)
 }
 
 fn line(text: &str, position: usize) -> usize {
