@@ -304,7 +304,7 @@ fn names_take_no_more_memory_than_there_is() {
     let (status, body) = ask("16M");
     assert_eq!(status, 200);
     assert!(body.len() > 350_000, "{} bytes", body.len());
-    let refused = "Not enough memory: ask for less, or try again later\n".to_owned();
+    let refused = "Not enough memory for one client: ask for less, or try again later\n".to_owned();
     assert_eq!(ask("900k"), (503, refused));
 }
 
