@@ -23,7 +23,9 @@ use crate::signals;
 use traceroute_format::{View, clean};
 
 /// How often the terminal is redrawn.
-const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(50);
+/// After so long without being redrawn, the program was stopped (Ctrl-Z), and a shell wrote.
+const STOPPED: Duration = Duration::from_secs(1);
 
 /// Why there is no document.
 #[derive(Debug)]
@@ -217,7 +219,11 @@ async fn show(block: Option<&mut Block<io::Stderr>>, live: &Mutex<Live>, begin: 
     };
     loop {
         // Not at once: a trace that ends before this shows nothing but its result.
+        let before = Instant::now();
         sleep(REDRAW_INTERVAL).await;
+        if before.elapsed() > STOPPED {
+            block.begin_anew();
+        }
         block.draw(lines(live, begin));
     }
 }
@@ -225,7 +231,7 @@ async fn show(block: Option<&mut Block<io::Stderr>>, live: &Mutex<Live>, begin: 
 fn lines(live: &Mutex<Live>, begin: Instant) -> Vec<String> {
     let live = lock(live);
     let mut lines = live.hops();
-    lines.push(live.status(begin.elapsed()));
+    lines.extend(live.status(begin.elapsed()));
     lines
 }
 

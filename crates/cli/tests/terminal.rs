@@ -146,7 +146,8 @@ fn a_terminal_shows_progress_and_is_left_clean() {
         "{screen}"
     );
     assert!(
-        status.starts_with("Tracing: 1 hop, runs 1/1, end-to-end probes 2/2, "),
+        status.starts_with("Tracing: 1 hop, runs 1/1, ")
+            && status.contains(" s\nEnd to end: 2/2 probes, min/avg/max "),
         "{screen}"
     );
     assert!(
