@@ -95,7 +95,8 @@ fn trace_content() -> Value {
 
 fn warning_header() -> Value {
     json!({ "Traceroute-Warning": {
-        "description": "Parameters that do not exist, with what may be meant, and values that do not parse.",
+        "description": "What was ignored: parameters that do not exist, with what may be meant, repeated ones, and \
+                        values that do not parse.",
         "schema": { "type": "string" },
     } })
 }
@@ -268,8 +269,8 @@ fn parameters() -> Value {
         "in": "query",
         "required": false,
         "schema": { "type": "boolean", "default": false },
-        "description": "Refuse parameters that do not exist and values that do not parse; otherwise the header \
-                        Traceroute-Warning names them.",
+        "description": "Refuse parameters that do not exist or are repeated, and values that do not parse; otherwise \
+                        the header Traceroute-Warning names them.",
     });
     OPTIONS.iter().filter_map(parameter).chain([strict]).collect()
 }
