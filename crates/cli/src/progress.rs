@@ -139,7 +139,10 @@ impl Live {
         for (ttl, hop) in shown() {
             if hop.is_empty() {
                 let is_hidden = self.hops.contains_key(&ttl);
-                lines.push(format!("{ttl:>3}  {}", if is_hidden { "???  private" } else { "*" }));
+                lines.push(format!(
+                    "{ttl:>3}  {}",
+                    if is_hidden { "???  private" } else { "*" }
+                ));
             }
             for (index, seen) in hop.iter().enumerate() {
                 let ttl = if index == 0 {
@@ -165,7 +168,9 @@ impl Live {
         let noun = if hops == 1 { "hop" } else { "hops" };
         let (finished, runs) = (self.runs_finished, self.runs);
         let seconds = elapsed.as_secs_f64();
-        let mut lines = vec![format!("Tracing: {hops} {noun}, runs {finished}/{runs}, {seconds:.1} s")];
+        let mut lines = vec![format!(
+            "Tracing: {hops} {noun}, runs {finished}/{runs}, {seconds:.1} s"
+        )];
         if self.probes > 0 {
             let answered: Vec<Duration> = self.rtts.iter().copied().flatten().collect();
             let mut line = format!("End to end: {}/{} probes", self.rtts.len(), self.probes);
@@ -199,10 +204,13 @@ impl Seen {
 
 /// The least, the mean and the greatest.
 fn summary(rtts: &[Duration]) -> String {
-    let (least, most, sum) = rtts.iter().copied().map(milliseconds).fold(
-        (f64::MAX, 0.0_f64, 0.0),
-        |(least, most, sum), value| (value.min(least), value.max(most), sum + value),
-    );
+    let (least, most, sum) = rtts
+        .iter()
+        .copied()
+        .map(milliseconds)
+        .fold((f64::MAX, 0.0_f64, 0.0), |(least, most, sum), value| {
+            (value.min(least), value.max(most), sum + value)
+        });
     [least, sum / rtts.len() as f64, most].map(rtt).join("/")
 }
 

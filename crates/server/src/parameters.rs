@@ -264,7 +264,10 @@ mod tests {
                 "port=80;max-ttl=5&&max-ttl=%zz",
                 r#"cannot read "port=80;max-ttl=5", cannot read "max-ttl=%zz""#,
             ),
-            ("port=x&strict=1", "port does not parse (invalid digit found in string)"),
+            (
+                "port=x&strict=1",
+                "port does not parse (invalid digit found in string)",
+            ),
             (
                 "port=abc",
                 "port does not parse (invalid digit found in string): 33434 is used",
