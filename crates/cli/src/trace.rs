@@ -146,12 +146,14 @@ async fn document(
         by = interrupted(stop) => Err(by),
         never = show(block.as_mut(), &live, begin) => match never {},
     };
-    // A table takes the place of what was shown.
-    if !trace.format.is_for_people()
-        && let Some(mut block) = block.filter(Block::is_shown)
-    {
-        block.draw(lines(&live, begin));
-        block.keep();
+    match block.filter(Block::is_shown) {
+        Some(mut block) if !trace.format.is_for_people() => {
+            block.draw(lines(&live, begin));
+            block.keep();
+        }
+        // A table takes the place of what was shown. Gone before anything else is written, or it
+        // would take that away.
+        block => drop(block),
     }
     if let Some(address) = address.and_then(|address| unasked_ipv6(&trace.request, address))
         // The log has it.
