@@ -230,7 +230,7 @@ browser screenshots="target/browser/pictures":
         SCREENSHOTS=$(realpath {{ screenshots }}) AXE=$(realpath target/browser/node_modules/axe-core/axe.min.js) \
         cargo test --locked --package datadog-traceroute-server --test browser -- --ignored
 
-# Pictures of what a person sees of a trace, beside traceroute and mtr: those of docs/sessions.md (needs root, traceroute, mtr and Python with venv)
+# Pictures of what a person sees of a trace, beside traceroute, mtr and Trippy: those of docs/sessions.md (needs root, these tools and Python with venv)
 terminal-pictures folder="docs/images":
     cargo build --locked --package datadog-traceroute-cli --package traceroute-simnet
     test -d target/pictures || python3 -m venv target/pictures

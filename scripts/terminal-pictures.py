@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Pictures of what a person sees of a trace: this tool beside traceroute and mtr, on the same simulated networks.
+"""Pictures of what a person sees of a trace: this tool beside traceroute, mtr and Trippy, on the same simulated networks.
 
     terminal-pictures.py FOLDER                     all of them, as FOLDER/session-NAME.svg
     terminal-pictures.py --watch FILE TARGET        watches all tools trace TARGET, into FILE (within a network)
 
-Needs pyte (PyPI), and on the PATH traceroute-simnet, datadog-traceroute, traceroute and mtr. `just terminal-pictures`
-has them all. Needs root, or user namespaces.
+Needs pyte (PyPI), and on the PATH traceroute-simnet, datadog-traceroute, traceroute, mtr and trip (`cargo install
+--locked trippy`). Needs root, or user namespaces.
 """
 
 import fcntl
@@ -36,6 +36,7 @@ SESSIONS = [
 TOOLS = [
     ("traceroute", "traceroute -n {}"),
     ("mtr", "mtr --no-dns {}"),
+    ("trippy", "trip {}"),
     ("datadog-traceroute", "datadog-traceroute -q 3 -Q 10 --format table {}"),
 ]
 # In seconds; the last one is the end, or when a person has gone.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datadog_traceroute::{Answer, Request, notation};
+use datadog_traceroute::{Answer, IcmpError, Request, is_private, notation};
 
 use crate::backend::Event;
 use traceroute_format::{host, milliseconds, rtt, width};
@@ -22,9 +22,11 @@ pub(crate) struct Live {
     runs: u32,
     runs_finished: u32,
     probes: u32,
-    probes_finished: u32,
-    probes_lost: u32,
+    /// End-to-end probes whose fate is known: their round-trip times, where they have one.
+    rtts: Vec<Option<Duration>>,
+    /// Empty where only hidden addresses have answered.
     hops: BTreeMap<u8, Vec<Seen>>,
+    hide_private: bool,
     names: HashMap<IpAddr, Arc<[String]>>,
     /// The lowest TTL at which the destination answered.
     destination: Option<u8>,
@@ -37,6 +39,8 @@ struct Seen {
     rtts: Vec<Duration>,
     /// Why it is worth a look: `!X`, `NAT`.
     notes: Vec<String>,
+    /// It refuses to send probes on.
+    refuses: bool,
 }
 
 impl Live {
@@ -46,9 +50,9 @@ impl Live {
             runs: request.runs(),
             runs_finished: 0,
             probes: request.e2e_probes(),
-            probes_finished: 0,
-            probes_lost: 0,
+            rtts: Vec::new(),
             hops: BTreeMap::new(),
+            hide_private: request.skip_private_hops(),
             names: HashMap::new(),
             destination: None,
         }
@@ -59,10 +63,7 @@ impl Live {
         match event {
             Event::RunFinished { .. } => self.runs_finished += 1,
             Event::HopFound { ttl, answer, .. } => self.found(*ttl, answer),
-            Event::E2eProbe { rtt, .. } => {
-                self.probes_finished += 1;
-                self.probes_lost += u32::from(rtt.is_none());
-            }
+            Event::E2eProbe { rtt, .. } => self.rtts.push(*rtt),
             _ => {}
         }
     }
@@ -82,6 +83,9 @@ impl Live {
             self.destination = Some(self.destination.map_or(ttl, |known| known.min(ttl)));
         }
         let hop = self.hops.entry(ttl).or_default();
+        if self.hide_private && is_private(answer.address) {
+            return;
+        }
         let known = hop.iter().position(|seen| seen.address == answer.address);
         let seen = match known {
             Some(index) => &mut hop[index],
@@ -89,8 +93,11 @@ impl Live {
                 address: answer.address,
                 rtts: Vec::new(),
                 notes: Vec::new(),
+                refuses: false,
             }),
         };
+        let is_refusal = matches!(answer.error, Some(IcmpError::Unreachable { .. })) && !answer.destination;
+        seen.refuses |= is_refusal;
         seen.rtts.extend(answer.rtt);
         let nat = answer.translated.then(|| "NAT".to_owned());
         let mpls = (!answer.mpls.is_empty()).then(|| "MPLS".to_owned());
@@ -101,11 +108,25 @@ impl Live {
         }
     }
 
-    /// One line for each address at each TTL, up to the destination.
+    /// The last TTL of the path: where the destination answered, or was refused. What goes beyond is
+    /// answered by the same.
+    fn last(&self) -> Option<u8> {
+        let farthest = self.hops.keys().next_back().copied()?;
+        let mut last = self.destination.unwrap_or(farthest);
+        let refuses = |ttl| {
+            let hop = self.hops.get(&ttl).map_or(&[][..], Vec::as_slice);
+            !hop.is_empty() && hop.iter().all(|seen| seen.refuses)
+        };
+        while refuses(last) && refuses(last - 1) {
+            last -= 1;
+        }
+        Some(last)
+    }
+
+    /// One line for each address at each TTL of the path.
     pub(crate) fn hops(&self) -> Vec<String> {
-        let last = self.destination.or_else(|| self.hops.keys().next_back().copied());
         let first = self.hops.keys().next().copied();
-        let (Some(first), Some(last)) = (first, last) else {
+        let (Some(first), Some(last)) = (first, self.last()) else {
             return Vec::new();
         };
         let shown = || (first..=last).map(|ttl| (ttl, self.hops.get(&ttl).map_or(&[][..], Vec::as_slice)));
@@ -117,7 +138,11 @@ impl Live {
         let mut lines = Vec::new();
         for (ttl, hop) in shown() {
             if hop.is_empty() {
-                lines.push(format!("{ttl:>3}  *"));
+                let is_hidden = self.hops.contains_key(&ttl);
+                lines.push(format!(
+                    "{ttl:>3}  {}",
+                    if is_hidden { "???  private" } else { "*" }
+                ));
             }
             for (index, seen) in hop.iter().enumerate() {
                 let ttl = if index == 0 {
@@ -137,47 +162,56 @@ impl Live {
         lines
     }
 
-    /// How far the trace is after `elapsed`.
-    pub(crate) fn status(&self, elapsed: Duration) -> String {
-        let hops = self.hops.range(..=self.destination.unwrap_or(u8::MAX)).count();
-        let mut line = format!("Tracing: {hops} {}", if hops == 1 { "hop" } else { "hops" });
-        let _ = write!(line, ", runs {}/{}", self.runs_finished, self.runs);
-        let _ = write!(
-            line,
-            ", end-to-end probes {}/{}",
-            self.probes_finished, self.probes
-        );
-        if self.probes_lost > 0 {
-            let _ = write!(line, " ({} lost)", self.probes_lost);
+    /// How far the trace is after `elapsed`, and what the end-to-end probes tell.
+    pub(crate) fn status(&self, elapsed: Duration) -> Vec<String> {
+        let hops = self.hops.range(..=self.last().unwrap_or(u8::MAX)).count();
+        let noun = if hops == 1 { "hop" } else { "hops" };
+        let (finished, runs) = (self.runs_finished, self.runs);
+        let seconds = elapsed.as_secs_f64();
+        let mut lines = vec![format!(
+            "Tracing: {hops} {noun}, runs {finished}/{runs}, {seconds:.1} s"
+        )];
+        if self.probes > 0 {
+            let answered: Vec<Duration> = self.rtts.iter().copied().flatten().collect();
+            let mut line = format!("End to end: {}/{} probes", self.rtts.len(), self.probes);
+            let unanswered = self.rtts.len() - answered.len();
+            if unanswered > 0 {
+                // Not "lost": what they say of the network is known at the end.
+                let _ = write!(line, ", {unanswered} unanswered");
+            }
+            if !answered.is_empty() {
+                let _ = write!(line, ", min/avg/max {} ms", summary(&answered));
+            }
+            lines.push(line);
         }
-        let _ = write!(line, ", {:.1} s", elapsed.as_secs_f64());
-        line
+        lines
     }
 }
 
 impl Seen {
     fn times(&self) -> String {
-        let milliseconds = self.rtts.iter().copied().map(milliseconds);
-        let texts: Vec<String> = if self.rtts.len() <= MOST_RTTS {
-            milliseconds.map(rtt).collect()
-        } else {
-            let count = self.rtts.len() as f64;
-            let (least, most, sum) = milliseconds
-                .fold((f64::MAX, 0.0_f64, 0.0), |(least, most, sum), value| {
-                    (value.min(least), value.max(most), sum + value)
-                });
-            return format!(
-                "{} ms of {}",
-                [least, sum / count, most].map(rtt).join("/"),
-                self.rtts.len()
-            );
-        };
+        if self.rtts.len() > MOST_RTTS {
+            return format!("{} ms of {}", summary(&self.rtts), self.rtts.len());
+        }
+        let texts: Vec<String> = self.rtts.iter().copied().map(milliseconds).map(rtt).collect();
         if texts.is_empty() {
             String::new()
         } else {
             format!("{} ms", texts.join("  "))
         }
     }
+}
+
+/// The least, the mean and the greatest.
+fn summary(rtts: &[Duration]) -> String {
+    let (least, most, sum) = rtts
+        .iter()
+        .copied()
+        .map(milliseconds)
+        .fold((f64::MAX, 0.0_f64, 0.0), |(least, most, sum), value| {
+            (value.min(least), value.max(most), sum + value)
+        });
+    [least, sum / rtts.len() as f64, most].map(rtt).join("/")
 }
 
 /// Lines at the bottom of a terminal, redrawn in place. Dropped without [`Block::keep`], they are
@@ -249,6 +283,11 @@ impl<W: Write> Block<W> {
         self.shown = lines;
     }
 
+    /// Draws from the cursor on, next time: somebody else has written since.
+    pub(crate) fn begin_anew(&mut self) {
+        self.shown.clear();
+    }
+
     /// Whether anything is shown.
     pub(crate) fn is_shown(&self) -> bool {
         !self.shown.is_empty()
@@ -305,8 +344,10 @@ mod tests {
         assert_eq!(live().hops(), Vec::<String>::new());
         assert_eq!(
             live().status(Duration::ZERO),
-            "Tracing: 0 hops, runs 0/3, end-to-end probes 0/50, 0.0 s"
+            ["Tracing: 0 hops, runs 0/3, 0.0 s", "End to end: 0/50 probes"]
         );
+        let request = Request::to("192.0.2.1").e2e_probes(0).build().unwrap();
+        assert_eq!(Live::new(&request).status(Duration::ZERO).len(), 1);
     }
 
     #[test]
@@ -358,7 +399,51 @@ mod tests {
         );
         assert_eq!(
             live.status(Duration::from_millis(75_250)),
-            "Tracing: 4 hops, runs 1/3, end-to-end probes 1/50 (1 lost), 75.2 s"
+            [
+                "Tracing: 4 hops, runs 1/3, 75.2 s",
+                "End to end: 1/50 probes, 1 unanswered"
+            ]
+        );
+        for (index, milliseconds) in [(1, 10), (2, 20)] {
+            let rtt = Some(Duration::from_millis(milliseconds));
+            live.update(&Event::E2eProbe { index, rtt });
+        }
+        assert_eq!(
+            live.status(Duration::ZERO)[1],
+            "End to end: 3/50 probes, 1 unanswered, min/avg/max 10.000/15.000/20.000 ms"
+        );
+    }
+
+    /// As in the result: a refusal is confirmed by probes that go beyond it, which are no hops.
+    #[test]
+    fn a_path_that_is_refused_ends_there() {
+        let mut live = live();
+        let refused = Some(IcmpError::Unreachable { code: 1 });
+        live.update(&hop(0, 1, "10.0.0.1", 500, Some(IcmpError::TimeExceeded)));
+        for ttl in 2..=4 {
+            live.update(&hop(0, ttl, "10.0.0.1", 700, refused));
+        }
+        assert_eq!(
+            live.hops(),
+            ["  1  10.0.0.1  0.500 ms", "  2  10.0.0.1  0.700 ms  !H"]
+        );
+        assert_eq!(live.status(Duration::ZERO)[0], "Tracing: 2 hops, runs 0/3, 0.0 s");
+        // Another run goes on.
+        live.update(&hop(1, 4, "10.0.4.1", 900, Some(IcmpError::TimeExceeded)));
+        assert_eq!(live.hops().len(), 5);
+    }
+
+    #[test]
+    fn private_hops_are_hidden_when_asked() {
+        let request = Request::to("192.0.2.1").skip_private_hops(true).build().unwrap();
+        let mut live = Live::new(&request);
+        let exceeded = Some(IcmpError::TimeExceeded);
+        live.update(&hop(0, 1, "10.0.0.1", 500, exceeded));
+        live.update(&hop(0, 3, "10.0.3.1", 500, exceeded));
+        live.update(&hop(1, 3, "198.51.100.3", 600, exceeded));
+        assert_eq!(
+            live.hops(),
+            ["  1  ???  private", "  2  *", "  3  198.51.100.3  0.600 ms"]
         );
     }
 
@@ -392,6 +477,21 @@ mod tests {
         // The last lines, where there is no room for all; above them is what has left the screen.
         let many = ["1", "2", "3", "4", "5", "6", "7", "s"];
         assert_eq!(screen(&[&many[..7], &many], true), "4\n5\n6\n7\ns\n$");
+    }
+
+    /// A shell writes while the program is stopped (Ctrl-Z).
+    #[test]
+    fn a_block_begun_anew_leaves_what_others_wrote() {
+        let mut written = Vec::new();
+        let mut block = Block::new(&mut written, || Some(6));
+        block.draw(vec!["a".to_owned(), "s".to_owned()]);
+        block.write("\r\n[1]+ Stopped\r\n");
+        block.begin_anew();
+        block.draw(vec!["b".to_owned(), "t".to_owned()]);
+        block.keep();
+        let mut terminal = vt100::Parser::new(NonZero::new(6).unwrap(), NonZero::new(40).unwrap(), 0);
+        terminal.process(&written);
+        assert_eq!(terminal.screen().contents(), "a\ns\n[1]+ Stopped\nb\nt");
     }
 
     #[test]

@@ -23,7 +23,9 @@ use crate::signals;
 use traceroute_format::{View, clean};
 
 /// How often the terminal is redrawn.
-const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(50);
+/// After so long without being redrawn, the program was stopped (Ctrl-Z), and a shell wrote.
+const STOPPED: Duration = Duration::from_secs(1);
 
 /// Why there is no document.
 #[derive(Debug)]
@@ -144,12 +146,14 @@ async fn document(
         by = interrupted(stop) => Err(by),
         never = show(block.as_mut(), &live, begin) => match never {},
     };
-    // A table takes the place of what was shown.
-    if !trace.format.is_for_people()
-        && let Some(mut block) = block.filter(Block::is_shown)
-    {
-        block.draw(lines(&live, begin));
-        block.keep();
+    match block.filter(Block::is_shown) {
+        Some(mut block) if !trace.format.is_for_people() => {
+            block.draw(lines(&live, begin));
+            block.keep();
+        }
+        // A table takes the place of what was shown. Gone before anything else is written, or it
+        // would take that away.
+        block => drop(block),
     }
     if let Some(address) = address.and_then(|address| unasked_ipv6(&trace.request, address))
         // The log has it.
@@ -217,7 +221,11 @@ async fn show(block: Option<&mut Block<io::Stderr>>, live: &Mutex<Live>, begin: 
     };
     loop {
         // Not at once: a trace that ends before this shows nothing but its result.
+        let before = Instant::now();
         sleep(REDRAW_INTERVAL).await;
+        if before.elapsed() > STOPPED {
+            block.begin_anew();
+        }
         block.draw(lines(live, begin));
     }
 }
@@ -225,7 +233,7 @@ async fn show(block: Option<&mut Block<io::Stderr>>, live: &Mutex<Live>, begin: 
 fn lines(live: &Mutex<Live>, begin: Instant) -> Vec<String> {
     let live = lock(live);
     let mut lines = live.hops();
-    lines.push(live.status(begin.elapsed()));
+    lines.extend(live.status(begin.elapsed()));
     lines
 }
 

@@ -146,7 +146,8 @@ fn a_terminal_shows_progress_and_is_left_clean() {
         "{screen}"
     );
     assert!(
-        status.starts_with("Tracing: 1 hop, runs 1/1, end-to-end probes 2/2, "),
+        status.starts_with("Tracing: 1 hop, runs 1/1, ")
+            && status.contains(" s\nEnd to end: 2/2 probes, min/avg/max "),
         "{screen}"
     );
     assert!(
@@ -171,6 +172,20 @@ fn a_table_takes_the_place_of_what_was_shown() {
     assert!(ended.shown.contains("  1  127.0.0.1  "), "{:?}", ended.shown);
     assert_eq!(screen(&ended.shown), "");
     assert!(ended.stdout.contains("127.0.0.1"), "{:?}", ended.stdout);
+}
+
+/// What was shown goes before they are written, and takes none of them away.
+#[test]
+fn warnings_stay_when_a_table_is_printed() {
+    let Some(program) = program() else { return };
+    // A lower distance was not asked for.
+    let arguments = [&SHORT[..], &["--first-ttl=2", "--format=table"]].concat();
+    let ended = Session::start(program, &arguments, "xterm").end();
+    assert!(ended.shown.contains("Tracing: "), "{:?}", ended.shown);
+    assert_eq!(
+        screen(&ended.shown).trim_end(),
+        "warning: run 1: 127.0.0.1 answered, but its distance is unknown"
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub enum Cause {
     RateLimited,
     /// The node at this TTL never answers, although it forwards: later ones do answer.
     Silent,
-    /// Nothing comes back from this TTL on.
+    /// Nothing comes back from this TTL on, or somebody refuses to send probes on.
     Filtered,
     /// This machine did not send the probe, dropped its answer, or found no neighbour to send it
     /// to.

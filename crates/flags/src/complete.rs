@@ -58,11 +58,14 @@ fn script_has(shell: Shell, script: &str, word: &str) -> bool {
             .find(|list| *list != "\"")
             .is_some_and(|list| list.split([' ', '"']).any(|offered| offered == word)),
         Shell::Elvish => script.contains(&format!("cand {word} '")),
-        Shell::Fish => script.contains(&match (word.strip_prefix("--"), word.strip_prefix('-')) {
-            (Some(long), _) => format!(" -l {long} "),
-            (None, Some(short)) => format!(" -s {short} "),
-            (None, None) => format!(" -a \"{word}\""),
-        }),
+        Shell::Fish => {
+            let offer = match (word.strip_prefix("--"), word.strip_prefix('-')) {
+                (Some(long), _) => format!(" -l {long} "),
+                (None, Some(short)) => format!(" -s {short} "),
+                (None, None) => format!(" -a \"{word}\" "),
+            };
+            lines.any(|line| format!("{line} ").contains(&offer))
+        }
         // A space tells an upper-case letter from the lower-case one.
         Shell::PowerShell => ["", " "]
             .iter()

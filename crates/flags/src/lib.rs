@@ -4,6 +4,7 @@
 
 mod catalogue;
 mod complete;
+mod completion;
 mod man;
 mod open_files;
 mod options;
@@ -79,9 +80,7 @@ impl Program {
 
     /// The completion script for `shell` of a program that has the flags of `command`.
     pub fn completion(&self, command: clap::Command, shell: Shell) -> Vec<u8> {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut go_style(command), self.name, &mut script);
-        script
+        completion::script(self.name, go_style(command), shell)
     }
 
     /// The manual page, in roff, of a program that has the flags of `command`.

@@ -66,7 +66,8 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// The OpenAPI document that the service hands out, indented and with a final newline.
+/// The OpenAPI document that the service hands out where its limits are the usual ones, indented and
+/// with a final newline.
 pub fn openapi() -> String {
-    openapi::document()
+    openapi::document(&limits::Ceilings::default())
 }

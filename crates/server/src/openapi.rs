@@ -9,13 +9,33 @@ use serde_json::{Map, Value, json};
 use traceroute_flags::{Interface, Kind, OPTIONS, TraceOption, is_shared_with_paths};
 use traceroute_format::Format;
 
+use crate::limits::Ceilings;
 use crate::parameters::{MODULE, STRICT};
 use crate::paths;
 use crate::probe::{MODULES, QUERIES};
 
-/// The document, indented and with a final newline.
-pub(crate) fn document() -> String {
-    format!("{:#}\n", description())
+/// The document of a server with these ceilings, indented and with a final newline.
+pub(crate) fn document(ceilings: &Ceilings) -> String {
+    let mut description = description();
+    let operations = description["paths"].as_object_mut().into_iter().flatten();
+    let parameters = operations.filter_map(|(_, path)| path.pointer_mut("/get/parameters")?.as_array_mut());
+    for parameter in parameters.flatten() {
+        let name = parameter["name"].as_str();
+        let Some(option) = OPTIONS
+            .iter()
+            .find(|option| option.query.is_some() && option.query == name)
+        else {
+            continue;
+        };
+        for bound in ["default", "maximum"] {
+            let value = parameter["schema"].get(bound).and_then(Value::as_i64);
+            let value = value.map(traceroute_flags::Value::Integer);
+            if let Some(traceroute_flags::Value::Integer(value)) = ceilings.clamp(option, value) {
+                parameter["schema"][bound] = value.into();
+            }
+        }
+    }
+    format!("{description:#}\n")
 }
 
 fn description() -> Value {
@@ -95,7 +115,8 @@ fn trace_content() -> Value {
 
 fn warning_header() -> Value {
     json!({ "Traceroute-Warning": {
-        "description": "Parameters that do not exist, with what may be meant, and values that do not parse.",
+        "description": "What was ignored: parameters that do not exist, with what may be meant, repeated ones, and \
+                        values that do not parse.",
         "schema": { "type": "string" },
     } })
 }
@@ -268,8 +289,8 @@ fn parameters() -> Value {
         "in": "query",
         "required": false,
         "schema": { "type": "boolean", "default": false },
-        "description": "Refuse parameters that do not exist and values that do not parse; otherwise the header \
-                        Traceroute-Warning names them.",
+        "description": "Refuse parameters that do not exist or are repeated, and values that do not parse; otherwise \
+                        the header Traceroute-Warning names them.",
     });
     OPTIONS.iter().filter_map(parameter).chain([strict]).collect()
 }
@@ -594,13 +615,36 @@ mod tests {
     fn openapi_document_is_the_committed_one() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
         if std::env::var_os("UPDATE").is_some() {
-            fs::write(path, document()).unwrap();
+            fs::write(path, document(&Ceilings::default())).unwrap();
         }
         let committed = fs::read_to_string(path).unwrap();
         assert!(
-            committed == document(),
+            committed == document(&Ceilings::default()),
             "docs/openapi.json is out of date: run with UPDATE=1"
         );
+    }
+
+    #[test]
+    fn openapi_has_the_ceilings_of_the_server() {
+        let ceilings = Ceilings {
+            queries: 5,
+            max_ttl: 20,
+            timeout: std::time::Duration::from_secs(2),
+            duration: None,
+        };
+        let description: Value = serde_json::from_str(&document(&ceilings)).unwrap();
+        for path in ["/traceroute", "/traceroute/stream", "/probe"] {
+            let parameters = &description["paths"][path]["get"]["parameters"];
+            for (name, most) in [("e2e-queries", 5), ("max-ttl", 20), ("timeout", 2000)] {
+                let named = |parameter: &&Value| parameter["name"] == name;
+                let schema = &parameters.as_array().unwrap().iter().find(named).unwrap()["schema"];
+                assert_eq!(schema["maximum"], most, "{path} {name}");
+                assert!(
+                    schema["default"].as_i64().is_none_or(|value| value <= most),
+                    "{path} {name}"
+                );
+            }
+        }
     }
 
     #[test]

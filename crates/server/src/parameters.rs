@@ -1,5 +1,6 @@
 //! From a query string to parameters, as Go's `net/url` and `strconv` read them.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use traceroute_flags::{OPTIONS, Parameters, TraceOption, Value, parse_bool};
@@ -14,8 +15,13 @@ const ALIKE: f64 = 0.85;
 /// How many remarks a client is told of, and how many characters of a name.
 const MOST: (usize, usize) = (10, 40);
 
-/// Names and values, decoded, in order.
-pub(crate) struct Query(Vec<(String, String)>);
+/// What a query string has.
+pub(crate) struct Query {
+    /// Names and values, decoded, in order.
+    pairs: Vec<(String, String)>,
+    /// What cannot be read, as it came.
+    unreadable: Vec<String>,
+}
 
 /// What a query string asks for.
 pub(crate) struct Asked {
@@ -28,20 +34,24 @@ pub(crate) struct Asked {
 impl Query {
     /// Pairs that contain a semicolon or a wrong percent-encoding are left out.
     pub(crate) fn parse(text: &str) -> Query {
-        let pairs = text
-            .split('&')
-            .filter(|pair| !pair.is_empty() && !pair.contains(';'));
-        let decoded = pairs.filter_map(|pair| {
+        let mut query = Query {
+            pairs: Vec::new(),
+            unreadable: Vec::new(),
+        };
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Some((decode(name)?, decode(value)?))
-        });
-        Query(decoded.collect())
+            match (decode(name), decode(value)) {
+                (Some(name), Some(value)) if !pair.contains(';') => query.pairs.push((name, value)),
+                _ => query.unreadable.push(pair.to_owned()),
+            }
+        }
+        query
     }
 
     /// The first value of a name; `None` when that is empty, or a timeout of 0, which means the
     /// default.
     pub(crate) fn first(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.0.iter().find(|(key, _)| key == name)?;
+        let (_, value) = self.pairs.iter().find(|(key, _)| key == name)?;
         let means_default = value.is_empty() || name == "timeout" && value.parse::<i64>() == Ok(0);
         (!means_default).then_some(value)
     }
@@ -53,12 +63,13 @@ impl Query {
         own: &[&'static str],
         default: impl Fn(&TraceOption) -> Option<Value>,
     ) -> Asked {
-        let mut texts = self.unknown(own);
+        let mut texts = self.ignored(own);
         let strict = match self.first(STRICT).map(parse_bool) {
             None => false,
             Some(Ok(strict)) => strict,
             Some(Err(problem)) => {
-                texts.push(does_not_parse(STRICT, &problem.to_string(), "false"));
+                let problem = does_not_parse(STRICT, &problem.to_string());
+                texts.push(format!("{problem}: false is used"));
                 false
             }
         };
@@ -67,24 +78,38 @@ impl Query {
             default,
             |name, problem, default| {
                 let default = default.map_or("nothing".to_owned(), ToString::to_string);
-                texts.push(does_not_parse(name, problem, &default));
+                let problem = does_not_parse(name, problem);
+                // Those who are strict get an error.
+                let used = format!(": {default} is used");
+                texts.push(problem + if strict { "" } else { &used });
             },
         );
         let remarks = Remarks { strict, texts };
         Asked { parameters, remarks }
     }
 
-    /// A remark on each name that no parameter has.
-    fn unknown(&self, own: &[&'static str]) -> Vec<String> {
+    /// A remark on everything that has no effect: what cannot be read, names that no parameter has,
+    /// and all values of a parameter but the first.
+    fn ignored(&self, own: &[&'static str]) -> Vec<String> {
         let of_traces = OPTIONS.iter().filter_map(|option| option.query);
         let known: Vec<&'static str> = of_traces.chain([STRICT]).chain(own.iter().copied()).collect();
-        let mut remarks = Vec::new();
-        for (name, _) in &self.0 {
+        let unreadable = self
+            .unreadable
+            .iter()
+            .map(|pair| format!("cannot read \"{}\"", ascii(pair)));
+        let mut seen = HashSet::new();
+        let names = self.pairs.iter().filter_map(|(name, _)| {
+            let is_first = seen.insert(name);
             if known.contains(&name.as_str()) {
-                continue;
+                let remark = || format!("{name} is given more than once: the first one counts");
+                return (!is_first).then(remark);
             }
-            let hint = similar(name, &known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
-            let remark = format!("unknown parameter {}{hint}", ascii(name));
+            let hint =
+                || similar(name, &known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
+            is_first.then(|| format!("unknown parameter {}{}", ascii(name), hint()))
+        });
+        let mut remarks = Vec::new();
+        for remark in unreadable.chain(names) {
             if !remarks.contains(&remark) {
                 remarks.push(remark);
             }
@@ -96,8 +121,8 @@ impl Query {
     }
 }
 
-fn does_not_parse(name: &str, problem: &str, default: &str) -> String {
-    format!("{name} does not parse ({}): {default} is used", ascii(problem))
+fn does_not_parse(name: &str, problem: &str) -> String {
+    format!("{name} does not parse ({})", ascii(problem))
 }
 
 /// The beginning of `text` in plain ASCII, as a header needs it.
@@ -130,7 +155,7 @@ fn similar(name: &str, known: &[&'static str]) -> Option<&'static str> {
         .map(|(_, known)| known)
 }
 
-/// What a client may have meant otherwise: parameters that do not exist, values that do not parse.
+/// What a client may have meant otherwise: what has no effect, values that do not parse.
 #[derive(Debug)]
 pub(crate) struct Remarks {
     strict: bool,
@@ -231,6 +256,18 @@ mod tests {
             ("x=1&x=2&y", "unknown parameter x, unknown parameter y"),
             ("m%C3%BCll%0a=1", r"unknown parameter m\u{fc}ll\n"),
             ("module=udp", "unknown parameter module"),
+            (
+                "port=80&port=443&port=8080",
+                "port is given more than once: the first one counts",
+            ),
+            (
+                "port=80;max-ttl=5&&max-ttl=%zz",
+                r#"cannot read "port=80;max-ttl=5", cannot read "max-ttl=%zz""#,
+            ),
+            (
+                "port=x&strict=1",
+                "port does not parse (invalid digit found in string)",
+            ),
             (
                 "port=abc",
                 "port does not parse (invalid digit found in string): 33434 is used",

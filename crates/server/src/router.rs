@@ -307,9 +307,10 @@ async fn counters(State(service): State<Arc<Service>>, method: Method) -> HttpRe
     )
 }
 
-async fn api(method: Method) -> HttpResult {
+async fn api(State(service): State<Arc<Service>>, method: Method) -> HttpResult {
     get_or_head(&method)?;
-    Ok(respond("application/json", openapi::document()))
+    let document = openapi::document(&service.settings.ceilings);
+    Ok(respond("application/json", document))
 }
 
 pub(crate) fn only_get(method: &Method) -> Result<(), Failure> {

@@ -167,6 +167,16 @@ def try_page(browser, base, target, refused_port):
     browser.run("document.getElementById('stop').click()")
     browser.wait(f"{STATUS} === 'Stopped.'")
 
+    # Going back fills in the form as that address says, and leaves no result of another one.
+    browser.run("""history.pushState(null, '', '?target=first.example&protocol=none');
+        history.pushState(null, '', '?target=second.example');
+        document.getElementById('port').value = 53;""")
+    browser.run(BALANCED + "history.back();")
+    browser.wait("document.getElementById('target').value === 'first.example'")
+    form = "['port', 'protocol'].map((id) => document.getElementById(id).value)"
+    assert browser.run("return " + form) == ["33434", "udp"], "left over from another address"
+    assert browser.run("return document.getElementById('results').hidden"), "results of another address are shown"
+
 
 def wait_for_answer(url):
     for _ in range(600):

@@ -1,5 +1,6 @@
 //! What a reader must know to understand a result: said beside it, not in the frozen document.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -92,15 +93,24 @@ impl Warning {
         let is_limited = |hop: &&Hop| {
             hop.ttl <= length && hop.answer.is_none() && hop.lost.main() == Some(Cause::RateLimited)
         };
-        match hops().filter(is_limited).count() {
+        let limited: BTreeSet<u8> = hops().filter(is_limited).map(|hop| hop.ttl).collect();
+        let answered = |ttl: &u8| hops().any(|hop| hop.ttl == *ttl && hop.answer.is_some());
+        let somewhere = if limited.iter().any(answered) {
+            " in some runs"
+        } else {
+            ""
+        };
+        match limited.len() {
             0 => {}
             1 => warnings.push(Warning::new(
                 WarningCode::RateLimited,
-                "1 hop is missing because its router limits how often it answers",
+                format!("1 hop is missing{somewhere} because its router limits how often it answers"),
             )),
             missing => warnings.push(Warning::new(
                 WarningCode::RateLimited,
-                format!("{missing} hops are missing because their routers limit how often they answer"),
+                format!(
+                    "{missing} hops are missing{somewhere} because their routers limit how often they answer"
+                ),
             )),
         }
         for (index, run) in runs {
@@ -260,8 +270,27 @@ mod tests {
             one[0].text,
             "1 hop is missing because its router limits how often it answers"
         );
-        let two = of_runs(&[limited(), limited()]);
-        assert!(two[0].text.starts_with("2 hops are missing"), "{two:?}");
+        // The same hop of another run is the same router.
+        assert_eq!(of_runs(&[limited(), limited()]), one);
+        let mut further = limited();
+        further.hops[0].ttl = 2;
+        let two = of_runs(&[limited(), further]);
+        assert!(two[0].text.starts_with("2 hops are missing because"), "{two:?}");
+        let router = Answer::new("192.0.2.1".parse().unwrap(), None, None);
+        let some = of_runs(&[
+            limited(),
+            run(
+                Some(Answer {
+                    destination: false,
+                    ..router
+                }),
+                &[],
+            ),
+        ]);
+        assert!(
+            some[0].text.starts_with("1 hop is missing in some runs because"),
+            "{some:?}"
+        );
         // Nothing is missing where another attempt was answered.
         let answer = Answer::new(target(), None, None);
         assert_eq!(of_runs(&[run(Some(answer), &[(Cause::RateLimited, 2)])]), []);

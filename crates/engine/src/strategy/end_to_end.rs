@@ -278,6 +278,16 @@ impl Strategy for EndToEndStrategy {
             .left
             .iter()
             .any(|fortune| matches!(fortune, Fortune::Answered(_)));
+        let refuses = |fortune: &Fortune| {
+            matches!(
+                fortune,
+                Fortune::Lost {
+                    why: Some(Cause::Filtered),
+                    ..
+                }
+            )
+        };
+        let refused = self.left.iter().any(refuses);
         let mut result = EndToEndResult {
             refused: self.refused,
             unsent: count - self.made.min(count),
@@ -298,6 +308,9 @@ impl Strategy for EndToEndStrategy {
                 Cause::Local
             } else if let Some(why) = why {
                 why
+            } else if refused && !answered {
+                // Whoever refuses does not do so each time, or too late.
+                Cause::Filtered
             } else if answered || view.responders.is_known(place) {
                 match view.responders.explains_probe(place, sent, view.now) {
                     Some(true) => Cause::RateLimited,

@@ -257,14 +257,16 @@ function query() {
   return parameters;
 }
 
-/** Fills in the form as an address of this page says. */
+/** Fills in the form as an address of this page says. What it does not say has its default. */
 function fill(parameters) {
   const value = (name) => parameters.get(name);
   at("target").value = value("target") ?? "";
-  const protocol = (value("protocol") ?? "udp").toLowerCase();
+  const protocol = (value("protocol") ?? "").toLowerCase();
   at("protocol").value = protocol === "tcp" && value("tcp-method") === "sack" ? "sack" : protocol;
+  if (at("protocol").selectedIndex < 0) at("protocol").value = "udp";
   for (const [id, name] of [["port", "port"], ["runs", "traceroute-queries"], ["probes", "e2e-queries"]]) {
-    if (value(name) !== null) at(id).value = value(name);
+    at(id).value = value(name) ?? "";
+    if (at(id).value === "") at(id).value = at(id).defaultValue;
   }
   for (const [id, name] of [["names", "reverse-dns"], ["ipv6", "ipv6"]]) at(id).checked = value(name) === "true";
 }
@@ -387,12 +389,23 @@ at("protocol").addEventListener("change", () => {
   const usual = { udp: "33434", icmp: "33434", tcp: "443", sack: "443" };
   at("port").value = usual[at("protocol").value];
 });
-addEventListener("popstate", () => fill(new URLSearchParams(location.search)));
+// Back and forward: the form of that address, and no result of another one.
+addEventListener("popstate", () => {
+  abort?.abort();
+  abort = null;
+  at("start").disabled = false;
+  at("stop").disabled = true;
+  clear();
+  fill(new URLSearchParams(location.search));
+  status(location.search ? FILLED_IN : "");
+});
+
+const FILLED_IN = "Filled in from the address; press Trace.";
 
 listPast();
 if (location.search) {
   fill(new URLSearchParams(location.search));
   // Another site may lead here, but makes nobody trace.
   if (document.documentElement.dataset.openedBy === "user" && at("target").value) run();
-  else status("Filled in from the address; press Trace.");
+  else status(FILLED_IN);
 }
