@@ -26,6 +26,7 @@ mod access;
 mod diagnosis;
 mod egress;
 mod host;
+mod memory;
 mod options;
 mod own_addresses;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
@@ -94,6 +95,7 @@ pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
 #[cfg(target_os = "linux")]
 pub use imp::{forbid_dumps, keep_marking_privileges, keep_probing_privileges};
+pub use memory::return_free_memory;
 pub use options::NetworkOptions;
 pub use own_addresses::OwnAddresses;
 pub use privileges::Privileges;

@@ -149,6 +149,11 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many there have been; more than that, but never less.
+    pub(crate) fn count_so_far(&self) -> u64 {
+        self.table().next
+    }
+
     /// A place for one more, idle at first. Others may have to close.
     pub(crate) fn open(self: &Arc<Self>, client: Client) -> Arc<Connection> {
         let mut table = self.table();

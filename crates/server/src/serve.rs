@@ -45,6 +45,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When to ask a silent client whether it is still there, how often then, and how many times.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
+/// How often memory is given back.
+const RETURN_MEMORY: Duration = Duration::from_secs(20);
 /// The least that hyper takes.
 const SMALLEST_BUFFER: usize = 8192;
 
@@ -351,6 +353,7 @@ impl Server {
             let listener = tokio::net::UnixListener::from_std(socket.listener.try_clone()?)?;
             tasks.push(tokio::spawn(self.clone().accept_unix(listener)));
         }
+        tasks.push(tokio::spawn(self.clone().return_memory()));
         Ok(tasks)
     }
 
@@ -377,6 +380,19 @@ impl Server {
             match listener.accept().await {
                 Ok((stream, _)) => self.connection(stream, self.unix.open(Client::Local)),
                 Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    /// Gives memory back after connections: after thousands it would stay otherwise.
+    async fn return_memory(self) {
+        let mut before = 0;
+        loop {
+            sleep(RETURN_MEMORY).await;
+            let now = self.tcp.count_so_far();
+            if now != before {
+                before = now;
+                let _ = tokio::task::spawn_blocking(traceroute_net::return_free_memory).await;
             }
         }
     }
