@@ -225,7 +225,8 @@ pub(crate) enum Credit {
     Matched {
         found: FoundHop,
     },
-    /// It answered a probe, but cannot be told which, for now.
+    /// It answered a probe, but there is nothing to tell: it is not known which, for now; or it only
+    /// counts.
     Kept,
     Duplicate,
     /// It came when the trace was over, even if nobody had got around to ending it.
@@ -898,22 +899,27 @@ impl Trace {
             Entry::Another(answer) => (answer, true, false),
             Entry::New { answer, is_first } => (answer, is_first, true),
         };
-        if is_first && is_paths {
-            self.strategy.answered(flow, ttl, &answer);
-        } else if is_first {
-            let attempt = answer.attempt.map(|attempt| ProbeId { ttl, attempt });
-            let sent = attempt
-                .and_then(|id| state.ledger.mark(id))
-                .or_else(|| state.ledger.last_sent(ttl))
-                .unwrap_or(received.at);
-            responders.answered(place, answer.address, answer.error.is_some(), sent, answer.rtt);
-        }
+        let is_told = if is_paths {
+            is_first && self.strategy.answered(flow, ttl, &answer)
+        } else {
+            if is_first {
+                let attempt = answer.attempt.map(|attempt| ProbeId { ttl, attempt });
+                let sent = attempt
+                    .and_then(|id| state.ledger.mark(id))
+                    .or_else(|| state.ledger.last_sent(ttl))
+                    .unwrap_or(received.at);
+                responders.answered(place, answer.address, answer.error.is_some(), sent, answer.rtt);
+            }
+            is_new
+        };
         self.wake_at = Time::ZERO;
         self.is_answered = true;
-        if is_new {
+        if is_told {
             Credit::Matched {
-                found: FoundHop { ttl, answer },
+                found: FoundHop { flow, ttl, answer },
             }
+        } else if is_paths && (is_first || is_new) {
+            Credit::Kept
         } else {
             Credit::Duplicate
         }

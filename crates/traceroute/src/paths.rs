@@ -16,8 +16,12 @@ use traceroute_engine::{Cause, Losses, Method, PathsPlan, Plan, TraceError, Trac
 
 use crate::details::MplsEntry;
 use crate::document::address_or_empty;
+use crate::driver::{News, OnNews};
 use crate::egress::check_target;
 use crate::error::Error;
+use crate::events::{self, Events, Teller};
+use crate::path_events::Growth;
+pub use crate::path_events::PathsEvent;
 use crate::request::{Protocol, Request};
 use crate::target::resolve_target;
 use crate::tracer::{RunError, Tracer, is_one_host};
@@ -272,6 +276,9 @@ pub struct PathsE2e {
     pub rtt: Option<PathsRtt>,
 }
 
+/// The events of a discovery that is being carried out, and its result.
+pub type PathsEvents<'r> = Events<'r, PathsEvent, Paths>;
+
 impl Tracer {
     /// Finds all paths that flows to the request's target take. End-to-end probes, if the request
     /// wants any, then go over the flows in turn. Runs are not made. Dropping the future stops its
@@ -280,6 +287,21 @@ impl Tracer {
     /// # Errors
     /// As [`Tracer::trace`]. Over TCP this needs raw sockets.
     pub async fn paths(&self, request: &Request, options: PathsOptions) -> Result<Paths, Error> {
+        self.find_paths(request, options, None).await
+    }
+
+    /// [`Tracer::paths`] that also tells what it finds meanwhile.
+    pub fn paths_events<'r>(&'r self, request: &'r Request, options: PathsOptions) -> PathsEvents<'r> {
+        let (teller, queue) = events::queue();
+        queue.of(Box::pin(self.find_paths(request, options, Some(teller))))
+    }
+
+    async fn find_paths(
+        &self,
+        request: &Request,
+        options: PathsOptions,
+        events: Option<Teller<PathsEvent>>,
+    ) -> Result<Paths, Error> {
         let start = Instant::now();
         let longest = request.time_limit().saturating_add(request.e2e_time());
         let deadline = start.checked_add(longest).unwrap_or(start);
@@ -314,7 +336,17 @@ impl Tracer {
             ..TraceSpec::full(method, address, port, request.max_ttl(), request.timeout())
         };
         let failed = |error| Error::Traces(vec![RunError::Trace(error)]);
-        let outcome = self.driver(request)?.trace(spec, None).await.map_err(failed)?;
+        let on_news = events.map(|events| {
+            events.tell(PathsEvent::Resolved { address });
+            let mut growth = Growth::new(request.first_ttl());
+            let on_news: OnNews = Box::new(move |news| {
+                if let News::Hop(found) = news {
+                    growth.answered(found, |event| events.tell(event));
+                }
+            });
+            on_news
+        });
+        let outcome = self.driver(request)?.trace(spec, on_news).await.map_err(failed)?;
         let TraceOutcome::Paths(result) = outcome else {
             return Err(failed(TraceError::Stopped));
         };

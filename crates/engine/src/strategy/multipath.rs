@@ -651,7 +651,7 @@ impl Strategy for Multipath {
         Step::Done
     }
 
-    fn answered(&mut self, flow: FlowIndex, ttl: u8, answer: &Answer) {
+    fn answered(&mut self, flow: FlowIndex, ttl: u8, answer: &Answer) -> bool {
         if let Some(rtt) = answer.rtt {
             self.rtt = self.rtt.max(rtt);
         }
@@ -662,12 +662,18 @@ impl Strategy for Multipath {
             (asked.ask.flow, asked.ask.ttl) == (flow, ttl) && is_to
         };
         let Some(index) = self.asked.iter().position(is_it) else {
-            return;
+            return false;
         };
         let asked = self.asked.swap_remove(index);
         match asked.purpose {
-            Purpose::EndToEnd => return self.received(flow, answer),
-            Purpose::Loss => return self.loss(asked.ask, true),
+            Purpose::EndToEnd => {
+                self.received(flow, answer);
+                return false;
+            }
+            Purpose::Loss => {
+                self.loss(asked.ask, true);
+                return false;
+            }
             Purpose::Question | Purpose::Control => {}
         }
         self.has_news = true;
@@ -715,6 +721,7 @@ impl Strategy for Multipath {
             };
             self.discovery.answered(asked.ask, seen);
         }
+        true
     }
 
     fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome {
