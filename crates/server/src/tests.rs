@@ -1456,6 +1456,7 @@ async fn the_page_may_load_nothing_from_elsewhere() {
     for (path, kind) in [
         ("/", "text/html"),
         ("/page.js", "text/javascript"),
+        ("/paths.js", "text/javascript"),
         ("/page.css", "text/css"),
     ] {
         let answer = bench.get(path).await;

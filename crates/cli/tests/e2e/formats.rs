@@ -410,3 +410,22 @@ fn all_paths_in_each_format() -> Result<()> {
         assert_eq!(picture.matches("<path ").count(), 6, "{picture}");
     })
 }
+
+#[test]
+fn a_picture_of_paths_says_where_loss_begins() -> Result<()> {
+    let lossy = DIAMOND.replacen(
+        "v4 = \"10.1.2.1\"\n",
+        "v4 = \"10.1.2.1\"\nforward = { loss = 0.5 }\n",
+        1,
+    );
+    let topology = traceroute_simnet::Topology::parse("diamond", &lossy).unwrap();
+    behind_a_tunnel(&topology, |client| {
+        let picture = printed(
+            client,
+            "198.51.100.1",
+            "paths --confidence 0.9999 --format svg -Q 200 --e2e-interval 2",
+        );
+        assert_eq!(picture.matches(" % lost</text>").count(), 1, "{picture}");
+        assert_eq!(picture.matches("stroke=\"#c22\"").count(), 1, "{picture}");
+    })
+}
