@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use traceroute_engine::multipath::{
-    Balancing, GraphHop, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Sample, Visit,
+    Balancing, GraphHop, HashedFields, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange,
+    Sample, Visit,
 };
 use traceroute_engine::{Cause, Losses, Method, PathsPlan, Plan, TraceError, TraceOutcome, TraceSpec};
 
@@ -162,6 +163,11 @@ pub struct PathsHop {
     pub ttl: u8,
     /// `none`, `per_flow` or `per_packet`.
     pub balancing: &'static str,
+    /// What the node before hashes to choose: `source_port`, `flow_label`, over ICMP `identifier`
+    /// and `checksum`. Left out where that was not measured: only over IPv6, where all flows come
+    /// from one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hashed: Option<Vec<&'static str>>,
     /// Who was met there.
     pub nodes: Vec<PathsNode>,
 }
@@ -374,8 +380,15 @@ impl Paths {
     fn new(request: &Request, options: PathsOptions, result: &PathsResult, took: Duration) -> Self {
         let graph = &result.graph;
         let mut nodes = result.nodes.iter();
-        let hops = graph.hops.iter().map(|hop| describe_hop(hop, &mut nodes));
         let is_icmp = request.protocol() == Protocol::Icmp;
+        let hops = graph.hops.iter().map(|hop| {
+            let mut hashed = result.hashed.iter();
+            let hashed = hashed.find(|hashed| hashed.ttl == hop.ttl);
+            PathsHop {
+                hashed: hashed.map(|hashed| describe_hashed(*hashed, is_icmp)),
+                ..describe_hop(hop, &mut nodes)
+            }
+        });
         let begins = || result.loss_begins.iter();
         let from =
             |ttl: u8, from: Option<IpAddr>| from.or((ttl == request.first_ttl()).then_some(result.source));
@@ -460,8 +473,24 @@ fn describe_hop<'r>(hop: &GraphHop, statistics: &mut impl Iterator<Item = &'r No
             Balancing::PerFlow => "per_flow",
             Balancing::PerPacket => "per_packet",
         },
+        hashed: None,
         nodes: nodes.collect(),
     }
+}
+
+fn describe_hashed(hashed: HashedFields, is_icmp: bool) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    if hashed.port {
+        names.extend_from_slice(if is_icmp {
+            &["identifier", "checksum"]
+        } else {
+            &["source_port"]
+        });
+    }
+    if hashed.label {
+        names.push("flow_label");
+    }
+    names
 }
 
 fn describe_losses(lost: Losses) -> BTreeMap<&'static str, u32> {
@@ -599,6 +628,11 @@ mod tests {
                     rtt,
                 })
                 .collect(),
+            hashed: vec![HashedFields {
+                ttl: 1,
+                port: true,
+                label: is_rich,
+            }],
             loss_begins: vec![LossBegins {
                 ttl: 1,
                 from: None,

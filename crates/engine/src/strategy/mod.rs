@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Send {
         flow: FlowIndex,
         ttl: u8,
+        /// Its IPv6 flow label, where that is not the flow's.
+        label: Option<u32>,
         /// No other is on its way: an answer that does not say to which probe it is, is to this
         /// one.
         alone: bool,
