@@ -163,9 +163,12 @@ pub enum TraceOutcome {
     Paths(Box<PathsResult>),
 }
 
-/// A hop as it is found, for progress displays.
+/// A hop as it is found, for progress displays. A discovery of paths tells of each flow, and again
+/// of a flow that it repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundHop {
+    /// Which flow of the trace, from 0.
+    pub flow: u32,
     /// TTL, in hops.
     pub ttl: u8,
     /// The answer.

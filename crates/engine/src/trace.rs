@@ -225,7 +225,8 @@ pub(crate) enum Credit {
     Matched {
         found: FoundHop,
     },
-    /// It answered a probe, but cannot be told which, for now.
+    /// It answered a probe, but there is nothing to tell: it is not known which, for now; or it only
+    /// counts.
     Kept,
     Duplicate,
     /// It came when the trace was over, even if nobody had got around to ending it.
@@ -259,6 +260,16 @@ pub(crate) struct FlowState {
     alone: Option<ProbeId>,
 }
 
+/// A probe that a strategy has asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    flow: FlowIndex,
+    id: ProbeId,
+    /// Instead of the flow's.
+    label: Option<u32>,
+    alone: bool,
+}
+
 pub(crate) struct Trace {
     spec: TraceSpec,
     strategy: Box<dyn Strategy>,
@@ -270,7 +281,7 @@ pub(crate) struct Trace {
     closing: Option<Time>,
     /// The probe that the kernel had no room for, or that has been asked for and is not settled
     /// yet.
-    asked: Option<(FlowIndex, ProbeId, bool)>,
+    asked: Option<Asked>,
     /// How much longer probes may wait for room in the kernel's queue, all together.
     queue_patience: Duration,
     /// Since when the next probe has been waiting for room.
@@ -430,7 +441,7 @@ impl Trace {
         if now >= self.started + self.spec.longest {
             return self.over();
         }
-        if let Some((flow, id, _)) = self.asked {
+        if let Some(Asked { flow, id, .. }) = self.asked {
             return Due::Send { flow, id };
         }
         let mut view = View {
@@ -444,13 +455,23 @@ impl Trace {
         let step = self.strategy.next(&mut view);
         self.closing = None;
         match step {
-            Step::Send { flow, ttl, alone } => {
+            Step::Send {
+                flow,
+                ttl,
+                label,
+                alone,
+            } => {
                 let Some(state) = self.flow(flow) else {
                     debug_assert!(false, "a strategy probes on a flow that is not there");
                     return Due::Finish;
                 };
                 let id = state.ledger.next(ttl);
-                self.asked = Some((flow, id, alone));
+                self.asked = Some(Asked {
+                    flow,
+                    id,
+                    label,
+                    alone,
+                });
                 Due::Send { flow, id }
             }
             Step::Open => Due::Open,
@@ -481,14 +502,17 @@ impl Trace {
 
     /// The packet of a probe.
     pub(crate) fn probe(&self, flow: FlowIndex, id: ProbeId, now: Time) -> Option<Probe> {
-        self.flow(flow).map(|state| state.flow.probe(id, now))
+        let mut probe = self.flow(flow)?.flow.probe(id, now);
+        let asked = self.asked.filter(|asked| (asked.flow, asked.id) == (flow, id));
+        if let Some(label) = asked.and_then(|asked| asked.label) {
+            probe.flow_label = label;
+        }
+        Some(probe)
     }
 
     /// The probe that [`Trace::due`] asked for has left.
     pub(crate) fn sent(&mut self, flow: FlowIndex, id: ProbeId, at: Time, responders: &mut Responders) {
-        let Some((.., alone)) = self
-            .asked
-            .take_if(|(asked, asked_id, _)| (*asked, *asked_id) == (flow, id))
+        let Some(Asked { alone, .. }) = self.asked.take_if(|asked| (asked.flow, asked.id) == (flow, id))
         else {
             return;
         };
@@ -545,7 +569,7 @@ impl Trace {
 
     /// The kernel refused the probe. Ends a run if that was so of all of the first ones.
     pub(crate) fn send_failed(&mut self, at: Time, error: TraceError) {
-        let Some((flow, id, _)) = self.asked.take() else {
+        let Some(Asked { flow, id, .. }) = self.asked.take() else {
             return;
         };
         self.wake_at = Time::ZERO;
@@ -898,22 +922,27 @@ impl Trace {
             Entry::Another(answer) => (answer, true, false),
             Entry::New { answer, is_first } => (answer, is_first, true),
         };
-        if is_first && is_paths {
-            self.strategy.answered(flow, ttl, &answer);
-        } else if is_first {
-            let attempt = answer.attempt.map(|attempt| ProbeId { ttl, attempt });
-            let sent = attempt
-                .and_then(|id| state.ledger.mark(id))
-                .or_else(|| state.ledger.last_sent(ttl))
-                .unwrap_or(received.at);
-            responders.answered(place, answer.address, answer.error.is_some(), sent, answer.rtt);
-        }
+        let is_told = if is_paths {
+            is_first && self.strategy.answered(flow, ttl, &answer)
+        } else {
+            if is_first {
+                let attempt = answer.attempt.map(|attempt| ProbeId { ttl, attempt });
+                let sent = attempt
+                    .and_then(|id| state.ledger.mark(id))
+                    .or_else(|| state.ledger.last_sent(ttl))
+                    .unwrap_or(received.at);
+                responders.answered(place, answer.address, answer.error.is_some(), sent, answer.rtt);
+            }
+            is_new
+        };
         self.wake_at = Time::ZERO;
         self.is_answered = true;
-        if is_new {
+        if is_told {
             Credit::Matched {
-                found: FoundHop { ttl, answer },
+                found: FoundHop { flow, ttl, answer },
             }
+        } else if is_paths && (is_first || is_new) {
+            Credit::Kept
         } else {
             Credit::Duplicate
         }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use traceroute_engine::multipath::{Balancing, PathsEnd, PathsResult};
+use traceroute_engine::multipath::{Balancing, HashedFields, PathsEnd, PathsResult};
 use traceroute_engine::{Method, PathsPlan, Plan, TraceSpec};
 use traceroute_scenarios::Simulation;
 use traceroute_simnet::{Network, Topology};
@@ -359,4 +359,44 @@ fn a_hundred_discoveries_at_once_find_the_same_as_one_alone() {
     }
     // One in twenty may miss something.
     assert!(complete >= 90, "{complete}");
+}
+
+#[test]
+fn what_a_balancer_hashes_over_ipv6_is_told() {
+    for method in METHODS {
+        // Over ICMP, which has no ports, identifier and checksum.
+        let transport = if method == Method::Icmp {
+            "first-four-bytes"
+        } else {
+            "ports"
+        };
+        for (balance, port, label) in [(transport, true, false), ("flow-label", false, true)] {
+            let path = Path::default()
+                .routers(1)
+                .diamond(balance, &[1, 1, 1], "")
+                .routers(1);
+            let path = path.diamond(balance, &[2, 2], "").routers(1);
+            let (result, _) = find(&mut path.simulation(1), spec(method, V6));
+            let hashed = |ttl| HashedFields { ttl, port, label };
+            // Only where all flows come from one node.
+            assert_eq!(
+                result.hashed,
+                [hashed(3), hashed(6)],
+                "{method:?} {balance}: {result:?}"
+            );
+            let (result, _) = find(&mut path.simulation(1), spec(method, V4));
+            assert_eq!(result.hashed, [], "{method:?} {balance}");
+        }
+    }
+}
+
+/// Each of ten probes is sent three times at most: where too few are answered, nothing is said.
+#[test]
+fn what_a_balancer_hashes_is_not_told_where_its_next_hops_stay_silent() {
+    let path = Path::default()
+        .routers(1)
+        .diamond("ports", &[1, 1], "silent = true")
+        .routers(1);
+    let (result, _) = find(&mut path.simulation(1), spec(Method::Udp, V6));
+    assert_eq!(result.hashed, [], "{result:?}");
 }

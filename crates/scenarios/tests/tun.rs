@@ -6,7 +6,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use datadog_traceroute::details::MplsEntry;
 use datadog_traceroute::document::Document;
-use datadog_traceroute::{Event, Protocol, Report, Request, TcpMethod, Tracer};
+use datadog_traceroute::{Event, PathsEvent, PathsOptions, Protocol, Report, Request, TcpMethod, Tracer};
 use tokio::runtime::{Builder, Runtime};
 use traceroute_net::Access;
 use traceroute_scenarios::{
@@ -111,6 +111,64 @@ fn the_library_finds_behind_a_device_what_the_engine_finds_in_memory() {
     let usual = check_errors(errors);
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     usual.unwrap();
+}
+
+/// Over a balancer by flow and one by packet: what is told on the way is what is in the result.
+#[test]
+fn paths_are_told_as_they_are_found() {
+    let lab = match Lab::new(Access::Raw) {
+        Ok(lab) => lab,
+        Err(error) => return traceroute_testbed::not_run(&error.to_string()),
+    };
+    let scenarios = table::scenarios();
+    for (name, is_first) in [("balance-ports", true), ("balance-packet", false)] {
+        let scenario = scenarios.iter().find(|scenario| scenario.name == name).unwrap();
+        if is_first {
+            namespace::configure(&lab.name, &scenario.topology().unwrap(), true).unwrap();
+        }
+        let target = scenario.target(Family::V4);
+        let (mut nodes, mut links, mut moved) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (result, _) = lab.with_network(scenario, || {
+            let request = Request::to(target).e2e_probes(20);
+            let request = request.e2e_interval(Duration::from_millis(5)).build().unwrap();
+            let tracer = Tracer::new();
+            lab.runtime.block_on(async {
+                let mut events = tracer.paths_events(&request, PathsOptions::default());
+                assert_eq!(
+                    events.next().await,
+                    Some(PathsEvent::Resolved { address: target })
+                );
+                while let Some(event) = events.next().await {
+                    let is_new = match event {
+                        PathsEvent::NodeFound { ttl, address, .. } => nodes.insert((ttl, address)),
+                        PathsEvent::LinkFound { ttl, from, to } => links.insert((ttl, from, to)),
+                        PathsEvent::Moved { ttl } => moved.insert(ttl),
+                        _ => false,
+                    };
+                    assert!(is_new, "{event:?}");
+                }
+                assert_eq!(events.missed(), 0);
+                events.report().await.unwrap()
+            })
+        });
+        let found = result
+            .hops
+            .iter()
+            .flat_map(|hop| hop.nodes.iter().map(|node| (hop.ttl, node.ip_address.unwrap())));
+        assert_eq!(nodes, found.collect(), "{name}: {result:?}");
+        let by_packet = result.hops.iter().filter(|hop| hop.balancing == "per_packet");
+        let by_packet: BTreeSet<u8> = by_packet.map(|hop| hop.ttl).collect();
+        assert_eq!(moved, by_packet, "{name}: {result:?}");
+        assert_eq!(moved.is_empty(), name == "balance-ports");
+        let is_sure = |ttl: u8| !moved.contains(&ttl) && !moved.contains(&(ttl - 1));
+        links.retain(|(ttl, ..)| is_sure(*ttl));
+        let all = result
+            .links
+            .iter()
+            .filter(|link| link.ttl > 1 && is_sure(link.ttl))
+            .map(|link| (link.ttl, link.from.unwrap(), link.to.unwrap()));
+        assert_eq!(links, all.collect(), "{name}: {result:?}");
+    }
 }
 
 /// Whether the errors of all round-trip times are as small as they usually are.

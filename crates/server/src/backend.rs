@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 
 use datadog_traceroute::{
-    Error, Event, Host, Paths, PathsOptions, Report, Request, Statistics, Tracer, TracerOptions, resolve,
+    Error, Event, Host, Paths, PathsEvent, PathsOptions, Report, Request, Statistics, Tracer, TracerOptions,
+    resolve,
 };
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 /// Called for each thing that happens during a trace.
-pub(crate) type OnEvent = Box<dyn FnMut(Event) + Send>;
+pub(crate) type OnEvent<E = Event> = Box<dyn FnMut(E) + Send>;
 
 /// Carries requests out. Dropping a returned future stops what it began.
 pub(crate) trait Backend: Send + Sync {
@@ -26,11 +27,13 @@ pub(crate) trait Backend: Send + Sync {
         tell: Option<OnEvent>,
     ) -> BoxFuture<'a, Result<Report, Error>>;
 
-    /// Finds all paths that a request's flows take.
+    /// Finds all paths that a request's flows take, telling what is found when somebody wants to
+    /// know.
     fn paths<'a>(
         &'a self,
         request: &'a Request,
         options: PathsOptions,
+        tell: Option<OnEvent<PathsEvent>>,
     ) -> BoxFuture<'a, Result<Paths, Error>>;
 
     /// Counters of the engine; `None` while it has not begun.
@@ -68,8 +71,18 @@ impl Backend for Tracer {
         &'a self,
         request: &'a Request,
         options: PathsOptions,
+        tell: Option<OnEvent<PathsEvent>>,
     ) -> BoxFuture<'a, Result<Paths, Error>> {
-        Box::pin(Tracer::paths(self, request, options))
+        Box::pin(async move {
+            let Some(mut tell) = tell else {
+                return Tracer::paths(self, request, options).await;
+            };
+            let mut events = self.paths_events(request, options);
+            while let Some(event) = events.next().await {
+                tell(event);
+            }
+            events.report().await
+        })
     }
 
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datadog_traceroute::{
-    Egress, EgressError, Error, Host, Paths, PathsOptions, Report, Request, is_one_host, only_zone,
+    Egress, EgressError, Error, Host, Paths, PathsEvent, PathsOptions, Report, Request, is_one_host,
+    only_zone,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -154,12 +155,16 @@ impl Job {
         Ok(report)
     }
 
-    /// Finds all paths.
+    /// Finds all paths, telling `tell` what is found.
     ///
     /// # Errors
     /// As [`Job::run`].
-    pub(crate) async fn paths(&self, options: PathsOptions) -> Result<Paths, Failure> {
-        let discovery = self.service.backend.paths(&self.request, options);
+    pub(crate) async fn paths(
+        &self,
+        options: PathsOptions,
+        tell: Option<OnEvent<PathsEvent>>,
+    ) -> Result<Paths, Failure> {
+        let discovery = self.service.backend.paths(&self.request, options, tell);
         let paths = self.in_time(discovery).await?;
         paths.map_err(|error| Failure::trace(&error))
     }

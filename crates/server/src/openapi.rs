@@ -53,7 +53,8 @@ fn description() -> Value {
             "/traceroute": { "get": trace_operation() },
             "/traceroute/stream": { "get": stream_operation() },
             "/probe": { "get": probe_operation() },
-            "/paths": { "get": paths::operation(shared_parameters(), failures(&FAILURES)) },
+            "/paths": { "get": paths::operation(false, shared_parameters(), failures(&FAILURES)) },
+            "/paths/stream": { "get": paths::operation(true, shared_parameters(), failures(&FAILURES)) },
             "/health": { "get": health_operation() },
             "/livez": { "get": state_operation("livez", "Whether the server runs. HEAD works too.", &["405"]) },
             "/readyz": { "get": state_operation(

@@ -16,12 +16,17 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
                                        img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Path, media type and content.
-const FILES: [(&str, &str, &str); 3] = [
+const FILES: [(&str, &str, &str); 4] = [
     ("/", "text/html; charset=utf-8", include_str!("assets/index.html")),
     (
         "/page.js",
         "text/javascript; charset=utf-8",
         include_str!("assets/page.js"),
+    ),
+    (
+        "/paths.js",
+        "text/javascript; charset=utf-8",
+        include_str!("assets/paths.js"),
     ),
     (
         "/page.css",
@@ -30,7 +35,7 @@ const FILES: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// The page and its two files.
+/// The page and its files.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     FILES
         .into_iter()

@@ -1,4 +1,5 @@
-//! `GET /paths`: all paths to a target, as the document `paths/1`.
+//! `GET /paths`: all paths to a target, as the document `paths/1`; `GET /paths/stream`: the same as
+//! server-sent events.
 
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{Method, Uri};
 use axum::response::Response;
+use datadog_traceroute::PathsOptions;
 use serde_json::{Value, json};
 use traceroute_flags::{Interface, PathParameters, TraceOption};
 
@@ -13,6 +15,7 @@ use crate::failure::Failure;
 use crate::job::Job;
 use crate::parameters::Query;
 use crate::router::{Service, only_get, respond};
+use crate::stream;
 use crate::tokens::Guest;
 
 /// Answers when all is done.
@@ -23,6 +26,25 @@ pub(crate) async fn paths(
     uri: Uri,
 ) -> Result<Response, Failure> {
     only_get(&method)?;
+    let (job, options) = admit(service, guest, uri).await?;
+    let found = job.paths(options, None).await?;
+    let document = datadog_traceroute::json::to_compact(&found);
+    Ok(respond("application/json", document.map_err(Failure::encoding)?))
+}
+
+/// Tells what is found as it is found.
+pub(crate) async fn events(
+    State(service): State<Arc<Service>>,
+    Extension(guest): Extension<Guest>,
+    method: Method,
+    uri: Uri,
+) -> Result<Response, Failure> {
+    only_get(&method)?;
+    let (job, options) = admit(service, guest, uri).await?;
+    Ok(stream::of_paths(job, options))
+}
+
+async fn admit(service: Arc<Service>, guest: Guest, uri: Uri) -> Result<(Job, PathsOptions), Failure> {
     let query = Query::parse(uri.query().unwrap_or_default());
     drop(uri);
     let ceilings = &service.settings.ceilings;
@@ -36,14 +58,16 @@ pub(crate) async fn paths(
     );
     let (request, options) = parameters.validate().map_err(Failure::invalid_parameters)?;
     let job = Job::admit_discovery(service, request, guest, options).await?;
-    let found = job.paths(options).await?;
-    let document = datadog_traceroute::json::to_compact(&found);
-    Ok(respond("application/json", document.map_err(Failure::encoding)?))
+    Ok((job, options))
 }
 
-/// Its description in the OpenAPI document; `trace` are the parameters of a trace that mean the
-/// same.
-pub(crate) fn operation(trace: Vec<Value>, mut responses: serde_json::Map<String, Value>) -> Value {
+/// The description of `/paths` in the OpenAPI document, or of its stream; `trace` are the
+/// parameters of a trace that mean the same.
+pub(crate) fn operation(
+    is_stream: bool,
+    trace: Vec<Value>,
+    mut responses: serde_json::Map<String, Value>,
+) -> Value {
     let mut parameters = trace;
     parameters.push(json!({
         "name": "confidence", "in": "query", "required": false,
@@ -55,17 +79,38 @@ pub(crate) fn operation(trace: Vec<Value>, mut responses: serde_json::Map<String
         "schema": { "type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 10_000 },
         "description": "Probes for the discovery at most.",
     }));
-    responses.insert(
-        "200".to_owned(),
+    let success = if is_stream {
+        json!({
+            "description": "Events: `node` {ttl, ip_address, destination} and `link` {ttl, from, to} when one has been \
+                            found, `moved` {ttl} when links to and from nodes with this TTL do not count any more, and \
+                            last `result` with the document of /paths, or `error` with an Error, when it fails after it \
+                            has begun. What is known before has its own status.",
+            "content": { "text/event-stream": {} },
+        })
+    } else {
         json!({
             "description": "All paths, as docs/paths.schema.json describes them.",
             "content": { "application/json": { "schema": { "type": "object" } } },
-        }),
-    );
+        })
+    };
+    responses.insert("200".to_owned(), success);
+    let (id, summary, description) = if is_stream {
+        (
+            "pathsStream",
+            "The paths as server-sent events, as they are found.",
+            "Nodes that do not answer, links from the source and all that is measured are only in the result.",
+        )
+    } else {
+        (
+            "paths",
+            "Find all paths to a target that load balancers choose between.",
+            "Answers when all is done. Without e2e-queries no end-to-end probes are sent.",
+        )
+    };
     json!({
-        "operationId": "paths",
-        "summary": "Find all paths to a target that load balancers choose between.",
-        "description": "Answers when all is done. Without e2e-queries no end-to-end probes are sent.",
+        "operationId": id,
+        "summary": summary,
+        "description": description,
         "parameters": parameters,
         "responses": responses,
     })

@@ -84,7 +84,10 @@ pub(crate) fn is_protected(path: &str) -> bool {
 
 /// Whether asking for a path costs something: only `GET` does.
 pub(crate) fn sends_probes(path: &str) -> bool {
-    matches!(path, "/traceroute" | "/traceroute/stream" | "/probe" | "/paths")
+    matches!(
+        path,
+        "/traceroute" | "/traceroute/stream" | "/probe" | "/paths" | "/paths/stream"
+    )
 }
 
 /// Whether a path tells how the service is, also when there is no room for more.
@@ -93,11 +96,12 @@ pub(crate) fn tells_health(path: &str) -> bool {
 }
 
 /// The paths that are served, for metrics and the OpenAPI document; page files aside.
-pub(crate) const PATHS: [&str; 10] = [
+pub(crate) const PATHS: [&str; 11] = [
     "/traceroute",
     "/traceroute/stream",
     "/probe",
     "/paths",
+    "/paths/stream",
     "/health",
     "/livez",
     "/readyz",
@@ -113,6 +117,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .route("/traceroute/stream", any(events))
         .route("/probe", any(probe))
         .route("/paths", any(paths::paths))
+        .route("/paths/stream", any(paths::events))
         .route("/health", any(healthy))
         .route("/livez", any(alive))
         .route("/readyz", any(ready))
@@ -187,7 +192,7 @@ async fn events(
     let (wanted, remarks) = wanted(asked(&service, uri));
     let answer = async {
         let request = without_format(wanted?, "events are JSON")?;
-        Ok(stream::response(Job::admit(service, request, guest, None).await?))
+        Ok(stream::of_trace(Job::admit(service, request, guest, None).await?))
     };
     Ok(remarked(&remarks, answer.await))
 }

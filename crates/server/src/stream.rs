@@ -1,24 +1,25 @@
-//! `GET /traceroute/stream`: server-sent events
+//! `GET /traceroute/stream` and `GET /paths/stream`: server-sent events
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
-//! `hop`, `run` and `e2e` tell what happens as it happens; the last event is `report`, the document
-//! that `/traceroute` gives, or `error`.
+//! `hop`, `run` and `e2e`, or `node`, `link` and `moved`, tell what happens as it happens; the last
+//! event is `report` or `result`, the document that the path without `/stream` gives, or `error`.
 
 use std::convert::Infallible;
-use std::future::ready;
+use std::future::{Future, ready};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use datadog_traceroute::{Event, Report, is_private, json};
+use datadog_traceroute::{Event, PathsEvent, PathsOptions, is_private, json};
 use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tracing::Instrument;
 
+use crate::backend::OnEvent;
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::limits::Room;
@@ -32,11 +33,38 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// them all.
 const QUEUE: usize = 16_384;
 
-/// A response that carries out `job`, however slowly its body is read; dropping the body stops the
-/// job.
-pub(crate) fn response(job: Job) -> Response {
+/// A response that carries out a trace.
+pub(crate) fn of_trace(job: Job) -> Response {
+    let hide_private = job.request().skip_private_hops();
+    let describe = move |happened| describe(happened, hide_private);
+    response("report", describe, async move |tell| {
+        let report = job.run(Some(tell)).await?;
+        let room = job.room_for(&report).await?;
+        Ok((report, Some(room)))
+    })
+}
+
+/// A response that carries out a discovery of paths.
+pub(crate) fn of_paths(job: Job, options: PathsOptions) -> Response {
+    response("result", describe_paths, async move |tell| {
+        Ok((job.paths(options, Some(tell)).await?, None))
+    })
+}
+
+/// A response that carries out `work`, however slowly its body is read; dropping the body stops
+/// the work. Its result is the event `last`.
+fn response<E, R, F>(
+    last: &'static str,
+    describe: impl Fn(E) -> Option<sse::Event> + Send + 'static,
+    work: impl FnOnce(OnEvent<E>) -> F + 'static,
+) -> Response
+where
+    E: Send + 'static,
+    R: Serialize + Send + 'static,
+    F: Future<Output = Result<(R, Option<Room>), Failure>> + Send + 'static,
+{
     let outcome = Outcome::default();
-    let events = events(job, outcome.clone()).map(Ok::<_, Infallible>);
+    let events = events(last, describe, work, outcome.clone()).map(Ok::<_, Infallible>);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     response.extensions_mut().insert(outcome);
@@ -49,40 +77,47 @@ pub(crate) fn response(job: Job) -> Response {
 }
 
 /// What happens, and last how it ended; `outcome` is told of a failure.
-fn events(job: Job, outcome: Outcome) -> impl Stream<Item = sse::Event> {
-    let hide_private = job.request().skip_private_hops();
+fn events<E, R, F>(
+    last: &'static str,
+    describe: impl Fn(E) -> Option<sse::Event>,
+    work: impl FnOnce(OnEvent<E>) -> F,
+    outcome: Outcome,
+) -> impl Stream<Item = sse::Event>
+where
+    E: Send + 'static,
+    R: Serialize + Send + 'static,
+    F: Future<Output = Result<(R, Option<Room>), Failure>> + Send + 'static,
+{
     let (sender, mut progress) = mpsc::channel(QUEUE);
+    let tell = Box::new(move |progress| {
+        let _ = sender.try_send(progress);
+    });
     // The one task that carries out the job; stops when dropped.
-    let mut work = JoinSet::new();
+    let mut task = JoinSet::new();
     // A task of its own: limits of time hold, and probes are sent, whether or not somebody reads.
-    work.spawn(
-        async move {
-            let tell = Box::new(move |progress| {
-                let _ = sender.try_send(progress);
-            });
-            let report = job.run(Some(tell)).await?;
-            let room = job.room_for(&report).await?;
-            Ok((report, room))
-        }
-        .in_current_span(),
-    );
+    task.spawn(work(tell).in_current_span());
     let progress = stream::poll_fn(move |context| progress.poll_recv(context));
-    let happened = progress.filter_map(move |progress| ready(describe(progress, hide_private)));
+    let happened = progress.filter_map(move |progress| ready(describe(progress)));
     // Begins when there will be no more progress: the job has ended, or is about to.
     let end = stream::once(async move {
-        let result = work.join_next().await;
-        result.map(|result| conclude(result, &outcome))
+        let result = task.join_next().await;
+        result.map(|result| conclude(last, result, &outcome))
     });
     happened.chain(end.filter_map(ready))
 }
 
+/// What the task results in: a document, and memory for it where that is counted.
+type Done<R> = Result<Result<(R, Option<Room>), Failure>, JoinError>;
+
 /// The last event.
-fn conclude(result: Result<Result<(Report, Room), Failure>, JoinError>, outcome: &Outcome) -> sse::Event {
+fn conclude<R: Serialize>(last: &'static str, result: Done<R>, outcome: &Outcome) -> sse::Event {
     let result = result.unwrap_or_else(|panic| Err(Failure::crashed(&panic)));
-    let event = result.and_then(|(report, room)| {
+    let event = result.and_then(|(document, room)| {
         // Until the response has ended.
-        outcome.hold(room);
-        event("report", &report).map_err(Failure::encoding)
+        if let Some(room) = room {
+            outcome.hold(room);
+        }
+        event(last, &document).map_err(Failure::encoding)
     });
     event.unwrap_or_else(|failure| {
         let event = sse::Event::default().event("error").data(failure.to_json());
@@ -133,6 +168,47 @@ fn describe(happened: Event, hide_private: bool) -> Option<sse::Event> {
         _ => return None,
     };
     // Numbers and addresses can always be written.
+    event.ok()
+}
+
+#[derive(Serialize)]
+struct NodeEvent {
+    ttl: u8,
+    ip_address: IpAddr,
+    destination: bool,
+}
+
+#[derive(Serialize)]
+struct LinkEvent {
+    ttl: u8,
+    from: IpAddr,
+    to: IpAddr,
+}
+
+#[derive(Serialize)]
+struct MovedEvent {
+    ttl: u8,
+}
+
+/// One event of a discovery; `None` when it tells what the stream does not have.
+fn describe_paths(happened: PathsEvent) -> Option<sse::Event> {
+    let event = match happened {
+        PathsEvent::NodeFound {
+            ttl,
+            address: ip_address,
+            destination,
+        } => event(
+            "node",
+            &NodeEvent {
+                ttl,
+                ip_address,
+                destination,
+            },
+        ),
+        PathsEvent::LinkFound { ttl, from, to } => event("link", &LinkEvent { ttl, from, to }),
+        PathsEvent::Moved { ttl } => event("moved", &MovedEvent { ttl }),
+        _ => return None,
+    };
     event.ok()
 }
 
@@ -191,6 +267,30 @@ mod tests {
         for (progress, data, name) in cases {
             let expected = format!("event: {name}\ndata: {data}\n\n");
             assert_eq!(text(describe(progress, true).unwrap()).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn events_of_paths_as_sent() {
+        let [from, to] = [1, 9].map(|n| Ipv4Addr::new(192, 0, 2, n).into());
+        let (ttl, destination) = (2, true);
+        let node = PathsEvent::NodeFound {
+            ttl,
+            address: to,
+            destination,
+        };
+        for (happened, expected) in [
+            (
+                node,
+                "event: node\ndata: {\"ttl\":2,\"ip_address\":\"192.0.2.9\",\"destination\":true}\n\n",
+            ),
+            (
+                PathsEvent::LinkFound { ttl, from, to },
+                "event: link\ndata: {\"ttl\":2,\"from\":\"192.0.2.1\",\"to\":\"192.0.2.9\"}\n\n",
+            ),
+            (PathsEvent::Moved { ttl }, "event: moved\ndata: {\"ttl\":2}\n\n"),
+        ] {
+            assert_eq!(text(describe_paths(happened).unwrap()).await, expected);
         }
     }
 

@@ -11,7 +11,8 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use datadog_traceroute::{
     Answer, Cause, Distance, End, EndToEnd, Error, Event, Hop, Host, IcmpError, Losses, Method, Paths,
-    PathsOptions, Protocol, Report, ResolveError, Run, RunError, Statistics, TraceResult, Uuid, json,
+    PathsEvent, PathsOptions, Protocol, Report, ResolveError, Run, RunError, Statistics, TraceResult, Uuid,
+    json,
 };
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -155,11 +156,22 @@ impl Backend for Fake {
         &'a self,
         request: &'a datadog_traceroute::Request,
         options: PathsOptions,
+        tell: Option<OnEvent<PathsEvent>>,
     ) -> BoxFuture<'a, Result<Paths, Error>> {
         assert_eq!(Some(options), PathsOptions::default().confidence(0.99));
         assert_eq!(request.e2e_probes(), 0);
         let stopped = Error::Traces(vec![RunError::Trace(TraceError::Stopped)]);
-        Box::pin(async { Err(stopped) })
+        Box::pin(async move {
+            self.running.fetch_add(1, Ordering::SeqCst);
+            let _running = Running(Arc::clone(&self.running));
+            if let Some(mut tell) = tell {
+                tell(PathsEvent::Moved { ttl: 3 });
+            }
+            match &self.outcome {
+                Outcome::Hang => pending().await,
+                _ => Err(stopped),
+            }
+        })
     }
 
     fn statistics(&self) -> BoxFuture<'_, Option<Statistics>> {
@@ -315,6 +327,15 @@ async fn paths_take_their_own_parameters_and_fail_like_traces() {
             (status, message),
             "{query}"
         );
+        // What is known before the first event has its own status.
+        let streamed = bench.get(&format!("/paths/stream?{query}")).await;
+        if status == 400 {
+            assert_eq!((streamed.status, streamed.body), (answer.status, answer.body));
+            continue;
+        }
+        let events = "event: moved\ndata: {\"ttl\":3}\n\nevent: error\ndata: \
+                      {\"code\":\"UNKNOWN\",\"message\":\"the probing engine stopped\"}\n\n";
+        assert_eq!((streamed.status.as_u16(), streamed.body.as_str()), (200, events));
     }
 }
 
@@ -1301,20 +1322,23 @@ async fn a_stream_that_cannot_begin_has_its_own_status() {
 #[tokio::test]
 async fn a_stream_that_nobody_reads_any_more_traces_no_more() {
     let bench = bench(Outcome::Hang);
-    let response = bench
-        .respond(request("GET", "/traceroute/stream?target=h", &[]))
-        .await;
-    let mut body = response.into_body();
-    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
-    assert!(first.starts_with(b"event: hop\n"));
-    assert_eq!(bench.fake.running.load(Ordering::SeqCst), 1);
-    drop(body);
-    while bench.fake.running.load(Ordering::SeqCst) > 0 {
-        tokio::task::yield_now().await;
+    for (path, query, event) in [
+        ("/traceroute/stream", "target=h", "event: hop\n"),
+        ("/paths/stream", "target=h&confidence=0.99", "event: moved\n"),
+    ] {
+        let uri = format!("{path}?{query}");
+        let mut body = bench.respond(request("GET", &uri, &[])).await.into_body();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(first.starts_with(event.as_bytes()), "{first:?}");
+        assert_eq!(bench.fake.running.load(Ordering::SeqCst), 1);
+        drop(body);
+        while bench.fake.running.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+        let metrics = bench.get("/metrics").await.body;
+        let line = format!("traceroute_http_requests_total{{path=\"{path}\",status=\"499\"}} 1");
+        assert!(metrics.contains(&line), "{metrics}");
     }
-    let metrics = bench.get("/metrics").await.body;
-    let line = "traceroute_http_requests_total{path=\"/traceroute/stream\",status=\"499\"} 1";
-    assert!(metrics.contains(line), "{metrics}");
 }
 
 /// The reader is stuck: nobody asks the body for anything.
@@ -1432,6 +1456,7 @@ async fn the_page_may_load_nothing_from_elsewhere() {
     for (path, kind) in [
         ("/", "text/html"),
         ("/page.js", "text/javascript"),
+        ("/paths.js", "text/javascript"),
         ("/page.css", "text/css"),
     ] {
         let answer = bench.get(path).await;

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Tries the server's page in headless Chromium, through chromedriver (Debian: chromium, chromium-driver).
 
-    browser.py BASE_URL TARGET REFUSED_PORT
+    browser.py BASE_URL TARGET REFUSED_PORT BALANCED
 
-TARGET must be three hops away or more, and a router before it refuse datagrams to REFUSED_PORT. Nothing outside BASE_URL
-is asked. tests/browser.rs runs this in a network namespace. Environment: AXE, the file axe.min.js, which checks
+TARGET must be three hops away or more, and a router before it refuse datagrams to REFUSED_PORT. BALANCED must be after a
+balancer over four branches, of which 10.9.13.1 loses packets. Nothing outside BASE_URL is asked. tests/browser.rs runs this in a network namespace. Environment: AXE, the file axe.min.js, which checks
 accessibility; SCREENSHOTS, a folder for pictures.
 """
 
@@ -60,12 +60,13 @@ class Browser:
         body = {"cmd": command, "params": parameters}
         return self.call("POST", "/goog/cdp/execute", body)
 
-    def picture(self, name, width=1000, height=1150, dark=False):
+    def picture(self, name, width=1000, height=1150, dark=False, of="document.body"):
         """Takes a picture of the page, and has its accessibility checked as it looks then."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.emulate("Emulation.setEmulatedMedia", features=[scheme])
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.emulate("Emulation.setDeviceMetricsOverride", **size)
+        self.run(f"{of}.scrollIntoView()")
         with open(os.path.join(os.environ["SCREENSHOTS"], name + ".png"), "wb") as file:
             file.write(base64.b64decode(self.call("GET", "/screenshot")))
         with open(os.environ["AXE"], encoding="utf-8") as file:
@@ -101,7 +102,8 @@ def try_page(browser, base, target, refused_port):
     assert browser.run(f"return {STATUS}") == "Tracing…", "hops are drawn only at the end"
     browser.wait(f"{STATUS} === 'Done.'", 120)
     assert browser.run("return document.querySelectorAll('.hop.destination').length") == 1
-    assert browser.run("return document.querySelectorAll('.dot, .lost').length") == PROBES
+    # Drawn with the next frame.
+    browser.wait(f"document.querySelectorAll('.dot, .lost').length === {PROBES}")
     assert browser.run("return [...document.querySelectorAll('td.loss')].map((cell) => cell.textContent)")[0] == "0.0 %"
     print(browser.run("return document.getElementById('path').innerText"))
     print(browser.run("return document.getElementById('summary').textContent"))
@@ -178,6 +180,88 @@ def try_page(browser, base, target, refused_port):
     assert browser.run("return document.getElementById('results').hidden"), "results of another address are shown"
 
 
+# A path with all that is rare: silence, balancing per packet, loss, a change, names that are markup.
+RARE = """beginPaths();
+    const node = (ip_address, more = {}) => ({ ip_address, flows: 8, sent: 9, answered: 8, lost: { silent: 1 },
+        rtt: { min: 1, avg: 2.5, max: 4 }, mpls: [], reverse_dns: [], ...more });
+    const hop = (ttl, balancing, ...nodes) => ({ ttl, balancing, nodes });
+    const loss = { ratio: 0.021, low: 0.01, high: 0.04 };
+    const link = (ttl, from, to, loss = null) => ({ ttl, from, to, flows: 8, loss });
+    finishPaths({ target: 'example.com', source: { ip_address: '2001:db8::1' }, protocol: 'udp',
+        destination: { ip_address: '2001:db8:ffff:ffff:ffff:ffff:ffff:ffff', reached: true, ttl: 5 },
+        end: { reason: 'max_ttl', from: null }, probes_sent: 120, duration_ms: 1234, bound: null, path_changed: true,
+        hops: [hop(1, 'none', node('2001:db8:1::1', { reverse_dns: ['<img src=x onerror=window.injected=1>'] })),
+            hop(2, 'per_packet', node('2001:db8:2::1'), node('2001:db8:2::2')), hop(3, 'none', node('2001:db8:3::1')),
+            hop(4, 'none', node('', { answered: 0, rtt: null })),
+            hop(5, 'none', node('2001:db8:ffff:ffff:ffff:ffff:ffff:ffff'))],
+        links: [link(1, '2001:db8::1', '2001:db8:1::1', loss), link(4, '2001:db8:3::1', ''),
+            link(5, '', '2001:db8:ffff:ffff:ffff:ffff:ffff:ffff')],
+        flows: [], loss_begins: [{ ttl: 1, from: '2001:db8::1', to: '2001:db8:1::1', ...loss }] });
+    drawGraph();"""
+# A wide one, while it grows.
+WIDE = """beginPaths();
+    addNode(1, '192.0.2.1');
+    for (let n = 1; n <= 16; n++) {
+        addNode(2, '192.0.2.' + (100 + n)); addLink(2, '192.0.2.1', '192.0.2.' + (100 + n));
+        addNode(3, '192.0.2.' + (200 + n)); addLink(3, '192.0.2.' + (100 + n), '192.0.2.' + (200 + n));
+    }
+    drawGraph();"""
+GRAPH = "document.getElementById('graph')"
+INFO = "document.getElementById('node-info').innerText"
+
+
+def try_paths(browser, base, target):
+    # From its address, as a bookmark: end-to-end probes only where asked for.
+    browser.call("POST", "/url", {"url": f"{base}/?mode=paths&target={target}&confidence=0.9999"})
+    browser.wait(f"{GRAPH}.querySelectorAll('.node').length >= 3")
+    assert browser.run(f"return {STATUS}") == "Looking for paths…", "the graph is drawn only at the end"
+    browser.wait(f"{STATUS} === 'Done.'")
+    count = lambda what: browser.run(f"return {GRAPH}.querySelectorAll('{what}').length")
+    browser.wait("document.getElementById('paths-summary').innerText.includes(' flows, ')")
+    browser.wait(f"{GRAPH}.querySelectorAll('.node').length === 9")
+    assert count("path.link") == 11, count("path.link")
+    assert count(".destination") == 1
+    assert "mode=paths" in browser.call("GET", "/url")
+
+    # A node's figures by pointer and by keyboard.
+    node = f"{GRAPH}.querySelector('[data-node=\"3 10.9.12.1\"]')"
+    browser.run(f"{node}.dispatchEvent(new PointerEvent('pointerenter'))")
+    text = browser.run(f"return {INFO}")
+    for part in ["10.9.12.1", "TTL 3", "RTT min ", ", avg ", ", max ", " flows", " probes answered"]:
+        assert part in text, (part, text)
+    browser.run(f"document.getElementById('node-info').hidden = true; {GRAPH}.querySelector('.node').focus()")
+    browser.call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": [
+        {"type": "keyDown", "value": "\ue004"}, {"type": "keyUp", "value": "\ue004"}]}]})
+    text = browser.run(f"return {INFO}")
+    assert text.startswith("10.9.1.1 TTL 1") and "RTT min" in text, text
+    print(browser.run("return document.getElementById('paths').innerText"))
+
+    # Its loss, measured faster than a user would.
+    query = f"target={target}&confidence=0.9999&e2e-queries=200&e2e-interval=5"
+    browser.call("POST", "/execute/async", {"script": """const [query, done] = arguments;
+        fetch('/paths?' + query).then((answer) => answer.json()).then((paths) => {
+            beginPaths(); finishPaths(paths); drawGraph(); done(); });""", "args": [query]})
+    labels = browser.run(f"return [...{GRAPH}.querySelectorAll('.loss-label')].map((label) => label.textContent)")
+    assert len(labels) == 1 and labels[0].endswith(" % lost"), labels
+    assert count("path.heavy") == 1
+    notes = browser.run("return document.getElementById('paths-notes').innerText")
+    assert notes.startswith("Loss begins between 10.9.2.1 and 10.9.13.1: "), notes
+    browser.run(f"{node}.focus()")
+    browser.picture("paths")
+    browser.picture("paths-dark", dark=True)
+    browser.picture("paths-narrow", 380, 900, of=GRAPH)
+
+    browser.run(RARE)
+    notes = browser.run("return document.getElementById('paths-notes').innerText")
+    assert "The path changed meanwhile" in notes and "Balanced per packet at TTL 2" in notes, notes
+    assert (count("img"), browser.run("return window.injected")) == (0, None)
+    browser.picture("paths-rare")
+    browser.run(WIDE)
+    assert browser.run(f"return {GRAPH}.scrollWidth > {GRAPH}.clientWidth"), "a wide graph scrolls"
+    browser.picture("paths-wide")
+    browser.picture("paths-wide-narrow", 380, 900, of=GRAPH)
+
+
 def wait_for_answer(url):
     for _ in range(600):
         try:
@@ -189,7 +273,7 @@ def wait_for_answer(url):
 
 
 def main():
-    base, target, refused_port = sys.argv[1:]
+    base, target, refused_port, balanced = sys.argv[1:]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         driver = subprocess.Popen(["chromedriver", f"--port={PORT}"], stdout=subprocess.DEVNULL)
         try:
@@ -198,6 +282,7 @@ def main():
             browser = Browser(profile)
             try:
                 try_page(browser, base, target, refused_port)
+                try_paths(browser, base, balanced)
             finally:
                 browser.call("DELETE", "")
         finally:

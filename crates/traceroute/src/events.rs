@@ -1,5 +1,6 @@
 //! What happens while a request is carried out, as it happens.
 
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -73,16 +74,18 @@ impl Event {
 /// stops its probes at once and frees their ports.
 ///
 /// They are a [`Stream`] too. It ends with the request; [`Events::report`] then has the result.
+///
+/// `E` are the events and `R` is the result: of a trace, unless named.
 #[must_use = "a request is carried out while its events are read"]
-pub struct Events<'r> {
-    queue: EventQueue,
-    job: BoxFuture<'r, Result<Report, Error>>,
-    result: Option<Result<Report, Error>>,
+pub struct Events<'r, E = Event, R = Report> {
+    queue: EventQueue<E>,
+    job: BoxFuture<'r, Result<R, Error>>,
+    result: Option<Result<R, Error>>,
 }
 
-impl Events<'_> {
+impl<E, R: Unpin> Events<'_, E, R> {
     /// What happens next; `None` when the request has ended.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<E> {
         StreamExt::next(self).await
     }
 
@@ -90,7 +93,7 @@ impl Events<'_> {
     ///
     /// # Errors
     /// As [`Tracer::trace`](crate::Tracer::trace).
-    pub async fn report(self) -> Result<Report, Error> {
+    pub async fn report(self) -> Result<R, Error> {
         match self.result {
             Some(result) => result,
             None => self.job.await,
@@ -103,10 +106,10 @@ impl Events<'_> {
     }
 }
 
-impl Stream for Events<'_> {
-    type Item = Event;
+impl<E, R: Unpin> Stream for Events<'_, E, R> {
+    type Item = E;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<E>> {
         if let Poll::Ready(Some(event)) = self.queue.events.poll_recv(context) {
             return Poll::Ready(Some(event));
         }
@@ -125,14 +128,22 @@ impl Stream for Events<'_> {
 }
 
 /// Where events go in.
-#[derive(Clone)]
-pub(crate) struct Teller {
-    events: mpsc::Sender<Event>,
+pub(crate) struct Teller<E = Event> {
+    events: mpsc::Sender<E>,
     missed: Arc<AtomicU64>,
 }
 
-impl Teller {
-    pub(crate) fn tell(&self, event: Event) {
+impl<E> Clone for Teller<E> {
+    fn clone(&self) -> Self {
+        Teller {
+            events: self.events.clone(),
+            missed: Arc::clone(&self.missed),
+        }
+    }
+}
+
+impl<E: Debug> Teller<E> {
+    pub(crate) fn tell(&self, event: E) {
         tracing::trace!(?event, "event");
         // Nobody listening any more means the request is being dropped.
         if let Err(mpsc::error::TrySendError::Full(_)) = self.events.try_send(event) {
@@ -142,14 +153,14 @@ impl Teller {
 }
 
 /// Where events come out.
-pub(crate) struct EventQueue {
-    events: mpsc::Receiver<Event>,
+pub(crate) struct EventQueue<E> {
+    events: mpsc::Receiver<E>,
     missed: Arc<AtomicU64>,
 }
 
-impl EventQueue {
+impl<E> EventQueue<E> {
     /// The events of `job`.
-    pub(crate) fn of(self, job: BoxFuture<'_, Result<Report, Error>>) -> Events<'_> {
+    pub(crate) fn of<R>(self, job: BoxFuture<'_, Result<R, Error>>) -> Events<'_, E, R> {
         Events {
             queue: self,
             job,
@@ -159,7 +170,7 @@ impl EventQueue {
 }
 
 /// A queue between a request and whoever reads its events.
-pub(crate) fn queue() -> (Teller, EventQueue) {
+pub(crate) fn queue<E>() -> (Teller<E>, EventQueue<E>) {
     let (sender, receiver) = mpsc::channel(MOST_WAITING);
     let missed = Arc::new(AtomicU64::new(0));
     let teller = Teller {
@@ -181,7 +192,11 @@ mod tests {
     #[test]
     fn answers_to_end_to_end_probes_are_no_hops_of_a_run() {
         let answer = Answer::new("192.0.2.9".parse().unwrap(), None, None);
-        let hop = News::Hop(traceroute_engine::FoundHop { ttl: 30, answer });
+        let hop = News::Hop(traceroute_engine::FoundHop {
+            flow: 0,
+            ttl: 30,
+            answer,
+        });
         assert_eq!(Event::of(None, hop), None);
         let found = Event::HopFound {
             run: 2,

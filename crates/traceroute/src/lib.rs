@@ -57,6 +57,8 @@ pub mod json;
 mod names;
 mod notation;
 #[cfg(feature = "serde")]
+mod path_events;
+#[cfg(feature = "serde")]
 pub mod paths;
 #[cfg(feature = "public-ip")]
 mod proxy;
@@ -92,7 +94,7 @@ pub use error::{Error, ErrorCode};
 pub use events::{Event, Events};
 pub use notation::{notation, notation_in_words};
 #[cfg(feature = "serde")]
-pub use paths::{Paths, PathsOptions};
+pub use paths::{Paths, PathsEvent, PathsOptions};
 #[cfg(feature = "public-ip")]
 pub use public_ip::PublicIp;
 pub use report::{

@@ -10,14 +10,19 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use traceroute_engine::multipath::{
-    Balancing, GraphHop, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange, Sample, Visit,
+    Balancing, GraphHop, HashedFields, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange,
+    Sample, Visit,
 };
 use traceroute_engine::{Cause, Losses, Method, PathsPlan, Plan, TraceError, TraceOutcome, TraceSpec};
 
 use crate::details::MplsEntry;
 use crate::document::address_or_empty;
+use crate::driver::{News, OnNews};
 use crate::egress::check_target;
 use crate::error::Error;
+use crate::events::{self, Events, Teller};
+use crate::path_events::Growth;
+pub use crate::path_events::PathsEvent;
 use crate::request::{Protocol, Request};
 use crate::target::resolve_target;
 use crate::tracer::{RunError, Tracer, is_one_host};
@@ -158,6 +163,11 @@ pub struct PathsHop {
     pub ttl: u8,
     /// `none`, `per_flow` or `per_packet`.
     pub balancing: &'static str,
+    /// What the node before hashes to choose: `source_port`, `flow_label`, over ICMP `identifier`
+    /// and `checksum`. Left out where that was not measured: only over IPv6, where all flows come
+    /// from one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hashed: Option<Vec<&'static str>>,
     /// Who was met there.
     pub nodes: Vec<PathsNode>,
 }
@@ -272,6 +282,9 @@ pub struct PathsE2e {
     pub rtt: Option<PathsRtt>,
 }
 
+/// The events of a discovery that is being carried out, and its result.
+pub type PathsEvents<'r> = Events<'r, PathsEvent, Paths>;
+
 impl Tracer {
     /// Finds all paths that flows to the request's target take. End-to-end probes, if the request
     /// wants any, then go over the flows in turn. Runs are not made. Dropping the future stops its
@@ -280,6 +293,21 @@ impl Tracer {
     /// # Errors
     /// As [`Tracer::trace`]. Over TCP this needs raw sockets.
     pub async fn paths(&self, request: &Request, options: PathsOptions) -> Result<Paths, Error> {
+        self.find_paths(request, options, None).await
+    }
+
+    /// [`Tracer::paths`] that also tells what it finds meanwhile.
+    pub fn paths_events<'r>(&'r self, request: &'r Request, options: PathsOptions) -> PathsEvents<'r> {
+        let (teller, queue) = events::queue();
+        queue.of(Box::pin(self.find_paths(request, options, Some(teller))))
+    }
+
+    async fn find_paths(
+        &self,
+        request: &Request,
+        options: PathsOptions,
+        events: Option<Teller<PathsEvent>>,
+    ) -> Result<Paths, Error> {
         let start = Instant::now();
         let longest = request.time_limit().saturating_add(request.e2e_time());
         let deadline = start.checked_add(longest).unwrap_or(start);
@@ -314,7 +342,17 @@ impl Tracer {
             ..TraceSpec::full(method, address, port, request.max_ttl(), request.timeout())
         };
         let failed = |error| Error::Traces(vec![RunError::Trace(error)]);
-        let outcome = self.driver(request)?.trace(spec, None).await.map_err(failed)?;
+        let on_news = events.map(|events| {
+            events.tell(PathsEvent::Resolved { address });
+            let mut growth = Growth::new(request.first_ttl());
+            let on_news: OnNews = Box::new(move |news| {
+                if let News::Hop(found) = news {
+                    growth.answered(found, |event| events.tell(event));
+                }
+            });
+            on_news
+        });
+        let outcome = self.driver(request)?.trace(spec, on_news).await.map_err(failed)?;
         let TraceOutcome::Paths(result) = outcome else {
             return Err(failed(TraceError::Stopped));
         };
@@ -342,8 +380,15 @@ impl Paths {
     fn new(request: &Request, options: PathsOptions, result: &PathsResult, took: Duration) -> Self {
         let graph = &result.graph;
         let mut nodes = result.nodes.iter();
-        let hops = graph.hops.iter().map(|hop| describe_hop(hop, &mut nodes));
         let is_icmp = request.protocol() == Protocol::Icmp;
+        let hops = graph.hops.iter().map(|hop| {
+            let mut hashed = result.hashed.iter();
+            let hashed = hashed.find(|hashed| hashed.ttl == hop.ttl);
+            PathsHop {
+                hashed: hashed.map(|hashed| describe_hashed(*hashed, is_icmp)),
+                ..describe_hop(hop, &mut nodes)
+            }
+        });
         let begins = || result.loss_begins.iter();
         let from =
             |ttl: u8, from: Option<IpAddr>| from.or((ttl == request.first_ttl()).then_some(result.source));
@@ -428,8 +473,24 @@ fn describe_hop<'r>(hop: &GraphHop, statistics: &mut impl Iterator<Item = &'r No
             Balancing::PerFlow => "per_flow",
             Balancing::PerPacket => "per_packet",
         },
+        hashed: None,
         nodes: nodes.collect(),
     }
+}
+
+fn describe_hashed(hashed: HashedFields, is_icmp: bool) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    if hashed.port {
+        names.extend_from_slice(if is_icmp {
+            &["identifier", "checksum"]
+        } else {
+            &["source_port"]
+        });
+    }
+    if hashed.label {
+        names.push("flow_label");
+    }
+    names
 }
 
 fn describe_losses(lost: Losses) -> BTreeMap<&'static str, u32> {
@@ -567,6 +628,11 @@ mod tests {
                     rtt,
                 })
                 .collect(),
+            hashed: vec![HashedFields {
+                ttl: 1,
+                port: true,
+                label: is_rich,
+            }],
             loss_begins: vec![LossBegins {
                 ttl: 1,
                 from: None,

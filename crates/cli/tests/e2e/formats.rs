@@ -306,10 +306,12 @@ fn a_table_of_a_balanced_path() -> Result<()> {
 const DIAMOND: &str = r#"
 [client]
 v4 = "10.0.0.2"
+v6 = "2001:db8::2"
 
 [[hop]]
 name = "first"
 v4 = "10.0.0.1"
+v6 = "2001:db8::1"
 delay = 0.5
 balance = "first-four-bytes"
 
@@ -317,21 +319,25 @@ balance = "first-four-bytes"
 [[hop.branch.hop]]
 name = "one"
 v4 = "10.1.1.1"
+v6 = "2001:db8:1::1"
 delay = 0.5
 
 [[hop.branch]]
 [[hop.branch.hop]]
 name = "other"
 v4 = "10.1.2.1"
+v6 = "2001:db8:1::2"
 delay = 0.5
 
 [[hop]]
 name = "last"
 v4 = "10.0.2.1"
+v6 = "2001:db8:2::1"
 delay = 0.5
 
 [[target]]
 v4 = "198.51.100.1"
+v6 = "2001:db8:ffff::1"
 delay = 1
 "#;
 
@@ -391,6 +397,12 @@ fn all_paths_in_each_format() -> Result<()> {
             "{table}"
         );
         assert_eq!(rows.len(), 5, "{table}");
+        let v6 = printed(
+            client,
+            "2001:db8:ffff::1",
+            "paths --confidence 0.9999 --format table",
+        );
+        assert!(v6.contains("\nBalanced to TTL 2 by: source port.\n"), "{v6}");
         let graph = print("--format dot");
         assert!(
             graph.starts_with("digraph paths {\n") && graph.ends_with("}\n"),
@@ -408,5 +420,24 @@ fn all_paths_in_each_format() -> Result<()> {
         // A box for the source and each node, and what is behind all of it.
         assert_eq!(picture.matches("<rect ").count(), 1 + 1 + 5, "{picture}");
         assert_eq!(picture.matches("<path ").count(), 6, "{picture}");
+    })
+}
+
+#[test]
+fn a_picture_of_paths_says_where_loss_begins() -> Result<()> {
+    let lossy = DIAMOND.replacen(
+        "v6 = \"2001:db8:1::2\"\n",
+        "v6 = \"2001:db8:1::2\"\nforward = { loss = 0.5 }\n",
+        1,
+    );
+    let topology = traceroute_simnet::Topology::parse("diamond", &lossy).unwrap();
+    behind_a_tunnel(&topology, |client| {
+        let picture = printed(
+            client,
+            "198.51.100.1",
+            "paths --confidence 0.9999 --format svg -Q 200 --e2e-interval 2",
+        );
+        assert_eq!(picture.matches(" % lost</text>").count(), 1, "{picture}");
+        assert_eq!(picture.matches("stroke=\"#c22\"").count(), 1, "{picture}");
     })
 }

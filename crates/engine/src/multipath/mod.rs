@@ -50,7 +50,7 @@ mod stopping;
 pub use discovery::{Ask, Control, Discovery, LOOK_AHEAD, Rules, Seen};
 pub use graph::{Balancing, Bound, Graph, GraphHop, GraphNode, Link, Visit};
 pub use loss::{Locator, LossBegins, MOST_PROBES, Sample};
-pub use result::{NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange};
+pub use result::{HashedFields, NodeStatistics, PathFlow, PathsEnd, PathsResult, RttRange};
 pub use stopping::{StoppingPoints, failure};
 
 /// Flows of a discovery at most: each holds a port.

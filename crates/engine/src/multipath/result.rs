@@ -74,6 +74,19 @@ pub struct PathFlow {
     pub rtt: Option<RttRange>,
 }
 
+/// What decides over IPv6 which of several next hops a flow takes. A field is hashed if packets
+/// that differ in nothing else take different ones: that is certain. If eleven take the same, it is
+/// not, as far as that can tell: with two next hops, equally likely, that is wrong at most once in 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashedFields {
+    /// The TTL of the next hops.
+    pub ttl: u8,
+    /// The source port; over ICMP identifier and checksum.
+    pub port: bool,
+    /// The flow label.
+    pub label: bool,
+}
+
 /// The result of a discovery of all paths.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PathsResult {
@@ -87,6 +100,8 @@ pub struct PathsResult {
     pub nodes: Vec<NodeStatistics>,
     /// In the order of the graph's flows.
     pub flows: Vec<PathFlow>,
+    /// Where all flows come from one node to several over IPv6, and it could be measured.
+    pub hashed: Vec<HashedFields>,
     /// Links on which loss begins, where end-to-end probes have shown some.
     pub loss_begins: Vec<LossBegins>,
     /// Probes that left, retries included.

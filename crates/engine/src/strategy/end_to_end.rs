@@ -127,6 +127,7 @@ impl EndToEndStrategy {
                 return Some(Step::Send {
                     flow,
                     ttl,
+                    label: None,
                     alone: false,
                 });
             }

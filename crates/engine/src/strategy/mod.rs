@@ -35,6 +35,8 @@ pub(crate) enum Step {
     Send {
         flow: FlowIndex,
         ttl: u8,
+        /// Its IPv6 flow label, where that is not the flow's.
+        label: Option<u32>,
         /// No other is on its way: an answer that does not say to which probe it is, is to this
         /// one.
         alone: bool,
@@ -90,7 +92,10 @@ pub(crate) trait Strategy: Send {
     /// The next step.
     fn next(&mut self, view: &mut View<'_>) -> Step;
     /// The first answer to a probe of a discovery of paths; the ledger keeps only one for each TTL.
-    fn answered(&mut self, _flow: FlowIndex, _ttl: u8, _answer: &Answer) {}
+    /// Whether it says who is where: other probes measure loss.
+    fn answered(&mut self, _flow: FlowIndex, _ttl: u8, _answer: &Answer) -> bool {
+        true
+    }
     /// What was found; the trace is over.
     fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome;
     /// Whether the trace goes on only for answers that a limit holds back.

@@ -22,8 +22,8 @@ use crate::cause::{Cause, Losses};
 use crate::flow::{MAX_REPEATS, ProbeId};
 use crate::ledger::Fate;
 use crate::multipath::{
-    Ask, Balancing, Control, Discovery, Locator, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd, PathsResult,
-    RttRange, Rules, Sample, Seen, Visit,
+    Ask, Balancing, Control, Discovery, HashedFields, Locator, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd,
+    PathsResult, RttRange, Rules, Sample, Seen, Visit,
 };
 use crate::trace::{FlowIndex, FlowState, PathsPlan, TraceSpec};
 use crate::{Method, Time};
@@ -51,6 +51,11 @@ const LEAST_LIMITED: Duration = Duration::from_millis(20);
 const LOSS_APART: Duration = Duration::from_millis(5);
 /// Their answers are waited for so long at least.
 const LOSS_PATIENCE: Duration = Duration::from_millis(500);
+/// So many answers by the same node show that the field in which their probes differ is not hashed.
+const ALIKE: usize = 11;
+/// A probe with another flow's label is sent so often while it is silent.
+const FIELD_TRIES: u8 = 3;
+
 /// What a probe is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -62,12 +67,38 @@ enum Purpose {
     EndToEnd,
     /// Is it lost on its way?
     Loss,
+    /// Does it take another next hop than one that differs in one field only?
+    Field(Field),
+}
+
+/// A probe with another flow's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Field {
+    label: u32,
+    /// The label differs from the one it is compared with; else the port.
+    is_label: bool,
+    /// It was sent so often.
+    tries: u8,
+}
+
+/// Who answered probes that differ in one field only.
+#[derive(Debug)]
+struct Compared {
+    ttl: u8,
+    ports: Vec<IpAddr>,
+    labels: Vec<IpAddr>,
+}
+
+/// Whether a field is hashed; `None`: too few have answered.
+fn is_hashed(nodes: &[IpAddr]) -> Option<bool> {
+    let differ = nodes.windows(2).any(|pair| pair[0] != pair[1]);
+    (differ || nodes.len() >= ALIKE).then_some(differ)
 }
 
 impl Purpose {
     /// It is sent once, and silence is a result.
     fn is_measuring(self) -> bool {
-        matches!(self, Purpose::EndToEnd | Purpose::Loss)
+        matches!(self, Purpose::EndToEnd | Purpose::Loss | Purpose::Field(_))
     }
 }
 
@@ -156,6 +187,7 @@ struct Series {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Discovering,
+    Comparing,
     EndToEnd,
     Locating,
     Over,
@@ -174,6 +206,9 @@ pub(crate) struct Multipath {
     flows: FlowIndex,
     hops: BTreeMap<u8, Hop>,
     measured: BTreeMap<(u8, Option<IpAddr>), Measured>,
+    /// Probes with another flow's label.
+    fields: VecDeque<(Ask, Field)>,
+    compared: Vec<Compared>,
     /// By flow.
     series: Vec<Series>,
     /// Flows for end-to-end probes, and how many of those were sent.
@@ -209,6 +244,8 @@ impl Multipath {
             flows: FIRST + 1,
             hops: BTreeMap::new(),
             measured: BTreeMap::new(),
+            fields: VecDeque::new(),
+            compared: Vec::new(),
             series: Vec::new(),
             targets: Vec::new(),
             end_to_end: 0,
@@ -264,8 +301,12 @@ impl Multipath {
             let (ask, purpose, made) = (asked.ask, asked.purpose, asked.attempts.len());
             if purpose.is_measuring() {
                 self.asked.swap_remove(index);
-                if purpose == Purpose::Loss {
-                    self.loss(ask, false);
+                match purpose {
+                    Purpose::Loss => self.loss(ask, false),
+                    Purpose::Field(field) if field.tries < FIELD_TRIES => {
+                        self.fields.push_back((ask, field));
+                    }
+                    _ => {}
                 }
                 continue;
             }
@@ -417,7 +458,9 @@ impl Multipath {
         let made = again.map_or(0, |index| self.asked[index].attempts.len());
         let until = match purpose {
             Purpose::EndToEnd => view.now + view.spec.timeout,
-            Purpose::Loss => view.now + (self.rtt * 3).max(LOSS_PATIENCE).min(view.spec.timeout),
+            Purpose::Loss | Purpose::Field(_) => {
+                view.now + (self.rtt * 3).max(LOSS_PATIENCE).min(view.spec.timeout)
+            }
             Purpose::Question | Purpose::Control => view.now + self.patience(made, view.spec.timeout),
         };
         match again.and_then(|index| self.asked.get_mut(index)) {
@@ -441,6 +484,10 @@ impl Multipath {
         Some(Step::Send {
             flow: ask.flow,
             ttl: ask.ttl,
+            label: match purpose {
+                Purpose::Field(field) => Some(field.label),
+                _ => None,
+            },
             alone: false,
         })
     }
@@ -475,6 +522,80 @@ impl Multipath {
                 }
             }
         }
+    }
+
+    /// Over IPv6 flows differ in port and label, and what of it a balancer hashes is not known. So
+    /// flows are compared that differ in one of them. Only where all come from one node: otherwise
+    /// it could be an earlier balancer that tells them apart.
+    fn start_comparing(&mut self, view: &View<'_>) {
+        if !view.spec.target.is_ipv6() || self.is_cut || self.discovery.path_changed() {
+            return;
+        }
+        let graph = self.discovery.graph();
+        let label = |flow: u32| view.state(flow).map(|state| state.flow.fields.flow_label);
+        let mut is_from_one = true;
+        for (index, hop) in graph.hops.iter().enumerate() {
+            let was_from_one = is_from_one;
+            is_from_one = hop.nodes.len() == 1 && hop.nodes.iter().all(|node| node.address.is_some());
+            if !was_from_one || hop.nodes.len() < 2 || hop.balancing != Balancing::PerFlow {
+                continue;
+            }
+            let visits = graph.flows.iter().map(|visits| visits.get(index)?.address());
+            let there = (0..).zip(visits).filter_map(|(flow, node)| Some((flow, node?)));
+            let mut there = there.filter_map(|(flow, node)| Some((flow, node, label(flow)?)));
+            let Some((first, node, first_label)) = there.next() else {
+                continue;
+            };
+            for (flow, _, label) in there.take(ALIKE - 1) {
+                for (flow, label, is_label) in [(flow, first_label, false), (first, label, true)] {
+                    let field = Field {
+                        label,
+                        is_label,
+                        tries: 0,
+                    };
+                    self.fields.push_back((Ask { flow, ttl: hop.ttl }, field));
+                }
+            }
+            self.compared.push(Compared {
+                ttl: hop.ttl,
+                ports: vec![node],
+                labels: vec![node],
+            });
+        }
+    }
+
+    fn compare(&mut self, view: &View<'_>) -> Option<Step> {
+        loop {
+            self.settle(view);
+            if self.probes >= self.plan.max_probes {
+                return None;
+            }
+            let room = self.asked.len() < AT_ONCE;
+            let is_due = room && view.now >= self.next_at;
+            let Some((ask, field)) = is_due.then(|| self.fields.pop_front()).flatten() else {
+                let settled = self.asked.iter().map(|asked| asked.until).min();
+                let next = (room && !is_due).then_some(self.next_at);
+                let until = settled.into_iter().chain(next).min()?;
+                return Some(Step::Wait { until, last: false });
+            };
+            let tries = field.tries + 1;
+            let purpose = Purpose::Field(Field { tries, ..field });
+            if let Some(step) = self.send(view, (ask, purpose, None)) {
+                self.next_at = view.now + view.spec.delay.max(LOSS_APART);
+                return Some(step);
+            }
+        }
+    }
+
+    fn hashed(&self) -> Vec<HashedFields> {
+        let hashed = self.compared.iter().filter_map(|compared| {
+            Some(HashedFields {
+                ttl: compared.ttl,
+                port: is_hashed(&compared.ports)?,
+                label: is_hashed(&compared.labels)?,
+            })
+        });
+        hashed.collect()
     }
 
     /// Flows for end-to-end probes: all that were followed to the end.
@@ -631,6 +752,14 @@ impl Strategy for Multipath {
             if let Some(step) = self.discover(view) {
                 return step;
             }
+            self.phase = Phase::Comparing;
+            self.asked.clear();
+            self.start_comparing(view);
+        }
+        if self.phase == Phase::Comparing {
+            if let Some(step) = self.compare(view) {
+                return step;
+            }
             self.phase = Phase::EndToEnd;
             self.asked.clear();
             self.choose_targets();
@@ -651,7 +780,7 @@ impl Strategy for Multipath {
         Step::Done
     }
 
-    fn answered(&mut self, flow: FlowIndex, ttl: u8, answer: &Answer) {
+    fn answered(&mut self, flow: FlowIndex, ttl: u8, answer: &Answer) -> bool {
         if let Some(rtt) = answer.rtt {
             self.rtt = self.rtt.max(rtt);
         }
@@ -662,12 +791,30 @@ impl Strategy for Multipath {
             (asked.ask.flow, asked.ask.ttl) == (flow, ttl) && is_to
         };
         let Some(index) = self.asked.iter().position(is_it) else {
-            return;
+            return false;
         };
         let asked = self.asked.swap_remove(index);
         match asked.purpose {
-            Purpose::EndToEnd => return self.received(flow, answer),
-            Purpose::Loss => return self.loss(asked.ask, true),
+            Purpose::EndToEnd => {
+                self.received(flow, answer);
+                return false;
+            }
+            Purpose::Loss => {
+                self.loss(asked.ask, true);
+                return false;
+            }
+            Purpose::Field(field) => {
+                let mut compared = self.compared.iter_mut();
+                if let Some(compared) = compared.find(|compared| compared.ttl == ttl) {
+                    let nodes = if field.is_label {
+                        &mut compared.labels
+                    } else {
+                        &mut compared.ports
+                    };
+                    nodes.push(answer.address);
+                }
+                return false;
+            }
             Purpose::Question | Purpose::Control => {}
         }
         self.has_news = true;
@@ -715,6 +862,7 @@ impl Strategy for Multipath {
             };
             self.discovery.answered(asked.ask, seen);
         }
+        true
     }
 
     fn outcome(&mut self, view: &mut View<'_>) -> TraceOutcome {
@@ -744,6 +892,7 @@ impl Strategy for Multipath {
             flows: (0..count)
                 .map(|flow| self.flow(view.state(flow as FlowIndex), flow, view.now))
                 .collect(),
+            hashed: self.hashed(),
             loss_begins: self
                 .locator
                 .as_ref()

@@ -121,6 +121,7 @@ impl<P: Pace> RunStrategy<P> {
         Some(Step::Send {
             flow: FIRST,
             ttl: next,
+            label: None,
             alone: true,
         })
     }
@@ -156,6 +157,7 @@ fn send(ttl: u8, alone: bool) -> Step {
     Step::Send {
         flow: FIRST,
         ttl,
+        label: None,
         alone,
     }
 }

@@ -41,6 +41,7 @@ impl Strategy for TwoFlows {
                     return Step::Send {
                         flow,
                         ttl: TTL,
+                        label: None,
                         alone: false,
                     };
                 }

@@ -70,13 +70,21 @@ fn target(paths: &Paths) -> String {
     }
 }
 
+/// Some share at most, in words.
+fn at_most(share: f64) -> String {
+    match share * 100.0 {
+        percent if percent < 0.1 => "less than 0.1 %".to_owned(),
+        percent => format!("at most {percent:.1} %"),
+    }
+}
+
 /// What may be missing, in words.
 fn bound(paths: &Paths) -> String {
     match paths.bound {
         Some(bound) => format!(
-            "next hops of a node are incomplete with at most {:.1} %, something anywhere with at most {:.0} %",
-            bound.per_node * 100.0,
-            bound.graph * 100.0
+            "next hops of a node are incomplete with {}, something anywhere with {}",
+            at_most(bound.per_node),
+            at_most(bound.graph)
         ),
         None => "the path changed meanwhile: what is missing cannot be said".to_owned(),
     }

@@ -51,6 +51,17 @@ pub(crate) fn render(paths: &Paths, screen: Screen) -> String {
             percent(high)
         );
     }
+    for hop in &paths.hops {
+        if let Some(hashed) = &hop.hashed {
+            let names: Vec<String> = hashed.iter().map(|name| name.replace('_', " ")).collect();
+            let names = if names.is_empty() {
+                "neither port nor flow label alone".to_owned()
+            } else {
+                names.join(", ")
+            };
+            let _ = writeln!(below, "Balanced to TTL {} by: {names}.", hop.ttl);
+        }
+    }
     let protocol = paths.protocol.name().to_uppercase();
     let changed = if paths.path_changed {
         "\nThe path changed meanwhile."

@@ -29,9 +29,8 @@ let abort = null;
 
 /** Nothing of an earlier target stays. */
 function clear() {
-  for (const id of ["document", "summary", "end", "warnings"]) at(id).textContent = "";
-  at("results").hidden = true;
-  at("end").hidden = true;
+  for (const id of ["document", "summary", "end", "warnings", "paths-summary", "paths-notes", "graph"]) at(id).textContent = "";
+  for (const id of ["results", "end", "paths", "node-info", "raw"]) at(id).hidden = true;
 }
 
 function begin(probes) {
@@ -69,7 +68,12 @@ function finish(report) {
   at("end").textContent = ends(report);
   at("end").hidden = at("end").textContent === "";
   at("warnings").replaceChildren(...report.details.warnings.map(({ text }) => make("li", "", text)));
-  at("document").textContent = JSON.stringify(report, null, 2);
+  showDocument(report);
+}
+
+function showDocument(result) {
+  at("document").textContent = JSON.stringify(result, null, 2);
+  at("raw").hidden = false;
 }
 
 /** Adds up what became of the probes with one TTL. */
@@ -242,14 +246,27 @@ function status(text, bad = false) {
   at("status").classList.toggle("bad", bad);
 }
 
+const isPaths = () => at("mode").value === "paths";
+
+/** What only one of the two has is not there for the other. */
+function choose() {
+  at("runs-label").hidden = isPaths();
+  at("confidence-label").hidden = !isPaths();
+  at("sack").disabled = isPaths();
+  if (isPaths() && at("protocol").value === "sack") at("protocol").value = "tcp";
+}
+
 function query() {
   const protocol = at("protocol").value;
+  const own = isPaths() ? { confidence: at("confidence").value } : {
+    "tcp-method": protocol === "sack" ? "sack" : "syn",
+    "traceroute-queries": at("runs").value,
+  };
   const parameters = new URLSearchParams({
     target: at("target").value.trim(),
     protocol: protocol === "sack" ? "tcp" : protocol,
-    "tcp-method": protocol === "sack" ? "sack" : "syn",
     port: at("port").value,
-    "traceroute-queries": at("runs").value,
+    ...own,
     "e2e-queries": at("probes").value,
     "reverse-dns": at("names").checked,
     ipv6: at("ipv6").checked,
@@ -257,25 +274,30 @@ function query() {
   return parameters;
 }
 
+/** The same as an address of this page. */
+const pageAddress = () => (isPaths() ? "?mode=paths&" : "?") + query();
+
 /** Fills in the form as an address of this page says. What it does not say has its default. */
 function fill(parameters) {
   const value = (name) => parameters.get(name);
   at("target").value = value("target") ?? "";
+  at("mode").value = value("mode") === "paths" ? "paths" : "trace";
   const protocol = (value("protocol") ?? "").toLowerCase();
   at("protocol").value = protocol === "tcp" && value("tcp-method") === "sack" ? "sack" : protocol;
   if (at("protocol").selectedIndex < 0) at("protocol").value = "udp";
-  for (const [id, name] of [["port", "port"], ["runs", "traceroute-queries"], ["probes", "e2e-queries"]]) {
+  for (const [id, name] of [["port", "port"], ["runs", "traceroute-queries"], ["probes", "e2e-queries"], ["confidence", "confidence"]]) {
     at(id).value = value(name) ?? "";
-    if (at(id).value === "") at(id).value = at(id).defaultValue;
+    if (at(id).value === "") at(id).value = id === "probes" && isPaths() ? 0 : at(id).defaultValue;
   }
   for (const [id, name] of [["names", "reverse-dns"], ["ipv6", "ipv6"]]) at(id).checked = value(name) === "true";
+  choose();
 }
 
 /** What was traced in this tab, the latest first. */
 const past = JSON.parse(sessionStorage.getItem("past") ?? "[]");
 
 function remember(result) {
-  const address = "?" + query();
+  const address = pageAddress();
   const known = past.findIndex((entry) => entry.address === address);
   if (known >= 0) past.splice(known, 1);
   past.unshift({ address, text: `${at("target").value.trim()}, ${at("protocol").selectedOptions[0].text}: ${result}` });
@@ -347,25 +369,27 @@ async function run() {
   abort?.abort();
   const mine = abort = new AbortController();
   clear();
-  const address = "?" + query();
+  const paths = isPaths();
+  const address = pageAddress();
   // So that the address of the page is this trace's.
   if (location.search !== address) history.pushState(null, "", address);
   at("start").disabled = true;
   at("stop").disabled = false;
-  status("Tracing…");
+  status(paths ? "Looking for paths…" : "Tracing…");
   try {
     const headers = { accept: "text/event-stream, application/json;q=0.9" };
     if (at("token").value) headers.authorization = `Bearer ${at("token").value}`;
-    const response = await fetch(`/traceroute/stream?${query()}&details=true`, { headers, signal: mine.signal });
+    const response = await fetch(paths ? `/paths/stream?${query()}` : `/traceroute/stream?${query()}&details=true`, { headers, signal: mine.signal });
     if (!response.ok) {
       if (response.status === 401) at("token-label").hidden = false;
       const error = await response.json().catch(() => ({ message: `HTTP status ${response.status}` }));
       status(error.message, true);
       return;
     }
-    begin(Number(at("probes").value));
+    if (paths) beginPaths();
+    else begin(Number(at("probes").value));
     let ended = false;
-    for await (const event of events(response)) ended = show(event);
+    for await (const event of events(response)) ended = paths ? showPaths(event) : show(event);
     if (!ended) status("The connection was closed before the end.", true);
   } catch (error) {
     if (abort !== mine) return;
@@ -383,6 +407,11 @@ async function run() {
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
   run();
+});
+at("mode").addEventListener("change", () => {
+  choose();
+  // Each has its usual number of probes.
+  at("probes").value = isPaths() ? 0 : 20;
 });
 at("stop").addEventListener("click", () => abort?.abort());
 at("protocol").addEventListener("change", () => {
