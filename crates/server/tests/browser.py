@@ -191,7 +191,7 @@ RARE = """beginPaths();
         destination: { ip_address: '2001:db8:ffff:ffff:ffff:ffff:ffff:ffff', reached: true, ttl: 5 },
         end: { reason: 'max_ttl', from: null }, probes_sent: 120, duration_ms: 1234, bound: null, path_changed: true,
         hops: [hop(1, 'none', node('2001:db8:1::1', { reverse_dns: ['<img src=x onerror=window.injected=1>'] })),
-            hop(2, 'per_packet', node('2001:db8:2::1'), node('2001:db8:2::2')), hop(3, 'none', node('2001:db8:3::1')),
+            hop(2, 'per_packet', node('2001:db8:2::1'), node('2001:db8:2::2')), { ...hop(3, 'none', node('2001:db8:3::1')), hashed: ['source_port', 'flow_label'] },
             hop(4, 'none', node('', { answered: 0, rtt: null })),
             hop(5, 'none', node('2001:db8:ffff:ffff:ffff:ffff:ffff:ffff'))],
         links: [link(1, '2001:db8::1', '2001:db8:1::1', loss), link(4, '2001:db8:3::1', ''),
@@ -254,6 +254,8 @@ def try_paths(browser, base, target):
     browser.run(RARE)
     notes = browser.run("return document.getElementById('paths-notes').innerText")
     assert "The path changed meanwhile" in notes and "Balanced per packet at TTL 2" in notes, notes
+    label = browser.run(f"return {GRAPH}.querySelector('[data-node=\"3 2001:db8:3::1\"]').getAttribute('aria-label')")
+    assert "chosen by source port, flow label" in label, label
     assert (count("img"), browser.run("return window.injected")) == (0, None)
     browser.picture("paths-rare")
     browser.run(WIDE)

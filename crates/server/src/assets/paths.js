@@ -33,7 +33,7 @@ function finishPaths(paths) {
   for (const hop of paths.hops) {
     for (const node of hop.nodes) {
       const destination = node.ip_address !== SILENT && node.ip_address === paths.destination.ip_address;
-      addNode(hop.ttl, node.ip_address, { names: node.reverse_dns, destination, measured: node, mixed: hop.balancing === "per_packet" });
+      addNode(hop.ttl, node.ip_address, { names: node.reverse_dns, destination, measured: node, mixed: hop.balancing === "per_packet", hashed: hop.hashed });
     }
   }
   for (const link of paths.links) addLink(link.ttl, link.from, link.to, link);
@@ -172,6 +172,7 @@ function measured(node) {
   if (node.names.length) words.push(node.names.join(", "));
   if (node.destination) words.push("the destination");
   if (node.mixed) words.push("balanced per packet");
+  if (node.hashed?.length) words.push(`chosen by ${node.hashed.join(", ").replaceAll("_", " ")}`);
   const found = node.measured;
   if (!found) return words.join(", ");
   words.push(found.rtt ? `RTT min ${milliseconds(found.rtt.min)}, avg ${milliseconds(found.rtt.avg)}, max ${milliseconds(found.rtt.max)}` : "RTT not known");
