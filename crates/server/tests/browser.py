@@ -244,6 +244,8 @@ def try_paths(browser, base, target):
     labels = browser.run(f"return [...{GRAPH}.querySelectorAll('.loss-label')].map((label) => label.textContent)")
     assert len(labels) == 1 and labels[0].endswith(" % lost"), labels
     assert count("path.heavy") == 1
+    edges = browser.run(f"return [...{GRAPH}.querySelectorAll('.loss-label, [role=group]')].map((part) => part.getBoundingClientRect().right)")
+    assert edges[1] <= edges[0], f"the label is cut off: {edges}"
     notes = browser.run("return document.getElementById('paths-notes').innerText")
     assert notes.startswith("Loss begins between 10.9.2.1 and 10.9.13.1: "), notes
     browser.run(f"{node}.focus()")

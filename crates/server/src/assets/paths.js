@@ -6,6 +6,8 @@
 let graph = null;
 
 const LAYER = 86, BOX = 40, GAP = 22, TTL_WIDTH = 46;
+/** At both sides, for what is written beside the outermost links. */
+const MARGIN = 24;
 const SILENT = "";
 
 function beginPaths() {
@@ -102,11 +104,11 @@ function drawGraph() {
   const longest = Math.max(...layers.flat().map((node) => label(node).length));
   const box = Math.min(270, Math.max(110, 16 + longest * 6.8));
   const widest = Math.max(...layers.map((nodes) => nodes.length), 1);
-  const width = widest * (box + GAP), height = layers.length * LAYER - LAYER + BOX + 20;
+  const width = widest * (box + GAP) + 2 * MARGIN, height = layers.length * LAYER - LAYER + BOX + 20;
   const places = new Map();
   layers.forEach((nodes, index) => {
     const ttl = first - 1 + index;
-    const left = (widest - nodes.length) * (box + GAP) / 2;
+    const left = MARGIN + (widest - nodes.length) * (box + GAP) / 2;
     arrange(nodes, ttl, places).forEach((node, place) => {
       places.set(`${ttl} ${node.address}`, { node, x: left + (place + 0.5) * (box + GAP), y: 10 + BOX / 2 + index * LAYER });
     });
