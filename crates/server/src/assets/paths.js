@@ -163,8 +163,10 @@ function drawLink(link, [from, to], most) {
 const HEAVY = 0.05;
 
 /** The share as text, beside the further end of the link: not everybody can tell colours apart. */
-function drawLoss(link, [, to]) {
-  return draw("text", { class: "loss-label", x: to.x + 6, y: to.y - BOX / 2 - 6 }, `${percent(link.loss.ratio)} lost`);
+function drawLoss(link, [from, to]) {
+  // Not on the side from which the link comes.
+  const [x, anchor] = from.x > to.x ? [to.x - 6, "end"] : [to.x + 6, "start"];
+  return draw("text", { class: "loss-label", x, y: to.y - BOX / 2 - 6, "text-anchor": anchor }, `${percent(link.loss.ratio)} lost`);
 }
 
 /** What was measured at a node, in words. */
