@@ -55,10 +55,10 @@ impl Backend for Tracer {
         request: &'a Request,
         tell: Option<OnEvent>,
     ) -> BoxFuture<'a, Result<Report, Error>> {
+        let Some(mut tell) = tell else {
+            return Box::pin(self.trace_since(start, request));
+        };
         Box::pin(async move {
-            let Some(mut tell) = tell else {
-                return self.trace_since(start, request).await;
-            };
             let mut events = self.events_since(start, request);
             while let Some(event) = events.next().await {
                 tell(event);

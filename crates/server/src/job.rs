@@ -9,6 +9,7 @@ use datadog_traceroute::{
     Egress, EgressError, Error, Host, Paths, PathsEvent, PathsOptions, Report, Request, is_one_host,
     only_zone,
 };
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backend::OnEvent;
@@ -26,6 +27,9 @@ pub(crate) struct Job {
     permit: Permit,
 }
 
+/// Boxed: what it needs is gone when a trace begins, and there may be ten thousand of them.
+type Admitting = BoxFuture<'static, Result<Job, Failure>>;
+
 impl Job {
     /// Checks a request, takes room for it, and finds and checks the address of its target. It
     /// ends `within` this time.
@@ -33,39 +37,43 @@ impl Job {
     /// # Errors
     /// Parameters that this server does not allow, too much going on, a name that cannot be
     /// resolved, or a target that may not be traced.
-    pub(crate) async fn admit(
+    pub(crate) fn admit(
         service: Arc<Service>,
         request: Request,
         guest: Guest,
         within: Option<Duration>,
-    ) -> Result<Job, Failure> {
-        Job::admit_with(service, request, within, |admission, request| {
-            admission.admit(request, guest)
-        })
-        .await
+    ) -> Admitting {
+        Box::pin(Job::admit_with(
+            service,
+            request,
+            within,
+            move |admission, request| admission.admit(request, guest),
+        ))
     }
 
     /// The same for a discovery of paths.
     ///
     /// # Errors
     /// As [`Job::admit`].
-    pub(crate) async fn admit_discovery(
+    pub(crate) fn admit_discovery(
         service: Arc<Service>,
         request: Request,
         guest: Guest,
         options: PathsOptions,
-    ) -> Result<Job, Failure> {
-        Job::admit_with(service, request, None, |admission, request| {
-            admission.admit_discovery(request, options, guest)
-        })
-        .await
+    ) -> Admitting {
+        Box::pin(Job::admit_with(
+            service,
+            request,
+            None,
+            move |admission, request| admission.admit_discovery(request, options, guest),
+        ))
     }
 
     async fn admit_with(
         service: Arc<Service>,
         request: Request,
         within: Option<Duration>,
-        take: impl FnOnce(&Admission, &Request) -> Result<Permit, Scarce>,
+        take: impl FnOnce(&Admission, &Request) -> Result<Permit, Scarce> + Send,
     ) -> Result<Job, Failure> {
         if let Some(parameter) = service.settings.policy.egress.refused(&request) {
             return Err(Failure::egress_not_allowed(parameter));
