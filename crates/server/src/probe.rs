@@ -237,6 +237,8 @@ impl Pace {
 #[derive(Debug, Default)]
 struct Sample {
     success: bool,
+    /// No runs were wanted: what they would have shown is not known.
+    has_no_runs: bool,
     /// A run reached the target.
     reached: bool,
     hops: u32,
@@ -264,6 +266,7 @@ impl Sample {
         let reached = answers.clone().any(|(_, answer)| answer.destination);
         Sample {
             success: reached || loss.answered() > 0,
+            has_no_runs: report.runs.is_empty() && report.failed_runs.is_empty(),
             reached,
             hops: report.hop_count.max,
             path_hash: hash(answers.map(|(ttl, answer)| (ttl, answer.address)).collect()),
@@ -279,6 +282,7 @@ impl Sample {
     fn registry(&self, duration: Duration) -> Registry {
         let mut registry = Registry::with_prefix("probe");
         let seconds = |time: Option<Duration>| time.map_or(f64::NAN, |time| time.as_secs_f64());
+        let of_runs = |value: f64| if self.has_no_runs { f64::NAN } else { value };
         let rtt = self.rtt.as_ref();
         for (name, help, value) in [
             (
@@ -294,17 +298,17 @@ impl Sample {
             (
                 "target_reached",
                 "Whether a traceroute run reached the target",
-                f64::from(u8::from(self.reached)),
+                of_runs(f64::from(u8::from(self.reached))),
             ),
             (
                 "hops",
                 "TTL of the last hop that answered, the target's if it did",
-                f64::from(self.hops),
+                of_runs(f64::from(self.hops)),
             ),
             (
                 "path_hash",
                 "Hash of the hops that answered: another value, another path",
-                f64::from(self.path_hash),
+                of_runs(f64::from(self.path_hash)),
             ),
             ("e2e_sent", "End-to-end probes sent", f64::from(self.sent)),
             (
@@ -367,6 +371,9 @@ fn hash(hops: BTreeSet<(u8, IpAddr)>) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use datadog_traceroute::Protocol;
+    use prometheus_client::encoding::text::encode;
+
     use super::*;
 
     fn headers(value: &str) -> HeaderMap {
@@ -468,6 +475,20 @@ mod tests {
                 interval: 1000,
             };
             assert_eq!(probe.pace, usual, "{module}");
+        }
+    }
+
+    #[test]
+    fn what_no_run_has_looked_at_is_not_measured() {
+        let report = Report::new("192.0.2.1", 80, Protocol::Tcp, Vec::new());
+        for (report, value) in [(Some(&report), "NaN"), (None, "0.0")] {
+            let mut text = String::new();
+            let registry = Sample::of(report).registry(Duration::ZERO);
+            encode(&mut text, &registry).unwrap();
+            for name in ["target_reached", "hops", "path_hash"] {
+                let line = format!("\nprobe_{name} {value}\n");
+                assert!(text.contains(&line), "{line}{text}");
+            }
         }
     }
 
