@@ -73,7 +73,8 @@ def watch(command):
         if ended is not None:
             break
     if ended is None:
-        os.kill(child, signal.SIGKILL)
+        # With all that it has started: trip goes on without a terminal.
+        os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(terminal)
     return shown
