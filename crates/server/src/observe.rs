@@ -69,7 +69,8 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
 
     let mut response = match to_clean_path(request.method(), request.uri()) {
         Some(response) => response,
-        None => match prepare(&service, request, client, &mut observation).await {
+        // Boxed: it is over when a trace begins, and there may be ten thousand of them.
+        None => match Box::pin(prepare(&service, request, client, &mut observation)).await {
             Ok(_) if one_too_many && !tells_health(observation.path) => {
                 Failure::too_many_connections().into_response()
             }
