@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The exit status is 1 when a figure is missed: all answers 200 with complete paths, no end-to-end
-//! probe lost, RTT p99 of 1 ms, 60 MB, and 0.6 ms of CPU time for a request with one run and no
+//! probe lost, RTT p99 of 1 ms, 64 MB, and 0.6 ms of CPU time for a request with one run and no
 //! end-to-end probes.
 //!
 //! Server and clients are in the first namespace of the chain. CPU time, memory and descriptors are
