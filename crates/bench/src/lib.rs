@@ -8,7 +8,7 @@ mod server;
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
-pub use server::{Server, start_server, wait_until_it_listens};
+pub use server::{Server, get, start_server, wait_until_it_listens};
 
 /// The value below which `share` (0–1) of the sorted `values` lie; 0 when there are none.
 pub fn percentile(values: &[f64], share: f64) -> f64 {

@@ -1,8 +1,11 @@
 //! The HTTP service in a node.
 
 use std::io::{BufRead, BufReader, Lines};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use traceroute_testbed::Node;
 
 /// The HTTP service, started by [`start_server`].
@@ -20,7 +23,7 @@ impl Server {
     ///
     /// # Errors
     /// It cannot be asked, or ends otherwise than with exit status 0.
-    pub fn stop(mut process: Child) -> std::io::Result<()> {
+    pub fn stop(process: &mut Child) -> std::io::Result<()> {
         let asked = Command::new("kill")
             .args(["-TERM", &process.id().to_string()])
             .status()?;
@@ -36,6 +39,22 @@ impl Server {
             )))
         }
     }
+}
+
+/// Status and body of one request on a connection of its own. `headers` are whole lines.
+///
+/// # Errors
+/// The service cannot be reached, or closes the connection the hard way.
+pub async fn get(server: SocketAddr, uri: &str, headers: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(server).await?;
+    let request = format!("GET {uri} HTTP/1.1\r\nHost: 127.0.0.1\r\n{headers}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let text = String::from_utf8_lossy(&answer);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.unwrap_or(0), body.to_owned()))
 }
 
 /// Starts the HTTP service on any port of the loopback address of a node.

@@ -305,7 +305,7 @@ struct Flags {
     #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
     tls_key: Option<PathBuf>,
 
-    /// File with the authorities (PEM) of which every TLS client must have a certificate
+    /// File with authorities (PEM); every TLS client must have a certificate of one of them
     #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
     tls_client_ca: Option<PathBuf>,
 

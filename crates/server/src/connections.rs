@@ -149,8 +149,8 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many there have been; more than that, but never less.
-    pub(crate) fn count_so_far(&self) -> u64 {
+    /// A number that grows with every connection.
+    pub(crate) fn age(&self) -> u64 {
         self.table().next
     }
 

@@ -25,8 +25,7 @@ pub(crate) async fn paths(
     method: Method,
     uri: Uri,
 ) -> Result<Response, Failure> {
-    only_get(&method)?;
-    let (job, options) = admit(service, guest, uri).await?;
+    let (job, options) = admit(service, guest, &method, uri).await?;
     let found = job.paths(options, None).await?;
     let document = datadog_traceroute::json::to_compact(&found);
     Ok(respond("application/json", document.map_err(Failure::encoding)?))
@@ -39,12 +38,17 @@ pub(crate) async fn events(
     method: Method,
     uri: Uri,
 ) -> Result<Response, Failure> {
-    only_get(&method)?;
-    let (job, options) = admit(service, guest, uri).await?;
+    let (job, options) = admit(service, guest, &method, uri).await?;
     Ok(stream::of_paths(job, options))
 }
 
-async fn admit(service: Arc<Service>, guest: Guest, uri: Uri) -> Result<(Job, PathsOptions), Failure> {
+async fn admit(
+    service: Arc<Service>,
+    guest: Guest,
+    method: &Method,
+    uri: Uri,
+) -> Result<(Job, PathsOptions), Failure> {
+    only_get(method)?;
     let query = Query::parse(uri.query().unwrap_or_default());
     drop(uri);
     let ceilings = &service.settings.ceilings;

@@ -389,7 +389,9 @@ impl Server {
         let mut before = 0;
         loop {
             sleep(RETURN_MEMORY).await;
-            let now = self.tcp.count_so_far();
+            let now = self.tcp.age();
+            #[cfg(unix)]
+            let now = now + self.unix.age();
             if now != before {
                 before = now;
                 let _ = tokio::task::spawn_blocking(traceroute_net::return_free_memory).await;

@@ -87,7 +87,7 @@ impl Tls {
         &self.files.key
     }
 
-    /// Makes a connection out of a stream, in the course of which the peer may send so many bytes.
+    /// Makes a connection out of a stream. The peer may send at most so many bytes for that.
     ///
     /// # Errors
     /// The peer speaks no TLS, has no certificate where it needs one, sends more, or takes longer
@@ -168,8 +168,7 @@ fn cannot(what: &str, path: &Path, problem: &dyn Display) -> String {
     format!("cannot use {what} in {}: {problem}", path.display())
 }
 
-/// A stream of which only so much can be read at first: rustls would keep 64 kB of a handshake, of
-/// whoever sends them.
+/// A stream with a bound on what is read at first: rustls would keep 64 kB of anybody's handshake.
 pub(crate) struct Metered<S> {
     inner: S,
     /// Bytes; `None`: any number.

@@ -12,7 +12,7 @@ use traceroute_testbed::{Reject, require_lab};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser.py");
 const REFUSED_PORT: u16 = 9999;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_datadog-traceroute-server");
-/// A balancer over four branches, of which one loses packets.
+/// A balancer over four branches. One of them loses packets.
 const DIAMOND: &str = r#"
 [client]
 v4 = "192.0.2.1"

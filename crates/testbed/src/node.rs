@@ -131,8 +131,8 @@ impl Node {
     ///
     /// # Errors
     /// In an unprivileged lab: only a process of one thread can join a user namespace. Use
-    /// [`Node::command`] or the
-    /// sockets of this type, or run all tests as `unshare -Ur cargo test`, which makes privileged labs possible.
+    /// [`Node::command`] or the sockets of this type, or run all tests as `unshare -Ur cargo test`,
+    /// which makes privileged labs possible.
     pub fn enter<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T> {
         let what = format!(
             "enter node {} (in an unprivileged lab: use `unshare -Ur`)",

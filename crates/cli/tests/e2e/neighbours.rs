@@ -1,4 +1,4 @@
-//! Several traces at once, by this program and another, each of which must see its own answers
+//! Several traces at once, by this program and another: each must see its own answers
 //! only.
 
 use std::process::Child;

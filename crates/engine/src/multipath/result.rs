@@ -76,7 +76,8 @@ pub struct PathFlow {
 
 /// What decides over IPv6 which of several next hops a flow takes. A field is hashed if packets
 /// that differ in nothing else take different ones: that is certain. If eleven take the same, it is
-/// not, as far as that can tell: with two next hops, equally likely, that is wrong at most once in 1024.
+/// not, as far as that can tell: with two next hops, equally likely, that is wrong at most once in
+/// 1024.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HashedFields {
     /// The TTL of the next hops.

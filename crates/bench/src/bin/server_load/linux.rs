@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use datadog_traceroute::document::Document;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use traceroute_bench::{Server, Usage, percentile, start_server};
+use traceroute_bench::{Server, Usage, get, percentile, start_server};
 use traceroute_testbed::Lab;
 
 const QUERY: &str = "protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000";
@@ -78,18 +76,20 @@ fn work(
         let (status, _) = get(
             address,
             "/traceroute?target=127.0.0.1&traceroute-queries=1&e2e-queries=0",
+            "",
         )
         .await?;
         get(
             address,
             &format!("/traceroute?target={target}&traceroute-queries=1&e2e-queries=0"),
+            "",
         )
         .await?;
         println!("request             {uri} × {requests} (warm-up: {status})");
         Usage::reset_peak_of(server)?;
         let idle = Usage::of(server)?;
         let started = Instant::now();
-        let mut pending: FuturesUnordered<_> = (0..requests).map(|_| get(address, &uri)).collect();
+        let mut pending: FuturesUnordered<_> = (0..requests).map(|_| get(address, &uri, "")).collect();
         let mut totals = Totals::default();
         let mut descriptors = idle.descriptors;
         while !pending.is_empty() {
@@ -121,7 +121,7 @@ fn work(
         // The last connections may still be closing.
         tokio::time::sleep(Duration::from_millis(500)).await;
         println!("  half a second on  {}", Usage::of(server)?.descriptors);
-        let (_, metrics) = get(address, "/metrics").await?;
+        let (_, metrics) = get(address, "/metrics", "").await?;
         for line in metrics.lines().filter(|line| !line.starts_with('#')) {
             if ["probe", "replies", "traces", "drops", "ports", "captured"]
                 .iter()
@@ -172,19 +172,6 @@ fn work(
 /// one path.
 fn query_has_probes(uri: &str) -> bool {
     !(uri.contains("traceroute-queries=1&") && uri.contains("e2e-queries=0"))
-}
-
-/// Status and body of one request on a connection of its own.
-async fn get(address: SocketAddr, uri: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {uri} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.unwrap_or(0), body.to_owned()))
 }
 
 #[derive(Default)]

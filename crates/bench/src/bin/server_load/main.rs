@@ -4,7 +4,8 @@
 //! ```text
 //! server_load SERVER [QUERY [REQUESTS [HOPS]]]
 //!     SERVER   the program, target/release/datadog-traceroute-server
-//!     QUERY    default protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000; the target is added
+//!     QUERY    default protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=1000;
+//!              the target is added
 //!     REQUESTS default 2000
 //!     HOPS     default 11
 //! ```

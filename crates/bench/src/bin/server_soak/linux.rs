@@ -11,7 +11,7 @@ use crate::{hostile, siege};
 use datadog_traceroute::document::Document;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use traceroute_bench::{Server, Usage, start_server};
+use traceroute_bench::{Server, Usage, get, start_server};
 use traceroute_testbed::Lab;
 
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
@@ -49,7 +49,7 @@ pub(super) fn main() -> Result<(), Failure> {
     // A hop that never answers, so that timeouts happen too.
     chain.routers.get(3).ok_or("too short")?.silence()?;
     let Server {
-        process: server,
+        process: mut server,
         address,
         log,
     } = start_server(&chain.client, program, &["--header-timeout", "3s"])?;
@@ -77,7 +77,7 @@ pub(super) fn main() -> Result<(), Failure> {
         enemy.kill()?;
         enemy.wait()?;
     }
-    Server::stop(server)?;
+    Server::stop(&mut server)?;
     let bad = reader.join().map_err(|_| "the log's reader panicked")?;
     if bad > 0 {
         return Err(format!("{bad} lines of the log tell of errors").into());
@@ -220,13 +220,7 @@ impl Soak {
     }
 
     async fn get(&self, uri: &str) -> std::io::Result<(u16, String)> {
-        let mut stream = self.send(uri).await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        let text = String::from_utf8_lossy(&answer);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Ok((status.unwrap_or(0), body.to_owned()))
+        get(self.address, uri, "").await
     }
 
     async fn send(&self, uri: &str) -> std::io::Result<TcpStream> {

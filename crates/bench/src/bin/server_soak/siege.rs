@@ -12,7 +12,7 @@ use datadog_traceroute::document::Document;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use traceroute_bench::{Server, Usage, percentile, wait_until_it_listens};
+use traceroute_bench::{Server, Usage, get, percentile, wait_until_it_listens};
 use traceroute_testbed::{Lab, NameAnswer, Node};
 
 use crate::linux::{Failure, bad_lines, path};
@@ -42,20 +42,19 @@ pub(super) fn main(program: &str, seconds: u64) -> Result<(), Failure> {
         .args(arguments(&folder));
     let cage = Cage::new()?;
     let Server { process, log, .. } = wait_until_it_listens(command)?;
-    cage.hold(&process)?;
+    let mut server = Running(process);
+    cage.hold(&server.0)?;
     let reader = std::thread::spawn(move || bad_lines(log.map_while(Result::ok)));
 
-    let run = |node: &Node, arguments: &[&str]| -> Result<Child, Failure> {
-        Ok(node.command(std::env::current_exe()?).args(arguments).spawn()?)
+    let run = |node: &Node, arguments: &[&str]| -> Result<Running, Failure> {
+        let child = node.command(std::env::current_exe()?).args(arguments).spawn()?;
+        Ok(Running(child))
     };
     // Attackers have machines of their own elsewhere; here they get what the others leave.
-    let attack = |node: &Node, arguments: &[&str]| -> Result<Child, Failure> {
+    let attack = |node: &Node, arguments: &[&str]| -> Result<Running, Failure> {
         let mut command = node.command("nice");
-        Ok(command
-            .args(["-n", "19"])
-            .arg(std::env::current_exe()?)
-            .args(arguments)
-            .spawn()?)
+        command.args(["-n", "19"]).arg(std::env::current_exe()?);
+        Ok(Running(command.args(arguments).spawn()?))
     };
     let address = SocketAddr::new(chain.client_v4().into(), PORT).to_string();
     let target = chain.target_v4().to_string();
@@ -74,7 +73,7 @@ pub(super) fn main(program: &str, seconds: u64) -> Result<(), Failure> {
         run(&chain.client, &["health", &local, &time])?,
         run(&chain.target, &["patient", &address, &hops.join(","), &time])?,
     ];
-    let id = process.id().to_string();
+    let id = server.0.id().to_string();
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(seconds) {
         std::thread::sleep(Duration::from_secs((seconds / 15).clamp(1, 60)));
@@ -89,16 +88,14 @@ pub(super) fn main(program: &str, seconds: u64) -> Result<(), Failure> {
     }
     let mut failures = Vec::new();
     for mut client in honest {
-        if !client.wait()?.success() {
+        if !client.0.wait()?.success() {
             failures.push("an honest client was not served".to_owned());
         }
     }
     for mut enemy in enemies {
-        match enemy.try_wait()? {
-            Some(status) => failures.push(format!("an attacker has ended: {status}")),
-            None => enemy.kill()?,
+        if let Some(status) = enemy.0.try_wait()? {
+            failures.push(format!("an attacker has ended: {status}"));
         }
-        enemy.wait()?;
     }
     println!("most memory {}", cage.most());
     // What they held is given back.
@@ -107,7 +104,10 @@ pub(super) fn main(program: &str, seconds: u64) -> Result<(), Failure> {
     let megabytes = |kib: u64| kib as f64 / 1024.0;
     let (left, peak) = (megabytes(after.resident), megabytes(after.peak));
     println!("resident: {peak:.1} MB at the most, {left:.1} MB half a minute after");
-    Server::stop(process)?;
+    if left > peak * 0.75 {
+        failures.push("memory is not given back".to_owned());
+    }
+    Server::stop(&mut server.0)?;
     let bad = reader.join().map_err(|_| "the log's reader panicked")?;
     if bad > 0 {
         failures.push(format!("{bad} lines of the log tell of errors"));
@@ -120,8 +120,17 @@ pub(super) fn main(program: &str, seconds: u64) -> Result<(), Failure> {
     }
 }
 
-/// The manifest's, with the token in another file, and without what keeps clients of the node from
-/// asking.
+/// A process that ends with its owner, who may have failed.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The manifest's, with the token in another file and the log as text.
 fn arguments(folder: &Path) -> Vec<String> {
     let mut all: Vec<String> = MANIFEST
         .lines()
@@ -227,11 +236,12 @@ pub(super) fn trace(server: SocketAddr, hops: &str, seconds: u64) -> Result<(), 
         let begun = Instant::now();
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         let mut times = Vec::new();
+        let token = format!("Authorization: Bearer {TOKEN}\r\n");
         while begun.elapsed() < Duration::from_secs(seconds) {
             let query = "traceroute-queries=1&e2e-queries=1&timeout=1000&max-ttl=10";
             let uri = format!("/traceroute?target={target}&{query}");
             let asked = Instant::now();
-            let what = match timeout(Duration::from_mins(1), get(server, &uri, TOKEN)).await {
+            let what = match timeout(Duration::from_mins(1), get(server, &uri, &token)).await {
                 Ok(Ok((200, body))) => {
                     let document: Document = serde_json::from_str(&body)?;
                     let right = is_right(&document, &expected);
@@ -274,29 +284,13 @@ fn request(uri: &str, token: &str, more: &str) -> String {
     format!("GET {uri} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n{more}\r\n")
 }
 
-async fn get(server: SocketAddr, uri: &str, token: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(server).await?;
-    stream
-        .write_all(request(uri, token, "Connection: close\r\n").as_bytes())
-        .await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.unwrap_or(0), body.to_owned()))
-}
-
 /// What came of attacks, by their name and outcome.
 type Tally = Arc<Mutex<BTreeMap<(&'static str, u16), u64>>>;
 
 /// Attacks until it is killed, and says now and then what came of it.
 pub(super) fn besiege(server: SocketAddr, target: &str, silent: &str) -> Result<(), Failure> {
-    let raise = Command::new("sh")
-        .args([
-            "-c",
-            &format!("prlimit --pid {} --nofile=20000", std::process::id()),
-        ])
+    let raise = Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string(), "--nofile=20000"])
         .status()?;
     if !raise.success() {
         return Err("no more descriptors".into());
