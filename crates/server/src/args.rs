@@ -102,6 +102,7 @@ pub(crate) struct Config {
     pub(crate) grace_period: Duration,
     pub(crate) capacity: Capacity,
     pub(crate) max_requests_per_minute: Option<NonZeroU32>,
+    pub(crate) max_ports: u32,
     pub(crate) max_connections: u32,
     pub(crate) max_connections_per_client: u32,
     pub(crate) ceilings: Ceilings,
@@ -246,6 +247,11 @@ struct Flags {
     /// default: no limit
     #[arg(long, value_name = "number", value_parser = parse_count)]
     max_requests_per_minute: Option<u32>,
+
+    /// Most ports of one target that one client may have probed in a minute; beyond that requests
+    /// are refused with 429
+    #[arg(long, value_name = "number", default_value = "1000", value_parser = parse_count)]
+    max_ports: u32,
 
     /// Most TCP connections, and most to the Unix socket; beyond that idle ones are closed
     #[arg(long, value_name = "number", default_value = "8192", value_parser = parse_count)]
@@ -401,6 +407,7 @@ impl Flags {
                 memory: self.max_memory,
             },
             max_requests_per_minute: self.max_requests_per_minute.and_then(NonZeroU32::new),
+            max_ports: self.max_ports,
             max_connections: self.max_connections,
             max_connections_per_client: self
                 .max_connections_per_client

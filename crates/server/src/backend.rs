@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use datadog_traceroute::{
-    Error, Event, Host, Paths, PathsEvent, PathsOptions, Report, Request, Statistics, Tracer, TracerOptions,
-    resolve,
+    Error, Event, Paths, PathsEvent, PathsOptions, Report, Request, Statistics, Tracer, TracerOptions,
+    resolve_target,
 };
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -15,8 +15,8 @@ pub(crate) type OnEvent<E = Event> = Box<dyn FnMut(E) + Send>;
 
 /// Carries requests out. Dropping a returned future stops what it began.
 pub(crate) trait Backend: Send + Sync {
-    /// The address of a host.
-    fn resolve<'a>(&'a self, host: &'a Host, ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>>;
+    /// The address of a request's target.
+    fn resolve<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<IpAddr, Error>>;
 
     /// Carries out a request whose time counts from `start`, telling what happens when somebody
     /// wants to know.
@@ -45,8 +45,8 @@ pub(crate) trait Backend: Send + Sync {
 }
 
 impl Backend for Tracer {
-    fn resolve<'a>(&'a self, host: &'a Host, ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>> {
-        Box::pin(async move { Ok(resolve(host, ipv6).await?) })
+    fn resolve<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<IpAddr, Error>> {
+        Box::pin(async move { Ok(resolve_target(request).await?) })
     }
 
     fn trace<'a>(

@@ -188,20 +188,23 @@ impl Failure {
                 "Too many packets a second for this token: ask for less, or try again later"
             }
             Scarce::OwnRate => "Too many requests a minute for one client: try again later",
+            Scarce::OwnPorts => "Too many ports of this target a minute for one client: try again later",
         };
         let status = match scarce {
             // There is room, but not for this client.
-            Scarce::OwnRequests | Scarce::OwnPackets | Scarce::OwnRate => StatusCode::TOO_MANY_REQUESTS,
+            Scarce::OwnRequests | Scarce::OwnPackets | Scarce::OwnRate | Scarce::OwnPorts => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Failure::new(status, ErrorCode::Unknown, message)
     }
 
-    /// A client sends more requests a minute than it may; one will be let in after this time.
-    pub(crate) fn too_frequent(wait: Duration) -> Self {
+    /// A client asks for more a minute than it may have; it will be let in after this time.
+    pub(crate) fn too_frequent(scarce: Scarce, wait: Duration) -> Self {
         Failure {
             retry_after: wait.as_secs() + u64::from(wait.subsec_nanos() > 0),
-            ..Failure::overloaded(Scarce::OwnRate)
+            ..Failure::overloaded(scarce)
         }
     }
 

@@ -1,12 +1,13 @@
 //! One measurement, from its request to its report.
 
 use std::future::{Future, pending};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use datadog_traceroute::{
-    Egress, EgressError, Error, Host, Paths, PathsEvent, PathsOptions, Report, Request, is_one_host,
+    Egress, EgressError, Error, Paths, PathsEvent, PathsOptions, Protocol, Report, Request, is_one_host,
     only_zone,
 };
 use futures_util::future::BoxFuture;
@@ -82,6 +83,8 @@ impl Job {
         ceilings.check(&request).map_err(Failure::invalid_parameters)?;
         let egress = request.egress();
         let permit = take(&service.admission, &request).map_err(Failure::overloaded)?;
+        let client = permit.guest().client;
+        let request = request.by_client(service.numbers.hash_one(client));
         let longest = [ceilings.duration, within].into_iter().flatten().min();
         let start = Instant::now();
         let mut job = Job {
@@ -94,6 +97,15 @@ impl Job {
         // In the place of the name, so that what was checked is what will be probed.
         let address = job.resolve(egress).await?;
         job.request = job.request.resolved_to(address);
+        if job.request.protocol() != Protocol::Icmp {
+            let port = job.request.probed_port();
+            let service = &job.service;
+            let allowed = service.ports.probe(client, address, port, start.into_std());
+            allowed.map_err(|wait| {
+                service.admission.count_refused(Scarce::OwnPorts);
+                Failure::too_frequent(Scarce::OwnPorts, wait)
+            })?;
+        }
         job.permit.aim_at(address).map_err(Failure::overloaded)?;
         if job.request.windows_driver() {
             let starting = job.service.backend.start_windows_driver();
@@ -106,14 +118,7 @@ impl Job {
 
     /// The address of the target, which may be traced.
     async fn resolve(&self, egress: Result<Egress, EgressError>) -> Result<IpAddr, Failure> {
-        let host = self.request.host();
-        let resolution = async {
-            let _turn = match host {
-                Host::Name(_) => self.service.lookups.turn(self.permit.guest().client).await,
-                Host::Address(_) => None,
-            };
-            self.service.backend.resolve(host, self.request.ipv6()).await
-        };
+        let resolution = self.service.backend.resolve(&self.request);
         // None where the request may take for ever: then looking up names has a limit of its own.
         let times = [Some(self.request.time_limit()), self.longest];
         let limit = times.into_iter().flatten().min();

@@ -24,6 +24,7 @@ mod page;
 mod parameters;
 mod paths;
 mod policy;
+mod ports;
 mod probe;
 mod rate;
 mod redirect;

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, PathsOptions, Request};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use traceroute_flags::{InvalidParameter, TraceOption, Value};
 
@@ -200,10 +199,11 @@ pub(crate) enum Scarce {
     OwnRequests,
     OwnPackets,
     OwnRate,
+    OwnPorts,
 }
 
 impl Scarce {
-    pub(crate) const ALL: [Scarce; 11] = [
+    pub(crate) const ALL: [Scarce; 12] = [
         Scarce::Traces,
         Scarce::LongTraces,
         Scarce::ClientTraces,
@@ -215,6 +215,7 @@ impl Scarce {
         Scarce::OwnRequests,
         Scarce::OwnPackets,
         Scarce::OwnRate,
+        Scarce::OwnPorts,
     ];
 
     /// The name in metrics.
@@ -231,6 +232,7 @@ impl Scarce {
             Scarce::OwnRequests => "own_requests",
             Scarce::OwnPackets => "own_packets",
             Scarce::OwnRate => "own_rate",
+            Scarce::OwnPorts => "own_ports",
         }
     }
 }
@@ -249,9 +251,15 @@ struct Used {
     packet_rate: u64,
     memory: u64,
     clients: HashMap<Client, OfClient>,
-    /// Packets a second.
-    targets: HashMap<IpAddr, u64>,
+    /// Packets a second to each target, in all and of each client.
+    targets: HashMap<IpAddr, OfTarget>,
     refused: [u64; Scarce::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+struct OfTarget {
+    packet_rate: u64,
+    clients: HashMap<Client, u64>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -433,10 +441,16 @@ impl Used {
             }
         }
         if let Some(target) = target
-            && let Some(rate) = self.targets.get_mut(&target)
+            && let Some(of_target) = self.targets.get_mut(&target)
         {
-            *rate -= demand.packet_rate;
-            if *rate == 0 {
+            of_target.packet_rate -= demand.packet_rate;
+            if let Some(own) = of_target.clients.get_mut(&client) {
+                *own -= demand.packet_rate;
+                if *own == 0 {
+                    of_target.clients.remove(&client);
+                }
+            }
+            if of_target.clients.is_empty() {
                 self.targets.remove(&target);
             }
         }
@@ -466,12 +480,21 @@ impl Permit {
     pub(crate) fn aim_at(&mut self, target: IpAddr) -> Result<(), Scarce> {
         let admission = self.admission.clone();
         let mut used = admission.used();
-        let rate = used.targets.get(&target).copied().unwrap_or(0) + self.demand.packet_rate;
-        if rate > (admission.capacity.packet_rate / 2).max(1) {
+        let (client, needed) = (self.guest.client, self.demand.packet_rate);
+        let all = (admission.capacity.packet_rate / 2).max(1);
+        let known = used.targets.get(&target);
+        let rate = known.map_or(0, |of_target| of_target.packet_rate) + needed;
+        let own = known.and_then(|of_target| of_target.clients.get(&client));
+        let own = own.copied().unwrap_or(0) + needed;
+        let is_fair = || client == Client::Local || is_fair(own, all.saturating_sub(rate));
+        // A single request may take all.
+        if rate > all || rate > needed && !is_fair() {
             used.refused[Scarce::TargetPackets as usize] += 1;
             return Err(Scarce::TargetPackets);
         }
-        used.targets.insert(target, rate);
+        let of_target = used.targets.entry(target).or_default();
+        of_target.packet_rate = rate;
+        of_target.clients.insert(client, own);
         self.target = Some(target);
         Ok(())
     }
@@ -506,31 +529,6 @@ impl Permit {
             }
             sleep(PATIENCE / 100).await;
         }
-    }
-}
-
-/// How many names of targets one client may have looked up at once: a name server may be silent
-/// for as long as a request may take, and others must not wait for that.
-const LOOKUPS: usize = 64;
-
-/// Turns for looking up names. Who has too many waits for its own only.
-#[derive(Debug, Default)]
-pub(crate) struct Lookups(Mutex<HashMap<Client, Weak<Semaphore>>>);
-
-impl Lookups {
-    /// The client's turn; it ends when this is dropped. `None`: never.
-    pub(crate) async fn turn(&self, client: Client) -> Option<OwnedSemaphorePermit> {
-        let turns = {
-            let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            clients.retain(|_, turns| turns.strong_count() > 0);
-            let known = clients.get(&client).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let turns = Arc::new(Semaphore::new(LOOKUPS));
-                clients.insert(client, Arc::downgrade(&turns));
-                turns
-            })
-        };
-        turns.acquire_owned().await.ok()
     }
 }
 
@@ -746,6 +744,27 @@ mod tests {
         assert_eq!(used.refused.iter().sum::<u64>(), 6);
     }
 
+    #[test]
+    fn a_client_keeps_nobody_from_a_target() {
+        let admission = Admission::new(Capacity {
+            packet_rate: 400,
+            ..capacity(1000)
+        });
+        let [one, other] = [1, 2].map(|last| Client::of([192, 0, 2, last].into()));
+        let target = IpAddr::from([198, 51, 100, 1]);
+        // Twenty packets a second each, of the target's 200.
+        let aim = |client| {
+            let mut permit = admission.admit(&request(1, 0), client).ok()?;
+            permit.aim_at(target).ok().map(|()| permit)
+        };
+        let of_one: Vec<Permit> = std::iter::from_fn(|| aim(one)).collect();
+        assert_eq!(of_one.len(), 7);
+        let of_other = aim(other);
+        assert!(of_other.is_some());
+        drop((of_one, of_other));
+        assert!(admission.used().targets.is_empty());
+    }
+
     /// Two clients took all memory, and everybody else got 503.
     #[test]
     fn whoever_comes_next_finds_something() {
@@ -807,23 +826,5 @@ mod tests {
             scarce(admission.admit(&request(100, 0), LOCAL)),
             Some(Scarce::Memory)
         );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn silent_names_of_one_client_delay_no_other() {
-        let lookups = Lookups::default();
-        let [one, other] = [1, 2].map(|last| Client::of([192, 0, 2, last].into()));
-        let mut turns = Vec::new();
-        for _ in 0..LOOKUPS {
-            turns.push(lookups.turn(one).await.unwrap());
-        }
-        let soon = Duration::from_secs(1);
-        assert!(tokio::time::timeout(soon, lookups.turn(one)).await.is_err());
-        assert!(tokio::time::timeout(soon, lookups.turn(other)).await.is_ok());
-        turns.pop();
-        assert!(tokio::time::timeout(soon, lookups.turn(one)).await.is_ok());
-        drop(turns);
-        drop(lookups.turn(other).await);
-        assert!(lookups.0.lock().unwrap().len() <= 1, "nobody is remembered");
     }
 }

@@ -139,7 +139,7 @@ async fn prepare(
         if sends_probes(request.uri().path()) {
             service.rates.take(&guest, Instant::now()).map_err(|wait| {
                 service.admission.count_refused(Scarce::OwnRate);
-                Failure::too_frequent(wait)
+                Failure::too_frequent(Scarce::OwnRate, wait)
             })?;
         }
         request.extensions_mut().insert(guest);

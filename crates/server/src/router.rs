@@ -1,5 +1,6 @@
 //! Which path is what.
 
+use std::hash::RandomState;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -23,11 +24,12 @@ use crate::backend::Backend;
 use crate::browser::AllowedHosts;
 use crate::failure::Failure;
 use crate::job::Job;
-use crate::limits::{Admission, Capacity, Ceilings, Lookups, Room};
+use crate::limits::{Admission, Capacity, Ceilings, Room};
 use crate::metrics::{self, Metrics};
 use crate::observe;
 use crate::parameters::{Asked, MODULE, Query, Remarks};
 use crate::policy::Policy;
+use crate::ports::Ports;
 use crate::probe::Probe;
 use crate::rate::Rates;
 use crate::tokens::Guest;
@@ -43,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) max_requests_per_minute: Option<NonZeroU32>,
+    pub(crate) max_ports: u32,
 }
 
 /// Everything that requests share.
@@ -51,7 +54,9 @@ pub(crate) struct Service {
     pub(crate) settings: Settings,
     pub(crate) admission: Admission,
     pub(crate) rates: Rates,
-    pub(crate) lookups: Lookups,
+    pub(crate) ports: Ports,
+    /// What makes numbers of clients.
+    pub(crate) numbers: RandomState,
     pub(crate) metrics: Metrics,
     /// Becomes true when what still runs is to end.
     pub(crate) cancelled: watch::Receiver<bool>,
@@ -68,8 +73,9 @@ impl Service {
             backend,
             admission: Admission::new(settings.capacity),
             rates: Rates::new(settings.max_requests_per_minute),
+            ports: Ports::new(settings.max_ports),
             settings,
-            lookups: Lookups::default(),
+            numbers: RandomState::new(),
             metrics: Metrics::default(),
             cancelled,
             started: Instant::now(),

@@ -245,6 +245,7 @@ async fn serve(
         tokens,
         allowed_hosts: config.allowed_hosts.clone(),
         max_requests_per_minute: config.max_requests_per_minute,
+        max_ports: config.max_ports,
     };
     let tracer = Arc::new(backend::tracer(config.capacity.traces));
     let service = Service::new(tracer, settings, cancelled);

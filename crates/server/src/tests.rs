@@ -97,9 +97,12 @@ impl Drop for Running {
 }
 
 impl Backend for Fake {
-    fn resolve<'a>(&'a self, host: &'a Host, _ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>> {
+    fn resolve<'a>(
+        &'a self,
+        request: &'a datadog_traceroute::Request,
+    ) -> BoxFuture<'a, Result<IpAddr, Error>> {
         Box::pin(async move {
-            match host {
+            match request.host() {
                 Host::Address(address) => Ok(*address),
                 Host::Name(name) if name == "never.invalid" => pending().await,
                 Host::Name(name) if name == "nowhere.invalid" => Err(Error::Resolve(ResolveError::Lookup {
@@ -215,6 +218,7 @@ fn settings() -> Settings {
         tokens: Arc::default(),
         allowed_hosts: AllowedHosts::default(),
         max_requests_per_minute: None,
+        max_ports: u32::MAX,
     }
 }
 

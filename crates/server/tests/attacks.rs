@@ -84,6 +84,29 @@ fn a_client_sends_so_many_requests_a_minute() {
     );
 }
 
+/// 6,000 ports of a host were scanned in 1.2 seconds.
+#[test]
+fn a_client_scans_no_ports() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &["--max-ports", "5"]);
+    let scan = |protocol: &str, target: &str| {
+        let query = "traceroute-queries=1&e2e-queries=0&max-ttl=1&timeout=100";
+        let uri = |port| format!("/traceroute?target={target}&port={port}&{protocol}&{query}");
+        let statuses = (1..=8).map(|port| server.get(&uri(port)).0);
+        statuses.filter(|status| *status == 429).count()
+    };
+    assert_eq!(scan("protocol=udp", "127.0.0.1"), 3);
+    assert_eq!(scan("protocol=tcp&tcp-method=sack", "127.0.0.1"), 3);
+    assert_eq!(scan("protocol=icmp", "127.0.0.1"), 0, "ICMP has no ports");
+    assert_eq!(scan("protocol=tcp&tcp-method=sack", "127.0.0.2"), 3);
+    let metrics = server.get("/metrics").1;
+    assert!(
+        metrics.contains("refused_total{scarce=\"own_ports\"} 9"),
+        "{metrics}"
+    );
+}
+
 #[test]
 fn silent_connections_keep_nobody_out() {
     let Some(lab) = require_lab() else { return };
@@ -306,6 +329,50 @@ fn names_take_no_more_memory_than_there_is() {
     assert!(body.len() > 350_000, "{} bytes", body.len());
     let refused = "Not enough memory for one client: ask for less, or try again later\n".to_owned();
     assert_eq!(ask("900k"), (503, refused));
+}
+
+/// A name server may be silent for seconds: 600 such names kept everybody waiting for a minute.
+#[test]
+fn silent_names_of_one_client_delay_no_other() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(1).unwrap();
+    if !chain.client.can_have_names() {
+        return;
+    }
+    let _names = chain.client.answer_names(|name, record| match (name, record) {
+        ("friend.test", Record::A) => NameAnswer::Addresses(vec!["127.0.0.2".parse().unwrap()]),
+        ("friend.test", _) => NameAnswer::Code(0),
+        ("2.0.0.127.in-addr.arpa", Record::Ptr) => NameAnswer::Names(vec!["friend.test".to_owned()]),
+        _ => NameAnswer::Silence,
+    });
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("silent_names");
+    let files = [
+        ("hosts", ""),
+        ("resolv.conf", "nameserver 127.0.0.53\noptions timeout:5\n"),
+    ];
+    let command = chain.client.command_with_files(support::PROGRAM, &files, &folder);
+    let mut command = command.unwrap();
+    command.args(["--addr", &format!("{}:0", chain.client_v4())]);
+    let server = Server::spawn(&chain.client, command);
+    let query = "traceroute-queries=1&e2e-queries=0&reverse-dns=true";
+    let attack = (0..1200).map(|index| {
+        // Names of targets, and names of hops.
+        let target = match index % 2 {
+            0 => format!("silent{index}.test"),
+            _ => format!("127.1.{}.{}", index / 200, index % 200 + 1),
+        };
+        server.begin_from(&chain.target, &format!("/traceroute?target={target}&{query}"))
+    });
+    let _attack: Vec<TcpStream> = attack.collect();
+    server.wait_for("traceroute_http_requests_in_flight", |requests| requests > 500);
+    let begun = Instant::now();
+    let (status, body) = server.get(&format!("/traceroute?target=friend.test&{query}"));
+    let took = begun.elapsed();
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains(r#""reverse_dns":["friend.test"]"#), "{body}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let still = server.metric("traceroute_http_requests_in_flight");
+    assert!(still > 500, "the attack was over: {still} requests");
 }
 
 /// One request used up everybody's room for a day, and another one sent 400,000 packets a second.

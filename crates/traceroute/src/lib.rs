@@ -70,6 +70,7 @@ mod request;
 mod reverse_dns;
 mod target;
 mod tracer;
+mod turns;
 mod warning;
 
 /// What this system lets the process do: [`access`](system::access) says by which sockets it
@@ -107,7 +108,7 @@ pub use request::{
 };
 #[cfg(feature = "reverse-dns")]
 pub use reverse_dns::ReverseDns;
-pub use target::{InvalidTarget, ResolveError, Target, resolve, resolve_by};
+pub use target::{InvalidTarget, ResolveError, Target, resolve, resolve_by, resolve_target};
 pub use tracer::{RunError, Tracer, TracerOptions, is_one_host};
 pub use traceroute_engine::{
     Answer, Cause, DEFAULT_HOP_RETRIES, Distance, Egress, End, Hop, Losses, MAX_HOP_RETRIES, Method,

@@ -358,16 +358,16 @@ impl Tracer {
         };
         let mut paths = Paths::new(request, options, &result, start.elapsed());
         if request.reverse_dns() {
-            self.name(&mut paths).await;
+            self.name(&mut paths, request.client()).await;
         }
         Ok(paths)
     }
 
-    async fn name(&self, paths: &mut Paths) {
+    async fn name(&self, paths: &mut Paths, client: u64) {
         let nodes = paths.hops.iter_mut().flat_map(|hop| &mut hop.nodes);
         let nodes: Vec<&mut PathsNode> = nodes.collect();
         let addresses = nodes.iter().filter_map(|node| node.ip_address).collect();
-        let names = self.names_of(addresses, None).await;
+        let names = self.names_of(addresses, None, client).await;
         for node in nodes {
             node.reverse_dns = node
                 .ip_address

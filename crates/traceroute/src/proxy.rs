@@ -159,7 +159,7 @@ impl Service<Name> for Addresses {
     fn call(&mut self, name: Name) -> Self::Future {
         let Addresses(wanted) = *self;
         Box::pin(async move {
-            let found = System::shared().addresses(name.as_str(), wanted).await?;
+            let found = System::shared().addresses(name.as_str(), wanted, 0).await?;
             let found: Vec<SocketAddr> = found.into_iter().map(|address| (address, 0).into()).collect();
             Ok(found.into_iter())
         })

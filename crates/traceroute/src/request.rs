@@ -44,6 +44,7 @@ macro_rules! options {
             pub(crate) zone: Option<String>,
             pub(crate) target_port: Option<u16>,
             pub(crate) interface: Option<String>,
+            pub(crate) client: u64,
             $(pub(crate) $name: $type,)*
             $(pub(crate) $optional: Option<$optional_type>,)*
         }
@@ -60,6 +61,7 @@ macro_rules! options {
                     zone: None,
                     target_port: None,
                     interface: None,
+                    client: 0,
                     $($name: $default,)*
                     $($optional: None,)*
                 })
@@ -246,6 +248,19 @@ impl Request {
     pub fn resolved_to(mut self, address: IpAddr) -> Self {
         self.host = Host::Address(address);
         self
+    }
+
+    /// The same request, by a client of a service. Look-ups of names are shared out between clients,
+    /// so that one with many silent names delays no other. Any number; by default 0.
+    #[must_use]
+    pub fn by_client(mut self, client: u64) -> Self {
+        self.client = client;
+        self
+    }
+
+    /// Whose request it is ([`Request::by_client`]).
+    pub fn client(&self) -> u64 {
+        self.client
     }
 
     /// What the packets look like.

@@ -9,12 +9,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hickory_resolver::proto::rr::Name;
 use moka::future::Cache;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::names::configuration::Configuration;
 use crate::names::{LookupFailure, System, dns, is_host_name};
 use crate::report::Names;
+use crate::turns::Turns;
 
 /// How long one lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ const REMEMBERED: Duration = Duration::from_hours(1);
 /// For how many addresses names are remembered.
 const MAX_REMEMBERED: u64 = 10_000;
 /// Lookups that wait for a server at the same time.
-const MAX_CONCURRENT: usize = 128;
+const MAX_CONCURRENT: usize = 512;
 /// Names kept of one address: an answer over TCP has room for thousands.
 const MAX_NAMES: usize = 16;
 
@@ -34,7 +34,7 @@ const MAX_NAMES: usize = 16;
 pub struct ReverseDns {
     source: Source,
     timeout: Duration,
-    permits: Semaphore,
+    turns: Turns,
     remembered: Cache<IpAddr, Arc<[String]>>,
 }
 
@@ -67,7 +67,7 @@ impl ReverseDns {
         ReverseDns {
             source,
             timeout,
-            permits: Semaphore::new(MAX_CONCURRENT),
+            turns: Turns::new(MAX_CONCURRENT),
             remembered: Cache::builder()
                 .max_capacity(MAX_REMEMBERED)
                 .time_to_live(remembered)
@@ -89,14 +89,20 @@ impl ReverseDns {
             .remove(&address)
         {
             Some(listed) => listed,
-            None => self.names_from(&self.source.configuration(), address).await,
+            None => self.names_from(&self.source.configuration(), address, 0).await,
         }
     }
 
-    async fn names_from(&self, configuration: &Configuration, address: IpAddr) -> Arc<[String]> {
-        let lookup = self
-            .remembered
-            .try_get_with(address, self.lookup(configuration, address));
+    async fn names_from(&self, configuration: &Configuration, address: IpAddr, client: u64) -> Arc<[String]> {
+        if let Some(names) = self.remembered.get(&address).await {
+            return names;
+        }
+        let lookup = async {
+            // Before others can wait for the same look-up: they would wait for this client's turn.
+            let _turn = self.turns.turn(client).await;
+            let asked = lookup(configuration, address);
+            self.remembered.try_get_with(address, asked).await
+        };
         match timeout(self.timeout, lookup).await {
             Ok(Ok(names)) => names,
             Ok(Err(error)) => {
@@ -110,15 +116,21 @@ impl ReverseDns {
         }
     }
 
-    /// The names of addresses, all looked up at the same time. At the deadline, if there is one,
-    /// those that are known by then.
-    pub async fn names_of(&self, addresses: HashSet<IpAddr>, deadline: Option<Instant>) -> Names {
+    /// The names of addresses, all looked up at the same time, as far as the look-ups of others
+    /// leave room: a `client` ([`Request::by_client`](crate::Request::by_client)) with many silent names
+    /// delays no other. At the deadline, if there is one, those that are known by then.
+    pub async fn names_of(
+        &self,
+        addresses: HashSet<IpAddr>,
+        deadline: Option<Instant>,
+        client: u64,
+    ) -> Names {
         let mut names = self.source.listed_names(&addresses);
         let configuration = self.source.configuration();
         let mut lookups: FuturesUnordered<_> = addresses
             .into_iter()
             .filter(|address| !names.contains_key(address))
-            .map(async |address| (address, self.names_from(&configuration, address).await))
+            .map(async |address| (address, self.names_from(&configuration, address, client).await))
             .collect();
         let collecting = async {
             while let Some((address, found)) = lookups.next().await {
@@ -135,17 +147,11 @@ impl ReverseDns {
         }
         names.into_iter().collect()
     }
+}
 
-    async fn lookup(
-        &self,
-        configuration: &Configuration,
-        address: IpAddr,
-    ) -> Result<Arc<[String]>, LookupFailure> {
-        // The semaphore is never closed; and without a permit a lookup would be no less correct.
-        let _permit = self.permits.acquire().await.ok();
-        let pointers = dns::pointers(configuration, address).await?;
-        Ok(pointers.iter().filter_map(host_name).take(MAX_NAMES).collect())
-    }
+async fn lookup(configuration: &Configuration, address: IpAddr) -> Result<Arc<[String]>, LookupFailure> {
+    let pointers = dns::pointers(configuration, address).await?;
+    Ok(pointers.iter().filter_map(host_name).take(MAX_NAMES).collect())
 }
 
 impl Source {
@@ -430,7 +436,7 @@ mod tests {
         })
         .await;
         let asked = ["192.0.2.1", "192.0.2.3", "192.0.2.9"].map(address);
-        let names = server.client().names_of(HashSet::from(asked), None).await;
+        let names = server.client().names_of(HashSet::from(asked), None, 0).await;
         assert_eq!(names.of(asked[0]), ["hop.example"]);
         assert_eq!(names.of(asked[1]), [""; 0]);
         assert_eq!(names.of(asked[2]), ["target.example"]);
@@ -448,7 +454,7 @@ mod tests {
         let deadline = started + Duration::from_millis(500);
         let names = server
             .client()
-            .names_of(HashSet::from(asked), Some(deadline))
+            .names_of(HashSet::from(asked), Some(deadline), 0)
             .await;
         assert!(
             started.elapsed() <= Duration::from_millis(501),

@@ -255,17 +255,20 @@ pub enum ResolveError {
 /// # Errors
 /// When the name is unknown, nobody answers, or the name has no address of the family.
 pub async fn resolve(host: &Host, ipv6: bool) -> Result<IpAddr, ResolveError> {
-    resolve_in(System::shared(), host, wanted(ipv6)).await
+    resolve_in(System::shared(), host, wanted(ipv6), 0).await
 }
 
-/// The address that `request` traces.
-pub(crate) async fn resolve_target(request: &Request) -> Result<IpAddr, ResolveError> {
+/// The address that `request` traces, looked up in its client's turn.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn resolve_target(request: &Request) -> Result<IpAddr, ResolveError> {
     let wanted = if request.ipv4_only() {
         Wanted::V4
     } else {
         wanted(request.ipv6())
     };
-    resolve_in(System::shared(), request.host(), wanted).await
+    resolve_in(System::shared(), request.host(), wanted, request.client()).await
 }
 
 /// The addresses wanted of a name.
@@ -285,12 +288,17 @@ pub async fn resolve_by(host: &Host, ipv6: bool, deadline: Instant) -> Result<Ip
     timeout_at(deadline, resolve(host, ipv6)).await.map_err(late)?
 }
 
-pub(crate) async fn resolve_in(system: &System, host: &Host, wanted: Wanted) -> Result<IpAddr, ResolveError> {
+pub(crate) async fn resolve_in(
+    system: &System,
+    host: &Host,
+    wanted: Wanted,
+    client: u64,
+) -> Result<IpAddr, ResolveError> {
     let name = match host {
         Host::Address(address) => return Ok(*address),
         Host::Name(name) => name,
     };
-    let found = system.addresses(name, wanted).await;
+    let found = system.addresses(name, wanted, client).await;
     let found = found.map_err(|failure| resolve_error(host, wanted, failure))?;
     // There is always one.
     let first = found.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED.into());

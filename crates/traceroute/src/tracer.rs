@@ -131,14 +131,19 @@ impl Tracer {
 
     /// The names of addresses; at the deadline, if there is one, those that are known by then.
     #[cfg(feature = "reverse-dns")]
-    pub(crate) async fn names_of(&self, addresses: HashSet<IpAddr>, deadline: Option<Instant>) -> Names {
+    pub(crate) async fn names_of(
+        &self,
+        addresses: HashSet<IpAddr>,
+        deadline: Option<Instant>,
+        client: u64,
+    ) -> Names {
         let names = &self.shared.options.reverse_dns;
-        names.names_of(addresses, deadline).await
+        names.names_of(addresses, deadline, client).await
     }
 
     #[cfg(not(feature = "reverse-dns"))]
     #[expect(clippy::unused_async, reason = "as with the feature")]
-    pub(crate) async fn names_of(&self, _: HashSet<IpAddr>, _: Option<Instant>) -> Names {
+    pub(crate) async fn names_of(&self, _: HashSet<IpAddr>, _: Option<Instant>, _: u64) -> Names {
         Names::default()
     }
 
@@ -275,7 +280,10 @@ impl<'r> RequestInProgress<'r> {
         }
         if request.reverse_dns {
             // Those found in time are used.
-            report.names = self.tracer.names_of(report.addresses(), Some(deadline)).await;
+            let names = self
+                .tracer
+                .names_of(report.addresses(), Some(deadline), request.client);
+            report.names = names.await;
         }
         report
     }

@@ -98,7 +98,11 @@ impl Server {
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
-        let socket = Socket::from(self.node.socket(TCP.0, TCP.1, 0).unwrap());
+        self.connect_from(&self.node)
+    }
+
+    fn connect_from(&self, node: &Node) -> TcpStream {
+        let socket = Socket::from(node.socket(TCP.0, TCP.1, 0).unwrap());
         socket.connect(&self.address.into()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.into()
@@ -106,7 +110,12 @@ impl Server {
 
     /// Sends a request and leaves the answer to be read.
     pub(crate) fn begin(&self, uri: &str) -> TcpStream {
-        let mut stream = self.connect();
+        self.begin_from(&self.node, uri)
+    }
+
+    /// The same for a client in another node.
+    pub(crate) fn begin_from(&self, node: &Node, uri: &str) -> TcpStream {
+        let mut stream = self.connect_from(node);
         write!(
             stream,
             "GET {uri} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"

@@ -3,13 +3,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use dns_lookup::{AddrFamily, AddrInfoHints, SockType, getaddrinfo};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::{LookupFailure, Resolution, Wanted, prefer_v4};
+use crate::turns::Turns;
 use traceroute_engine::Family;
 
 /// How many names are looked up at once, for the whole process.
@@ -20,9 +21,9 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Asks for each family by itself, so that a name server that ignores one kind of question does not
 /// keep the other.
-pub(super) async fn addresses(name: &str, wanted: Wanted) -> Resolution {
-    static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS)));
-    let family = |family| look_up(&TURNS, name.to_owned(), move |name| ask(name, family));
+pub(super) async fn addresses(name: &str, wanted: Wanted, client: u64) -> Resolution {
+    static TURNS: LazyLock<Turns> = LazyLock::new(|| Turns::new(LOOKUPS));
+    let family = |family| look_up(&TURNS, client, name.to_owned(), move |name| ask(name, family));
     match wanted {
         Wanted::V4 => family(Family::V4).await,
         Wanted::V6 => family(Family::V6).await,
@@ -46,15 +47,12 @@ fn ask(name: &str, family: Family) -> io::Result<Vec<IpAddr>> {
 
 /// Waits for a turn, and asks on a thread that may block. The turn ends with the question, not with
 /// who asks it: otherwise those who go away would fill all threads, and everybody else would wait.
-async fn look_up<A>(turns: &Arc<Semaphore>, name: String, ask: A) -> Resolution
+async fn look_up<A>(turns: &Turns, client: u64, name: String, ask: A) -> Resolution
 where
     A: FnOnce(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
 {
     let asking = async {
-        let turn = Arc::clone(turns)
-            .acquire_owned()
-            .await
-            .map_err(io::Error::other)?;
+        let turn = turns.turn(client).await;
         let (tell, answer) = oneshot::channel();
         // Not on the runtime's threads: it panics where no further one can be started.
         std::thread::Builder::new()
@@ -83,6 +81,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn one() -> Vec<IpAddr> {
         vec!["192.0.2.1".parse().unwrap()]
@@ -90,8 +89,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_name_is_not_waited_for_without_end() {
-        let full = Arc::new(Semaphore::new(0));
-        let error = look_up(&full, "slow.example".to_owned(), |_| panic!("asked"))
+        let full = Turns::new(0);
+        let error = look_up(&full, 0, "slow.example".to_owned(), |_| panic!("asked"))
             .await
             .unwrap_err();
         assert_eq!(
@@ -102,13 +101,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_goes_away_keeps_one_thread_busy_at_most() {
-        let turns = Arc::new(Semaphore::new(1));
+        // One, since the last is for a client that has none.
+        let turns = Arc::new(Turns::new(2));
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let (answer, answered) = std::sync::mpsc::channel();
         let first = tokio::spawn({
             let turns = Arc::clone(&turns);
             async move {
-                look_up(&turns, "slow.example".to_owned(), move |_| {
+                look_up(&turns, 0, "slow.example".to_owned(), move |_| {
                     begun.send(()).unwrap();
                     answered.recv().unwrap()
                 })
@@ -120,24 +120,25 @@ mod tests {
         assert!(first.await.unwrap_err().is_cancelled());
         // The resolver still works for nobody; who comes now waits, and may leave before anything
         // begins.
-        assert_eq!(turns.available_permits(), 0);
-        let mut second = Box::pin(look_up(&turns, "second.example".to_owned(), |_| panic!("asked")));
+        let mut second = Box::pin(look_up(&turns, 0, "second.example".to_owned(), |_| {
+            panic!("asked")
+        }));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(second);
-        let third = look_up(&turns, "third.example".to_owned(), |_| Ok(one()));
+        let third = look_up(&turns, 0, "third.example".to_owned(), |_| Ok(one()));
         answer.send(Ok(Vec::new())).unwrap();
         assert_eq!(third.await.unwrap(), one());
     }
 
     #[tokio::test]
     async fn localhost_has_an_address_of_each_family_asked_for() {
-        let v4 = addresses("localhost", Wanted::V4).await.unwrap();
+        let v4 = addresses("localhost", Wanted::V4, 0).await.unwrap();
         assert!(
             v4.iter()
                 .all(|address| address.is_ipv4() && address.is_loopback()),
             "{v4:?}"
         );
-        let either = addresses("localhost", Wanted::V4OrElseV6).await.unwrap();
+        let either = addresses("localhost", Wanted::V4OrElseV6, 0).await.unwrap();
         assert_eq!(either, v4);
     }
 }

@@ -34,12 +34,12 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use hickory_resolver::proto::op::ResponseCode;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use configuration::{Configuration, needs_c_library};
 
 use crate::target::ends_in_number;
+use crate::turns::Turns;
 
 /// How many names are looked up at once, for the whole process: each takes a few descriptors.
 const LOOKUPS: usize = 512;
@@ -173,7 +173,7 @@ pub(crate) struct System {
     resolver: Resolver,
     /// What the last `resolv.conf` said, and its text.
     last: Mutex<Option<(Vec<u8>, Arc<Configuration>)>>,
-    turns: Semaphore,
+    turns: Turns,
 }
 
 /// Who looks up names besides the hosts file.
@@ -213,7 +213,7 @@ impl System {
             port: configuration::PORT,
             resolver,
             last: Mutex::new(None),
-            turns: Semaphore::new(LOOKUPS),
+            turns: Turns::new(LOOKUPS),
         }
     }
 
@@ -221,8 +221,9 @@ impl System {
     /// ASCII.
     ///
     /// A name in the hosts file has the addresses that stand there, and no others. Dropping the
-    /// future stops the questions, except those of the C library.
-    pub(crate) async fn addresses(&self, name: &str, wanted: Wanted) -> Resolution {
+    /// future stops the questions, except those of the C library. A `client` whose names nobody
+    /// answers for delays no other.
+    pub(crate) async fn addresses(&self, name: &str, wanted: Wanted, client: u64) -> Resolution {
         if ends_in_number(name) {
             // C libraries take 127.1 and 0x7f000001 for addresses.
             return Err(LookupFailure::Unknown);
@@ -235,11 +236,10 @@ impl System {
         if !listed.is_empty() {
             return of_family(listed, wanted);
         }
-        // Never closed; and without a turn a look-up would be no less correct.
-        let _turn = self.turns.acquire().await.ok();
         let found = if self.needs_c_library(name) {
-            c_library::addresses(name, wanted).await?
+            c_library::addresses(name, wanted, client).await?
         } else {
+            let _turn = self.turns.turn(client).await;
             dns::addresses(&self.configuration(), name, wanted).await?
         };
         of_family(found, wanted)

@@ -424,7 +424,7 @@ impl Drop for Folder {
 
 async fn resolved(system: &System, name: &str, ipv6: bool) -> Result<String, String> {
     let host = Host::Name(name.to_owned());
-    match resolve_in(system, &host, wanted(ipv6)).await {
+    match resolve_in(system, &host, wanted(ipv6), 0).await {
         Ok(address) => Ok(address.to_string()),
         Err(error) => Err(error.to_string()),
     }
