@@ -1,6 +1,6 @@
 //! `GET /metrics`: what the service and the engine count, in Prometheus' text format.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::response::Response;
 use datadog_traceroute::{Cause, EndToEnd, Statistics};
@@ -94,6 +94,7 @@ impl Metrics {
         engine: Option<Statistics>,
         refused: impl IntoIterator<Item = (Scarce, u64)>,
         tokens: &NamedTokens,
+        certificate_end: Option<SystemTime>,
     ) -> Registry {
         let mut registry = Registry::with_prefix("traceroute");
         registry.register(
@@ -132,6 +133,13 @@ impl Metrics {
             "TLS handshakes that failed, by reason",
             self.connections.failed_handshakes.clone(),
         );
+        if let Some(since) = certificate_end.and_then(|end| end.duration_since(UNIX_EPOCH).ok()) {
+            registry.register(
+                "tls_certificate_end_timestamp_seconds",
+                "When the service's certificate ends",
+                ConstGauge::new(since.as_secs()),
+            );
+        }
         let refused = refused
             .into_iter()
             .map(|(scarce, count)| ("scarce", scarce.name(), count));
@@ -312,7 +320,11 @@ mod tests {
 
     fn text(metrics: &Metrics, engine: Option<Statistics>) -> String {
         let mut text = String::new();
-        encode(&mut text, &metrics.registry(engine, [], &NamedTokens::default())).unwrap();
+        encode(
+            &mut text,
+            &metrics.registry(engine, [], &NamedTokens::default(), None),
+        )
+        .unwrap();
         text
     }
 

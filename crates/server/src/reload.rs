@@ -54,6 +54,7 @@ impl Reload {
             loop {
                 thread::sleep(PERIOD);
                 self.changed();
+                self.tell_end();
             }
         };
         let watcher = thread::Builder::new().name("changes".to_owned());
@@ -79,6 +80,14 @@ impl Reload {
             .as_ref()
             .map_or(Ok(false), |tls| tls.reload().map(|()| true));
         tell("the certificates", "are what they were", result);
+        self.tell_end();
+    }
+
+    /// Warns of a certificate that ends.
+    pub(crate) fn tell_end(&self) {
+        if let Some(tls) = &self.tls {
+            tls.tell_end(SystemTime::now());
+        }
     }
 }
 

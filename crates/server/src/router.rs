@@ -32,6 +32,7 @@ use crate::policy::Policy;
 use crate::ports::Ports;
 use crate::probe::Probe;
 use crate::rate::Rates;
+use crate::tls::Tls;
 use crate::tokens::Guest;
 use crate::{health, openapi, page, paths, stream};
 
@@ -46,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) max_requests_per_minute: Option<NonZeroU32>,
     pub(crate) max_ports: u32,
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 /// Everything that requests share.
@@ -311,11 +313,9 @@ async fn counters(State(service): State<Arc<Service>>, method: Method) -> HttpRe
     get_or_head(&method)?;
     let engine = service.backend.statistics().await;
     let refused = service.admission.refused();
-    metrics::respond(
-        &service
-            .metrics
-            .registry(engine, refused, &service.settings.tokens.named()),
-    )
+    let Settings { tokens, tls, .. } = &service.settings;
+    let end = tls.as_ref().and_then(|tls| tls.end());
+    metrics::respond(&service.metrics.registry(engine, refused, &tokens.named(), end))
 }
 
 async fn api(State(service): State<Arc<Service>>, method: Method) -> HttpResult {

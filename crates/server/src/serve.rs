@@ -230,6 +230,7 @@ async fn serve(
     .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
     let tokens = Arc::new(tokens);
     let reload = Arc::new(Reload::new(Arc::clone(&tokens), tls.clone()));
+    reload.tell_end();
     let on_hangup = Arc::clone(&reload);
     watch_hangup(move || on_hangup.all())
         .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
@@ -246,6 +247,7 @@ async fn serve(
         allowed_hosts: config.allowed_hosts.clone(),
         max_requests_per_minute: config.max_requests_per_minute,
         max_ports: config.max_ports,
+        tls: tls.clone(),
     };
     let tracer = Arc::new(backend::tracer(config.capacity.traces));
     let service = Service::new(tracer, settings, cancelled);

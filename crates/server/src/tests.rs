@@ -219,6 +219,7 @@ fn settings() -> Settings {
         allowed_hosts: AllowedHosts::default(),
         max_requests_per_minute: None,
         max_ports: u32::MAX,
+        tls: None,
     }
 }
 

@@ -5,15 +5,16 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{Error, InvalidMessage, RootCertStore, ServerConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::{CertificateError, Error, InvalidMessage, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +26,8 @@ use crate::logging::may_tell_of_cheap_request;
 
 /// Most bytes of a file: a whole system's authorities are a quarter of it.
 const LARGEST: u64 = 1 << 20;
+/// How long before its end a certificate should have been renewed.
+const RENEWED: Duration = Duration::from_hours(3 * 24);
 
 /// In a request's extensions: it came over TLS.
 #[derive(Debug, Clone, Copy)]
@@ -44,15 +47,31 @@ pub(crate) struct TlsFiles {
 #[derive(Debug)]
 pub(crate) struct Tls {
     files: TlsFiles,
-    config: RwLock<Arc<ServerConfig>>,
+    loaded: RwLock<Loaded>,
+    /// Whether it has been said that the certificate ends soon, or that it has ended.
+    told: Mutex<Option<Ending>>,
+}
+
+#[derive(Debug, Clone)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// When the first certificate of the service's own chain ends.
+    end: Option<SystemTime>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Soon,
+    Over,
 }
 
 impl Tls {
     /// # Errors
     /// What is wrong with which file.
     pub(crate) fn load(files: TlsFiles) -> Result<Self, String> {
-        let config = RwLock::new(Arc::new(files.read()?));
-        Ok(Tls { files, config })
+        let loaded = RwLock::new(files.read()?);
+        let told = Mutex::new(None);
+        Ok(Tls { files, loaded, told })
     }
 
     /// Reads the files again. After an error everything is as it was. What is connected stays so.
@@ -60,9 +79,44 @@ impl Tls {
     /// # Errors
     /// As [`Tls::load`].
     pub(crate) fn reload(&self) -> Result<(), String> {
-        let config = Arc::new(self.files.read()?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let loaded = self.files.read()?;
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
+    }
+
+    fn loaded(&self) -> Loaded {
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        loaded.clone()
+    }
+
+    /// When the service's certificate ends, or one between it and its authority.
+    pub(crate) fn end(&self) -> Option<SystemTime> {
+        self.loaded().end
+    }
+
+    /// Warns, once, where that is soon or over.
+    pub(crate) fn tell_end(&self, now: SystemTime) {
+        let Some(end) = self.end() else { return };
+        let ending = if end <= now {
+            Some(Ending::Over)
+        } else {
+            (end <= now + RENEWED).then_some(Ending::Soon)
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == ending {
+            return;
+        }
+        *told = ending;
+        let path = self.files.certificate.display();
+        match ending {
+            Some(Ending::Over) => tracing::warn!("the certificate in {path} has ended: clients refuse it"),
+            Some(Ending::Soon) => {
+                let hours = end.duration_since(now).unwrap_or_default().as_secs() / 3600;
+                tracing::warn!("the certificate in {path} ends in {hours} hours: renew it");
+            }
+            None => {}
+        }
     }
 
     /// Whether clients need a certificate.
@@ -98,7 +152,7 @@ impl Tls {
         most: usize,
         patience: Duration,
     ) -> Result<TlsStream<Metered<S>>, HandshakeError> {
-        let config = Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner));
+        let config = self.loaded().config;
         let stream = Metered {
             inner: stream,
             left: Some(most),
@@ -115,8 +169,9 @@ impl Tls {
 }
 
 impl TlsFiles {
-    fn read(&self) -> Result<ServerConfig, String> {
+    fn read(&self) -> Result<Loaded, String> {
         let chain = certificates(&self.certificate)?;
+        let end = chain.iter().filter_map(end).min();
         let text = read("the key", &self.key)?;
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes());
         let key = key.map_err(|error| cannot("the key", &self.key, &error))?;
@@ -145,7 +200,24 @@ impl TlsFiles {
         // Sessions that go on would outlive the client's certificate.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(config)
+        Ok(Loaded {
+            config: Arc::new(config),
+            end,
+        })
+    }
+}
+
+/// When a certificate ends. Who verifies it for the end of time is told.
+fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    /// The last second that a certificate can name (RFC 5280 §4.1.2.5).
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let certificate = ParsedCertificate::try_from(certificate).ok()?;
+    let (nobody, late) = (RootCertStore::empty(), UnixTime::since_unix_epoch(LAST));
+    match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], late, &[]) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
+        }
+        _ => None,
     }
 }
 
@@ -348,5 +420,23 @@ mod tests {
             assert!(error.contains(problem) && !error.contains('\n'), "{error}");
         }
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_has_an_end() {
+        let ends = |name: &str| Tls::load(files(name, "client.key", None)).unwrap().end().unwrap();
+        let begin_of_2021 = SystemTime::UNIX_EPOCH + Duration::from_hours(447_072);
+        assert_eq!(ends("expired.pem"), begin_of_2021);
+        assert!(ends("client.pem") > SystemTime::now());
+        let tls = Tls::load(files("expired.pem", "client.key", None)).unwrap();
+        let told = |before: Duration| {
+            tls.tell_end(begin_of_2021 - before);
+            *tls.told.lock().unwrap()
+        };
+        assert_eq!(told(RENEWED * 2), None);
+        assert_eq!(told(RENEWED), Some(Ending::Soon));
+        assert_eq!(told(Duration::ZERO), Some(Ending::Over));
+        tls.reload().unwrap();
+        assert_eq!(*tls.told.lock().unwrap(), None, "it is told again");
     }
 }

@@ -28,8 +28,9 @@ pub(super) fn main() -> Result<(), Failure> {
             return work(&argument(1, ""), address, seconds, clients, paths);
         }
         "hostile" => return hostile::attack(&path(&argument(1, ""))?),
-        "siege" => return siege::main(&argument(1, ""), argument(2, "900").parse()?),
-        "besiege" => return siege::besiege(argument(1, "").parse()?, &argument(2, ""), &argument(3, "")),
+        "siege" => return siege::all(&argument(1, ""), argument(2, "900").parse()?),
+        "attacks" => return siege::each(&argument(1, ""), argument(2, "20").parse()?, &argument(3, "")),
+        "attack" => return siege::attack(arguments.get(1..).unwrap_or_default()),
         "patient" => {
             return siege::trace(
                 argument(1, "").parse()?,
