@@ -140,6 +140,10 @@ fn ascii(text: &str) -> String {
 
 /// What those who wrote `name` may have meant.
 fn similar(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    // Comparing takes time with the square of the length.
+    if name.len() > MOST.1 {
+        return None;
+    }
     let name = name.to_lowercase().replace('_', "-");
     let of_flag = OPTIONS.iter().find(|option| option.flag == name);
     if let Some(name) = of_flag.and_then(|option| option.query) {
@@ -290,6 +294,17 @@ mod tests {
         let query = names.join("&");
         let text = read(&query).remarks.to_string();
         assert!(text.len() < 1000 && text.ends_with(", and more"), "{text}");
+    }
+
+    /// What the longest header has room for took half a second.
+    #[test]
+    fn long_names_take_no_time() {
+        let begun = std::time::Instant::now();
+        for _ in 0..100 {
+            read(&format!("max-ttl{}=1", "l".repeat(16_000)));
+        }
+        let took = begun.elapsed();
+        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
     }
 
     #[test]

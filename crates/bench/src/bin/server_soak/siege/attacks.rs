@@ -210,18 +210,18 @@ pub(crate) fn attack(arguments: &[String]) -> Result<(), Failure> {
         Ok(())
     })?;
     let tally = siege.tally.lock().unwrap_or_else(PoisonError::into_inner);
-    for name in names() {
+    for name in names().filter(|name| only.is_empty() || only == name) {
         let outcomes = tally.iter().filter(|((way, _), _)| *way == name);
         let outcomes: Vec<String> = outcomes
             .map(|((_, outcome), times)| format!("{times} × {outcome}"))
             .collect();
-        if !outcomes.is_empty() {
-            let name = if only.is_empty() {
-                format!("{name}: ")
-            } else {
-                String::new()
-            };
-            println!("{name}{}", outcomes.join(", "));
+        let outcomes = match outcomes.as_slice() {
+            [] => "nothing came back".to_owned(),
+            _ => outcomes.join(", "),
+        };
+        match only.is_empty() {
+            true => println!("{name}: {outcomes}"),
+            false => println!("{outcomes}"),
         }
     }
     // Threads that still attack end with the process.

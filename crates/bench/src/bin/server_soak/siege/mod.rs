@@ -26,6 +26,7 @@ const RETURNED: Duration = Duration::from_secs(35);
 /// All attacks at once, for some seconds.
 pub(super) fn all(program: &str, seconds: u64) -> Result<(), Failure> {
     let ground = Ground::new(program)?;
+    println!("memory limited as in the manifest, the network's buffers included");
     let mut siege = ground.begin("", seconds)?;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(seconds) {
@@ -270,7 +271,6 @@ impl Cage {
         fs::create_dir(&folder)?;
         let cage = Cage { folder, is_v2 };
         cage.write(cage.file("memory.max", "memory.limit_in_bytes"), &bytes)?;
-        println!("memory limited to {limit} MiB, the network's buffers included");
         Ok(cage)
     }
 
