@@ -237,6 +237,7 @@ mod tests {
     use std::fs::{self, File, Permissions};
     use std::io::{ErrorKind, Read, Write};
     use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
     use std::process::Command;
@@ -356,6 +357,18 @@ mod tests {
             UnixStream::pair().unwrap();
             UdpSocket::bind("127.0.0.1:0").unwrap();
             assert!(("localhost", 80).to_socket_addrs().unwrap().next().is_some());
+            // A library is loaded, as C libraries do to look up names.
+            let program = File::open("/proc/self/exe").unwrap();
+            let run = c_long::from(libc::PROT_READ | libc::PROT_EXEC);
+            let arguments = [
+                0,
+                4096,
+                run,
+                libc::MAP_PRIVATE.into(),
+                program.as_raw_fd().into(),
+                0,
+            ];
+            assert_eq!(call(libc::SYS_mmap, arguments), 0);
             let process = std::process::id().into();
             assert_eq!(call(libc::SYS_kill, [process, 0, 0, 0, 0, 0]), 0);
         });
