@@ -247,9 +247,10 @@ mod tests {
 
     /// Its error number; 0: it succeeds.
     #[allow(unsafe_code)]
-    fn call(number: c_long, [a, b, c, d, e, f]: [c_long; 6]) -> c_int {
+    fn call(number: c_long, arguments: [c_long; 6]) -> c_int {
+        let [first, second, third, fourth, fifth, sixth] = arguments;
         // SAFETY: the tests pass no pointers, except null.
-        match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
+        match unsafe { libc::syscall(number, first, second, third, fourth, fifth, sixth) } {
             -1 => io::Error::last_os_error().raw_os_error().unwrap(),
             _ => 0,
         }
@@ -265,6 +266,10 @@ mod tests {
     }
 
     #[test]
+    #[allow(
+        clippy::cast_possible_wrap,
+        reason = "TIOCSTI has a type of each C library's own"
+    )]
     fn what_only_an_intruder_calls_is_refused() {
         restricted(|| {
             let nobody = c_long::from(u32::MAX);
