@@ -315,7 +315,7 @@ struct Flags {
     #[arg(long, value_name = "path", value_hint = ValueHint::FilePath)]
     tls_client_ca: Option<PathBuf>,
 
-    /// Keep the right to write files and to start programs (Linux; nothing needs it)
+    /// Keep the right to write files, start programs and make any system call (Linux; nothing needs it)
     #[arg(long)]
     no_sandbox: bool,
 

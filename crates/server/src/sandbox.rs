@@ -1,84 +1,83 @@
-//! What the process may do with files, once everything is open: read them (`landlock(7)`).
+//! What the process may do once everything is open: serve, probe, look up names and read files.
+
+#[cfg(all(
+    target_os = "linux",
+    target_pointer_width = "64",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod calls;
+#[cfg(target_os = "linux")]
+mod files;
 
 use std::path::Path;
 
 /// Whether the kernel enforces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-pub(crate) enum Sandbox {
+enum Protection {
     /// All of it, or as much as this kernel knows.
     On,
     /// The kernel has nothing of the kind, or it is turned off.
     Unsupported,
 }
 
-/// From now on the calling thread, and those that it starts, can neither write, make or remove
-/// files nor start programs. A file in `writable` may be removed.
-///
-/// # Errors
-/// What the kernel says.
-#[cfg(target_os = "linux")]
-pub(crate) fn enter(writable: Option<&Path>) -> Result<Sandbox, landlock::RulesetError> {
-    use landlock::{
-        ABI, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, path_beneath_rules,
-    };
+/// What [`enter`] achieved, or why not. There is no log yet when it is called.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    files: Result<Protection, String>,
+    calls: Result<Protection, String>,
+}
 
-    // What newer kernels can forbid is for devices only.
-    let forbidden = AccessFs::from_write(ABI::V3) | AccessFs::Execute;
-    let status = Ruleset::default()
-        .handle_access(forbidden)?
-        .create()?
-        .add_rules(path_beneath_rules(writable, AccessFs::RemoveFile))?
-        .restrict_self()?;
-    Ok(match status.ruleset {
-        RulesetStatus::NotEnforced => Sandbox::Unsupported,
-        _ => Sandbox::On,
-    })
+/// From now on the calling thread, and those that it starts, can neither write, make or remove
+/// files nor start programs, and make no system call that only somebody who took them over would
+/// make. A file in `writable` may be removed.
+pub(crate) fn enter(writable: Option<&Path>) -> Sandbox {
+    Sandbox {
+        files: files::protect(writable).map_err(|error| error.to_string()),
+        calls: calls::restrict().map_err(|error| error.to_string()),
+    }
+}
+
+impl Sandbox {
+    /// Logs it.
+    pub(crate) fn tell(&self) {
+        match &self.files {
+            Ok(Protection::On) => tracing::debug!("files can be read only"),
+            Ok(Protection::Unsupported) => tracing::debug!("files are not protected: no Landlock"),
+            Err(error) => tracing::warn!(%error, "files are not protected"),
+        }
+        match &self.calls {
+            Ok(Protection::On) => tracing::debug!("system calls are restricted"),
+            Ok(Protection::Unsupported) => {
+                tracing::debug!("system calls are not restricted: no seccomp, or not for this processor");
+            }
+            Err(error) => tracing::warn!(%error, "system calls are not restricted"),
+        }
+    }
 }
 
 /// Does nothing: this system has nothing of the kind.
-///
-/// # Errors
-/// None.
 #[cfg(not(target_os = "linux"))]
-#[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
-pub(crate) fn enter(_writable: Option<&Path>) -> Result<Sandbox, std::convert::Infallible> {
-    Ok(Sandbox::Unsupported)
+mod files {
+    use super::*;
+
+    #[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
+    pub(super) fn protect(_writable: Option<&Path>) -> Result<Protection, std::convert::Infallible> {
+        Ok(Protection::Unsupported)
+    }
 }
 
-#[cfg(all(test, target_os = "linux"))]
-#[allow(clippy::unwrap_used, reason = "all of this is test code")]
-mod tests {
+/// Does nothing: the numbers of this processor's calls have not been checked.
+#[cfg(not(all(
+    target_os = "linux",
+    target_pointer_width = "64",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+mod calls {
     use super::*;
-    use std::fs;
-    use std::io::ErrorKind;
-    use std::process::Command;
-    use std::thread;
 
-    #[test]
-    fn files_can_be_read_and_nothing_else() {
-        let folder = std::env::temp_dir().join(format!("traceroute-sandbox-{}", std::process::id()));
-        let inside = folder.join("inside");
-        fs::create_dir_all(&inside).unwrap();
-        for file in [folder.join("outside"), inside.join("socket")] {
-            fs::write(file, "old").unwrap();
-        }
-        let seen = folder.clone();
-        // It is for a thread, and for good.
-        let sandboxed = thread::spawn(move || {
-            if enter(Some(&inside)).unwrap() == Sandbox::Unsupported {
-                return eprintln!("not run: this kernel has no Landlock");
-            }
-            let denied = |error: std::io::Error| error.kind() == ErrorKind::PermissionDenied;
-            let outside = seen.join("outside");
-            assert_eq!(fs::read_to_string(&outside).unwrap(), "old");
-            assert!(denied(fs::write(&outside, "new").unwrap_err()));
-            assert!(denied(fs::write(inside.join("new"), "new").unwrap_err()));
-            assert!(denied(fs::remove_file(&outside).unwrap_err()));
-            assert!(denied(Command::new("true").spawn().unwrap_err()));
-            fs::remove_file(inside.join("socket")).unwrap();
-        });
-        sandboxed.join().unwrap();
-        fs::remove_dir_all(folder).unwrap();
+    #[expect(clippy::unnecessary_wraps, reason = "as on Linux")]
+    pub(super) fn restrict() -> Result<Protection, std::convert::Infallible> {
+        Ok(Protection::Unsupported)
     }
 }

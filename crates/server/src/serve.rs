@@ -34,7 +34,7 @@ use crate::logging;
 use crate::policy::Choices;
 use crate::reload::Reload;
 use crate::router::{Service, Settings, router};
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox;
 use crate::shared::{Socket, TELLS_END, Watch, share};
 use crate::stall::StallGuard;
 use crate::tls::{Encrypted, Tls};
@@ -77,10 +77,8 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     let log = logging::start(config.log_level, config.log_format)
         .map_err(|error| StartError(format!("cannot start a thread for the log: {error}; {RAISE}")))?;
     match sandbox {
-        None => tracing::warn!("files are not protected: --no-sandbox"),
-        Some(Ok(Sandbox::On)) => tracing::debug!("files can be read only"),
-        Some(Ok(Sandbox::Unsupported)) => tracing::debug!("files are not protected: no Landlock"),
-        Some(Err(error)) => tracing::warn!(%error, "files are not protected"),
+        None => tracing::warn!("files and system calls are not restricted: --no-sandbox"),
+        Some(sandbox) => sandbox.tell(),
     }
     let result = start(config, tokens, tls, sockets, &kept);
     log.finish();

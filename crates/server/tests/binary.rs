@@ -484,6 +484,42 @@ fn nothing_but_cap_net_raw_is_kept() {
     assert!(threads > 1);
 }
 
+/// How system calls are filtered, as `proc_pid_status(5)` has it: the mode, and the number of filters.
+fn filters(status: &Path) -> (u32, u32) {
+    let status = fs::read_to_string(status).unwrap();
+    let value = |name| {
+        let mut lines = status.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        value.trim().parse().unwrap()
+    };
+    (value("Seccomp:"), value("Seccomp_filters:"))
+}
+
+#[test]
+fn system_calls_are_restricted_in_every_thread_unless_turned_off() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    // A container has a filter of its own.
+    let own = filters(Path::new("/proc/self/status"));
+    for (arguments, expected) in [(&[][..], (2, own.1 + 1)), (&["--no-sandbox"], own)] {
+        let server = Server::start(&node, arguments);
+        for protocol in ["udp", "tcp", "icmp"] {
+            server.report(&format!(
+                "/traceroute?target=localhost&protocol={protocol}&traceroute-queries=1&e2e-queries=1&reverse-dns=true"
+            ));
+        }
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap();
+        let found: Vec<_> = tasks
+            .map(|task| filters(&task.unwrap().path().join("status")))
+            .collect();
+        assert!(found.len() > 3, "{found:?}");
+        assert!(
+            found.iter().all(|found| *found == expected),
+            "{arguments:?}: {found:?}"
+        );
+    }
+}
+
 #[test]
 fn the_log_names_privileges_and_requests() {
     let Some(lab) = require_lab() else { return };
