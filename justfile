@@ -138,6 +138,11 @@ server-siege seconds="900":
     cargo build --release --locked --package datadog-traceroute-server --package traceroute-bench
     target/release/server_soak siege target/release/datadog-traceroute-server {{ seconds }}
 
+# Each of these attacks by itself, as the table of docs/scaling.md (root)
+server-attacks seconds="20":
+    cargo build --release --locked --package datadog-traceroute-server --package traceroute-bench
+    target/release/server_soak attacks target/release/datadog-traceroute-server {{ seconds }}
+
 # Repeat the scenario suite, in memory and behind TUN devices (root or sudo): the first difference ends it, with no second chance
 scenarios times="1":
     source scripts/privileged; \
