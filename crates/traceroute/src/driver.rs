@@ -2,8 +2,11 @@
 //! rest of the process talks to it.
 //!
 //! - **Back-pressure.** The thread carries out at most 32 actions between two looks at the capture,
-//!   and takes at most 64 commands. When more is due than the machine can do, probes leave later,
-//!   but no reply waits long and none is lost.
+//!   and starts at most 64 traces; one only, while actions are due that it did not get to. When more
+//!   is asked for than the machine can do, traces start later. Those that run go on, and no reply
+//!   waits long and none is lost.
+//! - **Fairness.** Traces that have not started wait in the queue of their client, and clients take
+//!   turns: who asks for ten thousand keeps nobody else waiting.
 //! - **Order.** What is due comes right after a look. So no trace ends before an answer that was
 //!   captured is read. An answer counts by when it arrived.
 //! - **Rest.** While nothing is traced, nothing is captured (`Network::rest`). The next trace
@@ -24,6 +27,7 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
+use crate::rotation::Rotation;
 use tokio::sync::oneshot;
 use traceroute_engine::{
     Action, ConnectionId, Counters, Engine, EngineEvent, FlowRequest, FoundHop, NetError, Network,
@@ -34,8 +38,12 @@ use traceroute_engine::{
 /// Actions carried out between two looks at the capture, so that its buffer cannot overflow while
 /// many probes are due.
 const ACTIONS_PER_TURN: usize = 32;
-/// Commands taken between two looks at the capture.
-const COMMANDS_PER_TURN: usize = 64;
+/// Traces started between two looks at the capture.
+const STARTS_PER_TURN: usize = 64;
+/// The same while actions are due: so many that as much ends as begins.
+const STARTS_WHEN_LATE: usize = 1;
+/// Commands taken between two looks. That takes no time: starts are put where they wait.
+const COMMANDS_PER_TURN: usize = 1024;
 /// So many packets at one look, and there may be more.
 const CROWD: usize = 32;
 /// Looks at the capture, one after the other, as long as it is crowded; then it is the probes'
@@ -117,6 +125,7 @@ enum Commands {
 
 struct Start {
     ticket: u64,
+    client: u64,
     spec: TraceSpec,
     on_news: Option<OnNews>,
     result: oneshot::Sender<Result<TraceOutcome, TraceError>>,
@@ -151,10 +160,16 @@ impl Driver {
     /// Starts a trace. Dropping the returned future before it is ready cancels the trace and frees
     /// all it holds.
     pub fn trace(&self, spec: TraceSpec, on_news: Option<OnNews>) -> TraceFuture {
+        self.trace_for(0, spec, on_news)
+    }
+
+    /// [`Driver::trace`] for one of several clients, by any number.
+    pub fn trace_for(&self, client: u64, spec: TraceSpec, on_news: Option<OnNews>) -> TraceFuture {
         let ticket = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
         let (result, receiver) = oneshot::channel();
         self.send(Command::Start(Box::new(Start {
             ticket,
+            client,
             spec,
             on_news,
             result,
@@ -252,6 +267,8 @@ struct Pump {
     open: Open,
     publish: Box<dyn Fn(Option<Waker>) + Send>,
     inbox: mpsc::Receiver<Command>,
+    /// Traces that have not started.
+    waiting: Rotation<Box<Start>>,
     network: Option<Box<dyn Network + Send>>,
     limit: usize,
     seed: [u8; 32],
@@ -272,6 +289,7 @@ impl Pump {
             open,
             publish,
             inbox,
+            waiting: Rotation::new(),
             network: None,
             limit,
             seed,
@@ -316,11 +334,17 @@ impl Pump {
                 }
             }
             let commands = self.take_commands();
-            if commands == Commands::Over && self.running.is_empty() {
+            self.start_some(if pending {
+                STARTS_WHEN_LATE
+            } else {
+                STARTS_PER_TURN
+            });
+            let is_all = self.waiting.is_empty();
+            if commands == Commands::Over && is_all && self.running.is_empty() {
                 return;
             }
             // The waker has been called for them, but perhaps only once for all.
-            if let Err(error) = self.listen(pending || commands == Commands::More) {
+            if let Err(error) = self.listen(pending || commands == Commands::More || !is_all) {
                 self.break_down(&error);
             }
             pending = self.act();
@@ -330,7 +354,8 @@ impl Pump {
 
     /// Whether there is nothing to watch.
     fn is_idle(&mut self) -> bool {
-        self.network.is_none() || self.running.is_empty() && self.engine.wake_at().is_none()
+        let watches = self.network.is_some() && (!self.running.is_empty() || self.engine.wake_at().is_some());
+        self.waiting.is_empty() && !watches
     }
 
     /// Waits for a command without the network. What it has captured meanwhile answers nobody, and
@@ -360,7 +385,7 @@ impl Pump {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Start(start) => self.start(*start),
+            Command::Start(start) => self.waiting.push(start.client, start),
             Command::Cancel { ticket } => self.cancel(ticket),
             Command::Statistics(reply) => {
                 let network = self
@@ -379,16 +404,27 @@ impl Pump {
         }
     }
 
+    /// Starts so many of those that wait, without those that nobody waits for any more.
+    fn start_some(&mut self, most: usize) {
+        let mut started = 0;
+        while started < most
+            && let Some(start) = self.waiting.pop()
+        {
+            if !start.result.is_closed() {
+                self.start(*start);
+                started += 1;
+            }
+        }
+    }
+
     fn start(&mut self, start: Start) {
         let Start {
             ticket,
+            client: _,
             spec,
             on_news,
             result,
         } = start;
-        if result.is_closed() {
-            return;
-        }
         let request = FlowRequest {
             target: spec.target,
             transport: spec.method.transport(),

@@ -68,6 +68,7 @@ mod report;
 mod request;
 #[cfg(feature = "reverse-dns")]
 mod reverse_dns;
+mod rotation;
 mod target;
 mod tracer;
 mod turns;

@@ -352,7 +352,8 @@ impl Tracer {
             });
             on_news
         });
-        let outcome = self.driver(request)?.trace(spec, on_news).await.map_err(failed)?;
+        let outcome = self.driver(request)?.trace_for(request.client(), spec, on_news);
+        let outcome = outcome.await.map_err(failed)?;
         let TraceOutcome::Paths(result) = outcome else {
             return Err(failed(TraceError::Stopped));
         };

@@ -423,7 +423,10 @@ impl Probing<'_> {
             longest: self.time_left(),
             ..TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout)
         };
-        match self.driver.trace(spec, self.owner.on_news(Some(index))).await? {
+        let trace = self
+            .driver
+            .trace_for(request.client, spec, self.owner.on_news(Some(index)));
+        match trace.await? {
             TraceOutcome::Run(result) => Ok((method, result)),
             TraceOutcome::EndToEnd(_) | TraceOutcome::Paths(_) => Err(TraceError::Stopped.into()),
         }
@@ -454,7 +457,10 @@ impl Probing<'_> {
             interval,
             request.e2e_interval.is_some(),
         );
-        match self.driver.trace(spec, self.owner.on_news(None)).await? {
+        let trace = self
+            .driver
+            .trace_for(request.client, spec, self.owner.on_news(None));
+        match trace.await? {
             TraceOutcome::EndToEnd(result) => Ok(result),
             TraceOutcome::Run(_) | TraceOutcome::Paths(_) => Err(TraceError::Stopped),
         }

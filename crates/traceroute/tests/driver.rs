@@ -55,6 +55,8 @@ struct State {
     /// Opening a flow waits while this is set.
     shut: bool,
     opening: bool,
+    /// The ports of flows, as they were opened.
+    asked: Vec<u16>,
 }
 
 fn failure(operation: Operation, kind: ErrorKind) -> NetError {
@@ -116,6 +118,7 @@ impl Network for Fake {
             state = self.0.1.wait(state).unwrap();
         }
         state.opening = false;
+        state.asked.push(request.port);
         if let Some(kind) = state.open_error {
             return Err(failure(Operation::Route, kind));
         }
@@ -446,6 +449,33 @@ fn many_traces_at_once_all_end() {
     for trace in traces {
         assert_eq!(wait(trace).unwrap().hops.len(), 1);
     }
+}
+
+#[test]
+fn who_asks_for_much_delays_no_other_client() {
+    let fake = Fake::default();
+    (fake.state().frozen, fake.state().silent) = (true, true);
+    let driver = fake.driver(10_000);
+    fake.state().shut = true;
+    let blocked = driver.trace(spec(Method::Udp), None);
+    fake.wait_for("the thread is busy", |state| state.opening);
+    let many: Vec<_> = (0..300)
+        .map(|_| driver.trace_for(1, spec(Method::Udp), None))
+        .collect();
+    let one = driver.trace_for(
+        2,
+        TraceSpec {
+            port: 7,
+            ..spec(Method::Udp)
+        },
+        None,
+    );
+    fake.state().shut = false;
+    fake.0.1.notify_all();
+    fake.wait_for("all are open", |state| state.asked.len() == 302);
+    let place = fake.state().asked.iter().position(|port| *port == 7);
+    assert!(place.is_some_and(|place| place < 5), "{place:?}");
+    drop((blocked, many, one));
 }
 
 /// On loopback, say, the answer is there before the first poll.
