@@ -216,7 +216,7 @@ pub(crate) fn attack(arguments: &[String]) -> Result<(), Failure> {
             .map(|((_, outcome), times)| format!("{times} × {outcome}"))
             .collect();
         let outcomes = match outcomes.as_slice() {
-            [] => "nothing came back".to_owned(),
+            [] => "no answer in this time".to_owned(),
             _ => outcomes.join(", "),
         };
         match only.is_empty() {
