@@ -66,7 +66,7 @@ pub enum InvalidTarget {
     #[error("is not a host name: it has no form in ASCII (UTS 46)")]
     NoAscii,
     /// A URL; holds the host in it.
-    #[error("is a URL; give the host name only: {0}")]
+    #[error("is a URL; give the host name only: {}", .0.escape_debug())]
     Url(String),
 }
 

@@ -7,31 +7,32 @@ use std::time::Duration;
 use proptest::prelude::*;
 use traceroute_engine::{Method, Time, TraceSpec};
 
-use crate::METHODS;
-use crate::support::world::{Limiter, World};
-use crate::support::*;
+use super::input::Input;
+use super::support::world::{Limiter, World};
+use super::support::*;
 
-pub(crate) const MAX_TTL: u8 = 12;
+pub const METHODS: [Method; 4] = [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack];
+pub const MAX_TTL: u8 = 12;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Network {
-    pub(crate) length: u8,
+pub struct Network {
+    pub length: u8,
     /// Shares of a hundred.
-    pub(crate) probes_lost: u8,
-    pub(crate) answers_lost: u8,
-    pub(crate) duplicated: u8,
-    pub(crate) hop: Duration,
-    pub(crate) jitter: Duration,
-    pub(crate) silent: BTreeSet<u8>,
-    pub(crate) refuses: Option<u8>,
+    pub probes_lost: u8,
+    pub answers_lost: u8,
+    pub duplicated: u8,
+    pub hop: Duration,
+    pub jitter: Duration,
+    pub silent: BTreeSet<u8>,
+    pub refuses: Option<u8>,
     /// TTL, milliseconds, burst.
-    pub(crate) limits: Vec<(u8, u64, u32)>,
-    pub(crate) quotes_options: bool,
-    pub(crate) seed: u64,
+    pub limits: Vec<(u8, u64, u32)>,
+    pub quotes_options: bool,
+    pub seed: u64,
 }
 
 impl Network {
-    pub(crate) fn world(&self) -> World {
+    pub fn world(&self) -> World {
         let limits = self.limits.iter();
         let limits = limits.map(|(ttl, millis, burst)| (*ttl, Limiter::new(ms(*millis), *burst)));
         let mut world = World::new(self.length, self.seed);
@@ -47,13 +48,13 @@ impl Network {
     }
 
     /// Nothing hides the destination.
-    pub(crate) fn is_clear(&self) -> bool {
+    pub fn is_clear(&self) -> bool {
         let hides = |limit: &(u8, u64, u32)| limit.0 >= self.length;
         self.probes_lost == 0 && self.answers_lost == 0 && !self.limits.iter().any(hides)
     }
 }
 
-pub(crate) fn network() -> impl Strategy<Value = Network> {
+pub fn network() -> impl Strategy<Value = Network> {
     let share = || prop_oneof![3 => Just(0), 2 => 1_u8..40, 1 => Just(100)];
     let interval = prop_oneof![Just(1000), Just(100), 20_u64..3000];
     let limit = (1..=MAX_TTL, interval, prop_oneof![Just(6), 1_u32..20]);
@@ -89,19 +90,19 @@ pub(crate) fn network() -> impl Strategy<Value = Network> {
 
 /// What this machine does.
 #[derive(Debug, Clone)]
-pub(crate) struct Machine {
+pub struct Machine {
     /// How much later than its stamp each reply is read, in turn.
-    pub(crate) read_late: Vec<u64>,
+    pub read_late: Vec<u64>,
     /// When the thread stands still, and for how long.
-    pub(crate) stalls: Vec<(u64, u64)>,
+    pub stalls: Vec<(u64, u64)>,
     /// The kernel's send stamps, in turn: how much later than the call.
-    pub(crate) stamps: Vec<Option<u64>>,
+    pub stamps: Vec<Option<u64>>,
     /// Which attempts to send find the queue full, or are refused.
-    pub(crate) fails: BTreeMap<usize, bool>,
-    pub(crate) kernel_matches: bool,
+    pub fails: BTreeMap<usize, bool>,
+    pub kernel_matches: bool,
 }
 
-pub(crate) fn machine() -> impl Strategy<Value = Machine> {
+pub fn machine() -> impl Strategy<Value = Machine> {
     let late = prop_oneof![1 => Just(vec![0]), 1 => prop::collection::vec(0_u64..150, 1..8)];
     let stalls = prop_oneof![
         2 => Just(Vec::new()),
@@ -124,7 +125,7 @@ pub(crate) fn machine() -> impl Strategy<Value = Machine> {
 }
 
 impl Machine {
-    pub(crate) fn prepare<'p>(&'p self, simulation: &mut Simulation<'p>) {
+    pub fn prepare<'p>(&'p self, simulation: &mut Simulation<'p>) {
         let start = simulation.now;
         let mut late = self.read_late.iter().cycle();
         simulation.read_at = Box::new(move |stamp| stamp + ms(*late.next().unwrap()));
@@ -150,12 +151,12 @@ impl Machine {
         simulation.kernel_matches = self.kernel_matches;
     }
 
-    pub(crate) fn stalled(&self) -> Duration {
+    pub fn stalled(&self) -> Duration {
         self.stalls.iter().map(|(_, length)| ms(*length)).sum()
     }
 
     /// When the thread gets around to what is due then.
-    pub(crate) fn gets_to(simulation: &Simulation<'_>, mut at: Time) -> Time {
+    pub fn gets_to(simulation: &Simulation<'_>, mut at: Time) -> Time {
         while let Some(stall) = simulation.stalls.iter().find(|stall| stall.contains(&at)) {
             at = stall.end;
         }
@@ -164,22 +165,22 @@ impl Machine {
 }
 
 /// A kernel's stamp is at most so much later than the call.
-pub(crate) const LATEST_STAMP: Duration = Duration::from_millis(30);
+pub const LATEST_STAMP: Duration = Duration::from_millis(30);
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Run {
-    pub(crate) method: Method,
-    pub(crate) v6: bool,
-    pub(crate) retries: u8,
-    pub(crate) tells_attempts: bool,
-    pub(crate) timeout: u64,
-    pub(crate) delay: u64,
-    pub(crate) linger: u64,
-    pub(crate) longest: u64,
+pub struct Run {
+    pub method: Method,
+    pub v6: bool,
+    pub retries: u8,
+    pub tells_attempts: bool,
+    pub timeout: u64,
+    pub delay: u64,
+    pub linger: u64,
+    pub longest: u64,
 }
 
 impl Run {
-    pub(crate) fn spec(&self) -> TraceSpec {
+    pub fn spec(&self) -> TraceSpec {
         TraceSpec {
             delay: ms(self.delay),
             hop_retries: self.retries,
@@ -191,7 +192,7 @@ impl Run {
     }
 }
 
-pub(crate) fn run() -> impl Strategy<Value = Run> {
+pub fn run() -> impl Strategy<Value = Run> {
     let linger = prop_oneof![2 => Just(0), 1 => 0_u64..20_000];
     let longest = prop_oneof![2 => Just(60_000), 1 => 1_u64..5000];
     let delay = prop_oneof![1 => Just(0), 4 => 1_u64..80];
@@ -213,17 +214,129 @@ pub(crate) fn run() -> impl Strategy<Value = Run> {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Case {
-    pub(crate) network: Network,
-    pub(crate) machine: Machine,
-    pub(crate) runs: Vec<Run>,
+pub struct Case {
+    pub network: Network,
+    pub machine: Machine,
+    pub runs: Vec<Run>,
 }
 
-pub(crate) fn case() -> impl Strategy<Value = Case> {
+pub fn case() -> impl Strategy<Value = Case> {
     let parts = (network(), machine(), prop::collection::vec(run(), 1..5));
     parts.prop_map(|(network, machine, runs)| Case {
         network,
         machine,
         runs,
     })
+}
+
+/// The same from a fuzzer's bytes.
+impl Case {
+    pub fn read(input: &mut Input<'_>) -> Case {
+        let network = Network::read(input);
+        let machine = Machine::read(input);
+        let runs = 1 + input.byte() % 4;
+        Case {
+            network,
+            machine,
+            runs: (0..runs).map(|_| Run::read(input)).collect(),
+        }
+    }
+}
+
+/// A number from 0 to `most`.
+pub fn up_to(input: &mut Input<'_>, most: u32) -> u32 {
+    input.u32() % (most + 1)
+}
+
+/// As many as a byte says, `most` at most.
+pub fn several<T>(input: &mut Input<'_>, most: u8, one: impl Fn(&mut Input<'_>) -> T) -> Vec<T> {
+    let count = input.byte() % (most + 1);
+    (0..count).map(|_| one(input)).collect()
+}
+
+/// A share of a hundred; mostly nothing.
+pub fn share(input: &mut Input<'_>) -> u8 {
+    match input.byte() % 6 {
+        0..3 => 0,
+        3..5 => 1 + input.byte() % 39,
+        _ => 100,
+    }
+}
+
+impl Network {
+    fn read(input: &mut Input<'_>) -> Network {
+        let length = 1 + input.byte() % (MAX_TTL + 2);
+        let ttl = |input: &mut Input<'_>| 1 + input.byte() % MAX_TTL;
+        Network {
+            length,
+            probes_lost: share(input),
+            answers_lost: share(input),
+            duplicated: input.byte() % 30,
+            hop: Duration::from_micros(up_to(input, 19_999).into()),
+            jitter: match input.flag() {
+                true => Duration::from_micros(up_to(input, 99_999).into()),
+                false => Duration::ZERO,
+            },
+            silent: several(input, 2, ttl).into_iter().collect(),
+            refuses: input.flag().then(|| ttl(input)).filter(|ttl| *ttl < length),
+            limits: match input.byte() % 3 {
+                0 => Vec::new(),
+                1 => (1..=MAX_TTL).map(|ttl| (ttl, 1000, 6)).collect(),
+                _ => several(input, 3, |input| {
+                    let interval = 20 + u64::from(input.u16() % 2980);
+                    (ttl(input), interval, 1 + u32::from(input.byte() % 19))
+                }),
+            },
+            quotes_options: input.flag(),
+            seed: input.u32().into(),
+        }
+    }
+}
+
+impl Machine {
+    pub fn read(input: &mut Input<'_>) -> Machine {
+        let mut read_late = several(input, 7, |input| u64::from(input.byte() % 150));
+        if read_late.is_empty() {
+            read_late.push(0);
+        }
+        let stall = |input: &mut Input<'_>| (input.u16() % 3000, 1 + input.u16() % 699);
+        let stalls = several(input, 3, stall).into_iter();
+        let mut stamps = several(input, 5, |input| {
+            input.flag().then(|| u64::from(input.byte() % 30))
+        });
+        if stamps.is_empty() {
+            stamps.push(None);
+        }
+        let fail = |input: &mut Input<'_>| (usize::from(input.byte() % 60), input.flag());
+        Machine {
+            read_late,
+            stalls: stalls
+                .map(|(from, length)| (from.into(), length.into()))
+                .collect(),
+            stamps,
+            fails: several(input, 5, fail).into_iter().collect(),
+            kernel_matches: input.flag(),
+        }
+    }
+}
+
+impl Run {
+    fn read(input: &mut Input<'_>) -> Run {
+        Run {
+            method: METHODS[usize::from(input.byte()) % METHODS.len()],
+            v6: input.flag(),
+            retries: input.byte() % 11,
+            tells_attempts: !input.flag(),
+            timeout: 50 + u64::from(input.u16() % 1450),
+            delay: u64::from(input.byte() % 80),
+            linger: match input.flag() {
+                true => u64::from(input.u16() % 20_000),
+                false => 0,
+            },
+            longest: match input.flag() {
+                true => 1 + u64::from(input.u16() % 4999),
+                false => 60_000,
+            },
+        }
+    }
 }
