@@ -32,6 +32,12 @@ pub fn policy(mut data: &[u8]) {
     for subnet in &policy.deny {
         check_denied(&policy, member(subnet, bits), bits);
     }
+    if policy.deny_local {
+        let loopback = Ipv4Addr::from(127 << 24 | bits as u32 >> 8);
+        for local in [loopback, Ipv4Addr::new(169, 254, 169, 254)] {
+            check_denied(&policy, local.into(), bits);
+        }
+    }
     check_allowed(&policy, bits);
     let address = Ipv6Addr::from(address);
     for address in [IpAddr::V6(address), IpAddr::V4(Ipv4Addr::from(bits as u32))] {
