@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+/// A target by its name, which is also the name of its corpus.
+type Target = (&'static str, fn(&[u8]));
+
 /// Runs each target on every file of its corpus.
-pub(crate) fn replay(targets: &[(&str, fn(&[u8]))]) {
+pub(crate) fn replay(targets: &[Target]) {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
     for (name, target) in targets {
         let directory = corpora.join(name);

@@ -120,7 +120,11 @@ impl NamedTokens {
     pub(crate) fn parse(text: &str, before: &NamedTokens) -> Result<Self, String> {
         // Not its display form, which quotes the file.
         let document: Document = toml::from_str(text).map_err(|error| match error.span() {
-            Some(span) => format!("line {}: {}", line(text, span.start), without_value(error.message())),
+            Some(span) => format!(
+                "line {}: {}",
+                line(text, span.start),
+                without_value(error.message())
+            ),
             None => without_value(error.message()),
         })?;
         if document.tokens.is_empty() {
@@ -351,7 +355,10 @@ mod tests {
             ("s3cret", "line 1: "),
             ("tokens = \"s3cret\"", "line 1: invalid type, expected "),
             ("[tokens]\na = \"s3cret\"", "line 2: invalid type, expected "),
-            (&entry("a", "max-requests = \"s3cret\""), "line 3: invalid type, expected "),
+            (
+                &entry("a", "max-requests = \"s3cret\""),
+                "line 3: invalid type, expected ",
+            ),
             (&many.concat(), "there are more than 1000"),
             (&(entry("a", "") + &entry("a", "")), "line 3: duplicate key"),
             (

@@ -1,5 +1,9 @@
 //! Bodies of the fuzz targets: each takes any bytes and panics when something is wrong.
-#![allow(clippy::unwrap_used, reason = "a panic is what they find")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a panic is what they find"
+)]
 
 mod configuration;
 mod policy;
@@ -9,8 +13,11 @@ pub use configuration::configuration;
 pub use policy::policy;
 pub use request::request;
 
-/// The targets by name, which is also the name of a target's corpus.
-pub const ALL: [(&str, fn(&[u8])); 3] = [
+/// A target by its name, which is also the name of its corpus.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const ALL: [Target; 3] = [
     ("request", request),
     ("policy", policy),
     ("configuration", configuration),

@@ -140,5 +140,8 @@ fn check_allowed(policy: &Policy, bits: u128) {
 /// What is allowed is on no list of denied networks.
 fn check_address(policy: &Policy, address: IpAddr) {
     let has = |subnets: &[Subnet]| subnets.iter().any(|subnet| network(subnet).contains(&address));
-    assert!(!policy.allows(address, None) || !has(&policy.deny), "{address} by {policy:?}");
+    assert!(
+        !policy.allows(address, None) || !has(&policy.deny),
+        "{address} by {policy:?}"
+    );
 }

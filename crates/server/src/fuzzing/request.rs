@@ -175,6 +175,8 @@ fn check_answer(text: &str, (path, what, last): (u8, u8, u8), ceilings: &Ceiling
         }),
         allowed_hosts: AllowedHosts::default(),
         max_requests_per_minute: None,
+        max_ports: u32::MAX,
+        tls: None,
     };
     let backend = Arc::new(Fake {
         last,
@@ -248,10 +250,10 @@ impl Fake {
 }
 
 impl Backend for Fake {
-    fn resolve<'a>(&'a self, host: &'a Host, ipv6: bool) -> BoxFuture<'a, Result<IpAddr, Error>> {
-        let address = match host {
+    fn resolve<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<IpAddr, Error>> {
+        let address = match request.host() {
             Host::Address(address) => *address,
-            Host::Name(_) if ipv6 => Ipv6Addr::new(0, 0, 0, self.last.into(), 0, 0, 0, 1).into(),
+            Host::Name(_) if request.ipv6() => Ipv6Addr::new(0, 0, 0, self.last.into(), 0, 0, 0, 1).into(),
             Host::Name(_) => Ipv4Addr::new(198, 51, 100 + (self.last & 1), self.last).into(),
         };
         Box::pin(async move { Ok(address) })

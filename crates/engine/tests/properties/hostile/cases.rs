@@ -273,9 +273,10 @@ impl Network {
             answers_lost: share(input),
             duplicated: input.byte() % 30,
             hop: Duration::from_micros(up_to(input, 19_999).into()),
-            jitter: match input.flag() {
-                true => Duration::from_micros(up_to(input, 99_999).into()),
-                false => Duration::ZERO,
+            jitter: if input.flag() {
+                Duration::from_micros(up_to(input, 99_999).into())
+            } else {
+                Duration::ZERO
             },
             silent: several(input, 2, ttl).into_iter().collect(),
             refuses: input.flag().then(|| ttl(input)).filter(|ttl| *ttl < length),
@@ -329,13 +330,15 @@ impl Run {
             tells_attempts: !input.flag(),
             timeout: 50 + u64::from(input.u16() % 1450),
             delay: u64::from(input.byte() % 80),
-            linger: match input.flag() {
-                true => u64::from(input.u16() % 20_000),
-                false => 0,
+            linger: if input.flag() {
+                u64::from(input.u16() % 20_000)
+            } else {
+                0
             },
-            longest: match input.flag() {
-                true => 1 + u64::from(input.u16() % 4999),
-                false => 60_000,
+            longest: if input.flag() {
+                1 + u64::from(input.u16() % 4999)
+            } else {
+                60_000
             },
         }
     }

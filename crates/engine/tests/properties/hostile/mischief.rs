@@ -70,7 +70,7 @@ fn damage(reply: &mut Reply, probe: &Probe, input: &mut Input<'_>) {
     let v6 = probe.destination.is_ipv6();
     let field = input.byte() % 16;
     match field {
-        0 => reply.source = router_of(v6, input.byte()),
+        0 => reply.source = router_of(v6, input.byte().max(1)),
         1 => reply.source = probe.destination,
         2 => reply.destination = input.address(!v6),
         3 => reply.ttl = input.byte(),

@@ -85,7 +85,8 @@ impl Nodes {
         if node == self.nodes.len() - 1 {
             target_of(self.v6)
         } else {
-            router_of(self.v6, node as u8)
+            // 0 would be this machine's own address.
+            router_of(self.v6, (node % 255) as u8 + 1)
         }
     }
 
@@ -97,9 +98,10 @@ impl Nodes {
             let random = self.random();
             let node = &self.nodes[at];
             let key = if node.by_label { label } else { port };
-            let choice = match node.per_packet {
-                true => random,
-                false => mixed(mixed(key) ^ at as u64 ^ u64::from(changed) << 32),
+            let choice = if node.per_packet {
+                random
+            } else {
+                mixed(mixed(key) ^ at as u64 ^ u64::from(changed) << 32)
             };
             at = node.next[(choice >> 8) as usize % node.next.len()];
             if at == self.nodes.len() - 1 || self.nodes[at].refuses.is_some() {
@@ -156,9 +158,10 @@ fn spec(input: &mut Input<'_>, v6: bool) -> (TraceSpec, PathsPlan) {
         hop_retries: input.byte() % 11,
         gap_limit: input.byte() % 6,
         tells_attempts: !input.flag(),
-        longest: match input.flag() {
-            true => ms(u64::from(input.u16() % 10_000)),
-            false => ms(600_000),
+        longest: if input.flag() {
+            ms(u64::from(input.u16() % 10_000))
+        } else {
+            ms(600_000)
         },
         ..TraceSpec::full(method, target_of(v6), 33434, max_ttl, timeout)
     };
@@ -242,7 +245,7 @@ fn check_result(simulation: &Simulation<'_>, plan: PathsPlan, spec: &TraceSpec, 
 fn check_graph(graph: &Graph, (first, last): (u8, u8), flows: u32) {
     assert_eq!(graph.flows.len() as u32, flows);
     assert_eq!(graph.bound.is_none(), graph.path_changed);
-    for bound in graph.bound {
+    if let Some(bound) = graph.bound {
         assert!(
             (0.0..=1.0).contains(&bound.graph) && (0.0..=1.0).contains(&bound.per_node),
             "{bound:?}"
