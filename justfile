@@ -84,7 +84,8 @@ e2e-matrix *arguments:
 
 # Replay the committed fuzz corpora
 fuzz-replay:
-    cargo test --package traceroute-wire --locked --test wire corpus
+    cargo test --locked --package traceroute-wire --package traceroute-engine --package datadog-traceroute \
+        --package datadog-traceroute-server --lib --test wire --test properties targets_survive_their_corpora
 
 # Install what fuzzing needs
 fuzz-setup:
@@ -93,7 +94,7 @@ fuzz-setup:
 
 # Fuzz one target for some seconds (needs the nightly toolchain and cargo-fuzz)
 fuzz target=env("FUZZ_TARGET") seconds=env("FUZZ_SECONDS", "60"):
-    cargo +nightly fuzz run {{ target }} -- -max_total_time={{ seconds }}
+    scripts/fuzz {{ target }} {{ seconds }}
 
 # Install what `miri` needs
 miri-setup:

@@ -139,7 +139,7 @@ impl Tokens {
     }
 
     /// One token, from nowhere.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of(text: &str) -> Self {
         Tokens {
             token: RwLock::new(Token::new(text).ok()),

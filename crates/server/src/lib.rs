@@ -12,6 +12,8 @@ mod browser;
 mod connections;
 mod duration;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod health;
 mod job;
 mod limits;

@@ -117,11 +117,15 @@ impl NamedTokens {
         NamedTokens::parse(&text, before).map_err(|problem| cannot(&problem))
     }
 
-    fn parse(text: &str, before: &NamedTokens) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str, before: &NamedTokens) -> Result<Self, String> {
         // Not its display form, which quotes the file.
         let document: Document = toml::from_str(text).map_err(|error| match error.span() {
-            Some(span) => format!("line {}: {}", line(text, span.start), error.message()),
-            None => error.message().to_owned(),
+            Some(span) => format!(
+                "line {}: {}",
+                line(text, span.start),
+                without_value(error.message())
+            ),
+            None => without_value(error.message()),
         })?;
         if document.tokens.is_empty() {
             return Err("there is none in it".to_owned());
@@ -261,6 +265,19 @@ fn parse_hash(text: &str) -> Option<Hash> {
     Some(hash)
 }
 
+/// A message of the parser without the value that it is about, which may be a token in the wrong
+/// place: `invalid type: string "…", expected a map`.
+fn without_value(message: &str) -> String {
+    for kind in ["invalid type", "invalid value"] {
+        if message.starts_with(kind)
+            && let Some((_, expected)) = message.rsplit_once(", expected ")
+        {
+            return format!("{kind}, expected {expected}");
+        }
+    }
+    message.to_owned()
+}
+
 fn line(text: &str, position: usize) -> usize {
     let before = text.as_bytes().iter().take(position);
     1 + before.filter(|byte| **byte == b'\n').count()
@@ -336,6 +353,12 @@ mod tests {
             ("", "missing field `tokens`"),
             ("[tokens]\n", "there is none in it"),
             ("s3cret", "line 1: "),
+            ("tokens = \"s3cret\"", "line 1: invalid type, expected "),
+            ("[tokens]\na = \"s3cret\"", "line 2: invalid type, expected "),
+            (
+                &entry("a", "max-requests = \"s3cret\""),
+                "line 3: invalid type, expected ",
+            ),
             (&many.concat(), "there are more than 1000"),
             (&(entry("a", "") + &entry("a", "")), "line 3: duplicate key"),
             (

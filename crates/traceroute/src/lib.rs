@@ -52,6 +52,8 @@ pub mod driver;
 mod egress;
 mod error;
 mod events;
+#[cfg(all(any(test, fuzzing), feature = "serde"))]
+pub mod fuzzing;
 #[cfg(feature = "serde")]
 pub mod json;
 mod names;

@@ -66,7 +66,7 @@ pub enum InvalidTarget {
     #[error("is not a host name: it has no form in ASCII (UTS 46)")]
     NoAscii,
     /// A URL; holds the host in it.
-    #[error("is a URL; give the host name only: {0}")]
+    #[error("is a URL; give the host name only: {}", .0.escape_debug())]
     Url(String),
 }
 
@@ -465,6 +465,7 @@ mod tests {
             ),
             ("http://[2001:db8::1]/", url("[2001:db8::1]")),
             ("http:///path", E::NoHost),
+            ("http://\u{1b}[2Jx/", url("\u{1b}[2Jx")),
             ("http:example.com", port("example.com")),
             // A letter that no script has, right-to-left and left-to-right in one label, and a mark
             // without a letter.
@@ -479,6 +480,7 @@ mod tests {
             ("1.2.3.4%eth0", E::NameCharacter('%')),
         ];
         for (text, error) in cases {
+            assert!(!error.to_string().contains(char::is_control), "{error:?}");
             assert_eq!(text.parse::<Target>(), Err(error), "{text:?}");
         }
     }

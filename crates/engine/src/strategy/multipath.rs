@@ -20,7 +20,7 @@ use super::{FIRST, Step, Strategy, View};
 use crate::answer::{Answer, TraceOutcome};
 use crate::cause::{Cause, Losses};
 use crate::flow::{MAX_REPEATS, ProbeId};
-use crate::ledger::Fate;
+use crate::ledger::{Fate, Ledger};
 use crate::multipath::{
     Ask, Balancing, Control, Discovery, HashedFields, Locator, MAX_FLOWS, NodeStatistics, PathFlow, PathsEnd,
     PathsResult, RttRange, Rules, Sample, Seen, Visit,
@@ -302,6 +302,12 @@ impl Multipath {
             if purpose.is_measuring() {
                 self.asked.swap_remove(index);
                 match purpose {
+                    // It has not left.
+                    Purpose::EndToEnd if refused => {
+                        if let Some(series) = self.series.get_mut(ask.flow as usize) {
+                            series.sent -= 1;
+                        }
+                    }
                     Purpose::Loss => self.loss(ask, false),
                     Purpose::Field(field) if field.tries < FIELD_TRIES => {
                         self.fields.push_back((ask, field));
@@ -885,6 +891,8 @@ impl Strategy for Multipath {
             }
         });
         let count = graph.flows.len();
+        let ledgers = (FIRST..self.flows).filter_map(|flow| view.ledger(flow));
+        let probes_sent = ledgers.map(Ledger::sent).sum();
         TraceOutcome::Paths(Box::new(PathsResult {
             source: fields.map_or(view.spec.target, |fields| fields.source),
             destination: view.spec.target,
@@ -898,7 +906,7 @@ impl Strategy for Multipath {
                 .as_ref()
                 .map(|locator| locator.found().to_vec())
                 .unwrap_or_default(),
-            probes_sent: self.probes,
+            probes_sent,
             reached: self.reached,
             end: self.end(view, &graph.flows),
             graph,

@@ -2,9 +2,9 @@
 
 use traceroute_engine::{End, Method, TraceSpec};
 
-use crate::METHODS;
-use crate::support::world::{Limiter, Target, World};
-use crate::support::*;
+use crate::hostile::cases::METHODS;
+use crate::hostile::support::world::{Limiter, Target, World};
+use crate::hostile::support::*;
 
 /// At each method's own share of 200 runs.
 #[test]

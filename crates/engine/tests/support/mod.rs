@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+use traceroute_engine::multipath::PathsResult;
 use traceroute_engine::{
     Action, ConnectionId, EndToEndResult, Engine, EngineEvent, FoundHop, MatchedReply, Method, NetError,
     NetworkEvent, Operation, Time, Token, TraceError, TraceId, TraceOutcome, TraceResult, TraceSpec,
@@ -105,6 +106,8 @@ pub struct Simulation<'p> {
     pub finished: BTreeMap<TraceId, (Time, Result<TraceResult, TraceError>)>,
     /// Results of end-to-end series.
     pub series: BTreeMap<TraceId, (Time, EndToEndResult)>,
+    /// Results of discoveries.
+    pub paths: BTreeMap<TraceId, (Time, Box<PathsResult>)>,
     /// What was told of each probe of a series.
     pub probes: Vec<(TraceId, u32, Option<Duration>)>,
     next_port: u16,
@@ -162,6 +165,7 @@ impl<'p> Simulation<'p> {
             sent: Vec::new(),
             finished: BTreeMap::new(),
             series: BTreeMap::new(),
+            paths: BTreeMap::new(),
             probes: Vec::new(),
             next_port: 40_000,
             specs: BTreeMap::new(),
@@ -356,7 +360,10 @@ impl<'p> Simulation<'p> {
                             continue;
                         }
                         Ok(TraceOutcome::Run(run)) => Ok(run),
-                        Ok(TraceOutcome::Paths(paths)) => panic!("nobody asked for paths: {paths:?}"),
+                        Ok(TraceOutcome::Paths(paths)) => {
+                            self.paths.insert(trace, (self.now, paths));
+                            continue;
+                        }
                         Err(error) => Err(error),
                     };
                     if let Ok(result) = &result {

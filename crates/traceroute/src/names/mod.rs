@@ -318,6 +318,45 @@ fn is_localhost(name: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
+/// Reads what may be anything: the system's files, and what a name server answered to a question for
+/// a name.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_anything(file: &[u8], answer: &[u8], (text, name): (&str, &str)) {
+    use hickory_resolver::proto::op::{Message, Query};
+    use hickory_resolver::proto::rr::{Name, RecordType};
+
+    let configuration = Configuration::parse(file, text, 53);
+    assert!(!configuration.servers.is_empty() && configuration.attempts > 0);
+    assert!(configuration.candidates(name).len() <= 1 + configuration.search.len());
+    let options = format!("search {text}\noptions {name}");
+    let _ = Configuration::parse(options.as_bytes(), name, 53).candidates(text);
+    let _ = hosts::addresses(text, name);
+    let address = Ipv4Addr::new(192, 0, 2, 1).into();
+    for name in hosts::names(&format!("{address} {text}"), &[address].into())
+        .into_values()
+        .flatten()
+    {
+        assert!(is_host_name(name.as_bytes()), "{name:?}");
+    }
+    let _ = needs_c_library(&format!("hosts: {text}"), name, text);
+    let mut query = Message::query();
+    // The question that the answer repeats, where it is one.
+    let question = Message::from_vec(&[&[0, 0], answer].concat())
+        .ok()
+        .and_then(|answer| answer.queries.first().cloned());
+    let other = || Query::query(Name::from(Ipv4Addr::LOCALHOST), RecordType::PTR);
+    query.add_query(question.unwrap_or_else(other));
+    let server = SocketAddr::from((Ipv4Addr::LOCALHOST, 53));
+    let own = [&query.metadata.id.to_be_bytes(), answer].concat();
+    for bytes in [answer, &own] {
+        if let Some(answer) = dns::answer_to(&query, bytes)
+            && let Ok(answer) = dns::judge(server, answer)
+        {
+            assert!(answer.queries == query.queries, "{answer:?}");
+        }
+    }
+}
+
 /// Whether a name that somebody claims is one that a host may have: letters, digits, hyphens and
 /// underscores between dots, no hyphen at either end of a part, and not digits alone.
 pub(crate) fn is_host_name(name: &[u8]) -> bool {
