@@ -265,11 +265,11 @@ mod tests {
         thread.join().unwrap();
     }
 
-    #[test]
     #[allow(
         clippy::cast_possible_wrap,
         reason = "TIOCSTI has a type of each C library's own"
     )]
+    #[test]
     fn what_only_an_intruder_calls_is_refused() {
         restricted(|| {
             let nobody = c_long::from(u32::MAX);
