@@ -333,12 +333,13 @@ impl Pump {
                     Err(mpsc::RecvError) => return,
                 }
             }
-            let commands = self.take_commands();
             self.start_some(if pending {
                 STARTS_WHEN_LATE
             } else {
                 STARTS_PER_TURN
             });
+            // After the first start has opened the network: before, commands call no waker.
+            let commands = self.take_commands();
             let is_all = self.waiting.is_empty();
             if commands == Commands::Over && is_all && self.running.is_empty() {
                 return;

@@ -451,6 +451,29 @@ fn many_traces_at_once_all_end() {
     }
 }
 
+/// It calls no waker: there is none yet.
+#[test]
+fn a_trace_that_is_asked_for_while_the_network_opens_is_not_left_lying() {
+    let fake = Fake::default();
+    fake.state().open_error = Some(ErrorKind::NetworkUnreachable);
+    fake.state().frozen = true;
+    let ((enter, entered), (leave, left)) = (mpsc::channel(), mpsc::channel::<()>());
+    let network = fake.clone();
+    let open = move || {
+        enter.send(()).unwrap();
+        let _ = left.recv();
+        Ok(Box::new(network.clone()) as Box<dyn Network + Send>)
+    };
+    let driver = Driver::spawn(Box::new(open), 10, [3; 32]).unwrap();
+    let first = driver.trace(spec(Method::Udp), None);
+    entered.recv().unwrap();
+    let second = driver.trace(spec(Method::Udp), None);
+    drop(leave);
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send([first, second].map(|trace| wait(trace).is_err())));
+    assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok([true, true]));
+}
+
 #[test]
 fn who_asks_for_much_delays_no_other_client() {
     let fake = Fake::default();
