@@ -22,7 +22,7 @@ use clap::ArgAction;
 pub use clap_complete::Shell;
 
 pub use catalogue::{Choice, Interface, Kind, TraceOption, Value};
-pub use open_files::with_open_files_advice;
+pub use open_files::{is_out_of_files, with_open_files_advice};
 pub use options::OPTIONS;
 pub use output::{fail, print};
 pub use parameters::{InvalidParameter, Parameters};

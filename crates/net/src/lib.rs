@@ -94,7 +94,9 @@ pub use imp::host;
 pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
 #[cfg(target_os = "linux")]
-pub use imp::{forbid_dumps, keep_marking_privileges, keep_probing_privileges};
+pub use imp::{
+    forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges, most_open_files,
+};
 pub use memory::return_free_memory;
 pub use options::NetworkOptions;
 pub use own_addresses::OwnAddresses;
@@ -135,6 +137,16 @@ pub fn keep_marking_privileges() -> std::io::Result<Privileges> {
 #[cfg(not(target_os = "linux"))]
 pub fn forbid_dumps() -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Keeps a full file from ending this process; there is nothing to do here.
+#[cfg(not(target_os = "linux"))]
+pub fn ignore_file_size_signal() {}
+
+/// How many files this process may have open; nobody asks on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn most_open_files() -> Option<u64> {
+    None
 }
 
 /// What this host does with what it sends; this system does not tell.

@@ -25,6 +25,10 @@ use crate::policy::{Choices, EgressParameter, Policy, Subnet, parse_subnet};
 use crate::tls::TlsFiles;
 
 /// Name of the program, also where it was renamed.
+/// Open files beside connections and the ports of traces: what probing and the log need, the reserve
+/// of connections, and sockets to name servers.
+const OTHER_FILES: u64 = 200;
+
 const NAME: &str = "datadog-traceroute-server";
 
 /// This program.
@@ -134,6 +138,26 @@ impl Config {
     /// Whether nobody but this machine's users reaches the service.
     pub(crate) fn is_local(&self) -> bool {
         self.addr.as_ref().is_none_or(ListenAddress::is_loopback)
+    }
+
+    /// Lowers the limits of connections and traces to what fits into this many open files: otherwise
+    /// either would take the last one, and nobody could connect any more. True if they fitted already.
+    pub(crate) fn fit(&mut self, files: u64) -> bool {
+        let room = files.saturating_sub(OTHER_FILES).max(files / 4).max(4);
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        // To the Unix socket there may be as many connections as to TCP addresses.
+        let kinds = u32::from(self.addr.is_some()) + u32::from(self.unix_socket.is_some());
+        let asked = self.max_connections.saturating_mul(kinds);
+        let traces = self.capacity.traces.min(room - asked.min(room / 2));
+        let connections = self.max_connections.min((room - traces) / kinds.max(1));
+        let fits = traces == self.capacity.traces && connections == self.max_connections;
+        // A client keeps its part of the whole.
+        let part = u64::from(self.max_connections_per_client) * u64::from(connections);
+        let part = part.div_ceil(self.max_connections.into());
+        self.max_connections_per_client = u32::try_from(part).unwrap_or(u32::MAX);
+        self.max_connections = connections;
+        self.capacity.traces = traces;
+        fits
     }
 
     pub(crate) fn body_limit(&self) -> BodyLimit {
@@ -514,6 +538,28 @@ mod tests {
         assert_eq!(config.log_level, LogLevel::Info);
         assert_eq!(config.policy, Policy::default());
         assert_eq!(config.ceilings, Ceilings::default());
+    }
+
+    #[test]
+    fn connections_and_traces_fit_into_the_open_files() {
+        for (line, files, fits, expected) in [
+            ("", 24_776, true, (16_384, 8192, 4096)),
+            ("", 65_536, true, (16_384, 8192, 4096)),
+            ("", 20_000, false, (11_608, 8192, 4096)),
+            ("", 1024, false, (412, 412, 206)),
+            ("--max-traces 100", 1024, false, (100, 724, 362)),
+            ("--max-connections 100", 1024, false, (724, 100, 50)),
+            ("--max-connections-per-client 8192", 1024, false, (412, 412, 412)),
+            ("--unix-socket s --addr :1", 1024, false, (412, 206, 103)),
+            ("", 64, false, (8, 8, 4)),
+            ("", 0, false, (2, 2, 1)),
+        ] {
+            let mut config = config(line);
+            assert_eq!(config.fit(files), fits, "{line} {files}");
+            let connections = (config.max_connections, config.max_connections_per_client);
+            let result = (config.capacity.traces, connections.0, connections.1);
+            assert_eq!(result, expected, "{line} {files}");
+        }
     }
 
     #[test]

@@ -199,6 +199,21 @@ impl Connections {
         })
     }
 
+    /// Closes an idle one, or the oldest in the reserve. False if there is none.
+    pub(crate) fn make_room(&self) -> bool {
+        let mut table = self.table();
+        let idle = table.idlest_of_all().and_then(|id| table.remove(id));
+        let (close, reason) = match idle {
+            Some(entry) => (entry.close, "idle"),
+            None => match table.reserve.pop_front() {
+                Some((_, oldest)) => (oldest, "reserve"),
+                None => return false,
+            },
+        };
+        self.close(&close, reason);
+        true
+    }
+
     fn close(&self, connection: &Notify, reason: &'static str) {
         self.counters.closed.get_or_create(&[("reason", reason)]).inc();
         connection.notify_one();

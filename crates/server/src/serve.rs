@@ -22,8 +22,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use traceroute_flags::{watch_hangup, watch_signals, with_open_files_advice};
+use traceroute_flags::{is_out_of_files, watch_hangup, watch_signals, with_open_files_advice};
 use traceroute_net::{Access, Privileges};
 
 use crate::args::Config;
@@ -43,6 +44,8 @@ use crate::tls::{Encrypted, Tls};
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Pause after an error of `accept` that may last, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection that makes room may take to close.
+const CLOSE_PAUSE: Duration = Duration::from_millis(1);
 /// When to ask a silent client whether it is still there, how often then, and how many times.
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 /// How often memory is given back.
@@ -64,7 +67,8 @@ impl fmt::Display for StartError {
 ///
 /// # Errors
 /// The service could not begin.
-pub(crate) fn run(config: Config) -> Result<(), StartError> {
+pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
+    traceroute_net::ignore_file_size_signal();
     let tokens = Tokens::load(config.token_file.clone(), config.tokens_file.clone()).map_err(StartError)?;
     let tls = config.tls.clone().map(Tls::load).transpose();
     let tls = tls.map_err(StartError)?.map(Arc::new);
@@ -79,6 +83,16 @@ pub(crate) fn run(config: Config) -> Result<(), StartError> {
     match sandbox {
         None => tracing::warn!("files and system calls are not restricted: --no-sandbox"),
         Some(sandbox) => sandbox.tell(),
+    }
+    if let Some(files) = traceroute_net::most_open_files()
+        && !config.fit(files)
+    {
+        tracing::warn!(
+            "only {files} files may be open: at most {} traces and {} connections at once; raise `ulimit -Hn` or \
+             LimitNOFILE=",
+            config.capacity.traces,
+            config.max_connections
+        );
     }
     let result = start(config, tokens, tls, sockets, &kept);
     log.finish();
@@ -370,7 +384,7 @@ impl Server {
                         None => self.connection(stream, place),
                     }
                 }
-                Err(error) => pause(&error).await,
+                Err(error) => pause(&error, &self.tcp).await,
             }
         }
     }
@@ -380,7 +394,7 @@ impl Server {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => self.connection(stream, self.unix.open(Client::Local)),
-                Err(error) => pause(&error).await,
+                Err(error) => pause(&error, &self.unix).await,
             }
         }
     }
@@ -452,7 +466,12 @@ impl Server {
             if encrypted {
                 request.extensions_mut().insert(Encrypted);
             }
-            router.call(request)
+            let answer = router.call(request);
+            async move {
+                // Whoever sends thousands of requests on one connection is not served them in a row.
+                yield_now().await;
+                answer.await
+            }
         })
     }
 }
@@ -490,12 +509,19 @@ fn tune(stream: &tokio::net::TcpStream, write_timeout: Duration) -> io::Result<(
 }
 
 /// Errors of single connections are theirs; others may last, and must not make the loop spin.
-async fn pause(error: &io::Error) {
+///
+/// Where there is no file left for a connection, an idle one makes room.
+async fn pause(error: &io::Error, connections: &Connections) {
     let theirs = matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     );
-    if !theirs {
+    if theirs {
+        return;
+    }
+    if is_out_of_files(error) && connections.make_room() {
+        sleep(CLOSE_PAUSE).await;
+    } else {
         tracing::warn!(%error, "cannot accept connections");
         sleep(ACCEPT_PAUSE).await;
     }

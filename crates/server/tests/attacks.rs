@@ -9,9 +9,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Server, finish, get_from, read, socket_path};
+use support::{PROGRAM, Server, finish, get_from, read, socket_path};
 use traceroute_testbed::{NameAnswer, Record, require_lab};
 
 /// The status of a request with these header lines.
@@ -131,6 +132,85 @@ fn silent_connections_keep_nobody_out() {
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     assert!(server.metric("traceroute_connections") <= 16);
     drop(silent);
+}
+
+/// Requests without sense cost up to 2 ms each. Thousands of them on 20 connections, each served as many
+/// in a row as had arrived, kept `/health` waiting for a second.
+#[test]
+fn requests_in_a_row_on_some_connections_leave_turns_for_others() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let server = Server::start(&node, &[]);
+    let request = format!(
+        "GET /traceroute?{} HTTP/1.1\r\nHost: a\r\n\r\n",
+        ";&".repeat(7500)
+    );
+    let busy: Vec<TcpStream> = (0..20).map(|_| server.connect()).collect();
+    for stream in &busy {
+        let (mut sending, mut receiving) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
+        let flood = request.repeat(4);
+        thread::spawn(move || while sending.write_all(flood.as_bytes()).is_ok() {});
+        thread::spawn(move || while receiving.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {});
+    }
+    let waited = (0..30).map(|_| {
+        thread::sleep(Duration::from_millis(20));
+        let started = Instant::now();
+        assert_eq!(server.get("/health").0, 200);
+        started.elapsed()
+    });
+    let waited: Duration = waited.sum();
+    for stream in busy {
+        stream.shutdown(Shutdown::Both).unwrap();
+    }
+    // A debug build on a busy machine: 5 s with turns, 16 s without.
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
+}
+
+/// Silent connections, and ports of traces, took the last open file: nobody could connect then.
+#[test]
+fn few_open_files_keep_nobody_out() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    for files in [64, 256] {
+        let mut command = node.command("prlimit");
+        command.args([&format!("--nofile={files}"), PROGRAM, "--addr", "127.0.0.1:0"]);
+        let server = Server::spawn(&node, command);
+        assert!(
+            server
+                .beginning
+                .iter()
+                .any(|line| line.contains("files may be open")),
+            "{:?}",
+            server.beginning
+        );
+        let address = server.address.port();
+        // 192.0.2.0/24 is nowhere, so these last.
+        let trace = "/traceroute?target=192.0.2.1&traceroute-queries=500&e2e-queries=0";
+        let busy: Vec<TcpStream> = (0..10).map(|_| server.begin(trace)).collect();
+        let silent: Vec<TcpStream> = (0..300).map(|_| server.connect()).collect();
+        let started = Instant::now();
+        assert_eq!(server.get("/health").0, 200, "{address}");
+        assert!(started.elapsed() < Duration::from_secs(3), "{files}");
+        drop((busy, silent));
+    }
+}
+
+/// `ulimit -f`: the kernel ends who writes beyond, unless that is ignored.
+#[test]
+fn a_log_file_that_may_not_grow_ends_nothing() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("full_log");
+    let script = "exec prlimit --fsize=4096 \"$0\" --addr 127.0.0.1:3765 2> \"$1\"";
+    let mut command = node.command("sh");
+    command.args(["-c", script, PROGRAM]).arg(&path);
+    let mut server = Server::spawn_silent(&node, command, 3765);
+    for _ in 0..50 {
+        assert_eq!(server.get("/health").0, 200);
+    }
+    assert_eq!(fs::metadata(&path).unwrap().len(), 4096);
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]

@@ -65,7 +65,9 @@ pub(crate) use egress::{check_marking, is_own_source};
 pub use host::host;
 use local_delivery::{Delivered, LocalDelivery};
 use plain::PlainNetwork;
-pub use privileges::{forbid_dumps, keep_marking_privileges, keep_probing_privileges};
+pub use privileges::{
+    forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges, most_open_files,
+};
 pub(crate) use routes::FlowRoutes;
 use routes::{FlowWay, Want};
 use sender::Outgoing;

@@ -114,6 +114,19 @@ pub fn forbid_dumps() -> io::Result<()> {
     sys::check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
 }
 
+/// A file that may not grow further (`ulimit -f`), such as a log, is an error for who writes, and ends
+/// no program.
+pub fn ignore_file_size_signal() {
+    // SAFETY: no handler is installed. The call cannot fail for this signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// How many files this process may have open now. [`keep_probing_privileges`] raises that.
+#[must_use]
+pub fn most_open_files() -> Option<u64> {
+    sys::open_files().ok().map(|(now, _)| now)
+}
+
 fn keep(wanted: u32) -> io::Result<Privileges> {
     if let Err(error) = sys::raise_open_files(libc::RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of open files");

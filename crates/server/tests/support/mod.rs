@@ -39,9 +39,14 @@ impl Server {
 
     /// Starts at this port, with a pipe for its log that nobody reads, and waits until it listens.
     pub(crate) fn start_with_unread_log(node: &Node, port: u16) -> Server {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut command = node.command(PROGRAM);
-        command.args(["--addr", &address.to_string()]);
+        command.args(["--addr", &format!("127.0.0.1:{port}")]);
+        Server::spawn_silent(node, command, port)
+    }
+
+    /// Starts what becomes the server at this port, as above.
+    pub(crate) fn spawn_silent(node: &Node, mut command: Command, port: u16) -> Server {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let child = command.stderr(Stdio::piped()).spawn().unwrap();
         let server = Server {
             child,
