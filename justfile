@@ -134,15 +134,15 @@ server-soak seconds="3600" clients="8":
     cargo build --release --locked --package datadog-traceroute-server --package traceroute-bench
     target/release/server_soak target/release/datadog-traceroute-server {{ seconds }} {{ clients }}
 
-# All attacks at once on the service with the arguments and the memory of the Kubernetes manifest (root; the figures of docs/server.md)
+# All attacks at once on the service with the arguments and the memory of the Kubernetes manifest (root or sudo; the figures of docs/scaling.md)
 server-siege seconds="900":
     cargo build --release --locked --package datadog-traceroute-server --package traceroute-bench
-    target/release/server_soak siege target/release/datadog-traceroute-server {{ seconds }}
+    $([ "$(id -u)" = 0 ] || echo sudo) target/release/server_soak siege target/release/datadog-traceroute-server {{ seconds }}
 
-# Each of these attacks by itself, as the table of docs/scaling.md (root)
+# Each of these attacks by itself, as the table of docs/scaling.md (root or sudo)
 server-attacks seconds="20":
     cargo build --release --locked --package datadog-traceroute-server --package traceroute-bench
-    target/release/server_soak attacks target/release/datadog-traceroute-server {{ seconds }}
+    $([ "$(id -u)" = 0 ] || echo sudo) target/release/server_soak attacks target/release/datadog-traceroute-server {{ seconds }}
 
 # Repeat the scenario suite, in memory and behind TUN devices (root or sudo): the first difference ends it, with no second chance
 scenarios times="1":

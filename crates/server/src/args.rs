@@ -24,11 +24,11 @@ use crate::observe::BodyLimit;
 use crate::policy::{Choices, EgressParameter, Policy, Subnet, parse_subnet};
 use crate::tls::TlsFiles;
 
-/// Name of the program, also where it was renamed.
 /// Open files beside connections and the ports of traces: what probing and the log need, the reserve
 /// of connections, and sockets to name servers.
 const OTHER_FILES: u64 = 200;
 
+/// Name of the program, also where it was renamed.
 const NAME: &str = "datadog-traceroute-server";
 
 /// This program.

@@ -219,9 +219,10 @@ pub(crate) fn attack(arguments: &[String]) -> Result<(), Failure> {
             [] => "no answer in this time".to_owned(),
             _ => outcomes.join(", "),
         };
-        match only.is_empty() {
-            true => println!("{name}: {outcomes}"),
-            false => println!("{outcomes}"),
+        if only.is_empty() {
+            println!("{name}: {outcomes}");
+        } else {
+            println!("{outcomes}");
         }
     }
     // Threads that still attack end with the process.
