@@ -550,6 +550,7 @@ mod tests {
             ("--max-traces 100", 1024, false, (100, 724, 362)),
             ("--max-connections 100", 1024, false, (724, 100, 50)),
             ("--max-connections-per-client 8192", 1024, false, (412, 412, 412)),
+            #[cfg(unix)]
             ("--unix-socket s --addr :1", 1024, false, (412, 206, 103)),
             ("", 64, false, (8, 8, 4)),
             ("", 0, false, (2, 2, 1)),
