@@ -487,8 +487,7 @@ impl Permit {
         let own = known.and_then(|of_target| of_target.clients.get(&client));
         let own = own.copied().unwrap_or(0) + needed;
         let is_fair = || client == Client::Local || is_fair(own, all.saturating_sub(rate));
-        // A single request may take all.
-        if rate > all || rate > needed && !is_fair() {
+        if rate > all || needed > 0 && !is_fair() {
             used.refused[Scarce::TargetPackets as usize] += 1;
             return Err(Scarce::TargetPackets);
         }
@@ -762,6 +761,9 @@ mod tests {
         let of_other = aim(other);
         assert!(of_other.is_some());
         drop((of_one, of_other));
+        assert!(admission.used().targets.is_empty());
+        let mut all_at_once = admission.admit(&request(10, 0), one).unwrap();
+        assert_eq!(all_at_once.aim_at(target), Err(Scarce::TargetPackets));
         assert!(admission.used().targets.is_empty());
     }
 

@@ -57,7 +57,7 @@ pub(crate) struct Service {
     pub(crate) admission: Admission,
     pub(crate) rates: Rates,
     pub(crate) ports: Ports,
-    /// What makes numbers of clients.
+    /// Turns each client into the number by which the library tells clients apart.
     pub(crate) numbers: RandomState,
     pub(crate) metrics: Metrics,
     /// Becomes true when what still runs is to end.

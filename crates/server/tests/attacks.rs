@@ -134,8 +134,8 @@ fn silent_connections_keep_nobody_out() {
     drop(silent);
 }
 
-/// Requests without sense cost up to 2 ms each. Thousands of them on 20 connections, each served as many
-/// in a row as had arrived, kept `/health` waiting for a second.
+/// Requests without sense cost up to 2 ms each. A connection was served as many in a row as had
+/// arrived: thousands on 20 connections kept `/health` waiting for a second.
 #[test]
 fn requests_in_a_row_on_some_connections_leave_turns_for_others() {
     let Some(lab) = require_lab() else { return };

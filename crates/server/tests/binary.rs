@@ -484,7 +484,7 @@ fn nothing_but_cap_net_raw_is_kept() {
     assert!(threads > 1);
 }
 
-/// How system calls are filtered, as `proc_pid_status(5)` has it: the mode, and the number of filters.
+/// How system calls are filtered (`proc_pid_status(5)`): the mode, and the number of filters.
 fn filters(status: &Path) -> (u32, u32) {
     let status = fs::read_to_string(status).unwrap();
     let value = |name| {

@@ -1,4 +1,4 @@
-//! Turns at something of which there is only so much, shared out between those who ask.
+//! Turns at something scarce, shared between clients.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

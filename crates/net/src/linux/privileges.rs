@@ -114,8 +114,8 @@ pub fn forbid_dumps() -> io::Result<()> {
     sys::check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
 }
 
-/// A file that may not grow further (`ulimit -f`), such as a log, is an error for who writes, and ends
-/// no program.
+/// Ignores SIGXFSZ (`setrlimit(2)`): writing to a file that may not grow further, such as a log, is
+/// an error then and does not end the process.
 pub fn ignore_file_size_signal() {
     // SAFETY: no handler is installed. The call cannot fail for this signal.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };

@@ -17,8 +17,9 @@
 //! `siege` is everything that strangers and clients with a token may try, at once and as fast as
 //! they can, on the arguments and the memory of the Kubernetes manifest. Beside it, health is asked
 //! for and a patient client traces. Health later than 100 ms at the 99th percentile, a client that
-//! is not served, a restart or an error in the log makes the exit status 1. `attacks` is the same for
-//! each attack by itself, as a table.
+//! is not served, a restart or an error in the log makes the exit status 1.
+//!
+//! `attacks` is the same for each attack by itself, as a table.
 
 // Namespaces and `/proc` are Linux's.
 #[cfg(target_os = "linux")]

@@ -252,7 +252,11 @@ impl Siege {
                     tokio::spawn(self.clone().half_close(name));
                 }
             }
-            Way::Hostile => drop(thread::spawn(move || hostile::attack(&siege.victims))),
+            Way::Hostile => {
+                // It does not count what it sends.
+                self.count(name, "sender", 1);
+                thread::spawn(move || hostile::attack(&siege.victims));
+            }
             Way::Forged => drop(thread::spawn(move || siege.forge(name))),
             Way::HangUp => drop(thread::spawn(move || siege.hang_up(name))),
         }
