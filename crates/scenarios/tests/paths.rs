@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use traceroute_engine::multipath::{Balancing, HashedFields, PathsEnd, PathsResult};
+use traceroute_engine::multipath::{Balancing, GraphHop, HashedFields, PathsEnd, PathsResult};
 use traceroute_engine::{Method, PathsPlan, Plan, TraceSpec};
 use traceroute_scenarios::Simulation;
 use traceroute_simnet::{Network, Topology};
@@ -268,6 +268,24 @@ fn with_end_to_end(method: Method, target: &str) -> TraceSpec {
         }),
         ..spec
     }
+}
+
+/// Somebody who answers is not taken for a silent node because packets are lost on the way to him.
+#[test]
+fn loss_makes_up_no_silent_node() {
+    let path = Path::default()
+        .routers(2)
+        .diamond("first-four-bytes", &[2; 4], "forward = { loss = 0.3 }")
+        .routers(2);
+    let mut made_up: Vec<u64> = Vec::new();
+    for (seed, method) in (0..1200).zip(METHODS.into_iter().cycle()) {
+        let (result, _) = find(&mut path.simulation(seed), spec(method, V4));
+        let has_silent = |hop: &GraphHop| hop.nodes.iter().any(|node| node.address.is_none());
+        if result.graph.hops.iter().any(has_silent) {
+            made_up.push(seed);
+        }
+    }
+    assert_eq!(made_up, [], "seeds");
 }
 
 #[test]

@@ -208,15 +208,20 @@ fn guesses(address: IpAddr) -> Vec<IpAddr> {
         return Vec::new();
     };
     let octets = v6.octets();
-    let places: &[[usize; 4]] = match octets {
+    let by_prefix: &[[usize; 4]] = match octets {
         [0x20, 0x02, ..] => &[[2, 3, 4, 5]],
         [0x20, 0x01, 0, 0, ..] => &[[4, 5, 6, 7]],
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ..]
-        | [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, ..]
-        | [_, _, _, _, _, _, _, _, 0 | 2, 0, 0x5e, 0xfe, ..] => &[[12, 13, 14, 15]],
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, ..] => {
+            &[[12, 13, 14, 15]]
+        }
         [0, 0x64, 0xff, 0x9b, 0, 1, ..] => {
             &[[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]]
         }
+        _ => &[],
+    };
+    // Whatever network the interface is in: one of 6to4, too.
+    let by_interface: &[[usize; 4]] = match octets {
+        [_, _, _, _, _, _, _, _, 0 | 2, 0, 0x5e, 0xfe, ..] => &[[12, 13, 14, 15]],
         _ => &[],
     };
     let read = |place: &[usize; 4]| Ipv4Addr::from(place.map(|index| octets[index]));
@@ -225,8 +230,9 @@ fn guesses(address: IpAddr) -> Vec<IpAddr> {
         [0x20, 0x01, 0, 0, .., a, b, c, d] => Some(Ipv4Addr::new(!a, !b, !c, !d)),
         _ => None,
     };
-    places
+    by_prefix
         .iter()
+        .chain(by_interface)
         .map(read)
         .chain(client)
         // "This network": no translator sends there, and where no address stands are zeros.
@@ -442,6 +448,8 @@ mod tests {
             "::ffff:0:198.51.100.1",
             "2001:db8::5efe:198.51.100.1",
             "2001:db8::200:5efe:198.51.100.1",
+            // ISATAP in a network of 6to4.
+            "2002:c000:201::5efe:198.51.100.1",
             "2001:0:c633:6401::1",
             "2001:0:c000:201:0:0:39cc:9bfe",
         ] {

@@ -114,6 +114,8 @@ pub(super) struct Hop {
     places: Vec<Place>,
     pub nodes: Vec<Seen>,
     silent: u32,
+    /// Flows that stayed silent though somebody answers here, and were asked once more.
+    asked_again: Vec<u32>,
     per_packet: bool,
     repeated: Vec<Repeated>,
     /// Flows that are asked again in the end.
@@ -205,9 +207,33 @@ impl Discovery {
                 self.complete(ttl, extent, asks);
             }
         }
+        if asks.len() == before && self.outstanding == 0 {
+            self.ask_silent_again(asks);
+        }
         if asks.len() == before && self.outstanding == 0 && !self.is_checked {
             self.is_checked = true;
             self.check(asks);
+        }
+    }
+
+    /// Where others are answered, silence may be loss. Each such flow is asked once more, when all
+    /// else is known.
+    fn ask_silent_again(&mut self, asks: &mut Vec<Ask>) {
+        let flows = 0..self.flows();
+        for (hop, ttl) in self.hops.iter_mut().zip(self.rules.first_ttl..) {
+            let is_doubtful =
+                |flow: &u32| hop.place(*flow) == Place::Silent && !hop.asked_again.contains(flow);
+            if hop.nodes.is_empty() {
+                continue;
+            }
+            let doubtful: Vec<u32> = flows.clone().filter(is_doubtful).collect();
+            for flow in &doubtful {
+                hop.set(*flow, Place::Pending);
+                asks.push(Ask { flow: *flow, ttl });
+            }
+            hop.silent -= doubtful.len() as u32;
+            self.outstanding += doubtful.len() as u32;
+            hop.asked_again.extend(doubtful);
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! At most [`AT_ONCE`] probes are on their way, of any TTLs and flows; with a delay they also leave
 //! one by one. A question is repeated while it is silent, more often where somebody has answered at
-//! its TTL.
+//! its TTL. Where packets are lost and others were answered, it is asked once more in the end:
+//! otherwise whoever is behind a lossy link would now and then be taken for a silent node.
 //!
 //! Routers limit their answers, and whose limit a silent probe has met is not known where a TTL has
 //! several nodes. So limits are learned by TTL: after some first attempts in a row have stayed
@@ -39,6 +40,8 @@ const HASTY: u8 = 3;
 const CONVINCING: u32 = 2;
 /// An answer is waited for so long at least before the question is repeated.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Where packets are lost, a silent question is asked again in the end, so often.
+const ATTEMPTS_AGAIN: u8 = 10;
 /// So many silent first attempts in a row are suspicious.
 const SUSPICIOUS: u32 = 3;
 /// So often a flow that was answered is asked again then.
@@ -111,6 +114,17 @@ struct Asked {
     attempts: Vec<u8>,
     /// When the last one counts as silent.
     until: Time,
+    /// It stayed silent before, after so many attempts; else 0.
+    before: u32,
+}
+
+/// A question that stayed silent.
+#[derive(Debug)]
+struct Silence {
+    ask: Ask,
+    /// It was asked so often.
+    made: u32,
+    cause: Cause,
 }
 
 /// What is known of a TTL.
@@ -124,6 +138,8 @@ struct Hop {
     in_a_row: u32,
     /// From so many on that is suspicious.
     suspicious: u32,
+    /// A question was answered only when it was repeated, and answers are not limited.
+    is_lossy: bool,
     /// Answers are limited, for all that is known: the time between two probes.
     limit: Option<Duration>,
     /// A flow that was answered was silent then, too.
@@ -137,7 +153,8 @@ impl Hop {
     /// Whether a question that has been asked so often waits until an answer is left for sure.
     fn is_slow(&self, asked: &Asked) -> bool {
         let made = asked.attempts.len() >= usize::from(HASTY);
-        asked.purpose == Purpose::Question && made && self.answered.is_some() && self.silent < CONVINCING
+        let is_sure = self.silent >= CONVINCING || asked.before > 0;
+        asked.purpose == Purpose::Question && made && self.answered.is_some() && !is_sure
     }
 }
 
@@ -205,7 +222,8 @@ pub(crate) struct Multipath {
     /// Flows that were opened, and those that could not be.
     flows: FlowIndex,
     hops: BTreeMap<u8, Hop>,
-    measured: BTreeMap<(u8, Option<IpAddr>), Measured>,
+    measured: BTreeMap<(u8, IpAddr), Measured>,
+    silences: Vec<Silence>,
     /// Probes with another flow's label.
     fields: VecDeque<(Ask, Field)>,
     compared: Vec<Compared>,
@@ -244,6 +262,7 @@ impl Multipath {
             flows: FIRST + 1,
             hops: BTreeMap::new(),
             measured: BTreeMap::new(),
+            silences: Vec::new(),
             fields: VecDeque::new(),
             compared: Vec::new(),
             series: Vec::new(),
@@ -270,10 +289,11 @@ impl Multipath {
     }
 
     /// How often a question with this TTL is asked.
-    fn attempts(&mut self, ttl: u8, spec: &TraceSpec) -> u8 {
+    fn attempts(&mut self, ttl: u8, is_again: bool, spec: &TraceSpec) -> u8 {
         let hop = self.hop(ttl);
         match hop.answered {
             _ if !spec.may_repeat() => 1,
+            _ if is_again => ATTEMPTS_AGAIN,
             Some(_) if hop.silent < CONVINCING => ATTEMPTS,
             Some(_) => HASTY,
             None if hop.silent == 0 => 1 + spec.hop_retries,
@@ -299,6 +319,7 @@ impl Multipath {
                 continue;
             }
             let (ask, purpose, made) = (asked.ask, asked.purpose, asked.attempts.len());
+            let before = asked.before;
             if purpose.is_measuring() {
                 self.asked.swap_remove(index);
                 match purpose {
@@ -318,7 +339,7 @@ impl Multipath {
             }
             let hop = self.hop(ask.ttl);
             hop.on_their_way = hop.on_their_way.saturating_sub(1);
-            if made == 1 && purpose == Purpose::Question {
+            if made == 1 && purpose == Purpose::Question && before == 0 {
                 hop.in_a_row += 1;
             }
             if let Some(limit) = &mut hop.limit {
@@ -328,7 +349,7 @@ impl Multipath {
             let allowed = if is_control {
                 CONTROLS
             } else {
-                self.attempts(ask.ttl, view.spec)
+                self.attempts(ask.ttl, before > 0, view.spec)
             };
             if made < usize::from(allowed) {
                 if let Some(asked) = self.asked.get_mut(index) {
@@ -342,9 +363,10 @@ impl Multipath {
                 let hop = self.hop(ask.ttl);
                 hop.limit = Some(LIMITED);
                 hop.is_limited = true;
+                hop.is_lossy = false;
                 hop.next_at = view.now + LIMITED;
             }
-            let made = made as u32;
+            let made = before + made as u32;
             self.asked.swap_remove(index);
             if purpose == Purpose::Question {
                 self.silent(ask, made, view);
@@ -356,8 +378,6 @@ impl Multipath {
     fn silent(&mut self, ask: Ask, made: u32, view: &View<'_>) {
         self.has_news = true;
         self.hop(ask.ttl).silent += 1;
-        let measured = self.measured.entry((ask.ttl, None)).or_default();
-        measured.sent += made;
         let is_beyond = self.hops.range(ask.ttl..).all(|(_, hop)| hop.answered.is_none());
         let refused = view.ledger(ask.flow).is_none_or(|ledger| ledger.sent() == 0);
         let cause = match (refused, is_beyond) {
@@ -365,8 +385,33 @@ impl Multipath {
             (false, true) => Cause::Filtered,
             (false, false) => Cause::Silent,
         };
-        measured.lost.add(cause, made);
+        self.silences.push(Silence { ask, made, cause });
         self.discovery.silent(ask);
+    }
+
+    /// How often a question was asked before it stayed silent.
+    fn take_silence(&mut self, ask: Ask) -> u32 {
+        let index = self.silences.iter().position(|silence| silence.ask == ask);
+        index.map_or(0, |index| self.silences.swap_remove(index).made)
+    }
+
+    /// Plans what the discovery asks. What has stayed silent before is asked again only if packets
+    /// are lost on the path: at a nearer TTL that is on its way, and at a farther one it may be.
+    fn plan(&mut self) {
+        let mut asks = Vec::new();
+        while std::mem::take(&mut self.has_news) {
+            self.discovery.plan(&mut asks);
+            let is_lossy = self.hops.values().any(|hop| hop.is_lossy);
+            for ask in asks.drain(..) {
+                let was_silent = self.silences.iter().any(|silence| silence.ask == ask);
+                if was_silent && !is_lossy {
+                    self.discovery.silent(ask);
+                    self.has_news = true;
+                } else {
+                    self.planned.push_back((ask, Purpose::Question));
+                }
+            }
+        }
     }
 
     /// A suspicious TTL is controlled by a flow that was answered there.
@@ -462,11 +507,18 @@ impl Multipath {
         self.probes += 1;
         self.next_at = view.now + view.spec.delay;
         let made = again.map_or(0, |index| self.asked[index].attempts.len());
+        let before = match again {
+            Some(index) => self.asked[index].before,
+            None if purpose == Purpose::Question => self.take_silence(ask),
+            None => 0,
+        };
         let until = match purpose {
             Purpose::EndToEnd => view.now + view.spec.timeout,
             Purpose::Loss | Purpose::Field(_) => {
                 view.now + (self.rtt * 3).max(LOSS_PATIENCE).min(view.spec.timeout)
             }
+            // Where there was loss, waiting longer does not help.
+            _ if before > 0 => view.now + self.patience(0, view.spec.timeout),
             Purpose::Question | Purpose::Control => view.now + self.patience(made, view.spec.timeout),
         };
         match again.and_then(|index| self.asked.get_mut(index)) {
@@ -479,6 +531,7 @@ impl Multipath {
                 purpose,
                 attempts: vec![attempt],
                 until,
+                before,
             }),
         }
         if !purpose.is_measuring() {
@@ -502,13 +555,8 @@ impl Multipath {
         loop {
             self.settle(view);
             self.control();
-            if std::mem::take(&mut self.has_news) {
-                let mut asks = Vec::new();
-                self.discovery.plan(&mut asks);
-                self.planned
-                    .extend(asks.into_iter().map(|ask| (ask, Purpose::Question)));
-            }
-            if self.planned.is_empty() && self.asked.is_empty() && !self.has_news {
+            self.plan();
+            if self.planned.is_empty() && self.asked.is_empty() {
                 return None;
             }
             if self.probes >= self.plan.max_probes {
@@ -840,8 +888,9 @@ impl Strategy for Multipath {
         if asked.purpose == Purpose::Control {
             hop.suspicious += SUSPICIOUS;
         }
-        let measured = self.measured.entry((ttl, Some(answer.address))).or_default();
-        let made = asked.attempts.len() as u32;
+        let made = asked.before + asked.attempts.len() as u32;
+        hop.is_lossy |= made > 1 && !is_limited && hop.limit.is_none();
+        let measured = self.measured.entry((ttl, answer.address)).or_default();
         measured.sent += made;
         measured.answered += 1;
         let cause = if is_limited {
@@ -878,8 +927,17 @@ impl Strategy for Multipath {
             .hops
             .iter()
             .flat_map(|hop| hop.nodes.iter().map(|node| (hop.ttl, node.address)));
+        let mut silent: BTreeMap<u8, Measured> = BTreeMap::new();
+        for silence in &self.silences {
+            let measured = silent.entry(silence.ask.ttl).or_default();
+            measured.sent += silence.made;
+            measured.lost.add(silence.cause, silence.made);
+        }
         let nodes = of_graph.map(|(ttl, address)| {
-            let measured = self.measured.get(&(ttl, address));
+            let measured = match address {
+                Some(address) => self.measured.get(&(ttl, address)),
+                None => silent.get(&ttl),
+            };
             NodeStatistics {
                 ttl,
                 address,
