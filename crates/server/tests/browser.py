@@ -236,12 +236,16 @@ def try_paths(browser, base, target):
     assert text.startswith("10.9.1.1 TTL 1") and "RTT min" in text, text
     print(browser.run("return document.getElementById('paths').innerText"))
 
-    # Its loss, measured faster than a user would.
+    # Its loss, measured faster than a user would. One discovery of a hundred takes a lossy node for one that limits its
+    # answers, and names no link.
     query = f"target={target}&confidence=0.9999&e2e-queries=200&e2e-interval=5"
-    browser.call("POST", "/execute/async", {"script": """const [query, done] = arguments;
-        fetch('/paths?' + query).then((answer) => answer.json()).then((paths) => {
-            beginPaths(); finishPaths(paths); drawGraph(); done(); });""", "args": [query]})
-    labels = browser.run(f"return [...{GRAPH}.querySelectorAll('.loss-label')].map((label) => label.textContent)")
+    for _ in range(3):
+        browser.call("POST", "/execute/async", {"script": """const [query, done] = arguments;
+            fetch('/paths?' + query).then((answer) => answer.json()).then((paths) => {
+                beginPaths(); finishPaths(paths); drawGraph(); done(); });""", "args": [query]})
+        labels = browser.run(f"return [...{GRAPH}.querySelectorAll('.loss-label')].map((label) => label.textContent)")
+        if labels:
+            break
     assert len(labels) == 1 and labels[0].endswith(" % lost"), labels
     assert count("path.heavy") == 1
     edges = browser.run(f"return [...{GRAPH}.querySelectorAll('.loss-label, [role=group]')].map((part) => part.getBoundingClientRect().right)")

@@ -20,7 +20,7 @@ use crate::trace::{FlowIndex, Plan};
 
 /// Probes that test an assumed limit.
 const TESTS: u8 = 2;
-/// A test is waited for so long, or two round trips.
+/// A test is waited for so long, or two round trips; as everything no longer than the timeout.
 const TEST_PATIENCE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy)]
@@ -218,7 +218,9 @@ impl Strategy for EndToEndStrategy {
                 Fortune::Answered(rtt) => Some(*rtt),
                 _ => None,
             });
-            let patience = (rtt.max().unwrap_or_default() * 2).max(TEST_PATIENCE);
+            let patience = (rtt.max().unwrap_or_default() * 2)
+                .max(TEST_PATIENCE)
+                .min(view.spec.timeout);
             if view.now >= last + patience
                 || ledger.is_none_or(|ledger| ledger.is_answered(view.spec.max_ttl))
             {
