@@ -712,6 +712,14 @@ mod tests {
                 "--allow 10.1.0.0/16 allows nothing: --deny 10.0.0.0/8 denies all of it",
             ),
             (
+                "--allow 10.0.0.0/8 --deny 10.128.0.0/9,10.0.0.0/9",
+                "--allow 10.0.0.0/8 allows nothing: --deny 10.128.0.0/9 and --deny 10.0.0.0/9 deny all of it",
+            ),
+            (
+                "--allow 127.0.0.1 --deny-local",
+                "--allow 127.0.0.1/32 allows nothing: --deny-local denies all of it",
+            ),
+            (
                 "--allow-egress mark",
                 "invalid value for --allow-egress: \"mark\" is none of source, interface, fwmark",
             ),

@@ -130,24 +130,34 @@ const LOCAL: [&str; 15] = [
 
 impl Policy {
     /// # Errors
-    /// A network of `allow` that `deny` has as a whole: it would allow nothing.
+    /// A network of `allow` that is denied as a whole: it would allow nothing.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let denied = |allowed: &Subnet| {
-            let covers = |denied: &&Subnet| {
-                denied.addresses.contains(&allowed.addresses)
-                    && (denied.zone.is_none() || denied.zone == allowed.zone)
+        for allowed in &self.allow {
+            let applies = |denied: &&Subnet| denied.zone.is_none() || denied.zone == allowed.zone;
+            let denied = self.deny.iter().filter(applies);
+            let mut networks: Vec<(String, IpNet)> = denied
+                .map(|denied| (format!("--deny {denied}"), denied.addresses))
+                .collect();
+            if self.deny_local {
+                let local = LOCAL.iter().filter_map(|network| network.parse().ok());
+                networks.extend(local.map(|network| ("--deny-local".to_owned(), network)));
+            }
+            let covers = |network: &IpNet| network.contains(&allowed.addresses);
+            let (mut names, networks): (Vec<_>, Vec<_>) = networks
+                .into_iter()
+                .filter(|(_, network)| covers(network) || allowed.addresses.contains(network))
+                .unzip();
+            let names = match networks.iter().position(covers) {
+                Some(index) => format!("{} denies", names[index]),
+                None if IpNet::aggregate(&networks).iter().any(covers) => {
+                    names.dedup();
+                    format!("{} deny", names.join(" and "))
+                }
+                None => continue,
             };
-            self.deny
-                .iter()
-                .find(covers)
-                .map(|denied| (allowed.clone(), denied))
-        };
-        match self.allow.iter().find_map(denied) {
-            Some((allowed, denied)) => Err(format!(
-                "--allow {allowed} allows nothing: --deny {denied} denies all of it"
-            )),
-            None => Ok(()),
+            return Err(format!("--allow {allowed} allows nothing: {names} all of it"));
         }
+        Ok(())
     }
 
     /// Opens what deciding needs.
@@ -312,12 +322,16 @@ pub(crate) fn parse_subnet(text: &str) -> Result<Subnet, String> {
         Some((network, zone)) => (network, Some(zone)),
         None => (text, None),
     };
-    let addresses = network
-        .parse::<IpNet>()
-        .or_else(|_| network.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| {
-            format!("{text:?} is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address")
-        })?;
+    // Not by ipnet alone, which reads 010.0.0.0 as 10.0.0.0, where others read 8.0.0.0.
+    let (address, length) = network.split_once('/').unzip();
+    let address = address.unwrap_or(network).parse::<IpAddr>().ok();
+    let addresses = match length {
+        Some(_) => address.and_then(|_| network.parse::<IpNet>().ok()),
+        None => address.map(IpNet::from),
+    };
+    let addresses = addresses.ok_or_else(|| {
+        format!("{text:?} is no network such as 192.0.2.0/24 or 2001:db8::/32, and no address")
+    })?;
     let addresses = canonical(addresses).trunc();
     let is_link_local = matches!(addresses.network(), IpAddr::V6(v6) if v6.is_unicast_link_local() && addresses.prefix_len() >= 10);
     match zone {
@@ -538,7 +552,15 @@ mod tests {
         ] {
             assert!(parse_subnet(text).is_err(), "{text:?}");
         }
-        for text in ["", "example.com", "192.0.2.0/33", "192.0.2/24", "/8"] {
+        for text in [
+            "",
+            "example.com",
+            "192.0.2.0/33",
+            "192.0.2/24",
+            "010.0.0.0/8",
+            "10.0.0.010",
+            "/8",
+        ] {
             assert!(parse_subnet(text).is_err(), "{text:?}");
         }
     }
