@@ -27,7 +27,7 @@ pub use options::OPTIONS;
 pub use output::{fail, print};
 pub use parameters::{InvalidParameter, Parameters};
 pub use paths::{PathParameters, is_shared_with_paths, path_arguments};
-pub use signals::{Interruption, watch_hangup, watch_signals};
+pub use signals::{Hangups, Interruption, watch_signals};
 pub use usage::UsageError;
 pub use utc::rfc3339;
 pub use values::{InvalidValue, parse_bool, parse_int};

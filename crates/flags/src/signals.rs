@@ -36,17 +36,34 @@ pub fn watch_signals(stop: impl FnMut(Interruption) + Send + 'static) -> io::Res
     watcher.spawn(|| signals.each(stop)).map(drop)
 }
 
-/// Calls `reload` for each SIGHUP, from a thread of its own. Without that the signal ends the
-/// program. Systems other than Unix have no such signal.
-///
-/// # Errors
-/// As [`watch_signals`].
-pub fn watch_hangup(reload: impl FnMut() + Send + 'static) -> io::Result<()> {
-    #[cfg(unix)]
-    system::watch_hangup(reload)?;
-    #[cfg(not(unix))]
-    drop(reload);
-    Ok(())
+/// SIGHUP is caught: from now on it ends the program no more. Systems other than Unix have no such
+/// signal.
+#[derive(Debug)]
+pub struct Hangups(#[cfg(unix)] system::Hangups);
+
+impl Hangups {
+    /// Catches the signal.
+    ///
+    /// # Errors
+    /// It cannot be; it ends the program as it always does.
+    pub fn catch() -> io::Result<Self> {
+        Ok(Hangups(
+            #[cfg(unix)]
+            system::Hangups::catch()?,
+        ))
+    }
+
+    /// Calls `reload` when the signal has come or comes, from a thread of its own.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn watch(self, reload: impl FnMut() + Send + 'static) -> io::Result<()> {
+        #[cfg(unix)]
+        self.0.watch(reload)?;
+        #[cfg(not(unix))]
+        drop(reload);
+        Ok(())
+    }
 }
 
 #[cfg(unix)]
@@ -60,11 +77,19 @@ mod system {
 
     use super::Interruption;
 
-    pub(super) fn watch_hangup(mut reload: impl FnMut() + Send + 'static) -> io::Result<()> {
-        let mut signals = iterator::Signals::new([SIGHUP])?;
-        let watcher = thread::Builder::new().name("reload".to_owned());
-        let watch = move || signals.forever().for_each(|_| reload());
-        watcher.spawn(watch).map(drop)
+    #[derive(Debug)]
+    pub(super) struct Hangups(iterator::Signals);
+
+    impl Hangups {
+        pub(super) fn catch() -> io::Result<Self> {
+            iterator::Signals::new([SIGHUP]).map(Hangups)
+        }
+
+        pub(super) fn watch(mut self, mut reload: impl FnMut() + Send + 'static) -> io::Result<()> {
+            let watcher = thread::Builder::new().name("reload".to_owned());
+            let watch = move || self.0.forever().for_each(|_| reload());
+            watcher.spawn(watch).map(drop)
+        }
     }
 
     pub(super) struct Signals(iterator::Signals);
@@ -149,5 +174,27 @@ mod system {
         }
 
         pub(super) fn each(self, _: impl FnMut(Interruption)) {}
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::sync::mpsc;
+
+    use signal_hook::consts::SIGHUP;
+    use signal_hook::low_level::raise;
+
+    use super::Hangups;
+
+    /// The service catches the signal first and begins to watch when it can reload.
+    #[test]
+    fn a_hangup_before_anybody_watches_is_not_lost() {
+        let hangups = Hangups::catch().unwrap();
+        raise(SIGHUP).unwrap();
+        let (came, comes) = mpsc::channel();
+        hangups.watch(move || came.send(()).unwrap()).unwrap();
+        comes.recv().unwrap();
+        raise(SIGHUP).unwrap();
+        comes.recv().unwrap();
     }
 }

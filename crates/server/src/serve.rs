@@ -24,7 +24,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use traceroute_flags::{is_out_of_files, watch_hangup, watch_signals, with_open_files_advice};
+use traceroute_flags::{Hangups, is_out_of_files, watch_signals, with_open_files_advice};
 use traceroute_net::{Access, Privileges};
 
 use crate::args::Config;
@@ -63,12 +63,18 @@ impl fmt::Display for StartError {
     }
 }
 
+fn cannot_watch(error: io::Error) -> StartError {
+    StartError(format!("cannot watch for signals: {error}"))
+}
+
 /// Serves until told to stop.
 ///
 /// # Errors
 /// The service could not begin.
 pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
     traceroute_net::ignore_file_size_signal();
+    // Before files are read: who changes one of them then may say so at once.
+    let hangups = Hangups::catch().map_err(cannot_watch)?;
     let tokens = Tokens::load(config.token_file.clone(), config.tokens_file.clone()).map_err(StartError)?;
     let tls = config.tls.clone().map(Tls::load).transpose();
     let tls = tls.map_err(StartError)?.map(Arc::new);
@@ -94,7 +100,7 @@ pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
             config.max_connections
         );
     }
-    let result = start(config, tokens, tls, sockets, &kept);
+    let result = start(config, tokens, tls, (sockets, hangups), &kept);
     log.finish();
     result
 }
@@ -107,7 +113,7 @@ fn start(
     config: Config,
     tokens: Tokens,
     tls: Option<Arc<Tls>>,
-    sockets: Sockets,
+    (sockets, hangups): (Sockets, Hangups),
     kept: &io::Result<Privileges>,
 ) -> Result<(), StartError> {
     tell_privileges(kept);
@@ -137,7 +143,7 @@ fn start(
         .enable_all()
         .build()
         .map_err(|error| StartError(format!("cannot start: {}", with_open_files_advice(error))))?;
-    let result = runtime.block_on(serve(config, tokens, tls, sockets));
+    let result = runtime.block_on(serve(config, tokens, tls, sockets, hangups));
     // A name still being resolved by the operating system cannot be stopped, only left behind.
     runtime.shutdown_background();
     result
@@ -231,6 +237,7 @@ async fn serve(
     tokens: Tokens,
     tls: Option<Arc<Tls>>,
     sockets: Sockets,
+    hangups: Hangups,
 ) -> Result<(), StartError> {
     // Before anybody is told that the service is there: they might send a signal, which would end
     // it the hard way.
@@ -239,13 +246,12 @@ async fn serve(
         // Who asks again before that was seen asks for the same.
         let _ = asked.try_send(signal);
     })
-    .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    .map_err(cannot_watch)?;
     let tokens = Arc::new(tokens);
     let reload = Arc::new(Reload::new(Arc::clone(&tokens), tls.clone()));
     reload.tell_end();
     let on_hangup = Arc::clone(&reload);
-    watch_hangup(move || on_hangup.all())
-        .map_err(|error| StartError(format!("cannot watch for signals: {error}")))?;
+    hangups.watch(move || on_hangup.all()).map_err(cannot_watch)?;
     let watching = reload.watch();
     watching.map_err(|error| StartError(format!("cannot watch files: {error}; {RAISE}")))?;
     sockets.announce(&config);
