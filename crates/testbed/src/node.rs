@@ -93,7 +93,8 @@ impl Node {
     /// unprivileged lab it runs as root of the lab's user namespace. `/sys` still shows the
     /// interfaces of the default namespace.
     ///
-    /// The program is killed when the thread that spawned it ends, so none outlives its test.
+    /// The program is killed when the thread that spawned it ends, so none outlives its test. Ctrl-C
+    /// ends it even where the tests run in the background of a shell, which ignores that there.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let inner = Arc::clone(&self.0);
         let parent = process::id();
@@ -102,6 +103,7 @@ impl Node {
         command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
         let join = move || {
             inner.join_from_child()?;
+            sys::heed_interrupt();
             sys::die_with_parent(parent)
         };
         // SAFETY: the closure only makes system calls on values prepared before the fork.

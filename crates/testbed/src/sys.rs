@@ -48,6 +48,12 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
+/// SIGINT ends the calling process, also if it was ignored. signal(7)
+pub(crate) fn heed_interrupt() {
+    // SAFETY: no handler is installed. The call cannot fail for this signal.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+}
+
 /// Gives up every privilege that the calling process would have after exec, also those that root
 /// gets then. The program may be where nobody may look. capabilities(7)
 pub(crate) fn become_nobody(may_change_user: bool) -> io::Result<()> {

@@ -241,6 +241,8 @@ impl Future for TraceFuture {
 impl Drop for TraceFuture {
     fn drop(&mut self) {
         if !self.over {
+            // First: a trace that still waits for its turn is not cancelled, but seen to be closed.
+            self.receiver.close();
             self.driver.send(Command::Cancel { ticket: self.ticket });
         }
     }
