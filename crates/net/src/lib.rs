@@ -95,7 +95,8 @@ pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
 #[cfg(target_os = "linux")]
 pub use imp::{
-    forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges, most_open_files,
+    forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges,
+    most_address_space, most_open_files,
 };
 pub use memory::return_free_memory;
 pub use options::NetworkOptions;
@@ -146,6 +147,12 @@ pub fn ignore_file_size_signal() {}
 /// How many files this process may have open; nobody asks on this system.
 #[cfg(not(target_os = "linux"))]
 pub fn most_open_files() -> Option<u64> {
+    None
+}
+
+/// How many bytes of addresses this process may use; nobody asks on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn most_address_space() -> Option<u64> {
     None
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS};
-use traceroute_flags::{Manual, Program, Shell, UsageError, go_style, parse_int};
+use traceroute_flags::{Interface, Manual, Program, Shell, TraceOption, UsageError, go_style, parse_int};
 
 use crate::auth::VARIABLE;
 use crate::browser::{AllowedHosts, parse_host};
@@ -21,12 +21,15 @@ use crate::limits::{Capacity, Ceilings};
 use crate::listen::ListenAddress;
 use crate::logging::{LogFormat, LogLevel};
 use crate::observe::BodyLimit;
+use crate::parameters::Query;
 use crate::policy::{Choices, EgressParameter, Policy, Subnet, parse_subnet};
 use crate::tls::TlsFiles;
 
 /// Open files beside connections and the ports of traces: what probing and the log need, the reserve
 /// of connections, and sockets to name servers.
 const OTHER_FILES: u64 = 200;
+/// A shorter header names hardly more than a path and a host.
+const SMALLEST_HEADER: usize = 256;
 
 /// Name of the program, also where it was renamed.
 const NAME: &str = "datadog-traceroute-server";
@@ -158,6 +161,35 @@ impl Config {
         self.max_connections = connections;
         self.capacity.traces = traces;
         fits
+    }
+
+    /// # Errors
+    /// Limits that keep out everything.
+    fn check(&self) -> Result<(), String> {
+        if self.max_header_size < SMALLEST_HEADER {
+            return Err(format!(
+                "--max-header-size and --max-request-size must be at least {SMALLEST_HEADER}: no request would be let in"
+            ));
+        }
+        self.lets_in("traceroute-queries=1&e2e-queries=0&max-ttl=1")
+            .map_err(|problem| format!("no request would be let in: {problem}"))
+    }
+
+    /// Whether a request with these parameters is let in where nothing else runs.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn lets_in(&self, parameters: &str) -> Result<(), String> {
+        // From the range for documentation.
+        let query = Query::parse(&format!("target=192.0.2.1&{parameters}"));
+        let default = |option: &TraceOption| self.ceilings.clamp(option, option.default(Interface::Query));
+        let request = query.read(&[], default).parameters.validate();
+        let request = request.map_err(|error| error.to_string())?;
+        self.ceilings.check(&request).map_err(|error| error.to_string())?;
+        match self.capacity.refuses(&request) {
+            Some(scarce) => Err(format!("{} is too small", scarce.option())),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn body_limit(&self) -> BodyLimit {
@@ -294,7 +326,7 @@ struct Flags {
     max_ttl: u8,
 
     /// Largest timeout of one request
-    #[arg(long, value_name = "duration", default_value = "24h", value_parser = duration::parse)]
+    #[arg(long, value_name = "duration", default_value = "24h", value_parser = parse_period)]
     max_timeout: Duration,
 
     /// Longest that one request may take as a whole; 0: no limit
@@ -417,7 +449,7 @@ impl Flags {
             }
             _ => return Err(PROGRAM.usage_error("TLS needs --tls-certificate and --tls-key")),
         };
-        Ok(Config {
+        let config = Config {
             addr: tcp.then_some(self.addr),
             unix_socket: self.unix_socket,
             unix_socket_mode: self.unix_socket_mode,
@@ -452,7 +484,9 @@ impl Flags {
             allowed_hosts: AllowedHosts(self.allowed_hosts),
             no_sandbox: self.no_sandbox,
             policy,
-        })
+        };
+        config.check().map_err(|problem| PROGRAM.usage_error(&problem))?;
+        Ok(config)
     }
 }
 
@@ -613,6 +647,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_let_in_is_known_before_anybody_asks() {
+        assert_eq!(config("").lets_in(""), Ok(()));
+        // More traces than there is room for count as two thirds of it.
+        assert_eq!(config("--max-traces 2").lets_in(""), Ok(()));
+        let slow = "--max-packet-rate 50";
+        assert_eq!(
+            config(slow).lets_in("").unwrap_err(),
+            "--max-packet-rate is too small"
+        );
+    }
+
+    #[test]
     fn networks_add_up() {
         let policy = config("--deny 192.0.2.0/24,::1 --deny 10.0.0.1 --allow 10.0.0.0/8").policy;
         let texts: Vec<String> = policy.deny.iter().map(ToString::to_string).collect();
@@ -718,6 +764,26 @@ mod tests {
             (
                 "--allow 127.0.0.1 --deny-local",
                 "--allow 127.0.0.1/32 allows nothing: --deny-local denies all of it",
+            ),
+            (
+                "--max-traces 1",
+                "no request would be let in: --max-traces is too small",
+            ),
+            (
+                "--max-packet-rate 1",
+                "no request would be let in: --max-packet-rate is too small",
+            ),
+            (
+                "--max-memory 4000",
+                "no request would be let in: --max-memory is too small",
+            ),
+            (
+                "--max-timeout 500us",
+                "no request would be let in: timeout must be at most 0 ms on this server, got 1",
+            ),
+            (
+                "--max-request-size 255",
+                "--max-header-size and --max-request-size must be at least 256: no request would be let in",
             ),
             (
                 "--allow-egress mark",

@@ -135,6 +135,7 @@ impl Tokens {
             named: RwLock::default(),
         };
         tokens.reload_named()?;
+        tokens.check_different()?;
         Ok(tokens)
     }
 
@@ -172,6 +173,19 @@ impl Tokens {
         Ok(self.named_file.is_some())
     }
 
+    /// # Errors
+    /// The token without a name has one, too.
+    pub(crate) fn check_different(&self) -> Result<(), String> {
+        let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
+        let twin = token
+            .as_ref()
+            .and_then(|token| self.named().find(token.0.as_bytes()));
+        match twin {
+            Some(twin) => Err(format!("the token without a name is that of {twin}, too")),
+            None => Ok(()),
+        }
+    }
+
     /// The file of those with names.
     pub(crate) fn named_file(&self) -> Option<&Path> {
         self.named_file.as_deref()
@@ -204,10 +218,12 @@ impl Tokens {
             return Ok(None);
         }
         let shown = bearer(headers).ok_or(NotShown)?;
-        if token.as_ref().is_some_and(|token| token.is(shown)) {
-            return Ok(None);
+        // First: it may be one without a name as well, which may do more.
+        if let Some(token) = named.find(shown) {
+            return Ok(Some(token));
         }
-        named.find(shown).map(Some).ok_or(NotShown)
+        let is_it = token.as_ref().is_some_and(|token| token.is(shown));
+        is_it.then_some(None).ok_or(NotShown)
     }
 }
 
@@ -277,6 +293,30 @@ mod tests {
             assert!(Tokens::load(Some(other.into()), None).is_err(), "{other}");
             assert!(Tokens::load(None, Some(other.into())).is_err(), "{other}");
         }
+    }
+
+    /// Otherwise its bounds would be gone.
+    #[test]
+    fn a_token_with_a_name_is_one_also_where_there_is_one_without() {
+        let folder = std::env::temp_dir().join(format!("traceroute-twins-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (plain, named) = (folder.join("token"), folder.join("tokens.toml"));
+        // Of "one".
+        let hash = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed";
+        fs::write(&named, format!("[tokens.a]\nsha256 = \"{hash}\"\n")).unwrap();
+        fs::write(&plain, "one").unwrap();
+        let load = || Tokens::load(Some(plain.clone()), Some(named.clone()));
+        assert_eq!(load().unwrap_err(), "the token without a name is that of a, too");
+        fs::write(&plain, "two").unwrap();
+        let tokens = load().unwrap();
+        fs::write(&plain, "one").unwrap();
+        tokens.reload().unwrap();
+        assert!(tokens.check_different().is_err());
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, "Bearer one".parse().unwrap());
+        let found = tokens.check(&headers).unwrap();
+        assert_eq!(found.unwrap().name, "a");
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What one request may ask for, and how much may go on at once.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -107,6 +107,15 @@ pub(crate) struct Capacity {
     pub(crate) packet_rate: u64,
     /// Bytes of requests and their documents.
     pub(crate) memory: u64,
+}
+
+impl Capacity {
+    /// What there is too little of for a request, however idle the service.
+    pub(crate) fn refuses(self, request: &Request) -> Option<Scarce> {
+        let somebody = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let permit = Admission::new(self).admit(request, Client::of(somebody));
+        permit.and_then(|mut permit| permit.aim_at(somebody)).err()
+    }
 }
 
 /// What one request needs.
@@ -217,6 +226,18 @@ impl Scarce {
         Scarce::OwnRate,
         Scarce::OwnPorts,
     ];
+
+    /// The option that says how much there is.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Scarce::Traces | Scarce::LongTraces | Scarce::ClientTraces => "--max-traces",
+            Scarce::Packets | Scarce::ClientPackets | Scarce::TargetPackets => "--max-packet-rate",
+            Scarce::Memory | Scarce::ClientMemory => "--max-memory",
+            Scarce::OwnRequests | Scarce::OwnPackets => "--tokens-file",
+            Scarce::OwnRate => "--max-requests-per-minute",
+            Scarce::OwnPorts => "--max-ports",
+        }
+    }
 
     /// The name in metrics.
     pub(crate) fn name(self) -> &'static str {
@@ -545,7 +566,10 @@ impl Drop for Permit {
             packet_rate: self.demand.packet_rate,
             ..Demand::default()
         };
-        let rest = PACKET_TIME.saturating_sub(self.begun.elapsed());
+        // What was refused before it had a target has sent nothing.
+        let rest = target.map_or(Duration::ZERO, |_| {
+            PACKET_TIME.saturating_sub(self.begun.elapsed())
+        });
         admission.used().give_back(now, client, None);
         let end = move || admission.used().give_back(later, client, target);
         match Handle::try_current() {
@@ -793,18 +817,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn short_requests_count_for_a_second() {
+    async fn short_requests_count_for_a_second_unless_they_were_refused() {
         let admission = Admission::new(Capacity {
-            packet_rate: 30,
+            packet_rate: 70,
             ..capacity(1000)
         });
-        drop(admission.admit(&request(1, 0), LOCAL).unwrap());
-        assert_eq!(
-            scarce(admission.admit(&request(1, 0), LOCAL)),
-            Some(Scarce::Packets)
-        );
+        let admit = || admission.admit(&request(1, 0), LOCAL);
+        for _ in 0..1000 {
+            // Without a target.
+            drop(admit().unwrap());
+        }
+        let others = [admit().unwrap(), admit().unwrap()];
+        let mut short = admit().unwrap();
+        short.aim_at("192.0.2.1".parse().unwrap()).unwrap();
+        drop(short);
+        assert_eq!(scarce(admit()), Some(Scarce::Packets));
         sleep(PACKET_TIME + Duration::from_millis(10)).await;
-        assert!(admission.admit(&request(1, 0), LOCAL).is_ok());
+        assert!(admit().is_ok());
+        drop(others);
     }
 
     #[tokio::test(start_paused = true)]

@@ -130,6 +130,16 @@ fn start(
              (--token-file, --tokens-file) or client certificates (--tls-client-ca)"
         );
     }
+    if let Err(problem) = config.lets_in("") {
+        tracing::warn!("requests with the default parameters are refused: {problem}");
+    }
+    if let Some(bytes) = traceroute_net::most_address_space() {
+        tracing::warn!(
+            "only {} MiB of addresses may be used (`ulimit -v`): the service ends when that is too little; bound its \
+             memory with a control group and --max-memory",
+            bytes >> 20
+        );
+    }
     config.policy.prepare();
     if config.windows_driver {
         datadog_traceroute::start_windows_driver().map_err(|error| StartError(error.to_string()))?;

@@ -48,19 +48,22 @@ pub(crate) struct TlsFiles {
 pub(crate) struct Tls {
     files: TlsFiles,
     loaded: RwLock<Loaded>,
-    /// Whether it has been said that the certificate ends soon, or that it has ended.
+    /// Whether it has been said that the certificate is not valid yet, ends soon, or has ended.
     told: Mutex<Option<Ending>>,
 }
 
 #[derive(Debug, Clone)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// When the first certificate of the service's own chain ends.
+    /// When the last certificate of the service's own chain begins to be valid.
+    begin: Option<SystemTime>,
+    /// When the first one ends.
     end: Option<SystemTime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
+    NotYet,
     Soon,
     Over,
 }
@@ -97,11 +100,12 @@ impl Tls {
 
     /// Warns, once, where that is soon or over.
     pub(crate) fn tell_end(&self, now: SystemTime) {
-        let Some(end) = self.end() else { return };
-        let ending = if end <= now {
-            Some(Ending::Over)
-        } else {
-            (end <= now + RENEWED).then_some(Ending::Soon)
+        let Loaded { begin, end, .. } = self.loaded();
+        let ending = match end {
+            Some(end) if end <= now => Some(Ending::Over),
+            _ if begin.is_some_and(|begin| begin > now) => Some(Ending::NotYet),
+            Some(end) if end <= now + RENEWED => Some(Ending::Soon),
+            _ => None,
         };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if *told == ending {
@@ -111,8 +115,18 @@ impl Tls {
         let path = self.files.certificate.display();
         match ending {
             Some(Ending::Over) => tracing::warn!("the certificate in {path} has ended: clients refuse it"),
+            Some(Ending::NotYet) => {
+                tracing::warn!(
+                    "the certificate in {path} is not valid yet, by this machine's clock: clients refuse it"
+                );
+            }
             Some(Ending::Soon) => {
-                let hours = end.duration_since(now).unwrap_or_default().as_secs() / 3600;
+                let hours = end
+                    .unwrap_or(now)
+                    .duration_since(now)
+                    .unwrap_or_default()
+                    .as_secs()
+                    / 3600;
                 tracing::warn!("the certificate in {path} ends in {hours} hours: renew it");
             }
             None => {}
@@ -171,8 +185,23 @@ impl Tls {
 impl TlsFiles {
     fn read(&self) -> Result<Loaded, String> {
         let chain = certificates(&self.certificate)?;
-        let end = chain.iter().filter_map(end).min();
+        let begin = chain
+            .iter()
+            .filter_map(|certificate| validity(certificate).0)
+            .max();
+        let end = chain
+            .iter()
+            .filter_map(|certificate| validity(certificate).1)
+            .min();
         let text = read("the key", &self.key)?;
+        // It has another label, or a header of its own.
+        if ["BEGIN ENCRYPTED", "4,ENCRYPTED"]
+            .iter()
+            .any(|mark| text.contains(mark))
+        {
+            let problem = "it is encrypted; `openssl pkey` decrypts it";
+            return Err(cannot("the key", &self.key, &problem));
+        }
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes());
         let key = key.map_err(|error| cannot("the key", &self.key, &error))?;
         let provider = Arc::new(ring::default_provider());
@@ -202,23 +231,35 @@ impl TlsFiles {
         config.send_tls13_tickets = 0;
         Ok(Loaded {
             config: Arc::new(config),
+            begin,
             end,
         })
     }
 }
 
-/// When a certificate ends. Who verifies it for the end of time is told.
-fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+/// When a certificate begins to be valid, and when it ends. Who verifies it for the begin and the end
+/// of time is told.
+fn validity(certificate: &CertificateDer<'_>) -> (Option<SystemTime>, Option<SystemTime>) {
     /// The last second that a certificate can name (RFC 5280 §4.1.2.5).
-    const LAST: Duration = Duration::from_secs(253_402_300_799);
-    let certificate = ParsedCertificate::try_from(certificate).ok()?;
-    let (nobody, late) = (RootCertStore::empty(), UnixTime::since_unix_epoch(LAST));
-    match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], late, &[]) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
-        }
-        _ => None,
-    }
+    const LAST: u64 = 253_402_300_799;
+    let Ok(certificate) = ParsedCertificate::try_from(certificate) else {
+        return (None, None);
+    };
+    let told = |at: u64| {
+        let (nobody, at) = (
+            RootCertStore::empty(),
+            UnixTime::since_unix_epoch(Duration::from_secs(at)),
+        );
+        let time = match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], at, &[]) {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidYetContext { not_before: time, .. }
+                | CertificateError::ExpiredContext { not_after: time, .. },
+            )) => time,
+            _ => return None,
+        };
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()))
+    };
+    (told(0), told(LAST))
 }
 
 /// The certificates in a file, one at least.
@@ -233,7 +274,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn read(what: &str, path: &Path) -> Result<String, String> {
-    read_small_file(path, LARGEST).map_err(|problem| cannot(what, path, &problem))
+    let text = read_small_file(path, LARGEST).map_err(|problem| cannot(what, path, &problem))?;
+    // Editors of some systems begin a file with it; the first certificate would not be seen.
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
 }
 
 fn cannot(what: &str, path: &Path, problem: &dyn Display) -> String {
@@ -394,8 +437,16 @@ mod tests {
             "nonsense",
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
         );
+        let key = fs::read_to_string(certificate("server.key")).unwrap();
+        let encrypted = file("encrypted", &key.replace("PRIVATE", "ENCRYPTED PRIVATE"));
+        let marked = file("marked", &format!("\u{feff}{pem}"));
+        assert!(Tls::load(files(&marked, "server.key", None)).is_ok());
         for (files, problem) in [
             (files("server.pem", "renewed.key", None), "renewed.key: "),
+            (
+                files("server.pem", &encrypted, None),
+                "encrypted: it is encrypted; ",
+            ),
             (files("server.pem", "server.pem", None), "cannot use the key in "),
             (
                 files("server.key", "server.key", None),
@@ -423,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_has_an_end() {
+    fn a_certificate_has_a_begin_and_an_end() {
         let ends = |name: &str| Tls::load(files(name, "client.key", None)).unwrap().end().unwrap();
         let begin_of_2021 = SystemTime::UNIX_EPOCH + Duration::from_hours(447_072);
         assert_eq!(ends("expired.pem"), begin_of_2021);
@@ -433,6 +484,7 @@ mod tests {
             tls.tell_end(begin_of_2021 - before);
             *tls.told.lock().unwrap()
         };
+        assert_eq!(told(Duration::from_hours(24 * 365 * 45)), Some(Ending::NotYet));
         assert_eq!(told(RENEWED * 2), None);
         assert_eq!(told(RENEWED), Some(Ending::Soon));
         assert_eq!(told(Duration::ZERO), Some(Ending::Over));

@@ -274,6 +274,12 @@ impl Discovery {
         }
     }
 
+    /// Whether a question is asked once more because it stayed silent.
+    pub fn is_again(&self, ask: Ask) -> bool {
+        let hop = self.hop(ask.ttl);
+        hop.is_some_and(|hop| hop.place(ask.flow) == Place::Pending && hop.asked_again.contains(&ask.flow))
+    }
+
     /// Questions that are not settled yet.
     pub fn outstanding(&self) -> u32 {
         self.outstanding

@@ -403,8 +403,7 @@ impl Multipath {
             self.discovery.plan(&mut asks);
             let is_lossy = self.hops.values().any(|hop| hop.is_lossy);
             for ask in asks.drain(..) {
-                let was_silent = self.silences.iter().any(|silence| silence.ask == ask);
-                if was_silent && !is_lossy {
+                if self.discovery.is_again(ask) && !is_lossy {
                     self.discovery.silent(ask);
                     self.has_news = true;
                 } else {
@@ -509,7 +508,7 @@ impl Multipath {
         let made = again.map_or(0, |index| self.asked[index].attempts.len());
         let before = match again {
             Some(index) => self.asked[index].before,
-            None if purpose == Purpose::Question => self.take_silence(ask),
+            None if purpose == Purpose::Question && self.discovery.is_again(ask) => self.take_silence(ask),
             None => 0,
         };
         let until = match purpose {

@@ -66,7 +66,8 @@ pub use host::host;
 use local_delivery::{Delivered, LocalDelivery};
 use plain::PlainNetwork;
 pub use privileges::{
-    forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges, most_open_files,
+    forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges,
+    most_address_space, most_open_files,
 };
 pub(crate) use routes::FlowRoutes;
 use routes::{FlowWay, Want};

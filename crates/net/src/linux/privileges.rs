@@ -127,6 +127,19 @@ pub fn most_open_files() -> Option<u64> {
     sys::open_files().ok().map(|(now, _)| now)
 }
 
+/// How many bytes of addresses this process may use, if that is limited (`RLIMIT_AS` of
+/// `setrlimit(2)`): allocators reserve more than they use.
+#[must_use]
+pub fn most_address_space() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel fills in the structure.
+    sys::check(unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) }).ok()?;
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
 fn keep(wanted: u32) -> io::Result<Privileges> {
     if let Err(error) = sys::raise_open_files(libc::RLIM_INFINITY) {
         tracing::debug!(%error, "cannot raise the limit of open files");
