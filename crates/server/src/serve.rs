@@ -63,7 +63,7 @@ impl fmt::Display for StartError {
     }
 }
 
-fn cannot_watch(error: io::Error) -> StartError {
+fn cannot_watch(error: &io::Error) -> StartError {
     StartError(format!("cannot watch for signals: {error}"))
 }
 
@@ -74,7 +74,7 @@ fn cannot_watch(error: io::Error) -> StartError {
 pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
     traceroute_net::ignore_file_size_signal();
     // Before files are read: who changes one of them then may say so at once.
-    let hangups = Hangups::catch().map_err(cannot_watch)?;
+    let hangups = Hangups::catch().map_err(|error| cannot_watch(&error))?;
     let tokens = Tokens::load(config.token_file.clone(), config.tokens_file.clone()).map_err(StartError)?;
     let tls = config.tls.clone().map(Tls::load).transpose();
     let tls = tls.map_err(StartError)?.map(Arc::new);
@@ -256,12 +256,14 @@ async fn serve(
         // Who asks again before that was seen asks for the same.
         let _ = asked.try_send(signal);
     })
-    .map_err(cannot_watch)?;
+    .map_err(|error| cannot_watch(&error))?;
     let tokens = Arc::new(tokens);
     let reload = Arc::new(Reload::new(Arc::clone(&tokens), tls.clone()));
     reload.tell_end();
     let on_hangup = Arc::clone(&reload);
-    hangups.watch(move || on_hangup.all()).map_err(cannot_watch)?;
+    hangups
+        .watch(move || on_hangup.all())
+        .map_err(|error| cannot_watch(&error))?;
     let watching = reload.watch();
     watching.map_err(|error| StartError(format!("cannot watch files: {error}; {RAISE}")))?;
     sockets.announce(&config);

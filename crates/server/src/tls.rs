@@ -250,12 +250,12 @@ fn validity(certificate: &CertificateDer<'_>) -> (Option<SystemTime>, Option<Sys
             RootCertStore::empty(),
             UnixTime::since_unix_epoch(Duration::from_secs(at)),
         );
-        let time = match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], at, &[]) {
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidYetContext { not_before: time, .. }
-                | CertificateError::ExpiredContext { not_after: time, .. },
-            )) => time,
-            _ => return None,
+        let Err(Error::InvalidCertificate(
+            CertificateError::NotValidYetContext { not_before: time, .. }
+            | CertificateError::ExpiredContext { not_after: time, .. },
+        )) = verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], at, &[])
+        else {
+            return None;
         };
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()))
     };
