@@ -43,13 +43,13 @@ impl Sandbox {
     pub(crate) fn tell(&self) {
         match &self.files {
             Ok(Protection::On) => tracing::debug!("files can be read only"),
-            Ok(Protection::Unsupported) => tracing::debug!("files are not protected: no Landlock"),
+            Ok(Protection::Unsupported) => tracing::info!("files are not protected: no Landlock"),
             Err(error) => tracing::warn!(%error, "files are not protected"),
         }
         match &self.calls {
             Ok(Protection::On) => tracing::debug!("system calls are restricted"),
             Ok(Protection::Unsupported) => {
-                tracing::debug!("system calls are not restricted: no seccomp, or not for this processor");
+                tracing::info!("system calls are not restricted: no seccomp, or not for this processor");
             }
             Err(error) => tracing::warn!(%error, "system calls are not restricted"),
         }
