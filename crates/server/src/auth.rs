@@ -60,9 +60,13 @@ impl Token {
     }
 }
 
-/// The token that a request shows.
+/// The token that a request shows. Of two a proxy in between may have looked at the other one.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes)?;
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().map(HeaderValue::as_bytes)?;
+    if values.next().is_some() {
+        return None;
+    }
     let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
     scheme
         .eq_ignore_ascii_case(b"Bearer ")
@@ -258,6 +262,14 @@ mod tests {
         ] {
             assert!(!shown(value), "{value:?}");
         }
+    }
+
+    #[test]
+    fn of_two_tokens_none_counts() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, "Bearer s3cret".parse().unwrap());
+        headers.append(header::AUTHORIZATION, "Bearer other".parse().unwrap());
+        assert_eq!(Tokens::of("s3cret").check(&headers).unwrap_err(), NotShown);
     }
 
     #[test]
