@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::metrics::Labels;
 
@@ -77,11 +77,27 @@ struct Entry {
 }
 
 /// A client's connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Share {
     all: usize,
+    /// See [`Connection::turns`].
+    turns: Arc<Semaphore>,
     /// Since when, and which.
     idle: BTreeMap<u64, u64>,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share {
+            all: 0,
+            turns: one_turn(),
+            idle: BTreeMap::new(),
+        }
+    }
+}
+
+fn one_turn() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
 }
 
 impl Table {
@@ -171,13 +187,15 @@ impl Connections {
         }
         let id = table.number();
         let close = Arc::new(Notify::new());
-        if in_reserve {
+        let turns = if in_reserve {
             if table.reserve.len() >= RESERVE
                 && let Some((_, oldest)) = table.reserve.pop_front()
             {
                 self.close(&oldest, "reserve");
             }
             table.reserve.push_back((id, Arc::clone(&close)));
+            let share = table.clients.get(&client);
+            share.map_or_else(one_turn, |share| Arc::clone(&share.turns))
         } else {
             let entry = Entry {
                 client,
@@ -185,9 +203,11 @@ impl Connections {
                 idle_since: None,
             };
             table.connections.insert(id, entry);
-            table.clients.entry(client).or_default().all += 1;
             table.set_idle(id, true);
-        }
+            let share = table.clients.entry(client).or_default();
+            share.all += 1;
+            Arc::clone(&share.turns)
+        };
         drop(table);
         self.counters.open.inc();
         Arc::new(Connection {
@@ -195,6 +215,7 @@ impl Connections {
             client,
             in_reserve,
             close,
+            turns,
             all: Arc::clone(self),
         })
     }
@@ -228,6 +249,7 @@ pub(crate) struct Connection {
     /// It is one too many: only questions as to health are answered.
     pub(crate) in_reserve: bool,
     close: Arc<Notify>,
+    turns: Arc<Semaphore>,
     all: Arc<Connections>,
 }
 
@@ -235,6 +257,12 @@ impl Connection {
     /// Ends when others need the place.
     pub(crate) async fn must_close(&self) {
         self.close.notified().await;
+    }
+
+    /// Turns of this client's connections at what takes CPU time: one at once, so that a client with
+    /// many connections keeps nobody else waiting.
+    pub(crate) fn turns(&self) -> &Semaphore {
+        &self.turns
     }
 
     /// It is not idle until this is dropped.

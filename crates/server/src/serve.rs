@@ -455,7 +455,7 @@ impl Server {
         tokio::spawn(async move {
             let stream = tokio::select! {
                 biased;
-                result = tls.accept(stream, most, patience) => result,
+                result = tls.accept(stream, place.turns(), most, patience) => result,
                 () = place.must_close() => return,
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };

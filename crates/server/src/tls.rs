@@ -1,6 +1,7 @@
 //! TLS: certificates from files, which are read again while the service runs, and handshakes.
 
 use std::fmt::Display;
+use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,11 +14,12 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{Acceptor, NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, Error, InvalidMessage, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::auth::read_small_file;
@@ -155,7 +157,8 @@ impl Tls {
         &self.files.key
     }
 
-    /// Makes a connection out of a stream. The peer may send at most so many bytes for that.
+    /// Makes a connection out of a stream. The peer may send at most so many bytes for that. For what
+    /// takes CPU time, the signature, it waits for one of the `turns`.
     ///
     /// # Errors
     /// The peer speaks no TLS, has no certificate where it needs one, sends more, or takes longer
@@ -163,6 +166,7 @@ impl Tls {
     pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
+        turns: &Semaphore,
         most: usize,
         patience: Duration,
     ) -> Result<TlsStream<Metered<S>>, HandshakeError> {
@@ -172,7 +176,19 @@ impl Tls {
             left: Some(most),
         };
         // It has some kB while it goes on: not a part of what every connection is.
-        let handshake = Box::pin(timeout(patience, TlsAcceptor::from(config).accept(stream)));
+        let handshake = async move {
+            let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            let turn = turns.acquire().await;
+            let mut handshake = std::pin::pin!(begun.into_stream(config));
+            // The client's first message is there, so it signs at once.
+            let first = poll_fn(|context| Poll::Ready(handshake.as_mut().poll(context))).await;
+            drop(turn);
+            match first {
+                Poll::Ready(result) => result,
+                Poll::Pending => handshake.await,
+            }
+        };
+        let handshake = Box::pin(timeout(patience, handshake));
         let Ok(result) = handshake.await else {
             return Err(HandshakeError::late());
         };
@@ -490,5 +506,34 @@ mod tests {
         assert_eq!(told(Duration::ZERO), Some(Ending::Over));
         tls.reload().unwrap();
         assert_eq!(*tls.told.lock().unwrap(), None, "it is told again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn signing_waits_for_the_clients_turn() {
+        let tls = Tls::load(files("server.pem", "server.key", None)).unwrap();
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(&certificate("ca.pem")).unwrap() {
+            roots.add(authority).unwrap();
+        }
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let (near, far) = tokio::io::duplex(1 << 14);
+        let turns = Semaphore::new(0);
+        let both = async {
+            tokio::join!(
+                connector.connect("localhost".try_into().unwrap(), near),
+                tls.accept(far, &turns, 1 << 14, Duration::from_secs(60)),
+            )
+        };
+        let mut both = std::pin::pin!(both);
+        assert!(timeout(Duration::from_secs(30), &mut both).await.is_err());
+        turns.add_permits(1);
+        let (asked, answered) = both.await;
+        assert!(asked.is_ok() && answered.is_ok());
+        assert_eq!(turns.available_permits(), 1);
     }
 }
