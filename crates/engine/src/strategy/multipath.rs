@@ -396,14 +396,16 @@ impl Multipath {
     }
 
     /// Plans what the discovery asks. What has stayed silent before is asked again only if packets
-    /// are lost on the path: at a nearer TTL that is on its way, and at a farther one it may be.
+    /// are lost on the path: at a nearer TTL that is on its way, and at a farther one it may be. Not
+    /// where answers are limited: it would take minutes.
     fn plan(&mut self) {
         let mut asks = Vec::new();
         while std::mem::take(&mut self.has_news) {
             self.discovery.plan(&mut asks);
             let is_lossy = self.hops.values().any(|hop| hop.is_lossy);
             for ask in asks.drain(..) {
-                if self.discovery.is_again(ask) && !is_lossy {
+                let is_limited = self.hop(ask.ttl).limit.is_some();
+                if self.discovery.is_again(ask) && (is_limited || !is_lossy) {
                     self.discovery.silent(ask);
                     self.has_news = true;
                 } else {
