@@ -526,7 +526,7 @@ mod tests {
         let both = async {
             tokio::join!(
                 connector.connect("localhost".try_into().unwrap(), near),
-                tls.accept(far, &turns, 1 << 14, Duration::from_secs(60)),
+                tls.accept(far, &turns, 1 << 14, Duration::from_mins(1)),
             )
         };
         let mut both = std::pin::pin!(both);
