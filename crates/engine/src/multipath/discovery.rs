@@ -11,6 +11,8 @@ pub const LOOK_AHEAD: usize = 3;
 /// How often a flow is repeated where a mesh is seen: per-packet balancing between two would stay
 /// unnoticed once in 2²⁵.
 const REPEATS_ON_MESH: u32 = 25;
+/// So many times as often as usual a flow is repeated at most, to tell a change of the path.
+const MOST_REPEATS: u32 = 8;
 /// Of the flows that would be expected to suffice, this share is sent before looking again.
 const CAUTION: f64 = 0.6;
 /// How many flows' worth the assumption has that all nodes of a hop get the same share.
@@ -747,8 +749,11 @@ impl Discovery {
                 let more = match (repeated.switches(), is_doubtful) {
                     (0, true) => REPEATS_ON_MESH.saturating_sub(repeated.asked),
                     (0, false) => usual.saturating_sub(repeated.asked),
-                    // One difference may be a change of the path: more will tell.
-                    (1, _) => (2 * usual).saturating_sub(repeated.run() + repeated.pending),
+                    // One difference may be a change of the path: more will tell, unless nobody answers
+                    // any more.
+                    (1, _) => (2 * usual)
+                        .saturating_sub(repeated.run() + repeated.pending)
+                        .min((MOST_REPEATS * usual).saturating_sub(repeated.asked)),
                     _ => 0,
                 };
                 repeated.asked += more;
