@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::iter;
+use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use traceroute_flags::{Interface, Manual, Program, Shell, TraceOption, UsageErro
 
 use crate::auth::VARIABLE;
 use crate::browser::{AllowedHosts, parse_host};
+use crate::connections::Client;
 use crate::duration;
 use crate::limits::{Capacity, Ceilings};
 use crate::listen::ListenAddress;
@@ -186,7 +188,12 @@ impl Config {
         let request = query.read(&[], default).parameters.validate();
         let request = request.map_err(|error| error.to_string())?;
         self.ceilings.check(&request).map_err(|error| error.to_string())?;
-        match self.capacity.refuses(&request) {
+        // Through a Unix socket alone one may have everything.
+        let client = match self.addr {
+            Some(_) => Client::of(Ipv4Addr::LOCALHOST.into()),
+            None => Client::Local,
+        };
+        match self.capacity.refuses(&request, client) {
             Some(scarce) => Err(format!("{} is too small", scarce.option())),
             None => Ok(()),
         }
@@ -651,6 +658,8 @@ mod tests {
         assert_eq!(config("").lets_in(""), Ok(()));
         // More traces than there is room for count as two thirds of it.
         assert_eq!(config("--max-traces 2").lets_in(""), Ok(()));
+        #[cfg(unix)]
+        config("--unix-socket /s --max-traces 1");
         let slow = "--max-packet-rate 50";
         assert_eq!(
             config(slow).lets_in("").unwrap_err(),

@@ -110,11 +110,11 @@ pub(crate) struct Capacity {
 }
 
 impl Capacity {
-    /// What there is too little of for a request, however idle the service.
-    pub(crate) fn refuses(self, request: &Request) -> Option<Scarce> {
-        let somebody = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let permit = Admission::new(self).admit(request, Client::of(somebody));
-        permit.and_then(|mut permit| permit.aim_at(somebody)).err()
+    /// What there is too little of for a client's request, however idle the service.
+    pub(crate) fn refuses(self, request: &Request, client: Client) -> Option<Scarce> {
+        let permit = Admission::new(self).admit(request, client);
+        let anywhere = IpAddr::from(Ipv4Addr::LOCALHOST);
+        permit.and_then(|mut permit| permit.aim_at(anywhere)).err()
     }
 }
 
