@@ -270,13 +270,18 @@ fn with_end_to_end(method: Method, target: &str) -> TraceSpec {
     }
 }
 
+/// One of four branches loses three packets of ten.
+fn lossy_branch() -> Path {
+    Path::default()
+        .routers(2)
+        .diamond("first-four-bytes", &[2; 4], "forward = { loss = 0.3 }")
+        .routers(2)
+}
+
 /// Somebody who answers is not taken for a silent node because packets are lost on the way to him.
 #[test]
 fn loss_makes_up_no_silent_node() {
-    let path = Path::default()
-        .routers(2)
-        .diamond("first-four-bytes", &[2; 4], "forward = { loss = 0.3 }")
-        .routers(2);
+    let path = lossy_branch();
     let mut made_up: Vec<u64> = Vec::new();
     for (seed, method) in (0..1200).zip(METHODS.into_iter().cycle()) {
         let (result, _) = find(&mut path.simulation(seed), spec(method, V4));
@@ -290,10 +295,7 @@ fn loss_makes_up_no_silent_node() {
 
 #[test]
 fn loss_on_one_of_four_branches_begins_on_its_link_and_no_other() {
-    let path = Path::default()
-        .routers(2)
-        .diamond("first-four-bytes", &[2; 4], "forward = { loss = 0.3 }")
-        .routers(2);
+    let path = lossy_branch();
     let expected = (4, "10.0.3.1".parse().ok(), "10.3.1.1".parse().ok());
     let (mut most, mut named, mut missed) = (0, 0, 0);
     for (seed, method) in (0..).zip(METHODS.into_iter().cycle()) {

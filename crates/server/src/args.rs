@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS};
-use traceroute_flags::{Interface, Manual, Program, Shell, TraceOption, UsageError, go_style, parse_int};
+use traceroute_flags::{Manual, Program, Shell, UsageError, go_style, parse_int};
 
 use crate::auth::VARIABLE;
 use crate::browser::{AllowedHosts, parse_host};
@@ -184,8 +184,7 @@ impl Config {
     pub(crate) fn lets_in(&self, parameters: &str) -> Result<(), String> {
         // From the range for documentation.
         let query = Query::parse(&format!("target=192.0.2.1&{parameters}"));
-        let default = |option: &TraceOption| self.ceilings.clamp(option, option.default(Interface::Query));
-        let request = query.read(&[], default).parameters.validate();
+        let request = query.read_trace(&self.ceilings).parameters.validate();
         let request = request.map_err(|error| error.to_string())?;
         self.ceilings.check(&request).map_err(|error| error.to_string())?;
         // Through a Unix socket alone one may have everything.

@@ -177,8 +177,10 @@ impl Tokens {
         Ok(self.named_file.is_some())
     }
 
+    /// No two tokens may be the same.
+    ///
     /// # Errors
-    /// The token without a name has one, too.
+    /// The one without a name has a name, too.
     pub(crate) fn check_different(&self) -> Result<(), String> {
         let token = self.token.read().unwrap_or_else(PoisonError::into_inner);
         let twin = token

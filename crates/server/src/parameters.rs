@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use traceroute_flags::{OPTIONS, Parameters, TraceOption, Value, parse_bool};
+use traceroute_flags::{Interface, OPTIONS, Parameters, TraceOption, Value, parse_bool};
+
+use crate::limits::Ceilings;
 
 /// Makes an error of everything that would be a remark.
 pub(crate) const STRICT: &str = "strict";
@@ -54,6 +56,13 @@ impl Query {
         let (_, value) = self.pairs.iter().find(|(key, _)| key == name)?;
         let means_default = value.is_empty() || name == "timeout" && value.parse::<i64>() == Ok(0);
         (!means_default).then_some(value)
+    }
+
+    /// The parameters of a trace, with the usual defaults as far as `ceilings` let them.
+    pub(crate) fn read_trace(&self, ceilings: &Ceilings) -> Asked {
+        self.read(&[], |option| {
+            ceilings.clamp(option, option.default(Interface::Query))
+        })
     }
 
     /// The parameters, with `default` for what is absent or does not parse, of an endpoint that

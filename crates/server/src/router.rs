@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use datadog_traceroute::{Report, Request, json};
 use tokio::sync::watch;
-use traceroute_flags::{Interface, InvalidParameter, TraceOption};
+use traceroute_flags::InvalidParameter;
 use traceroute_format::{Format, Screen, View};
 
 use crate::auth::Tokens;
@@ -233,9 +233,7 @@ async fn probe(
 fn asked(service: &Service, uri: Uri) -> Asked {
     let query = Query::parse(uri.query().unwrap_or_default());
     drop(uri);
-    let ceilings = &service.settings.ceilings;
-    let default = |option: &TraceOption| ceilings.clamp(option, option.default(Interface::Query));
-    let asked = query.read(&[], default);
+    let asked = query.read_trace(&service.settings.ceilings);
     asked.remarks.log();
     asked
 }

@@ -253,8 +253,8 @@ impl TlsFiles {
     }
 }
 
-/// When a certificate begins to be valid, and when it ends. Who verifies it for the begin and the end
-/// of time is told.
+/// When a certificate begins to be valid, and when it ends. Who verifies it for the begin and the
+/// end of time is told.
 fn validity(certificate: &CertificateDer<'_>) -> (Option<SystemTime>, Option<SystemTime>) {
     /// The last second that a certificate can name (RFC 5280 §4.1.2.5).
     const LAST: u64 = 253_402_300_799;

@@ -757,4 +757,42 @@ mod tests {
         let answer = std::pin::pin!(statistics).poll(&mut context);
         assert!(matches!(answer, Poll::Ready(None)), "{answer:?}");
     }
+
+    /// The thread may take the cancellation while the start still waits for its turn: then it must
+    /// see that nobody waits for the result.
+    #[test]
+    fn who_drops_a_trace_has_closed_its_result_before_it_is_cancelled() {
+        let (commands, inbox) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            commands,
+            process: std::process::id(),
+            next_ticket: AtomicU64::new(0),
+            waker: Mutex::new(None),
+        });
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+        };
+        let target = std::net::Ipv4Addr::LOCALHOST.into();
+        let spec = TraceSpec::full(
+            traceroute_engine::Method::Udp,
+            target,
+            33434,
+            30,
+            Duration::from_secs(1),
+        );
+        let trace = driver.trace(spec, None);
+        let Ok(Command::Start(start)) = inbox.try_recv() else {
+            panic!("it was not asked for");
+        };
+        let (start, closed) = (Mutex::new(start), Arc::new(Mutex::new(None)));
+        let seen = Arc::clone(&closed);
+        let waker: Waker = Arc::new(move || {
+            *seen.lock().unwrap() = Some(start.lock().unwrap().result.is_closed());
+        });
+        *shared.waker.lock().unwrap() = Some(waker);
+        drop(trace);
+        assert!(matches!(inbox.try_recv(), Ok(Command::Cancel { .. })));
+        let closed = closed.lock().unwrap().take();
+        assert_eq!(closed, Some(true));
+    }
 }
