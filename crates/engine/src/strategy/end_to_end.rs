@@ -117,6 +117,21 @@ impl EndToEndStrategy {
             .map(|sent| sent + view.spec.timeout)
     }
 
+    /// When a test has been answered, or has had its time.
+    fn test_ends(&self, view: &View<'_>, flow: FlowIndex) -> Time {
+        let ledger = view.ledger(flow);
+        let unanswered = ledger.filter(|ledger| !ledger.is_answered(view.spec.max_ttl));
+        let Some(last) = unanswered.and_then(|ledger| ledger.attempts().last()) else {
+            return view.now;
+        };
+        let rtts = self.left.iter().filter_map(|fortune| match fortune {
+            Fortune::Answered(rtt) => Some(*rtt * 2),
+            _ => None,
+        });
+        let patience = rtts.fold(TEST_PATIENCE, Duration::max);
+        last.at + patience.min(view.spec.timeout)
+    }
+
     /// What follows the opening of a flow: a probe on it.
     fn opened(&mut self, view: &View<'_>, flow: FlowIndex, purpose: Use, interval: Duration) -> Option<Step> {
         let ledger = view.ledger(flow);
@@ -209,24 +224,12 @@ impl Strategy for EndToEndStrategy {
             return step;
         }
         let limited = view.spec.method == Method::Udp && !fixed;
-        if let Some(flow) = self.test {
-            let ledger = view.ledger(flow);
-            let last = ledger
-                .and_then(|ledger| ledger.attempts().last())
-                .map_or(view.now, |attempt| attempt.at);
-            let rtt = self.left.iter().filter_map(|fortune| match fortune {
-                Fortune::Answered(rtt) => Some(*rtt),
-                _ => None,
-            });
-            let patience = (rtt.max().unwrap_or_default() * 2)
-                .max(TEST_PATIENCE)
-                .min(view.spec.timeout);
-            if view.now >= last + patience
-                || ledger.is_none_or(|ledger| ledger.is_answered(view.spec.max_ttl))
-            {
-                self.test = None;
-                return close(flow);
-            }
+        let test_ends = self.test.map(|flow| (flow, self.test_ends(view, flow)));
+        if let Some((flow, ends)) = test_ends
+            && view.now >= ends
+        {
+            self.test = None;
+            return close(flow);
         }
         // The series ends when it would have ended without a limit.
         let first = self.first_at.unwrap_or(view.started);
@@ -261,9 +264,8 @@ impl Strategy for EndToEndStrategy {
                 wake = Some(wake.map_or(at, |wake| wake.min(at)));
             }
         }
-        if self.test.is_some() {
-            let soon = view.now + TEST_PATIENCE;
-            wake = Some(wake.map_or(soon, |wake| wake.min(soon)));
+        if let Some((_, ends)) = test_ends {
+            wake = Some(wake.map_or(ends, |wake| wake.min(ends)));
         }
         match wake {
             Some(until) => Step::Wait { until, last: false },
