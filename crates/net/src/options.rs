@@ -3,8 +3,8 @@
 /// How a backend is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct NetworkOptions {
-    /// Thousands of probes a second are to come: room for 4096 packets per address family that
-    /// nobody has read yet, 8 MiB each, which take some 10 ms longer to set up (Linux).
+    /// Thousands of probes a second are to come: room for 8192 packets per address family that
+    /// nobody has read yet, 4 MiB each, which take some 10 ms longer to set up (Linux).
     pub heavy_load: bool,
     /// Send and capture with the driver, which
     /// [`start_windows_driver`](crate::start_windows_driver) must have started (Windows; ignored

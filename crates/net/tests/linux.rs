@@ -99,6 +99,67 @@ fn an_echo_is_answered_once() {
     });
 }
 
+/// Also where a firewall of this host drops them, so that only the capture has them.
+#[test]
+fn answers_of_any_length_are_read() {
+    isolated(|| {
+        run("nft", "add table inet t");
+        run(
+            "nft",
+            "add chain inet t i { type filter hook input priority 0 ; }",
+        );
+        for is_dropped in [false, true] {
+            if is_dropped {
+                let kinds = "{ echo-reply, destination-unreachable }";
+                run("nft", &format!("add rule inet t i icmp type {kinds} drop"));
+                run("nft", &format!("add rule inet t i icmpv6 type {kinds} drop"));
+            }
+            let mut subject = Subject::new();
+            for address in BOTH {
+                subject.prepare(address);
+                let port = subject.reserve(Transport::Udp, address);
+                for (token, payload_len) in
+                    (1..).zip([8, 340, 360, 380, 400, 500, 1000, 1400, 1500, 9000, 60_000])
+                {
+                    for mut kind in [echo(token), udp(port, CLOSED)] {
+                        match &mut kind {
+                            ProbeKind::Echo {
+                                payload_len: length, ..
+                            }
+                            | ProbeKind::Udp {
+                                payload_len: length, ..
+                            } => {
+                                *length = payload_len + 10;
+                            }
+                            _ => {}
+                        }
+                        // Linux limits errors, not those to this host itself.
+                        subject.send(&probe(address, kind), token.into());
+                        let seen =
+                            subject.collect(|event| matches!(event, Event::Reply(..) | Event::Ignored(_)));
+                        let is_right = |event: &Event| match event {
+                            Event::Reply(reply, _) => match (reply.kind, kind) {
+                                (ReplyKind::Echo { sequence, cookie, .. }, ProbeKind::Echo { .. }) => {
+                                    sequence == token && cookie == Some(*b"cookie")
+                                }
+                                (ReplyKind::IcmpError { .. }, ProbeKind::Udp { .. }) => true,
+                                _ => false,
+                            },
+                            Event::Sent(..) => true,
+                            _ => false,
+                        };
+                        assert!(
+                            seen.iter().all(is_right),
+                            "{address} {payload_len} {is_dropped}: {seen:?}"
+                        );
+                    }
+                }
+            }
+        }
+        run("nft", "delete table inet t");
+    });
+}
+
 #[test]
 fn a_syn_is_answered_by_the_target() {
     isolated(|| {

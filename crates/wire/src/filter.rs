@@ -39,7 +39,7 @@ pub struct FilterParameters<'a> {
     /// Bytes in front of the IP header: 0 on Linux `SOCK_DGRAM` packet sockets and on tunnels, 14
     /// on Ethernet, 4 on macOS's loopback.
     pub link_header_len: u32,
-    /// Bytes of a packet to capture, link header included. ICMP messages cut short are of no use,
+    /// Bytes of a packet to capture, link header included. ICMP errors cut short are of no use,
     /// and the longest are the 1280 bytes of `ICMPv6` errors (RFC 4443 §2.4 (c)).
     pub snap_len: u32,
 }

@@ -8,12 +8,17 @@ use crate::{Family, IcmpError, Ignored, Quoted, ReplyKind, echo, mpls, tcp, udp}
 
 /// Reads an ICMP message of the family of its addresses.
 ///
-/// Its checksum is always verified, so a message that the capture cut short is of no use.
-pub(crate) fn decode(segment: &Segment<'_>) -> Result<ReplyKind, Ignored> {
-    if segment.is_cut() {
-        return Err(Ignored::Truncated);
-    }
+/// Its checksum is verified, unless the capture may have cut it short: then it can only be an echo
+/// reply, since errors are not that long.
+pub(crate) fn decode(segment: &Segment<'_>, may_be_cut: bool) -> Result<ReplyKind, Ignored> {
     let (header, body) = segment.bytes.split_first_chunk().ok_or(Ignored::Truncated)?;
+    let message = Message::classify(segment.source, header);
+    if segment.is_cut() {
+        return match message {
+            Message::EchoReply if may_be_cut => Ok(echo::reply(header, body)),
+            _ => Err(Ignored::Truncated),
+        };
+    }
     let sum = match segment.source {
         IpAddr::V4(_) => crate::checksum::Sum::default(),
         IpAddr::V6(_) => segment.pseudo_header(segment.len),
@@ -21,7 +26,7 @@ pub(crate) fn decode(segment: &Segment<'_>) -> Result<ReplyKind, Ignored> {
     if !sum.bytes(segment.bytes).is_valid() {
         return Err(Ignored::BadChecksum);
     }
-    match Message::classify(segment.source, header) {
+    match message {
         Message::EchoReply => Ok(echo::reply(header, body)),
         Message::Error(error) => decode_error(segment.source, error, header, body),
         Message::Other => Err(Ignored::NotAnAnswer),

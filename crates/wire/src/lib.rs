@@ -32,7 +32,7 @@ mod tcp;
 mod udp;
 mod writer;
 
-pub use decode::{decode, is_checksum_missing};
+pub use decode::{LEAST_SNAP_LEN, decode, is_checksum_missing};
 pub use family::Family;
 pub use probe::{
     ECHO_PAYLOAD, MAX_PROBE_LEN, Probe, ProbeKind, TcpTimestamps, UDP_IPV4_PAYLOAD, UDP_IPV6_BASE,

@@ -10,8 +10,15 @@ use traceroute_wire::{Checksums, Ignored, Reply};
 use traceroute_wire::{Family, filter};
 
 use super::queue::PacketQueue;
-use super::ring::{FRAME_SIZE, Frame, Ring};
+use super::ring::{Frame, Ring};
 use super::{stamps, sys};
+
+/// Bytes of a packet that are read. Only what a target itself sends is longer, and of that the
+/// beginning is enough.
+pub(super) const SNAP_LEN: usize = traceroute_wire::LEAST_SNAP_LEN;
+
+/// Room for packets that nobody has read, in bytes.
+pub(super) const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 
 /// The filter that lets nothing through: "return 0".
 const NOTHING: libc::sock_filter = libc::sock_filter {
@@ -133,7 +140,7 @@ impl Capture {
         };
         match &mut self.buffer {
             PacketBuffer::Queue(queue) => queue.take(read),
-            PacketBuffer::Ring(ring) => ring.take(read),
+            PacketBuffer::Ring(ring) => ring.take(self.socket.as_fd(), read),
         };
     }
 
@@ -213,7 +220,7 @@ fn program(family: Family, port_blocks: &[u8]) -> Vec<libc::sock_filter> {
         family,
         port_blocks,
         link_header_len: 0,
-        snap_len: FRAME_SIZE as u32,
+        snap_len: SNAP_LEN as u32,
     }))
 }
 

@@ -16,14 +16,11 @@ use traceroute_engine::Transport;
 use traceroute_wire::{Checksums, Ignored, Reply};
 use traceroute_wire::{Family, filter};
 
+use super::capture::{RECEIVE_BUFFER, SNAP_LEN};
 use super::cmsg::{Notes, parse_address};
 use super::queue;
 use super::sys::{self, PACKET_BATCH, PacketBatch};
 
-/// Bytes of a packet that are read: `ICMPv6` errors have at most 1280 (RFC 4443 §2.4 (c)).
-const SIZE: usize = 1536;
-/// Asked for; the kernel grants less to the unprivileged.
-const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 /// `SKF_NET_OFF` (linux/filter.h): offsets from here on count from the IP header. Filters of raw
 /// IPv6 sockets start behind it.
 const NETWORK_HEADER: u32 = -0x10_0000_i32 as u32;
@@ -42,7 +39,7 @@ pub(super) struct LocalDelivery {
 struct Receiver {
     protocol: libc::c_int,
     socket: OwnedFd,
-    batch: Box<PacketBatch<SIZE>>,
+    batch: Box<PacketBatch<SNAP_LEN>>,
     /// Read and not taken yet.
     next: usize,
     filled: usize,
@@ -191,9 +188,7 @@ impl Receiver {
             }
         }
         sys::set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1_i32)?;
-        if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
-            let _ = sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER);
-        }
+        let _ = sys::set_receive_buffer(fd, RECEIVE_BUFFER);
         let mut receiver = Receiver {
             protocol,
             socket,
@@ -235,7 +230,7 @@ impl Receiver {
                 notes.hop_limit.unwrap_or(0),
                 [source, notes.destination?],
             );
-            let mut whole = [0; IPV6_HEADER + SIZE];
+            let mut whole = [0; IPV6_HEADER + SNAP_LEN];
             let length = IPV6_HEADER + packet.bytes.len();
             let whole = whole.get_mut(..length)?;
             let (head, body) = whole.split_at_mut_checked(IPV6_HEADER)?;

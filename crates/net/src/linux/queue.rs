@@ -7,16 +7,14 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use super::capture::{RECEIVE_BUFFER, SNAP_LEN};
 use super::cmsg::ControlMessages;
-use super::ring::{FRAME_SIZE, Frame};
+use super::ring::Frame;
 use super::sys::{self, PacketBatch};
-
-/// Asked for; the kernel grants less to the unprivileged.
-const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 
 /// Packets read from the socket that were not taken yet: `next..filled` of the batch.
 pub(super) struct PacketQueue {
-    batch: Box<PacketBatch<FRAME_SIZE>>,
+    batch: Box<PacketBatch<SNAP_LEN>>,
     next: usize,
     filled: usize,
 }
@@ -25,9 +23,7 @@ impl PacketQueue {
     /// Prepares a packet socket.
     pub(super) fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
         sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1_i32)?;
-        if sys::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
-            sys::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER)?;
-        }
+        sys::set_receive_buffer(socket, RECEIVE_BUFFER)?;
         Ok(PacketQueue {
             batch: PacketBatch::new(),
             next: 0,

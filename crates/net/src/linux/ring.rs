@@ -7,17 +7,20 @@
 //! would wake per block.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use socket2::SockRef;
+
+use super::capture::{RECEIVE_BUFFER, SNAP_LEN};
 use super::sys::{self, Mapping};
 
-/// Bytes per frame: header, address, and a packet. ICMP errors have at most 576 bytes (RFC 1812
-/// §4.3.2.3) or quote all of a probe, which is far smaller. Only what a talkative UDP or TCP
-/// service sends is longer, and of that the beginning is enough.
-pub(super) const FRAME_SIZE: usize = 1024;
+/// Bytes per frame: 80 for header and address, and a packet. Answers to probes of ordinary size fit.
+/// Of a longer packet the kernel also puts a copy into the socket's own queue (packet(7),
+/// `PACKET_COPY_THRESH`), as long as there is room.
+const FRAME_SIZE: usize = 512;
 /// Frames in a ring: 80 ms of 100,000 packets per second.
 const FRAMES: usize = 8192;
 /// Bytes that the kernel allocates at once; modest, so that fragmented memory is no problem.
@@ -39,11 +42,27 @@ pub(super) struct Frame<'a> {
     pub(super) checksum_missing: bool,
 }
 
+impl<'a> Frame<'a> {
+    /// With the copy of the packet, if it is one and has more of it.
+    fn or_whole(self, copy: &'a [u8]) -> Self {
+        Frame {
+            packet: if copy.starts_with(self.packet) {
+                copy
+            } else {
+                self.packet
+            },
+            ..self
+        }
+    }
+}
+
 /// Memory shared with the kernel. The frame at `next` is the oldest that was not taken.
 pub(super) struct Ring {
     /// `FRAMES * FRAME_SIZE` bytes.
     memory: Mapping,
     next: usize,
+    /// The packet that did not fit into its frame.
+    long: Box<[u8; SNAP_LEN]>,
 }
 
 impl Ring {
@@ -62,8 +81,14 @@ impl Ring {
             tp_frame_nr: FRAMES as u32,
         };
         sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, request)?;
+        sys::set_option(socket, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, 1_i32)?;
+        sys::set_receive_buffer(socket, RECEIVE_BUFFER)?;
         let memory = Mapping::new(socket, FRAMES * FRAME_SIZE)?;
-        Ok(Ring { memory, next: 0 })
+        Ok(Ring {
+            memory,
+            next: 0,
+            long: Box::new([0; SNAP_LEN]),
+        })
     }
 
     /// How many frames are waiting, counted up to `limit`.
@@ -73,9 +98,9 @@ impl Ring {
             .count()
     }
 
-    /// Shows the oldest frame to `read` and gives its memory back to the kernel. `None`: there is
-    /// none, or its header makes no sense.
-    pub(super) fn take<T>(&mut self, read: impl FnOnce(Frame<'_>) -> T) -> Option<T> {
+    /// Shows the oldest frame to `read` and gives its memory back to the kernel; the socket is the
+    /// ring's. `None`: there is none, or its header makes no sense.
+    pub(super) fn take<T>(&mut self, socket: BorrowedFd<'_>, read: impl FnOnce(Frame<'_>) -> T) -> Option<T> {
         let index = self.next;
         if !self.is_filled(index) {
             return None;
@@ -84,7 +109,15 @@ impl Ring {
         // SAFETY: a frame lies within the mapping, which lives as long as `self`. The status says
         // that it is ours: the kernel does not write to it until it is given back below.
         let bytes = unsafe { std::slice::from_raw_parts(self.frame(index).as_ptr(), FRAME_SIZE) };
-        let result = parse(bytes).map(read);
+        let has_copy = self.status(index).load(Ordering::Relaxed) & libc::TP_STATUS_COPY != 0;
+        // Copies wait in the order of their frames.
+        let copied = if has_copy {
+            (&*SockRef::from(&socket)).read(&mut *self.long).unwrap_or(0)
+        } else {
+            0
+        };
+        let copy = self.long.get(..copied).unwrap_or_default();
+        let result = parse(bytes).map(|frame| read(frame.or_whole(copy)));
         self.status(index)
             .store(libc::TP_STATUS_KERNEL, Ordering::Release);
         result
@@ -183,6 +216,16 @@ mod tests {
                 checksum_missing: false,
             })
         );
+    }
+
+    #[test]
+    fn a_copy_is_taken_for_its_own_packet_only() {
+        let bytes = frame(libc::TP_STATUS_USER, 5, 80, b"hello");
+        let packet = |copy: &'static [u8]| parse(&bytes).expect("a frame").or_whole(copy).packet.to_vec();
+        assert_eq!(packet(b"hello world"), b"hello world");
+        for other in [&b""[..], b"hell", b"help me"] {
+            assert_eq!(packet(other), b"hello");
+        }
     }
 
     #[test]

@@ -80,15 +80,7 @@ impl Sender {
         };
         // Both are improvements only: without the first, some reports may be lost under load;
         // without the second, all.
-        let buffer = sys::set_option(
-            socket.as_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
-            REPORT_BUFFER,
-        );
-        if buffer.is_err() {
-            let _ = sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, REPORT_BUFFER);
-        }
+        let _ = sys::set_receive_buffer(socket.as_fd(), REPORT_BUFFER);
         // Without these, the kernel says of packets that the interface's queue had no room for that
         // they were sent.
         let (level, errors) = match family {

@@ -61,6 +61,13 @@ unsafe fn set_any_option<T>(socket: BorrowedFd<'_>, level: i32, name: i32, value
     .map(drop)
 }
 
+/// Asks for so many bytes of a socket's receive buffer; the kernel grants less to the unprivileged
+/// (socket(7), `net.core.rmem_max`).
+pub(super) fn set_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+        .or_else(|_| set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))
+}
+
 /// A non-blocking socket that children do not inherit.
 pub(super) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: no pointers; makes a descriptor.

@@ -11,7 +11,7 @@ use traceroute_wire::{Checksums, Ignored, Reply};
 use super::sys;
 use crate::unix::interfaces::Interface;
 
-/// Bytes of a packet to capture: all of the usual 1500.
+/// Bytes of a packet to capture.
 const SNAP_LEN: u32 = 2048;
 /// Bytes of buffer to ask for: some 5000 replies. The kernel has two such buffers, and by default a
 /// limit of as much.

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use traceroute_wire::filter::{FilterParameters, program};
 use traceroute_wire::{
-    Checksums, ECHO_PAYLOAD, Family, IcmpError, Ignored, MAX_PROBE_LEN, MplsLabel, MplsStack, Probe,
-    ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps,
+    Checksums, ECHO_PAYLOAD, Family, IcmpError, Ignored, LEAST_SNAP_LEN, MAX_PROBE_LEN, MplsLabel, MplsStack,
+    Probe, ProbeKind, Quoted, QuotedTransport, Reply, ReplyKind, SackInfo, TcpFlags, TcpReply, TcpTimestamps,
     UdpReply, decode,
 };
 
@@ -811,8 +811,13 @@ fn packets_cut_by_the_capture() {
     assert_eq!(udp.payload_len, 1000);
     assert_eq!(verified(&long[..27]), Err(Ignored::Truncated));
 
-    let long = packets::echo(target(), us(), true, 1, 2, &[7; 1000]);
-    assert_eq!(verified(&long[..1000]), Err(Ignored::Truncated));
+    for (source, destination) in [(target(), us()), (target6(), us6())] {
+        let long = packets::echo(source, destination, true, 1, 2, &[7; 2000]);
+        let whole = kind(&long);
+        assert!(matches!(whole, ReplyKind::Echo { cookie: Some(_), .. }));
+        assert_eq!(kind(&long[..LEAST_SNAP_LEN]), whole);
+        assert_eq!(verified(&long[..LEAST_SNAP_LEN - 1]), Err(Ignored::Truncated));
+    }
 }
 
 #[test]
