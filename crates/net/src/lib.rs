@@ -98,7 +98,7 @@ pub use imp::{
     forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges,
     most_address_space, most_open_files,
 };
-pub use memory::return_free_memory;
+pub use memory::{BufferPages, return_free_memory};
 pub use options::NetworkOptions;
 pub use own_addresses::OwnAddresses;
 pub use privileges::Privileges;

@@ -15,6 +15,8 @@ use axum::response::{IntoResponse, Response};
 use datadog_traceroute::{ErrorCode, Uuid};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
+use tower_service::Service as _;
+use tracing::instrument::Instrumented;
 use tracing::{Instrument, Span, field};
 
 use crate::accept_header::prefers_json;
@@ -44,8 +46,12 @@ pub(crate) struct BodyLimit {
 }
 
 /// Everything around a request. One function, because each layer of its own costs every request in
-/// flight a kilobyte.
-pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+/// flight a kilobyte; and not an `async fn`, which would keep room for the request.
+pub(crate) fn surround(
+    State(service): State<Arc<Service>>,
+    request: Request,
+    next: Next,
+) -> impl Future<Output = Response> + Send {
     let trace_id = trace_id(request.headers());
     let span = tracing::info_span!(
         "request",
@@ -55,72 +61,112 @@ pub(crate) async fn surround(State(service): State<Arc<Service>>, request: Reque
         query = &*shorten(request.uri().query().unwrap_or_default()),
         token = field::Empty,
     );
-    let mut observation = Observation::begin(Arc::clone(&service), request.uri().path(), span.clone());
+    let observation = Observation::begin(service, request.uri().path(), span);
     // Not the headers themselves: they would keep the connection's whole read buffer in memory.
     let json = prefers_json(request.headers());
     let head_is_allowed = !sends_probes(request.uri().path());
-    let connection = request.extensions().get::<Arc<Connection>>().cloned();
-    let client = connection
-        .as_ref()
-        .map_or(Client::Local, |connection| connection.client);
-    let one_too_many = connection
-        .as_ref()
-        .is_some_and(|connection| connection.in_reserve);
+    let is_one_too_many = connection(&request).is_some_and(|connection| connection.in_reserve);
+    // Boxed: it is over when a trace begins, and there may be ten thousand of them.
+    let entering = Box::pin(enter(request, next, observation));
+    async move {
+        let (answer, observation) = entering.await;
+        let response = match answer {
+            Ok(answer) => answer.await.unwrap_or_else(|never| match never {}),
+            Err(response) => response,
+        };
+        let about = About {
+            trace_id,
+            json,
+            head_is_allowed,
+            is_one_too_many,
+        };
+        about.finish(response, observation)
+    }
+}
 
-    let mut response = match to_clean_path(request.method(), request.uri()) {
-        Some(response) => response,
-        // Boxed: it is over when a trace begins, and there may be ten thousand of them.
-        None => match Box::pin(prepare(&service, request, client, &mut observation)).await {
-            Ok(_) if one_too_many && !tells_health(observation.path) => {
-                Failure::too_many_connections().into_response()
-            }
-            Ok(request) => {
-                observation.serving = connection.map(Connection::serve);
-                next.run(request).instrument(span).await
-            }
-            Err(failure) => failure.into_response(),
-        },
-    };
-    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
-        let headers = std::mem::take(response.headers_mut());
-        response = failure.render(json);
-        response.headers_mut().extend(headers);
-        if failure.status == StatusCode::METHOD_NOT_ALLOWED {
-            let allow = HeaderValue::from_static(if head_is_allowed { "GET, HEAD" } else { "GET" });
-            response.headers_mut().insert(header::ALLOW, allow);
+/// The answer that a request gets, once it has begun.
+type Answer = Instrumented<<Next as tower_service::Service<Request>>::Future>;
+
+fn connection(request: &Request) -> Option<&Arc<Connection>> {
+    request.extensions().get()
+}
+
+/// Lets a request in, or has a response instead.
+async fn enter(
+    request: Request,
+    mut next: Next,
+    mut observation: Observation,
+) -> (Result<Answer, Response>, Observation) {
+    if let Some(response) = to_clean_path(request.method(), request.uri()) {
+        return (Err(response), observation);
+    }
+    let connection = connection(&request).cloned();
+    let answer = match prepare(request, &mut observation).await {
+        Ok(_)
+            if connection
+                .as_ref()
+                .is_some_and(|connection| connection.in_reserve)
+                && !tells_health(observation.path) =>
+        {
+            Err(Failure::too_many_connections().into_response())
         }
-        observation.outcome.fail(failure);
-    } else if let Some(outcome) = response.extensions_mut().remove::<Outcome>() {
-        observation.outcome = outcome;
-    }
-    observation.status = response.status().as_u16();
-    let headers = response.headers_mut();
-    if one_too_many {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    if let Ok(value) = HeaderValue::from_str(&trace_id) {
-        headers.insert(TRACE_ID, value);
-    }
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    response.map(|body| {
-        Body::new(Observed {
-            body,
-            observation: Some(observation),
+        Ok(request) => {
+            observation.serving = connection.map(Connection::serve);
+            Ok(next.call(request).instrument(observation.span.clone()))
+        }
+        Err(failure) => Err(failure.into_response()),
+    };
+    (answer, observation)
+}
+
+/// What of a request matters to its response.
+struct About {
+    trace_id: String,
+    json: bool,
+    head_is_allowed: bool,
+    is_one_too_many: bool,
+}
+
+impl About {
+    /// Writes errors as the client wants them, and has the observation end with the response.
+    fn finish(self, mut response: Response, mut observation: Observation) -> Response {
+        if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+            let headers = std::mem::take(response.headers_mut());
+            response = failure.render(self.json);
+            response.headers_mut().extend(headers);
+            if failure.status == StatusCode::METHOD_NOT_ALLOWED {
+                let allow = HeaderValue::from_static(if self.head_is_allowed { "GET, HEAD" } else { "GET" });
+                response.headers_mut().insert(header::ALLOW, allow);
+            }
+            observation.outcome.fail(failure);
+        } else if let Some(outcome) = response.extensions_mut().remove::<Outcome>() {
+            observation.outcome = outcome;
+        }
+        observation.status = response.status().as_u16();
+        let headers = response.headers_mut();
+        if self.is_one_too_many {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Ok(value) = HeaderValue::from_str(&self.trace_id) {
+            headers.insert(TRACE_ID, value);
+        }
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        response.map(|body| {
+            Body::new(Observed {
+                body,
+                observation: Some(observation),
+            })
         })
-    })
+    }
 }
 
 /// Refuses what pages of other sites cause, those who do not show the token where there is one, and
 /// those who send too many requests; and reads the body.
-async fn prepare(
-    service: &Service,
-    mut request: Request,
-    client: Client,
-    observation: &mut Observation,
-) -> Result<Request, Failure> {
+async fn prepare(mut request: Request, observation: &mut Observation) -> Result<Request, Failure> {
+    let service = Arc::clone(&observation.service);
     let guarded = is_protected(request.uri().path());
     let hosts = &service.settings.allowed_hosts;
     let encrypted = request.extensions().get::<Encrypted>().is_some();
@@ -135,6 +181,7 @@ async fn prepare(
             observation.span.record("token", field::display(token));
         }
         observation.token.clone_from(&token);
+        let client = connection(&request).map_or(Client::Local, |connection| connection.client);
         let guest = Guest::new(client, token);
         if sends_probes(request.uri().path()) {
             service.rates.take(&guest, Instant::now()).map_err(|wait| {

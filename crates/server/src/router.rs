@@ -15,6 +15,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use datadog_traceroute::{Report, Request, json};
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use traceroute_flags::InvalidParameter;
 use traceroute_format::{Format, Screen, View};
@@ -147,19 +148,29 @@ async fn traceroute(
 ) -> HttpResult {
     only_get(&method)?;
     let (wanted, remarks) = wanted(asked(&service, uri));
-    let answer = async {
-        let (request, format) = wanted?;
-        trace(service, request, guest, format).await
+    let answer = wanted.map(|(request, format)| trace(service, request, guest, format));
+    let answer = match answer {
+        Ok(answer) => answer.await,
+        Err(failure) => Err(failure),
     };
-    Ok(remarked(&remarks, answer.await))
+    Ok(remarked(&remarks, answer))
 }
 
-async fn trace(service: Arc<Service>, request: Request, guest: Guest, format: Format) -> HttpResult {
+/// Not an `async fn`, which would keep room for its arguments: there may be ten thousand.
+fn trace(
+    service: Arc<Service>,
+    request: Request,
+    guest: Guest,
+    format: Format,
+) -> BoxFuture<'static, HttpResult> {
     let details = request.details();
-    let job = Job::admit(service, request, guest, None).await?;
-    let report = job.run(None).await?;
-    let room = job.room_for(&report).await?;
-    write(&report, format, details, room)
+    let job = Job::admit(service, request, guest, None);
+    Box::pin(async move {
+        let job = job.await?;
+        let report = job.run(None).await?;
+        let room = job.room_for(&report).await?;
+        write(&report, format, details, room)
+    })
 }
 
 fn write(report: &Report, format: Format, details: bool, room: Room) -> HttpResult {

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 use traceroute_engine::{Egress, EndToEndResult, Method, TraceError, TraceOutcome, TraceResult, TraceSpec};
 
@@ -367,23 +366,15 @@ impl Probing<'_> {
 
     /// Those that worked, with how they probed in the end, and those that failed.
     async fn runs(&self) -> Result<(Vec<(u32, Method, TraceResult)>, Vec<FailedRun>), Error> {
-        let count = self.owner.request.runs;
-        let mut pending: FuturesUnordered<_> = (0..count).map(|index| self.run(index)).collect();
-        let mut results = Vec::with_capacity(count.min(1024) as usize);
+        let runs = join_all((0..self.owner.request.runs).map(|index| self.run(index)));
+        let mut results = Vec::new();
         let mut failed = Vec::new();
-        while let Some((index, result)) = pending.next().await {
+        for (index, result) in runs.await {
             match result {
-                Ok((method, result)) => {
-                    let (hops, probes) = (result.hops.len(), result.probes_sent);
-                    tracing::debug!(address = %self.address, run = index, hops, probes, "a run ended");
-                    results.push((index, method, result));
-                }
+                Ok((method, result)) => results.push((index, method, result)),
                 Err(error) => failed.push(FailedRun::new(index, error)),
             }
-            self.owner.tell(Event::RunFinished { run: index });
         }
-        results.sort_by_key(|(index, ..)| *index);
-        failed.sort_by_key(|failed| failed.index);
         if results.is_empty() && !failed.is_empty() {
             let errors = failed.into_iter().map(|failed| failed.error);
             return Err(Error::Traces(errors.collect()));
@@ -405,6 +396,11 @@ impl Probing<'_> {
             },
             (protocol, _) => self.trace(protocol.method(), index).await,
         };
+        if let Ok((_, result)) = &result {
+            let (hops, probes) = (result.hops.len(), result.probes_sent);
+            tracing::debug!(address = %self.address, run = index, hops, probes, "a run ended");
+        }
+        self.owner.tell(Event::RunFinished { run: index });
         (index, result)
     }
 

@@ -16,7 +16,7 @@ const QUERY: &str = "protocol=udp&traceroute-queries=1&e2e-queries=0&timeout=100
 /// network's own; milliseconds; and MB.
 const MOST_CPU: f64 = 0.45;
 const LARGEST_RTT: f64 = 1.0;
-const MOST_MEMORY: f64 = 64.0;
+const MOST_MEMORY: f64 = 48.0;
 
 pub(super) fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
