@@ -147,6 +147,7 @@ impl LinkType {
                 port_blocks,
                 link_header_len: link_header_len as u32,
                 snap_len: snap_len + link_header_len as u32,
+                segment_snap_len: snap_len + link_header_len as u32,
             })
         };
         let plain = behind(self.header_len());

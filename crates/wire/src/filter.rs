@@ -42,6 +42,8 @@ pub struct FilterParameters<'a> {
     /// Bytes of a packet to capture, link header included. ICMP errors cut short are of no use,
     /// and the longest are the 1280 bytes of `ICMPv6` errors (RFC 4443 §2.4 (c)).
     pub snap_len: u32,
+    /// The same of TCP and UDP packets, of which the headers are enough.
+    pub segment_snap_len: u32,
 }
 
 /// Operations (Linux `include/uapi/linux/bpf_common.h`; the same numbers on every system). IND
@@ -108,6 +110,7 @@ pub fn program(parameters: &FilterParameters<'_>) -> Vec<Instruction> {
         Family::V6 => v6(link),
     };
     steps.extend(port_is_in(bitmap(parameters.port_blocks)));
+    steps.push(Do(op::RETURN, parameters.segment_snap_len));
     steps.extend([Mark(Accept), Do(op::RETURN, parameters.snap_len)]);
     steps.extend([Mark(Reject), Do(op::RETURN, 0)]);
     assemble(&steps)
@@ -205,7 +208,7 @@ fn port_is_in(bitmap: [u32; 8]) -> Vec<Step> {
     steps.extend([
         Mark(Label::Bit),
         Do(op::SHIFT_RIGHT_X, 0),
-        If(op::JUMP_SET, 1, Accept, Reject),
+        If(op::JUMP_SET, 1, Next, Reject),
     ]);
     steps
 }
@@ -257,6 +260,7 @@ mod tests {
                     port_blocks,
                     link_header_len: 14,
                     snap_len: 2000,
+                    segment_snap_len: 1000,
                 };
                 let program = program(&parameters);
                 assert!(program.len() <= 60, "{} instructions", program.len());
@@ -264,7 +268,7 @@ mod tests {
                     assert!(i + 1 + usize::from(instruction.jt) <= program.len());
                     assert!(i + 1 + usize::from(instruction.jf) <= program.len());
                 }
-                assert_eq!(program.iter().filter(|i| i.code == op::RETURN).count(), 2);
+                assert_eq!(program.iter().filter(|i| i.code == op::RETURN).count(), 3);
             }
         }
     }

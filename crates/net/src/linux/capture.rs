@@ -10,7 +10,7 @@ use traceroute_wire::{Checksums, Ignored, Reply};
 use traceroute_wire::{Family, filter};
 
 use super::queue::PacketQueue;
-use super::ring::{Frame, Ring};
+use super::ring::{self, Frame, Ring};
 use super::{stamps, sys};
 
 /// Bytes of a packet that are read. Only what a target itself sends is longer, and of that the
@@ -221,6 +221,7 @@ fn program(family: Family, port_blocks: &[u8]) -> Vec<libc::sock_filter> {
         port_blocks,
         link_header_len: 0,
         snap_len: SNAP_LEN as u32,
+        segment_snap_len: ring::ROOM as u32,
     }))
 }
 

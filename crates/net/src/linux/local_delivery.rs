@@ -125,6 +125,7 @@ impl LocalDelivery {
             // ICMPv6's checksum is the kernel's to verify here, which it cannot in a part of a
             // packet.
             snap_len: u32::from(u16::MAX),
+            segment_snap_len: u32::from(u16::MAX),
         }))
     }
 

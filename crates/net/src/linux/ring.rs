@@ -17,10 +17,17 @@ use socket2::SockRef;
 use super::capture::{RECEIVE_BUFFER, SNAP_LEN};
 use super::sys::{self, Mapping};
 
-/// Bytes per frame: 80 for header and address, and a packet. Answers to probes of ordinary size fit.
-/// Of a longer packet the kernel also puts a copy into the socket's own queue (packet(7),
-/// `PACKET_COPY_THRESH`), as long as there is room.
+/// Bytes per frame: header and address, and a packet. Answers to probes of ordinary size fit. Of a
+/// longer packet the kernel also puts a copy into the socket's own queue (packet(7),
+/// `PACKET_COPY_THRESH`), as long as there is room; where not, it is read as cut short, which counts
+/// for ICMP errors.
 const FRAME_SIZE: usize = 512;
+/// Bytes of a packet for which a frame has room.
+pub(super) const ROOM: usize = FRAME_SIZE - PACKET_AT;
+/// Where the packets of sockets without link-layer header begin (`TPACKET2_HDRLEN`, aligned, and 16
+/// bytes of air).
+const PACKET_AT: usize =
+    (ADDRESS_AT + size_of::<libc::sockaddr_ll>()).next_multiple_of(libc::TPACKET_ALIGNMENT) + 16;
 /// Frames in a ring: 80 ms of 100,000 packets per second.
 const FRAMES: usize = 8192;
 /// Bytes that the kernel allocates at once; modest, so that fragmented memory is no problem.
@@ -112,7 +119,10 @@ impl Ring {
         let has_copy = self.status(index).load(Ordering::Relaxed) & libc::TP_STATUS_COPY != 0;
         // Copies wait in the order of their frames.
         let copied = if has_copy {
-            (&*SockRef::from(&socket)).read(&mut *self.long).unwrap_or(0)
+            let socket = SockRef::from(&socket);
+            let mut read = || (&*socket).read(&mut *self.long);
+            // The first attempt may get the socket's pending error instead.
+            read().or_else(|_| read()).unwrap_or(0)
         } else {
             0
         };
@@ -200,6 +210,7 @@ mod tests {
         assert_eq!(offset_of!(libc::tpacket2_hdr, tp_nsec), 20);
         assert_eq!(offset_of!(libc::sockaddr_ll, sll_pkttype), 10);
         assert_eq!(ADDRESS_AT, 32);
+        assert_eq!(PACKET_AT, 80);
         assert_eq!(BLOCK_SIZE % FRAME_SIZE, 0);
         assert_eq!(FRAMES * FRAME_SIZE % BLOCK_SIZE, 0);
     }

@@ -68,14 +68,16 @@ fn start(index: usize) -> Option<NonNull<u8>> {
 }
 
 impl Pool {
-    /// The first free one of the first group that has one, so that other groups get free as a whole.
+    /// One that has pages, if there is one; of the first group, so that others get free as a whole.
     fn take(&mut self) -> Option<NonNull<u8>> {
         if !self.is_prepared {
             self.is_prepared = true;
             reserve();
         }
-        let mut groups = self.taken.iter_mut().zip(&mut self.paged).enumerate();
-        let (group, (taken, paged)) = groups.find(|(_, (taken, _))| **taken != u64::MAX)?;
+        let mut groups = self.taken.iter().zip(&self.paged);
+        let kept = groups.position(|(taken, paged)| !taken & paged != 0);
+        let group = kept.or_else(|| self.taken.iter().position(|taken| *taken != u64::MAX))?;
+        let (taken, paged) = (self.taken.get_mut(group)?, self.paged.get_mut(group)?);
         let kept = !*taken & *paged;
         let place = if kept == 0 { !*taken } else { kept }.trailing_zeros();
         let buffer = start(group * GROUP + place as usize)?;
@@ -122,14 +124,14 @@ impl Pool {
     }
 }
 
-/// Takes addresses, without memory. Where there are none, everything is in the heap.
+/// Takes addresses, without memory. Where addresses are scarce, everything is in the heap.
 fn reserve() {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: no pointers; and a new mapping at an address of the kernel's choice touches no memory
     // that exists. A huge page would hold hundreds of buffers, used or not.
     unsafe {
-        if libc::sysconf(libc::_SC_PAGESIZE) != PAGE {
+        if libc::sysconf(libc::_SC_PAGESIZE) != PAGE || crate::most_address_space().is_some() {
             return;
         }
         let base = libc::mmap(ptr::null_mut(), BUFFERS * BUFFER, access, kind, -1, 0);

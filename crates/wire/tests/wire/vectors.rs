@@ -1053,6 +1053,7 @@ fn filter_wants_28_quoted_bytes() {
         port_blocks: &[],
         link_header_len: 0,
         snap_len: 1500,
+        segment_snap_len: 1400,
     });
     let quote = hex(UDP_PROBE);
     assert_eq!(bpf::run(&program, &time_exceeded(&quote[..28])), 1500);
@@ -1076,6 +1077,7 @@ fn filter_stops_what_is_no_reply() {
                 port_blocks: &blocks,
                 link_header_len: 0,
                 snap_len: 1500,
+                segment_snap_len: 1400,
             };
             bpf::run(&program(&parameters), packet) != 0
         })
