@@ -11,6 +11,7 @@ pub use std::alloc::System as BufferPages;
 
 /// Gives memory that is free back to the system: that of [`BufferPages`], and what glibc keeps for
 /// later (`malloc_trim(3)`). It takes some milliseconds where much is to be given back.
+/// Where neither is in use it does nothing.
 pub fn return_free_memory() {
     #[cfg(target_os = "linux")]
     pages::clean();

@@ -67,7 +67,7 @@ pub(crate) fn surround(
     let head_is_allowed = !sends_probes(request.uri().path());
     let is_one_too_many = connection(&request).is_some_and(|connection| connection.in_reserve);
     // Boxed: it is over when a trace begins, and there may be ten thousand of them.
-    let entering = Box::pin(enter(request, next, observation));
+    let entering = Box::pin(enter(request, next, observation, is_one_too_many));
     async move {
         let (answer, observation) = entering.await;
         let response = match answer {
@@ -96,18 +96,14 @@ async fn enter(
     request: Request,
     mut next: Next,
     mut observation: Observation,
+    is_one_too_many: bool,
 ) -> (Result<Answer, Response>, Observation) {
     if let Some(response) = to_clean_path(request.method(), request.uri()) {
         return (Err(response), observation);
     }
     let connection = connection(&request).cloned();
     let answer = match prepare(request, &mut observation).await {
-        Ok(_)
-            if connection
-                .as_ref()
-                .is_some_and(|connection| connection.in_reserve)
-                && !tells_health(observation.path) =>
-        {
+        Ok(_) if is_one_too_many && !tells_health(observation.path) => {
             Err(Failure::too_many_connections().into_response())
         }
         Ok(request) => {
@@ -119,7 +115,7 @@ async fn enter(
     (answer, observation)
 }
 
-/// What of a request matters to its response.
+/// What a response depends on besides its answer.
 struct About {
     trace_id: String,
     json: bool,

@@ -4,7 +4,7 @@ use crate::ip::Header;
 use crate::layout::{self, protocol};
 use crate::{Checksums, Ignored, Reply, ReplyKind, echo, icmp, tcp, udp};
 
-/// Captures keep so many bytes of a packet, from its IP header on, or more. ICMP errors are shorter:
+/// The least that a capture keeps of a packet, in bytes from its IP header on. ICMP errors are shorter:
 /// they have at most 1280 bytes (RFC 4443 §2.4 (c)), those of IPv4 fewer (RFC 1812 §4.3.2.3).
 pub const LEAST_SNAP_LEN: usize = 1536;
 
@@ -17,8 +17,8 @@ pub const LEAST_SNAP_LEN: usize = 1536;
 /// # Checksums
 /// The IPv4 header's and ICMP's are verified; TCP's and UDP's unless `checksums` says that they
 /// cannot be. A TCP or UDP packet cut short by the capture has all that is needed in its headers,
-/// so it is read unverified, and so is an echo reply of which at least [`LEAST_SNAP_LEN`] bytes were
-/// captured. A sender could make its packets long enough for that, but gains
+/// so it is read unverified, and so is an echo reply if at least [`LEAST_SNAP_LEN`] bytes of the packet
+/// were captured. A sender could make its packets long enough for that, but gains
 /// nothing: a checksum is no secret, it could as well have been right. What remains is accidental
 /// damage, which must hit the probe's ports and acknowledgment exactly.
 ///

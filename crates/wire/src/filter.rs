@@ -42,7 +42,7 @@ pub struct FilterParameters<'a> {
     /// Bytes of a packet to capture, link header included. ICMP errors cut short are of no use,
     /// and the longest are the 1280 bytes of `ICMPv6` errors (RFC 4443 §2.4 (c)).
     pub snap_len: u32,
-    /// The same of TCP and UDP packets, of which the headers are enough.
+    /// The same for TCP and UDP packets, whose headers are enough.
     pub segment_snap_len: u32,
 }
 

@@ -3,8 +3,8 @@
 //! `Documentation/networking/packet_mmap.rst`).
 //!
 //! A ring, because its size is ours to choose (a socket's buffer is bounded by `net.core.rmem_max`)
-//! and because reading it takes no system call. Version 2, because it wakes per frame; version 3
-//! would wake per block.
+//! and because reading it takes no system call, unless a packet is longer than a frame. Version 2,
+//! because it wakes per frame; version 3 would wake per block.
 #![allow(unsafe_code)]
 
 use std::io::{self, Read};
@@ -19,8 +19,7 @@ use super::sys::{self, Mapping};
 
 /// Bytes per frame: header and address, and a packet. Answers to probes of ordinary size fit. Of a
 /// longer packet the kernel also puts a copy into the socket's own queue (packet(7),
-/// `PACKET_COPY_THRESH`), as long as there is room; where not, it is read as cut short, which counts
-/// for ICMP errors.
+/// `PACKET_COPY_THRESH`), as long as there is room. Where there is none, it is read cut short.
 const FRAME_SIZE: usize = 512;
 /// Bytes of a packet for which a frame has room.
 pub(super) const ROOM: usize = FRAME_SIZE - PACKET_AT;
@@ -50,8 +49,8 @@ pub(super) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// With the copy of the packet, if it is one and has more of it.
-    fn or_whole(self, copy: &'a [u8]) -> Self {
+    /// With what a copy has of the packet, if it is a copy of this one.
+    fn with_copy(self, copy: &'a [u8]) -> Self {
         Frame {
             packet: if copy.starts_with(self.packet) {
                 copy
@@ -127,7 +126,7 @@ impl Ring {
             0
         };
         let copy = self.long.get(..copied).unwrap_or_default();
-        let result = parse(bytes).map(|frame| read(frame.or_whole(copy)));
+        let result = parse(bytes).map(|frame| read(frame.with_copy(copy)));
         self.status(index)
             .store(libc::TP_STATUS_KERNEL, Ordering::Release);
         result
@@ -232,7 +231,7 @@ mod tests {
     #[test]
     fn a_copy_is_taken_for_its_own_packet_only() {
         let bytes = frame(libc::TP_STATUS_USER, 5, 80, b"hello");
-        let packet = |copy: &'static [u8]| parse(&bytes).expect("a frame").or_whole(copy).packet.to_vec();
+        let packet = |copy: &'static [u8]| parse(&bytes).expect("a frame").with_copy(copy).packet.to_vec();
         assert_eq!(packet(b"hello world"), b"hello world");
         for other in [&b""[..], b"hell", b"help me"] {
             assert_eq!(packet(other), b"hello");
