@@ -4,6 +4,7 @@
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +31,10 @@ const _: () = assert!(size_of::<SERVICE_STATUS>() == 28 && offset_of!(SERVICE_ST
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<QUERY_SERVICE_CONFIGW>() == 64);
 const _: () = assert!(offset_of!(QUERY_SERVICE_CONFIGW, dwStartType) == 4);
 
+/// Held from the opening of a service to its closing: one thread asks at a time. Nothing is gained by more, and Wine loses
+/// handles (`ERROR_INVALID_HANDLE`) where two threads of a process connect to the manager at once.
+static ASKING: Mutex<()> = Mutex::new(());
+
 /// A service by its name. Each question opens it with the rights that this question needs.
 pub(super) struct NamedService {
     name: &'static str,
@@ -41,14 +46,16 @@ impl NamedService {
         NamedService { name, pauses: PAUSES }
     }
 
-    fn open(&self, rights: u32) -> io::Result<Handle> {
+    fn open(&self, rights: u32) -> io::Result<OpenService> {
+        let turn = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: null stands for this computer and its usual database.
         let manager = Handle::new(unsafe { OpenSCManagerW(ptr::null(), ptr::null(), SC_MANAGER_CONNECT) })
             .map_err(|error| explain("could not connect to the service control manager", &error))?;
         let name = wide(self.name);
         // SAFETY: the manager is open and the name ends with a zero.
-        Handle::new(unsafe { OpenServiceW(manager.0, name.as_ptr(), rights) })
-            .map_err(|error| explain(&format!("could not open service {}", self.name), &error))
+        let service = Handle::new(unsafe { OpenServiceW(manager.0, name.as_ptr(), rights) })
+            .map_err(|error| explain(&format!("could not open service {}", self.name), &error))?;
+        Ok(OpenService { service, _turn: turn })
     }
 
     fn failed(&self, what: &str) -> io::Error {
@@ -99,7 +106,7 @@ impl WindowsService for NamedService {
         let service = self.open(SERVICE_QUERY_STATUS)?;
         let mut status = SERVICE_STATUS::default();
         // SAFETY: the service is open and `status` is written to.
-        if unsafe { QueryServiceStatus(service.0, &raw mut status) } == 0 {
+        if unsafe { QueryServiceStatus(service.handle(), &raw mut status) } == 0 {
             return Err(self.failed("query the state of"));
         }
         Ok(match status.dwCurrentState {
@@ -116,8 +123,14 @@ impl WindowsService for NamedService {
         let mut needed = 0;
         let config: *mut QUERY_SERVICE_CONFIGW = buffer.as_mut_ptr().cast();
         // SAFETY: the buffer is as long as stated, and aligned for the structure at its begin.
-        let result =
-            unsafe { QueryServiceConfigW(service.0, config, size_of_val(&buffer) as u32, &raw mut needed) };
+        let result = unsafe {
+            QueryServiceConfigW(
+                service.handle(),
+                config,
+                size_of_val(&buffer) as u32,
+                &raw mut needed,
+            )
+        };
         if result == 0 {
             return Err(self.failed("query the configuration of"));
         }
@@ -130,7 +143,7 @@ impl WindowsService for NamedService {
         // SAFETY: the service is open; null means that a property stays as it is.
         let result = unsafe {
             ChangeServiceConfigW(
-                service.0,
+                service.handle(),
                 SERVICE_NO_CHANGE,
                 SERVICE_DEMAND_START,
                 SERVICE_NO_CHANGE,
@@ -152,7 +165,7 @@ impl WindowsService for NamedService {
     fn start(&mut self) -> io::Result<()> {
         let service = self.open(SERVICE_START | SERVICE_QUERY_STATUS)?;
         // SAFETY: the service is open; it is given no arguments.
-        if unsafe { StartServiceW(service.0, 0, ptr::null()) } == 0 {
+        if unsafe { StartServiceW(service.handle(), 0, ptr::null()) } == 0 {
             return Err(self.failed("start"));
         }
         Ok(())
@@ -162,6 +175,19 @@ impl WindowsService for NamedService {
         thread::sleep(PAUSE);
         self.pauses = self.pauses.saturating_sub(1);
         self.pauses > 0
+    }
+}
+
+/// A service that is open; others wait until it is closed.
+struct OpenService {
+    // Closed before the turn ends: fields are dropped in this order.
+    service: Handle,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl OpenService {
+    fn handle(&self) -> SC_HANDLE {
+        self.service.0
     }
 }
 
@@ -186,6 +212,8 @@ impl Drop for Handle {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
     use crate::winerror::ERROR_SERVICE_DOES_NOT_EXIST;
 
@@ -205,10 +233,18 @@ mod tests {
     }
 
     #[test]
-    fn the_state_and_the_start_type_of_a_service_that_every_windows_has_are_read() {
-        // The remote procedure call service; in Wine too.
-        let mut service = NamedService::new("RpcSs");
-        service.state().expect("state");
-        assert!(!service.is_disabled().expect("start type"));
+    fn several_threads_read_the_state_and_the_start_type_of_a_service_that_every_windows_has() {
+        let together = Barrier::new(8);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    // The remote procedure call service; in Wine too.
+                    let mut service = NamedService::new("RpcSs");
+                    together.wait();
+                    service.state().expect("state");
+                    assert!(!service.is_disabled().expect("start type"));
+                });
+            }
+        });
     }
 }
