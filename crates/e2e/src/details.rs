@@ -59,13 +59,14 @@ const CAUSES: [&str; 6] = [
     "local",
     "unknown",
 ];
-const WARNINGS: [&str; 6] = [
+const WARNINGS: [&str; 7] = [
     "probes_not_sent",
     "rate_limited",
     "local",
     "distance_unknown",
     "no_retries",
     "run_failed",
+    "names_left_out",
 ];
 
 impl Details {

@@ -40,9 +40,9 @@ const DETAIL_TITLES: [&str; 12] = [
     "nat",
 ];
 
-/// Lines end with a line feed alone, so that other tools for lines can be used on them.
-pub(crate) fn render(report: &Report) -> Result<String, Box<dyn Error>> {
-    let mut writer = Writer::from_writer(Vec::new());
+/// Some `size` bytes. Lines end with a line feed alone, so that other tools for lines can be used on them.
+pub(crate) fn render(report: &Report, size: usize) -> Result<String, Box<dyn Error>> {
+    let mut writer = Writer::from_writer(Vec::with_capacity(size));
     let document = Document::of(report);
     let details = document.details.is_some();
     writer.write_record(

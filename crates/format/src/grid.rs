@@ -72,18 +72,20 @@ impl Grid {
         widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1)
     }
 
-    pub(crate) fn render(&self, screen: Screen) -> String {
+    /// Its lines, at the end of `text`: a table may have millions of characters, so nothing is copied.
+    pub(crate) fn render(&self, text: &mut String, screen: Screen) {
         let widths = self.widths();
         let titles = self.columns.iter().map(|(_, title)| title);
-        let mut lines = vec![self.line(titles, &widths, screen)];
-        let indent = " ".repeat(widths.first().map_or(0, |width| width + GAP.len()));
+        self.line(text, titles, &widths, screen);
+        let indent = widths.first().map_or(0, |width| width + GAP.len());
         for row in &self.rows {
-            lines.push(self.line(row.cells.iter(), &widths, screen));
-            for Cell { text, style } in &row.below {
-                lines.push(format!("{indent}{}\n", screen.paint(*style, text)));
+            self.line(text, row.cells.iter(), &widths, screen);
+            for below in &row.below {
+                text.extend(std::iter::repeat_n(' ', indent));
+                text.push_str(&screen.paint(below.style, &below.text));
+                text.push('\n');
             }
         }
-        lines.concat()
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -99,8 +101,13 @@ impl Grid {
     }
 
     /// Without white space at its end.
-    fn line<'c>(&self, cells: impl Iterator<Item = &'c Cell>, widths: &[usize], screen: Screen) -> String {
-        let mut line = String::new();
+    fn line<'c>(
+        &self,
+        line: &mut String,
+        cells: impl Iterator<Item = &'c Cell>,
+        widths: &[usize],
+        screen: Screen,
+    ) {
         let mut pending = 0;
         for ((cell, (align, _)), column) in cells.zip(&self.columns).zip(widths) {
             let Cell { text, style } = cell;
@@ -117,13 +124,19 @@ impl Grid {
                 pending = after + GAP.len();
             }
         }
-        line + "\n"
+        line.push('\n');
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rendered(grid: &Grid, screen: Screen) -> String {
+        let mut text = String::new();
+        grid.render(&mut text, screen);
+        text
+    }
 
     fn grid(cells: &[[&str; 3]]) -> Grid {
         let mut grid = Grid::new();
@@ -156,7 +169,7 @@ mod tests {
             "     x              7",
             "333\n",
         ];
-        assert_eq!(grid.render(Screen::NONE), expected.join("\n"));
+        assert_eq!(rendered(&grid, Screen::NONE), expected.join("\n"));
         assert_eq!(grid.width(), 3 + 2 + 9 + 2 + 5);
     }
 
@@ -168,7 +181,7 @@ mod tests {
             below: vec![Cell::new("more of b\r")],
         });
         assert_eq!(
-            grid.render(Screen::NONE),
+            rendered(&grid, Screen::NONE),
             "No  Name  ms\n 1  a      2\n 2  b\n    more of b\\r\n"
         );
     }
@@ -187,7 +200,7 @@ mod tests {
             below: Vec::new(),
         });
         assert_eq!(
-            grid.render(screen),
+            rendered(&grid, screen),
             "\x1b[1ma\x1b[0m  \x1b[1mb\x1b[0m\n\x1b[1m1\x1b[0m  2\n"
         );
     }

@@ -4,6 +4,7 @@ mod csv;
 mod dot;
 mod frame;
 mod grid;
+mod memory;
 mod paths;
 mod screen;
 mod stops;
@@ -64,6 +65,13 @@ impl Format {
         matches!(self, Format::Table | Format::Wide)
     }
 
+    /// About how many bytes of memory [`Format::render`] takes for `report`, its text included: not less, and
+    /// for large reports not many times as much. What `Wide` takes grows with the square of the runs where
+    /// each finds other addresses.
+    pub fn memory(self, report: &Report, details: bool) -> usize {
+        memory::of(self, report, details)
+    }
+
     /// `report` as text with a final newline. `view` is for the formats for people; the others do
     /// not care.
     ///
@@ -71,10 +79,10 @@ impl Format {
     /// None that a report can cause.
     pub fn render(self, report: &Report, view: View) -> Result<String, Box<dyn Error>> {
         Ok(match self {
-            Format::Json => json::to_pretty(report)?,
+            Format::Json => json::to_pretty_of_size(report, memory::of_text(self, report, view.details))?,
             Format::Table => table::render(report, view),
             Format::Wide => wide::render(report, view),
-            Format::Csv => csv::render(report)?,
+            Format::Csv => csv::render(report, memory::of_text(self, report, view.details))?,
             Format::Dot => dot::render(report),
         })
     }

@@ -41,9 +41,11 @@ pub(crate) fn frame_around(
             grid = build(&stops, NamePlacement::Below);
         }
         text.push('\n');
-        text.push_str(&grid.render(screen));
+        grid.render(&mut text, screen);
     }
-    text + "\n" + &frame::below(report, view)
+    text.push('\n');
+    text.push_str(&frame::below(report, view));
+    text
 }
 
 fn grid(view: View, stops: &[Stop], names: NamePlacement) -> Grid {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datadog_traceroute::{
-    Egress, EgressError, Error, Paths, PathsEvent, PathsOptions, Protocol, Report, Request, is_one_host,
+    Egress, EgressError, Error, Hop, Paths, PathsEvent, PathsOptions, Protocol, Report, Request, is_one_host,
     only_zone,
 };
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
+use traceroute_format::Format;
 
 use crate::backend::OnEvent;
 use crate::failure::Failure;
@@ -182,15 +183,29 @@ impl Job {
         paths.map_err(|error| Failure::trace(&error))
     }
 
-    /// Memory for the document of a report, which is written in `format` with or without details.
+    /// How many bytes writing a report takes.
+    ///
+    /// # Errors
+    /// A defect of ours.
+    pub(crate) async fn memory_of(&self, report: &Arc<Report>, format: Format) -> Result<usize, Failure> {
+        let hops = self.request.runs() as usize * usize::from(self.request.max_ttl());
+        let (report, details) = (Arc::clone(report), self.request.details());
+        let measure = move || format.memory(&report, details);
+        self.service.writer.write(hops * size_of::<Hop>(), measure).await
+    }
+
+    /// The service that carries it out.
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Memory for writing a document that takes so many bytes, and for the document until it has been
+    /// sent.
     ///
     /// # Errors
     /// There is not enough.
-    pub(crate) async fn room_for(&self, report: &Report) -> Result<Room, Failure> {
-        // Details say about everything once more.
-        let copies = if self.request.details() { 3 } else { 1 };
-        let size = copies * report.estimated_size();
-        self.permit.room_for(size).await.map_err(Failure::overloaded)
+    pub(crate) async fn room_for(&self, bytes: usize) -> Result<Room, Failure> {
+        self.permit.room_for(bytes).await.map_err(Failure::overloaded)
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {

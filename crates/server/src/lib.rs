@@ -41,6 +41,7 @@ mod stream;
 mod tests;
 mod tls;
 mod tokens;
+mod writer;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

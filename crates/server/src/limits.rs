@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, PathsOptions, Request};
+use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, PathsOptions, Request, names_limit};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use traceroute_flags::{InvalidParameter, TraceOption, Value};
@@ -140,7 +140,10 @@ impl Demand {
         let traces = all.min(most);
         let ttls = u64::from(request.max_ttl());
         let runs = u64::from(request.runs());
-        let memory = all * TRACE_SIZE + runs * ttls * HOP_SIZE + u64::from(request.e2e_probes()) * PROBE_SIZE;
+        let memory = all * TRACE_SIZE
+            + runs * ttls * HOP_SIZE
+            + u64::from(request.e2e_probes()) * PROBE_SIZE
+            + names(request, runs * ttls);
         Demand {
             requests: 1,
             traces,
@@ -166,8 +169,18 @@ impl Demand {
             long: if request.time_limit() > LONG { traces } else { 0 },
             packet_rate: rate + of_probes,
             memory: flows * (TRACE_SIZE + u64::from(request.max_ttl()) * HOP_SIZE)
-                + u64::from(request.e2e_probes()) * PROBE_SIZE,
+                + u64::from(request.e2e_probes()) * PROBE_SIZE
+                + names(request, most),
         }
+    }
+}
+
+/// Names of hops at most, of so many TTLs that may be answered.
+fn names(request: &Request, hops: u64) -> u64 {
+    if request.reverse_dns() {
+        names_limit(hops) as u64
+    } else {
+        0
     }
 }
 

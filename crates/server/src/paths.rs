@@ -7,14 +7,14 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{Method, Uri};
 use axum::response::Response;
-use datadog_traceroute::PathsOptions;
-use serde_json::{Value, json};
+use datadog_traceroute::{PathsOptions, json};
+use serde_json::{Value, json as object};
 use traceroute_flags::{Interface, PathParameters, TraceOption};
 
 use crate::failure::Failure;
 use crate::job::Job;
 use crate::parameters::Query;
-use crate::router::{Service, only_get, respond};
+use crate::router::{Service, held, only_get};
 use crate::stream;
 use crate::tokens::Guest;
 
@@ -27,8 +27,13 @@ pub(crate) async fn paths(
 ) -> Result<Response, Failure> {
     let (job, options) = admit(service, guest, &method, uri).await?;
     let found = job.paths(options, None).await?;
-    let document = datadog_traceroute::json::to_compact(&found);
-    Ok(respond("application/json", document.map_err(Failure::encoding)?))
+    let size = found.estimated_size();
+    let room = job.room_for(size).await?;
+    let document = job.service().writer.write(size, move || {
+        let text = json::to_compact_of_size(&found, size).map_err(Failure::encoding)?;
+        Ok(held("application/json", text, room))
+    });
+    document.await?
 }
 
 /// Tells what is found as it is found.
@@ -73,18 +78,18 @@ pub(crate) fn operation(
     mut responses: serde_json::Map<String, Value>,
 ) -> Value {
     let mut parameters = trace;
-    parameters.push(json!({
+    parameters.push(object!({
         "name": "confidence", "in": "query", "required": false,
         "schema": { "type": "number", "minimum": 0.5, "maximum": 0.9999, "default": 0.95 },
         "description": "How likely the next hops of a node shall be complete.",
     }));
-    parameters.push(json!({
+    parameters.push(object!({
         "name": "max-probes", "in": "query", "required": false,
         "schema": { "type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 10_000 },
         "description": "Probes for the discovery at most.",
     }));
     let success = if is_stream {
-        json!({
+        object!({
             "description": "Events: `node` {ttl, ip_address, destination} and `link` {ttl, from, to} when one has been \
                             found, `moved` {ttl} when links to and from nodes with this TTL do not count any more, and \
                             last `result` with the document of /paths, or `error` with an Error, when it fails after it \
@@ -92,7 +97,7 @@ pub(crate) fn operation(
             "content": { "text/event-stream": {} },
         })
     } else {
-        json!({
+        object!({
             "description": "All paths, as docs/paths.schema.json describes them.",
             "content": { "application/json": { "schema": { "type": "object" } } },
         })
@@ -111,7 +116,7 @@ pub(crate) fn operation(
             "Answers when all is done. Without e2e-queries no end-to-end probes are sent.",
         )
     };
-    json!({
+    object!({
         "operationId": id,
         "summary": summary,
         "description": description,

@@ -35,6 +35,7 @@ use crate::probe::Probe;
 use crate::rate::Rates;
 use crate::tls::Tls;
 use crate::tokens::Guest;
+use crate::writer::Writer;
 use crate::{health, openapi, page, paths, stream};
 
 /// What the operator decided about requests.
@@ -60,6 +61,7 @@ pub(crate) struct Service {
     pub(crate) ports: Ports,
     /// Turns each client into the number by which the library tells clients apart.
     pub(crate) numbers: RandomState,
+    pub(crate) writer: Writer,
     pub(crate) metrics: Metrics,
     /// Becomes true when what still runs is to end.
     pub(crate) cancelled: watch::Receiver<bool>,
@@ -79,6 +81,7 @@ impl Service {
             ports: Ports::new(settings.max_ports),
             settings,
             numbers: RandomState::new(),
+            writer: Writer::default(),
             metrics: Metrics::default(),
             cancelled,
             started: Instant::now(),
@@ -167,29 +170,34 @@ fn trace(
     let job = Job::admit(service, request, guest, None);
     Box::pin(async move {
         let job = job.await?;
-        let report = job.run(None).await?;
-        let room = job.room_for(&report).await?;
-        write(&report, format, details, room)
+        let report = Arc::new(job.run(None).await?);
+        let size = job.memory_of(&report, format).await?;
+        let room = job.room_for(size).await?;
+        let document = job.service().writer.write(size, move || {
+            let text = write(&report, format, details)?;
+            Ok(held(format.media_type(), text, room))
+        });
+        document.await?
     })
 }
 
-fn write(report: &Report, format: Format, details: bool, room: Room) -> HttpResult {
+fn write(report: &Report, format: Format, details: bool) -> Result<String, Failure> {
     let view = View {
         screen: Screen::NONE,
         details,
         option_prefix: "",
     };
-    let text = match format {
-        Format::Json => {
-            json::to_compact_of_size(report, report.estimated_size()).map_err(Failure::encoding)?
-        }
-        format => format.render(report, view).map_err(Failure::encoding)?,
-    };
-    let document = Held { text, _room: room };
-    Ok(respond(format.media_type(), Bytes::from_owner(document)))
+    match format {
+        Format::Json => json::to_compact_of_size(report, report.estimated_size()).map_err(Failure::encoding),
+        format => format.render(report, view).map_err(Failure::encoding),
+    }
 }
 
-/// A document, and the memory that it has taken: until it has been sent.
+/// A response with a document, and the memory that it has taken: until it has been sent.
+pub(crate) fn held(kind: &'static str, text: String, room: Room) -> Response {
+    respond(kind, Bytes::from_owner(Held { text, _room: room }))
+}
+
 struct Held {
     text: String,
     _room: Room,

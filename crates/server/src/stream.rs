@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{self, HeaderName, HeaderValue};
@@ -17,6 +18,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
+use traceroute_format::Format;
 use tracing::Instrument;
 
 use crate::backend::OnEvent;
@@ -38,30 +40,51 @@ pub(crate) fn of_trace(job: Job) -> Response {
     let hide_private = job.request().skip_private_hops();
     let describe = move |happened| describe(happened, hide_private);
     response("report", describe, async move |tell| {
-        let report = job.run(Some(tell)).await?;
-        let room = job.room_for(&report).await?;
-        Ok((report, Some(room)))
+        let report = Arc::new(job.run(Some(tell)).await?);
+        let size = report.estimated_size();
+        let taken = job.memory_of(&report, Format::Json).await?;
+        document(&job, report, size, taken + size).await
     })
 }
 
 /// A response that carries out a discovery of paths.
 pub(crate) fn of_paths(job: Job, options: PathsOptions) -> Response {
     response("result", describe_paths, async move |tell| {
-        Ok((job.paths(options, Some(tell)).await?, None))
+        let paths = job.paths(options, Some(tell)).await?;
+        let size = paths.estimated_size();
+        document(&job, paths, size, 2 * size).await
     })
 }
 
+/// The last event's document of about `size` bytes, and the memory that is `taken` for it until it has been
+/// sent: the event is a copy of it.
+async fn document(
+    job: &Job,
+    value: impl Serialize + Send + 'static,
+    size: usize,
+    taken: usize,
+) -> Result<Document, Failure> {
+    let room = job.room_for(taken).await?;
+    let text = job
+        .service()
+        .writer
+        .write(size, move || json::to_compact_of_size(&value, size));
+    let text = text.await?.map_err(Failure::encoding)?;
+    Ok((text, room))
+}
+
+type Document = (String, Room);
+
 /// A response that carries out `work`, however slowly its body is read; dropping the body stops
 /// the work. Its result is the event `last`.
-fn response<E, R, F>(
+fn response<E, F>(
     last: &'static str,
     describe: impl Fn(E) -> Option<sse::Event> + Send + 'static,
     work: impl FnOnce(OnEvent<E>) -> F + 'static,
 ) -> Response
 where
     E: Send + 'static,
-    R: Serialize + Send + 'static,
-    F: Future<Output = Result<(R, Option<Room>), Failure>> + Send + 'static,
+    F: Future<Output = Result<Document, Failure>> + Send + 'static,
 {
     let outcome = Outcome::default();
     let events = events(last, describe, work, outcome.clone()).map(Ok::<_, Infallible>);
@@ -77,7 +100,7 @@ where
 }
 
 /// What happens, and last how it ended; `outcome` is told of a failure.
-fn events<E, R, F>(
+fn events<E, F>(
     last: &'static str,
     describe: impl Fn(E) -> Option<sse::Event>,
     work: impl FnOnce(OnEvent<E>) -> F,
@@ -85,8 +108,7 @@ fn events<E, R, F>(
 ) -> impl Stream<Item = sse::Event>
 where
     E: Send + 'static,
-    R: Serialize + Send + 'static,
-    F: Future<Output = Result<(R, Option<Room>), Failure>> + Send + 'static,
+    F: Future<Output = Result<Document, Failure>> + Send + 'static,
 {
     let (sender, mut progress) = mpsc::channel(QUEUE);
     let tell = Box::new(move |progress| {
@@ -106,24 +128,25 @@ where
     happened.chain(end.filter_map(ready))
 }
 
-/// What the task results in: a document, and memory for it where that is counted.
-type Done<R> = Result<Result<(R, Option<Room>), Failure>, JoinError>;
-
 /// The last event.
-fn conclude<R: Serialize>(last: &'static str, result: Done<R>, outcome: &Outcome) -> sse::Event {
+fn conclude(
+    last: &'static str,
+    result: Result<Result<Document, Failure>, JoinError>,
+    outcome: &Outcome,
+) -> sse::Event {
     let result = result.unwrap_or_else(|panic| Err(Failure::crashed(&panic)));
-    let event = result.and_then(|(document, room)| {
-        // Until the response has ended.
-        if let Some(room) = room {
+    match result {
+        Ok((text, room)) => {
+            // Until the response has ended.
             outcome.hold(room);
+            event_of(last, &text)
         }
-        event(last, &document).map_err(Failure::encoding)
-    });
-    event.unwrap_or_else(|failure| {
-        let event = sse::Event::default().event("error").data(failure.to_json());
-        outcome.fail(failure);
-        event
-    })
+        Err(failure) => {
+            let event = sse::Event::default().event("error").data(failure.to_json());
+            outcome.fail(failure);
+            event
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -216,11 +239,14 @@ fn milliseconds(rtt: Duration) -> f64 {
     rtt.as_nanos() as f64 / 1e6
 }
 
-/// Compact JSON contains no line break, so it is one `data` line. Not axum's own way to write it:
-/// the contract has its way with numbers.
+/// Not axum's own way to write it: the contract has its way with numbers.
 fn event<T: Serialize>(name: &str, data: &T) -> serde_json::Result<sse::Event> {
-    let data = json::to_compact(data)?;
-    Ok(sse::Event::default().event(name).data(data.trim_end()))
+    Ok(event_of(name, &json::to_compact(data)?))
+}
+
+/// Compact JSON contains no line break, so it is one `data` line.
+fn event_of(name: &str, json: &str) -> sse::Event {
+    sse::Event::default().event(name).data(json.trim_end())
 }
 
 #[cfg(test)]

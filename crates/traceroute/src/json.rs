@@ -33,6 +33,14 @@ pub fn to_compact_of_size<T: Serialize + ?Sized>(value: &T, bytes: usize) -> ser
     write(value, CompactFormatter, bytes)
 }
 
+/// As [`to_pretty`], of a value that takes about this many bytes.
+///
+/// # Errors
+/// As [`to_pretty`].
+pub fn to_pretty_of_size<T: Serialize + ?Sized>(value: &T, bytes: usize) -> serde_json::Result<String> {
+    write(value, PrettyFormatter::new(), bytes)
+}
+
 fn write<T: Serialize + ?Sized>(
     value: &T,
     layout: impl Formatter,

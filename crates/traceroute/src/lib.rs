@@ -103,6 +103,7 @@ pub use paths::{Paths, PathsEvent, PathsOptions};
 pub use public_ip::PublicIp;
 pub use report::{
     EndToEnd, FailedRun, HopCount, Loss, Names, Report, RttStatistics, Run, is_hidden, is_private,
+    names_limit,
 };
 pub use request::{
     DEFAULT_E2E_QUERIES, DEFAULT_MAX_TTL, DEFAULT_PORT, DEFAULT_TIMEOUT_MS, DEFAULT_TRACEROUTE_QUERIES,

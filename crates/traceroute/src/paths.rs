@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -23,6 +24,7 @@ use crate::error::Error;
 use crate::events::{self, Events, Teller};
 use crate::path_events::Growth;
 pub use crate::path_events::PathsEvent;
+use crate::report::names_limit;
 use crate::request::{Protocol, Request};
 use crate::target::resolve_target;
 use crate::tracer::{RunError, Tracer, is_one_host};
@@ -191,7 +193,7 @@ pub struct PathsNode {
     /// MPLS labels that it quoted.
     pub mpls: Vec<MplsEntry>,
     /// Its names.
-    pub reverse_dns: Vec<String>,
+    pub reverse_dns: Arc<[String]>,
 }
 
 /// Round-trip times in milliseconds.
@@ -359,25 +361,51 @@ impl Tracer {
         };
         let mut paths = Paths::new(request, options, &result, start.elapsed());
         if request.reverse_dns() {
-            self.name(&mut paths, request.client()).await;
+            let limit = names_limit(options.probes_at_most().into());
+            self.name(&mut paths, request.client(), limit).await;
         }
         Ok(paths)
     }
 
-    async fn name(&self, paths: &mut Paths, client: u64) {
+    async fn name(&self, paths: &mut Paths, client: u64, limit: usize) {
         let nodes = paths.hops.iter_mut().flat_map(|hop| &mut hop.nodes);
         let nodes: Vec<&mut PathsNode> = nodes.collect();
         let addresses = nodes.iter().filter_map(|node| node.ip_address).collect();
-        let names = self.names_of(addresses, None, client).await;
+        let names = self.names_of(addresses, None, client, limit).await;
         for node in nodes {
             node.reverse_dns = node
                 .ip_address
-                .map_or_else(Vec::new, |address| names.of(address).to_vec());
+                .map_or_else(Arc::default, |address| names.shared(address));
         }
     }
 }
 
 impl Paths {
+    /// About how many bytes the compact document takes. Names make the difference, and flows where there
+    /// are many.
+    pub fn estimated_size(&self) -> usize {
+        const OF_EVERYTHING: usize = 1024;
+        const OF_HOP: usize = 128;
+        const OF_NODE: usize = 320;
+        const OF_MPLS_ENTRY: usize = 64;
+        const OF_LINK: usize = 288;
+        const OF_FLOW: usize = 256;
+        const OF_FLOWS_NODE: usize = 4;
+        let of_node = |node: &PathsNode| {
+            let names: usize = node.reverse_dns.iter().map(|name| name.len() + 3).sum();
+            OF_NODE + node.mpls.len() * OF_MPLS_ENTRY + names
+        };
+        let of_hop = |hop: &PathsHop| OF_HOP + hop.nodes.iter().map(of_node).sum::<usize>();
+        let of_flow = |flow: &PathsFlow| {
+            let nodes = flow.nodes.iter().map(|node| node.as_ref().map_or(0, String::len));
+            OF_FLOW + nodes.map(|address| address + OF_FLOWS_NODE).sum::<usize>()
+        };
+        OF_EVERYTHING
+            + self.hops.iter().map(of_hop).sum::<usize>()
+            + (self.links.len() + self.loss_begins.len()) * OF_LINK
+            + self.flows.iter().map(of_flow).sum::<usize>()
+    }
+
     fn new(request: &Request, options: PathsOptions, result: &PathsResult, took: Duration) -> Self {
         let graph = &result.graph;
         let mut nodes = result.nodes.iter();
@@ -465,7 +493,7 @@ fn describe_hop<'r>(hop: &GraphHop, statistics: &mut impl Iterator<Item = &'r No
             lost: describe_losses(measured.lost),
             rtt: measured.rtt.map(describe_rtt),
             mpls: measured.mpls.labels().map(MplsEntry::from).collect(),
-            reverse_dns: Vec::new(),
+            reverse_dns: Arc::default(),
         });
     PathsHop {
         ttl: hop.ttl,
@@ -655,9 +683,11 @@ mod tests {
         let took = Duration::from_millis(1500);
         let mut paths = Paths::new(&request, PathsOptions::default(), &result(is_rich), took);
         if is_rich {
-            paths.hops[0].nodes[0].reverse_dns = vec!["gateway.example".to_owned()];
+            paths.hops[0].nodes[0].reverse_dns = Arc::from(["gateway.example".to_owned()]);
         }
-        serde_json::from_str(&crate::json::to_compact(&paths).unwrap()).unwrap()
+        let text = crate::json::to_compact(&paths).unwrap();
+        assert!(text.len() <= paths.estimated_size(), "{text}");
+        serde_json::from_str(&text).unwrap()
     }
 
     /// Asserts what the schema says, as far as it uses JSON Schema; `seen` are the places that were

@@ -323,29 +323,64 @@ pub struct RttStatistics {
 
 /// Names of addresses: each address's once, however often it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Names(HashMap<IpAddr, Arc<[String]>>);
+pub struct Names {
+    of: HashMap<IpAddr, Arc<[String]>>,
+    left_out: usize,
+}
+
+/// The most bytes of names that a request collects whose probes so many TTLs may answer:
+/// [`Names::size`]. Hundreds of bytes for each router of an ordinary path; but who owns an address may
+/// give it 4 kB of names, and have another address answer each probe.
+pub fn names_limit(hops: u64) -> usize {
+    32 * 1024 + usize::try_from(hops).unwrap_or(usize::MAX / 128) * 128
+}
 
 impl Names {
     /// The names of an address, none where none is known.
     pub fn of(&self, address: IpAddr) -> &[String] {
-        self.0.get(&address).map_or(&[], |names| names)
+        self.of.get(&address).map_or(&[], |names| names)
+    }
+
+    /// The bytes of memory that an address's names take.
+    pub fn size(names: &[String]) -> usize {
+        names.iter().map(|name| size_of::<String>() + name.len()).sum()
+    }
+
+    /// How many addresses have names that are left out, because all together take too much memory.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Adds an address's names, unless all would take more than what is `left`, which they reduce.
+    #[cfg(feature = "reverse-dns")]
+    pub(crate) fn add(&mut self, address: IpAddr, names: Arc<[String]>, left: &mut usize) {
+        match left.checked_sub(Names::size(&names)) {
+            Some(less) => {
+                *left = less;
+                self.of.insert(address, names);
+            }
+            None => self.left_out += 1,
+        }
     }
 
     /// The names of an address, not copied.
     #[cfg(feature = "serde")]
     pub(crate) fn shared(&self, address: IpAddr) -> Arc<[String]> {
-        self.0.get(&address).map_or_else(Arc::default, Arc::clone)
+        self.of.get(&address).map_or_else(Arc::default, Arc::clone)
     }
 
     /// Each address and its names, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &[String])> {
-        self.0.iter().map(|(address, names)| (*address, &names[..]))
+        self.of.iter().map(|(address, names)| (*address, &names[..]))
     }
 }
 
 impl FromIterator<(IpAddr, Arc<[String]>)> for Names {
     fn from_iter<T: IntoIterator<Item = (IpAddr, Arc<[String]>)>>(names: T) -> Self {
-        Names(names.into_iter().collect())
+        Names {
+            of: names.into_iter().collect(),
+            left_out: 0,
+        }
     }
 }
 

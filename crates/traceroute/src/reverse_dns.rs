@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, stream};
 use hickory_resolver::proto::rr::Name;
 use moka::future::Cache;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -118,34 +118,41 @@ impl ReverseDns {
 
     /// The names of addresses, all looked up at the same time, as far as the look-ups of others
     /// leave room: a `client` ([`Request::by_client`](crate::Request::by_client)) with many silent names
-    /// delays no other. At the deadline, if there is one, those that are known by then.
+    /// delays no other. After 5 seconds, or at the deadline, if there is one, those that are known by
+    /// then. All together take `limit` bytes at most ([`Names::size`]); [`Names::left_out`] counts the
+    /// others.
     pub async fn names_of(
         &self,
         addresses: HashSet<IpAddr>,
         deadline: Option<Instant>,
         client: u64,
+        limit: usize,
     ) -> Names {
-        let mut names = self.source.listed_names(&addresses);
+        let mut names = Names::default();
+        let mut left = limit;
+        let listed = self.source.listed_names(&addresses);
         let configuration = self.source.configuration();
-        let mut lookups: FuturesUnordered<_> = addresses
+        let others = addresses
             .into_iter()
-            .filter(|address| !names.contains_key(address))
-            .map(async |address| (address, self.names_from(&configuration, address, client).await))
-            .collect();
+            .filter(|address| !listed.contains_key(address));
+        let lookups =
+            others.map(async |address| (address, self.names_from(&configuration, address, client).await));
+        // Not one for each address at once: there may be ten thousands.
+        let mut lookups = pin!(stream::iter(lookups).buffer_unordered(MAX_CONCURRENT));
+        for (address, listed) in &listed {
+            names.add(*address, Arc::clone(listed), &mut left);
+        }
         let collecting = async {
             while let Some((address, found)) = lookups.next().await {
-                names.insert(address, found);
+                names.add(address, found, &mut left);
             }
         };
-        match deadline {
-            Some(deadline) => {
-                if timeout_at(deadline, collecting).await.is_err() {
-                    tracing::debug!("some names were not found in the time that the request may take");
-                }
-            }
-            None => collecting.await,
+        let longest = Instant::now() + self.timeout;
+        let deadline = deadline.map_or(longest, |deadline| deadline.min(longest));
+        if timeout_at(deadline, collecting).await.is_err() {
+            tracing::debug!("some names were not found in time");
         }
-        names.into_iter().collect()
+        names
     }
 }
 
@@ -436,7 +443,10 @@ mod tests {
         })
         .await;
         let asked = ["192.0.2.1", "192.0.2.3", "192.0.2.9"].map(address);
-        let names = server.client().names_of(HashSet::from(asked), None, 0).await;
+        let names = server
+            .client()
+            .names_of(HashSet::from(asked), None, 0, usize::MAX)
+            .await;
         assert_eq!(names.of(asked[0]), ["hop.example"]);
         assert_eq!(names.of(asked[1]), [""; 0]);
         assert_eq!(names.of(asked[2]), ["target.example"]);
@@ -454,7 +464,7 @@ mod tests {
         let deadline = started + Duration::from_millis(500);
         let names = server
             .client()
-            .names_of(HashSet::from(asked), Some(deadline), 0)
+            .names_of(HashSet::from(asked), Some(deadline), 0, usize::MAX)
             .await;
         assert!(
             started.elapsed() <= Duration::from_millis(501),
@@ -463,5 +473,19 @@ mod tests {
         );
         assert_eq!(names.of(asked[0]), ["hop.example"]);
         assert!(names.of(asked[1]).is_empty());
+    }
+
+    /// One request's names took 118 MB before anybody counted them.
+    #[tokio::test]
+    async fn names_that_take_too_much_memory_are_left_out_and_counted() {
+        let server = NameServer::start(|_| Answer::Names(vec![wire(&[&[b'a'; 63], b"example"])])).await;
+        let asked: HashSet<IpAddr> = (1..=20).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+        let of_one = size_of::<String>() + 63 + ".example".len();
+        let client = server.client();
+        let names = client.names_of(asked.clone(), None, 0, 7 * of_one).await;
+        assert_eq!((names.iter().count(), names.left_out()), (7, 13));
+        assert!(names.iter().all(|(_, names)| Names::size(names) == of_one));
+        let all = client.names_of(asked, None, 0, 20 * of_one).await;
+        assert_eq!((all.iter().count(), all.left_out()), (20, 0));
     }
 }

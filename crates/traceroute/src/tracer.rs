@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::events::{self, Event, Events, Teller};
 #[cfg(feature = "public-ip")]
 use crate::public_ip::PublicIp;
-use crate::report::{EndToEnd, FailedRun, Names, Report, Run};
+use crate::report::{EndToEnd, FailedRun, Names, Report, Run, names_limit};
 use crate::request::{Protocol, Request, TcpMethod};
 #[cfg(feature = "reverse-dns")]
 use crate::reverse_dns::ReverseDns;
@@ -135,14 +135,15 @@ impl Tracer {
         addresses: HashSet<IpAddr>,
         deadline: Option<Instant>,
         client: u64,
+        limit: usize,
     ) -> Names {
         let names = &self.shared.options.reverse_dns;
-        names.names_of(addresses, deadline, client).await
+        names.names_of(addresses, deadline, client, limit).await
     }
 
     #[cfg(not(feature = "reverse-dns"))]
     #[expect(clippy::unused_async, reason = "as with the feature")]
-    pub(crate) async fn names_of(&self, _: HashSet<IpAddr>, _: Option<Instant>, _: u64) -> Names {
+    pub(crate) async fn names_of(&self, _: HashSet<IpAddr>, _: Option<Instant>, _: u64, _: usize) -> Names {
         Names::default()
     }
 
@@ -279,10 +280,12 @@ impl<'r> RequestInProgress<'r> {
         }
         if request.reverse_dns {
             // Those found in time are used.
+            let limit = names_limit(u64::from(request.runs) * u64::from(request.max_ttl));
             let names = self
                 .tracer
-                .names_of(report.addresses(), Some(deadline), request.client);
+                .names_of(report.addresses(), Some(deadline), request.client, limit);
             report.names = names.await;
+            report.warnings.extend(Warning::names_left_out(&report.names));
         }
         report
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use traceroute_engine::{Cause, Distance, EndToEndResult, Hop, Losses, TraceError, TraceResult};
 
-use crate::report::FailedRun;
+use crate::report::{FailedRun, Names};
 
 /// A remark that changes what a result means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum WarningCode {
     NoRetries,
     /// A run failed; others worked.
     RunFailed,
+    /// Names of hops are left out, because all together take too much memory.
+    NamesLeftOut,
 }
 
 impl Warning {
@@ -60,6 +62,19 @@ impl Warning {
             WarningCode::Local,
             format!("no end-to-end probe could be sent: {error}"),
         )
+    }
+
+    /// Of names that are left out, if any are.
+    pub(crate) fn names_left_out(names: &Names) -> Option<Self> {
+        let addresses = match names.left_out() {
+            0 => return None,
+            1 => "1 address are".to_owned(),
+            more => format!("{more} addresses are"),
+        };
+        Some(Warning::new(
+            WarningCode::NamesLeftOut,
+            format!("the names of {addresses} left out: all together take too much memory"),
+        ))
     }
 
     /// Of all runs and end-to-end probes of a request.

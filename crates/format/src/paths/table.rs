@@ -68,15 +68,16 @@ pub(crate) fn render(paths: &Paths, screen: Screen) -> String {
     } else {
         ""
     };
-    format!(
-        "All paths to {} over {protocol}: {} flows, {} probes, {:.1} s\n\n{}\n{below}Missing: {}.{changed}\n",
+    let mut text = format!(
+        "All paths to {} over {protocol}: {} flows, {} probes, {:.1} s\n\n",
         target(paths),
         paths.flows.len(),
         paths.probes_sent,
         paths.duration_ms / 1000.0,
-        grid.render(screen),
-        bound(paths),
-    )
+    );
+    grid.render(&mut text, screen);
+    let _ = writeln!(text, "\n{below}Missing: {}.{changed}", bound(paths));
+    text
 }
 
 fn cells(paths: &Paths, hop: &PathsHop, node: &PathsNode, first: bool) -> [String; 8] {

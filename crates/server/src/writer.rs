@@ -1,0 +1,78 @@
+//! Documents are written where nobody waits for the thread.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use crate::failure::Failure;
+
+/// Documents of so many bytes keep a thread for milliseconds.
+const LARGE: usize = 1 << 20;
+
+/// Writes large documents, one at a time, on a thread for that: of the threads that serve requests there
+/// are only as many as processors, and a document may take a good part of a second.
+#[derive(Debug)]
+pub(crate) struct Writer(Arc<Semaphore>);
+
+impl Default for Writer {
+    fn default() -> Self {
+        Writer(Arc::new(Semaphore::new(1)))
+    }
+}
+
+impl Writer {
+    /// Does the work of writing something of so many bytes. Once begun it ends, whether or not somebody
+    /// waits for it.
+    ///
+    /// # Errors
+    /// It has panicked.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        if bytes < LARGE {
+            return Ok(work());
+        }
+        // It is never closed, so there is a turn.
+        let turn = Arc::clone(&self.0).acquire_owned().await;
+        let writing = spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        writing.await.map_err(|panic| Failure::crashed(&panic))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Row by row: two clients with large documents kept both threads, and nobody was served.
+    #[tokio::test]
+    async fn large_documents_are_written_elsewhere_and_one_at_a_time() {
+        let writer = Writer::default();
+        let here = thread::current().id();
+        let by = |bytes| writer.write(bytes, || thread::current().id());
+        assert_eq!(by(LARGE - 1).await.unwrap(), here);
+        assert_ne!(by(LARGE).await.unwrap(), here);
+        let (go_on, wait) = mpsc::channel::<()>();
+        let mut first = Box::pin(writer.write(LARGE, move || wait.recv().is_ok()));
+        assert!(first.as_mut().now_or_never().is_none());
+        let mut second = Box::pin(by(LARGE));
+        assert!(second.as_mut().now_or_never().is_none());
+        // Whoever gives up does not end what has begun.
+        drop(first);
+        assert!(second.as_mut().now_or_never().is_none());
+        go_on.send(()).unwrap();
+        second.await.unwrap();
+        assert!(writer.write(LARGE, || panic!("on purpose")).await.is_err());
+        assert_ne!(by(LARGE).await.unwrap(), here);
+    }
+}
