@@ -26,7 +26,7 @@ pub use open_files::{is_out_of_files, with_open_files_advice};
 pub use options::OPTIONS;
 pub use output::{fail, print};
 pub use parameters::{InvalidParameter, Parameters};
-pub use paths::{PathParameters, is_shared_with_paths, path_arguments};
+pub use paths::{PATH_PARAMETERS, PathParameters, is_shared_with_paths, path_arguments};
 pub use signals::{Hangups, Interruption, watch_signals};
 pub use usage::UsageError;
 pub use utc::rfc3339;

@@ -42,6 +42,8 @@ const SHARED: &[&str] = &[
 const E2E_QUERIES: &str = "e2e-queries";
 const CONFIDENCE: &str = "confidence";
 const MAX: &str = "max-probes";
+/// The query parameters that a discovery has besides those of a trace.
+pub const PATH_PARAMETERS: [&str; 2] = [CONFIDENCE, MAX];
 
 /// Whether an option of a trace means the same here.
 pub fn is_shared_with_paths(option: &TraceOption) -> bool {

@@ -17,6 +17,7 @@ use traceroute_format::Format;
 use crate::backend::OnEvent;
 use crate::failure::Failure;
 use crate::limits::{Admission, Permit, Room, Scarce};
+use crate::logging::{may_tell_of_cheap_request, shorten};
 use crate::router::Service;
 use crate::tokens::Guest;
 
@@ -98,10 +99,11 @@ impl Job {
         // In the place of the name, so that what was checked is what will be probed.
         let address = job.resolve(egress).await?;
         job.request = job.request.resolved_to(address);
-        if job.request.protocol() != Protocol::Icmp {
+        if job.request.protocol() != Protocol::Icmp && !probes_nothing(&job.request) {
             let port = job.request.probed_port();
             let service = &job.service;
-            let allowed = service.ports.probe(client, address, port, start.into_std());
+            let now = Instant::now().into_std();
+            let allowed = service.ports.probe(client, address, port, now);
             allowed.map_err(|wait| {
                 service.admission.count_refused(Scarce::OwnPorts);
                 Failure::too_frequent(Scarce::OwnPorts, wait)
@@ -164,7 +166,10 @@ impl Job {
         let report = report.map_err(|error| Failure::trace(&error))?;
         self.service.metrics.count_e2e(&report.end_to_end);
         for warning in &report.warnings {
-            tracing::warn!(target = self.request.hostname(), code = ?warning.code, "{}", warning.text);
+            if may_tell_of_cheap_request() {
+                let target = shorten(self.request.hostname());
+                tracing::warn!(target = &*target, code = ?warning.code, "{}", shorten(&warning.text));
+            }
         }
         Ok(report)
     }
@@ -228,6 +233,11 @@ impl Job {
         };
         Failure::took_too_long(&cause)
     }
+}
+
+/// Whether a request asks for no runs and no end-to-end probes.
+pub(crate) fn probes_nothing(request: &Request) -> bool {
+    request.runs() == 0 && request.e2e_probes() == 0
 }
 
 async fn at(deadline: Option<Instant>) {

@@ -9,8 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use tracing::Level;
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::OptionalWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -50,7 +52,7 @@ impl LogLevel {
 /// The thread cannot be started.
 pub(crate) fn start(level: LogLevel, format: LogFormat) -> io::Result<Log> {
     let log = Log::start(io::stderr(), &DROPPED)?;
-    let writer = log.clone();
+    let writer = Writers(log.clone());
     let level = LevelFilter::from_level(level.level());
     // Libraries tell more about their insides than anybody wants to know, except at the highest
     // level.
@@ -64,7 +66,7 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) -> io::Result<Log> {
         .with_target("datadog_traceroute", level)
         .with_target("traceroute", level);
     let lines = fmt::layer()
-        .with_writer(move || writer.clone())
+        .with_writer(writer)
         .with_ansi(false)
         .log_internal_errors(false);
     let lines = match format {
@@ -81,7 +83,7 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) -> io::Result<Log> {
 const QUEUE: usize = 4096;
 /// How long the last lines may take at the end.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// Most lines a second about requests that cost nothing.
+/// Most lines a second about requests that may have cost nothing, and of libraries.
 const CHEAP_LINES: u32 = 100;
 /// Most bytes that a log line has of anything a client sent.
 const LONGEST: usize = 512;
@@ -110,14 +112,14 @@ pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
     format!("{}… ({} bytes)", &text[..end], text.len()).into()
 }
 
-/// Whether one more line about a request that costs nothing may be written. Strangers can send a
-/// hundred thousand such requests a second.
+/// Whether one more line may be written that is about a request which may have cost nothing.
+/// Strangers can send a hundred thousand such requests a second.
 pub(crate) fn may_tell_of_cheap_request() -> bool {
     let mut second = CHEAP.lock().unwrap_or_else(PoisonError::into_inner);
     let (may, ended) = Second::count(&mut second, Instant::now());
     drop(second);
     if ended > 0 {
-        tracing::info!(requests = ended, "left out of the log: there were too many");
+        tracing::info!(lines = ended, "left out of the log: there were too many");
     }
     if !may {
         LEFT_OUT.fetch_add(1, Ordering::Relaxed);
@@ -146,6 +148,27 @@ impl Second {
         current.lines += u32::from(may);
         current.left_out += u64::from(!may);
         (may, ended.map_or(0, |second| second.left_out))
+    }
+}
+
+/// Bounds what libraries say, ours too, which do not know how often they are asked: that a name has
+/// no IPv4 address, say, or that an answer of a name server is odd. At the levels that tell of
+/// insides nothing is bounded.
+struct Writers(Log);
+
+impl<'a> MakeWriter<'a> for Writers {
+    type Writer = OptionalWriter<Log>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        OptionalWriter::some(self.0.clone())
+    }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Self::Writer {
+        let is_own = line.target().starts_with(env!("CARGO_CRATE_NAME"));
+        if is_own || *line.level() > Level::INFO || may_tell_of_cheap_request() {
+            return self.make_writer();
+        }
+        OptionalWriter::none()
     }
 }
 

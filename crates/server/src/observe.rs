@@ -139,6 +139,7 @@ impl About {
             observation.outcome = outcome;
         }
         observation.status = response.status().as_u16();
+        observation.probed_nothing = response.extensions_mut().remove::<ProbedNothing>().is_some();
         let headers = response.headers_mut();
         if self.is_one_too_many {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -236,6 +237,10 @@ impl Outcome {
     }
 }
 
+/// What the response to a request has in its extensions that asked for no probes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProbedNothing;
+
 /// A request under way; counted and logged when dropped.
 struct Observation {
     service: Arc<Service>,
@@ -244,6 +249,7 @@ struct Observation {
     started: Instant,
     status: u16,
     outcome: Outcome,
+    probed_nothing: bool,
     token: Option<Arc<NamedToken>>,
     serving: Option<Serving>,
 }
@@ -259,6 +265,7 @@ impl Observation {
             // Until there is a response.
             status: CLIENT_GONE,
             outcome: Outcome::default(),
+            probed_nothing: false,
             token: None,
             serving: None,
         }
@@ -266,10 +273,11 @@ impl Observation {
 }
 
 impl Observation {
-    /// Whether nothing was traced.
+    /// Whether the request may have cost next to nothing: strangers can send any number of those.
+    /// Only a trace that has succeeded has surely sent probes.
     fn is_cheap(&self) -> bool {
-        let refused = (400..CLIENT_GONE).contains(&self.status) || self.status == 503;
-        refused || !sends_probes(self.path)
+        let succeeded = self.status == 200 && self.outcome.0.failure.get().is_none();
+        !succeeded || self.probed_nothing || !sends_probes(self.path)
     }
 }
 

@@ -114,7 +114,7 @@ fn trace_content() -> Value {
     content.into()
 }
 
-fn warning_header() -> Value {
+pub(crate) fn warning_header() -> Value {
     json!({ "Traceroute-Warning": {
         "description": "What was ignored: parameters that do not exist, with what may be meant, repeated ones, and \
                         values that do not parse.",
@@ -285,15 +285,19 @@ fn failures(statuses: &[&str]) -> Map<String, Value> {
 }
 
 fn parameters() -> Value {
-    let strict = json!({
+    let of_trace = OPTIONS.iter().filter_map(parameter);
+    of_trace.chain([strict_parameter()]).collect()
+}
+
+fn strict_parameter() -> Value {
+    json!({
         "name": STRICT,
         "in": "query",
         "required": false,
         "schema": { "type": "boolean", "default": false },
         "description": "Refuse parameters that do not exist or are repeated, and values that do not parse; otherwise \
                         the header Traceroute-Warning names them.",
-    });
-    OPTIONS.iter().filter_map(parameter).chain([strict]).collect()
+    })
 }
 
 /// Those that mean the same for a discovery of paths.
@@ -305,6 +309,7 @@ fn shared_parameters() -> Vec<Value> {
             parameter["schema"]["default"] = 0.into();
         }
     }
+    parameters.push(strict_parameter());
     parameters
 }
 

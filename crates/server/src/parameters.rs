@@ -3,9 +3,14 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use traceroute_flags::{Interface, OPTIONS, Parameters, TraceOption, Value, parse_bool};
+use traceroute_flags::{
+    Interface, InvalidParameter, OPTIONS, PATH_PARAMETERS, Parameters, PathParameters, TraceOption, Value,
+    is_shared_with_paths, parse_bool,
+};
 
+use crate::failure::Failure;
 use crate::limits::Ceilings;
+use crate::logging::{may_tell_of_cheap_request, shorten};
 
 /// Makes an error of everything that would be a remark.
 pub(crate) const STRICT: &str = "strict";
@@ -26,11 +31,27 @@ pub(crate) struct Query {
 }
 
 /// What a query string asks for.
-pub(crate) struct Asked {
+pub(crate) struct Asked<P = Parameters> {
     /// Not yet checked.
-    pub(crate) parameters: Parameters,
+    pub(crate) parameters: P,
     /// What the client may have meant otherwise.
     pub(crate) remarks: Remarks,
+}
+
+impl<P> Asked<P> {
+    /// What `validate` makes of the parameters; a failure also where there are remarks and the
+    /// client wants none. Lets go of the parameters: there may be ten thousand requests at once.
+    pub(crate) fn check<T>(
+        self,
+        validate: impl FnOnce(&P) -> Result<T, InvalidParameter>,
+    ) -> (Result<T, Failure>, Remarks) {
+        let Asked { parameters, remarks } = self;
+        let checked = match remarks.check() {
+            Ok(()) => validate(&parameters).map_err(Failure::invalid_parameters),
+            Err(remarks) => Err(Failure::invalid_parameters(remarks)),
+        };
+        (checked, remarks)
+    }
 }
 
 impl Query {
@@ -65,6 +86,15 @@ impl Query {
         })
     }
 
+    /// The parameters of a discovery of paths, likewise.
+    pub(crate) fn read_paths(&self, ceilings: &Ceilings) -> Asked<PathParameters> {
+        let default = |option: &TraceOption| ceilings.clamp(option, option.default(Interface::Query));
+        let known = known(is_shared_with_paths, &PATH_PARAMETERS);
+        self.read_with(&known, |ignored| {
+            PathParameters::from_query(|name| self.first(name), default, ignored)
+        })
+    }
+
     /// The parameters, with `default` for what is absent or does not parse, of an endpoint that
     /// has the parameters `own` besides those of a trace.
     pub(crate) fn read(
@@ -72,7 +102,19 @@ impl Query {
         own: &[&'static str],
         default: impl Fn(&TraceOption) -> Option<Value>,
     ) -> Asked {
-        let mut texts = self.ignored(own);
+        self.read_with(&known(|_| true, own), |ignored| {
+            Parameters::from_query(|name| self.first(name), default, ignored)
+        })
+    }
+
+    /// What `read` reads, of an endpoint whose parameters are `known`. It tells which values do
+    /// not parse, why, and what is used instead.
+    fn read_with<P>(
+        &self,
+        known: &[&'static str],
+        read: impl FnOnce(&mut dyn FnMut(&'static str, &str, Option<&Value>)) -> P,
+    ) -> Asked<P> {
+        let mut texts = self.ignored(known);
         let strict = match self.first(STRICT).map(parse_bool) {
             None => false,
             Some(Ok(strict)) => strict,
@@ -82,26 +124,20 @@ impl Query {
                 false
             }
         };
-        let parameters = Parameters::from_query(
-            |name| self.first(name),
-            default,
-            |name, problem, default| {
-                let default = default.map_or("nothing".to_owned(), ToString::to_string);
-                let problem = does_not_parse(name, problem);
-                // Those who are strict get an error.
-                let used = format!(": {default} is used");
-                texts.push(problem + if strict { "" } else { &used });
-            },
-        );
+        let parameters = read(&mut |name, problem, default| {
+            let default = default.map_or("nothing".to_owned(), ToString::to_string);
+            let problem = does_not_parse(name, problem);
+            // Those who are strict get an error.
+            let used = format!(": {default} is used");
+            texts.push(problem + if strict { "" } else { &used });
+        });
         let remarks = Remarks { strict, texts };
         Asked { parameters, remarks }
     }
 
     /// A remark on everything that has no effect: what cannot be read, names that no parameter has,
     /// and all values of a parameter but the first.
-    fn ignored(&self, own: &[&'static str]) -> Vec<String> {
-        let of_traces = OPTIONS.iter().filter_map(|option| option.query);
-        let known: Vec<&'static str> = of_traces.chain([STRICT]).chain(own.iter().copied()).collect();
+    fn ignored(&self, known: &[&'static str]) -> Vec<String> {
         let unreadable = self
             .unreadable
             .iter()
@@ -114,7 +150,7 @@ impl Query {
                 return (!is_first).then(remark);
             }
             let hint =
-                || similar(name, &known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
+                || similar(name, known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
             is_first.then(|| format!("unknown parameter {}{}", ascii(name), hint()))
         });
         let mut remarks = Vec::new();
@@ -128,6 +164,13 @@ impl Query {
         }
         remarks
     }
+}
+
+/// The names of those parameters of a trace that an endpoint `takes`, and of its own.
+fn known(takes: impl Fn(&TraceOption) -> bool, own: &[&'static str]) -> Vec<&'static str> {
+    let of_traces = OPTIONS.iter().filter(|option| takes(option));
+    let of_traces = of_traces.filter_map(|option| option.query);
+    of_traces.chain([STRICT]).chain(own.iter().copied()).collect()
 }
 
 fn does_not_parse(name: &str, problem: &str) -> String {
@@ -155,7 +198,8 @@ fn similar(name: &str, known: &[&'static str]) -> Option<&'static str> {
     }
     let name = name.to_lowercase().replace('_', "-");
     let of_flag = OPTIONS.iter().find(|option| option.flag == name);
-    if let Some(name) = of_flag.and_then(|option| option.query) {
+    let of_flag = of_flag.and_then(|option| option.query);
+    if let Some(name) = of_flag.filter(|name| known.contains(name)) {
         return Some(name);
     }
     let likeness = |known: &&'static str| (strsim::jaro_winkler(&name, known), *known);
@@ -190,8 +234,8 @@ impl Remarks {
     }
 
     pub(crate) fn log(&self) {
-        if !self.is_empty() {
-            tracing::warn!(remarks = self.to_string(), "odd parameters");
+        if !self.is_empty() && may_tell_of_cheap_request() {
+            tracing::warn!(remarks = &*shorten(&self.to_string()), "odd parameters");
         }
     }
 }

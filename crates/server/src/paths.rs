@@ -6,15 +6,14 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{Method, Uri};
-use axum::response::Response;
-use datadog_traceroute::{PathsOptions, json};
+use datadog_traceroute::{PathsOptions, Request, json};
 use serde_json::{Value, json as object};
-use traceroute_flags::{Interface, PathParameters, TraceOption};
+use traceroute_flags::PathParameters;
 
 use crate::failure::Failure;
 use crate::job::Job;
-use crate::parameters::Query;
-use crate::router::{Service, held, only_get};
+use crate::openapi::warning_header;
+use crate::router::{HttpResult, Notes, Service, asked, held, only_get};
 use crate::stream;
 use crate::tokens::Guest;
 
@@ -24,16 +23,21 @@ pub(crate) async fn paths(
     Extension(guest): Extension<Guest>,
     method: Method,
     uri: Uri,
-) -> Result<Response, Failure> {
-    let (job, options) = admit(service, guest, &method, uri).await?;
-    let found = job.paths(options, None).await?;
-    let size = found.estimated_size();
-    let room = job.room_for(size).await?;
-    let document = job.service().writer.write(size, move || {
-        let text = json::to_compact_of_size(&found, size).map_err(Failure::encoding)?;
-        Ok(held("application/json", text, room))
-    });
-    document.await?
+) -> HttpResult {
+    only_get(&method)?;
+    let (wanted, notes) = wanted(&service, uri);
+    let answer = async {
+        let (job, options) = admit(service, guest, wanted?).await?;
+        let found = job.paths(options, None).await?;
+        let size = found.estimated_size();
+        let room = job.room_for(size).await?;
+        let document = job.service().writer.write(size, move || {
+            let text = json::to_compact_of_size(&found, size).map_err(Failure::encoding)?;
+            Ok(held("application/json", text, room))
+        });
+        document.await?
+    };
+    Ok(notes.on(answer.await))
 }
 
 /// Tells what is found as it is found.
@@ -42,30 +46,34 @@ pub(crate) async fn events(
     Extension(guest): Extension<Guest>,
     method: Method,
     uri: Uri,
-) -> Result<Response, Failure> {
-    let (job, options) = admit(service, guest, &method, uri).await?;
-    Ok(stream::of_paths(job, options))
+) -> HttpResult {
+    only_get(&method)?;
+    let (wanted, notes) = wanted(&service, uri);
+    let answer = async {
+        let (job, options) = admit(service, guest, wanted?).await?;
+        Ok(stream::of_paths(job, options))
+    };
+    Ok(notes.on(answer.await))
+}
+
+type Wanted = (Request, PathsOptions);
+
+/// The discovery that is asked for.
+fn wanted(service: &Service, uri: Uri) -> (Result<Wanted, Failure>, Notes) {
+    let asked = asked(uri, |query| query.read_paths(&service.settings.ceilings));
+    let (wanted, remarks) = asked.check(PathParameters::validate);
+    let notes = Notes {
+        remarks,
+        probes_nothing: false,
+    };
+    (wanted, notes)
 }
 
 async fn admit(
     service: Arc<Service>,
     guest: Guest,
-    method: &Method,
-    uri: Uri,
+    (request, options): Wanted,
 ) -> Result<(Job, PathsOptions), Failure> {
-    only_get(method)?;
-    let query = Query::parse(uri.query().unwrap_or_default());
-    drop(uri);
-    let ceilings = &service.settings.ceilings;
-    let default = |option: &TraceOption| ceilings.clamp(option, option.default(Interface::Query));
-    let parameters = PathParameters::from_query(
-        |name| query.first(name),
-        default,
-        |name, problem, _| {
-            tracing::warn!(parameter = name, %problem, "a value does not parse; the default is used");
-        },
-    );
-    let (request, options) = parameters.validate().map_err(Failure::invalid_parameters)?;
     let job = Job::admit_discovery(service, request, guest, options).await?;
     Ok((job, options))
 }
@@ -88,7 +96,7 @@ pub(crate) fn operation(
         "schema": { "type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 10_000 },
         "description": "Probes for the discovery at most.",
     }));
-    let success = if is_stream {
+    let mut success = if is_stream {
         object!({
             "description": "Events: `node` {ttl, ip_address, destination} and `link` {ttl, from, to} when one has been \
                             found, `moved` {ttl} when links to and from nodes with this TTL do not count any more, and \
@@ -102,6 +110,7 @@ pub(crate) fn operation(
             "content": { "application/json": { "schema": { "type": "object" } } },
         })
     };
+    success["headers"] = warning_header();
     responses.insert("200".to_owned(), success);
     let (id, summary, description) = if is_stream {
         (

@@ -1,18 +1,20 @@
 //! How many ports of a target a client may have probed in a minute: more is a port scan.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::connections::Client;
 
 const MINUTE: Duration = Duration::from_mins(1);
-/// Most pairs of a client and a target that are remembered: some 8 MB. All other targets of a
-/// client count as one.
-const MOST: usize = 65_536;
-/// Stands for those other targets.
-const OTHERS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// Most bytes that are remembered, of all clients. Beyond that the oldest is forgotten before its
+/// minute is over. So nobody is refused because others probe much; and to probe more ports of a
+/// target, a client would have to probe tens of thousands of other targets in between.
+const MOST: usize = 8 << 20;
+/// Bytes that a client and a target take without ports: what both containers have of them, with
+/// the room that these keep for growing.
+const PAIR: usize = 320;
 
 /// The ports that clients had probed in the last minute.
 #[derive(Debug)]
@@ -21,18 +23,22 @@ pub(crate) struct Ports {
     table: Mutex<Table>,
 }
 
-type Table = HashMap<(Client, IpAddr), Probed>;
+type Pair = (Client, IpAddr);
+
+#[derive(Debug, Default)]
+struct Table {
+    probed: HashMap<Pair, Probed>,
+    /// The same pairs, the oldest first.
+    order: VecDeque<Pair>,
+    /// In bytes.
+    size: usize,
+}
 
 #[derive(Debug)]
 struct Probed {
     since: Instant,
-    ports: HashSet<u16>,
-}
-
-impl Probed {
-    fn age(&self, now: Instant) -> Duration {
-        now.duration_since(self.since)
-    }
+    /// In order.
+    ports: Vec<u16>,
 }
 
 impl Ports {
@@ -59,26 +65,70 @@ impl Ports {
             return Ok(());
         }
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pair = (client, target);
-        if table.len() >= MOST && !table.contains_key(&pair) {
-            table.retain(|_, probed| probed.age(now) < MINUTE);
-            if table.len() >= MOST {
-                pair.1 = OTHERS;
+        table.forget_old(now);
+        let most = self.most as usize;
+        let counted = table.add((client, target), port, most, now);
+        table.forget_what_is_too_much();
+        counted
+    }
+}
+
+impl Table {
+    fn add(&mut self, pair: Pair, port: u16, most: usize, now: Instant) -> Result<(), Duration> {
+        let probed = self.probed.entry(pair).or_insert_with(|| {
+            self.order.push_back(pair);
+            self.size += PAIR;
+            Probed {
+                since: now,
+                ports: Vec::new(),
             }
-        }
-        let new = || Probed {
-            since: now,
-            ports: HashSet::new(),
+        });
+        let Err(place) = probed.ports.binary_search(&port) else {
+            return Ok(());
         };
-        let probed = table.entry(pair).or_insert_with(new);
-        if probed.age(now) >= MINUTE {
-            *probed = new();
+        if probed.ports.len() >= most {
+            return Err(MINUTE.saturating_sub(now.duration_since(probed.since)));
         }
-        if probed.ports.len() >= self.most as usize && !probed.ports.contains(&port) {
-            return Err(MINUTE.saturating_sub(probed.age(now)));
-        }
-        probed.ports.insert(port);
+        self.size -= probed.size();
+        probed.ports.insert(place, port);
+        self.size += probed.size();
         Ok(())
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while let Some(oldest) = self.order.front()
+            && let Some(probed) = self.probed.get(oldest)
+            && now.duration_since(probed.since) >= MINUTE
+        {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_what_is_too_much(&mut self) {
+        while self.size > MOST {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self.order.pop_front();
+        let Some(probed) = oldest.and_then(|oldest| self.probed.remove(&oldest)) else {
+            return;
+        };
+        self.size -= PAIR + probed.size();
+        // Rarely: three of four places are free then.
+        let left = self.order.len();
+        if self.probed.capacity() / 4 > left {
+            self.probed.shrink_to(2 * left);
+            self.order.shrink_to(2 * left);
+        }
+    }
+}
+
+impl Probed {
+    /// Bytes of the ports.
+    fn size(&self) -> usize {
+        self.ports.capacity() * size_of::<u16>()
     }
 }
 
@@ -112,20 +162,40 @@ mod tests {
         assert!((1..=9).all(local));
     }
 
+    /// 400 MB stayed for ever.
     #[test]
-    fn targets_without_number_take_no_memory_without_bound() {
-        let ports = Ports::new(2);
+    fn scans_without_number_take_no_memory_without_bound() {
+        let ports = Ports::new(1000);
         let now = Instant::now();
-        for target in 0..MOST as u32 {
-            assert!(allows(&ports, 1, target, 1, now));
+        let size = || ports.table.lock().unwrap().size;
+        let targets = || ports.table.lock().unwrap().probed.len();
+        // As many as filled the table before; some with all their ports.
+        let probed = |target| if target < 500 { 1000 } else { 1 };
+        for target in 0..70_000 {
+            for port in 0..probed(target) {
+                assert!(allows(&ports, 1, target, port, now), "{target} {port}");
+            }
+            assert!(size() <= MOST);
         }
-        let more: Vec<bool> = (1..=3)
-            .map(|port| allows(&ports, 1, u32::MAX - u32::from(port), port, now))
-            .collect();
-        assert_eq!(more, [true, true, false], "they share what one target has");
-        assert!(allows(&ports, 2, 1, 1, now), "another client has its own");
-        assert!(ports.table.lock().unwrap().len() <= MOST + 2);
-        assert!(allows(&ports, 1, u32::MAX, 3, now + MINUTE));
-        assert_eq!(ports.table.lock().unwrap().len(), 1);
+        assert!(targets() > 20_000);
+        let later = now + Duration::from_secs(59);
+        assert!(allows(&ports, 2, 1, 1, later), "another client finds room");
+        assert!(allows(&ports, 1, 0, 1000, later), "what is oldest was forgotten");
+        assert!(allows(&ports, 2, 1, 2, now + MINUTE));
+        assert_eq!(targets(), 2, "a minute is over");
+        assert!(allows(&ports, 2, 1, 3, later + MINUTE));
+        let table = ports.table.lock().unwrap();
+        assert_eq!((table.probed.len(), table.order.len()), (1, 1));
+        assert!(table.probed.capacity() < 100 && table.order.capacity() < 100);
+        assert!(table.size < 2 * PAIR, "{}", table.size);
+    }
+
+    /// What [`PAIR`] stands for: a map is at least 7/16 full, a queue half, once they are larger
+    /// than a few pairs.
+    #[test]
+    fn a_pair_takes_no_more_than_is_counted() {
+        let in_map = (size_of::<(Pair, Probed)>() + 1) * 16 / 7;
+        let in_queue = 2 * size_of::<Pair>();
+        assert!(in_map + in_queue <= PAIR, "{in_map} + {in_queue}");
     }
 }

@@ -24,10 +24,10 @@ use crate::auth::Tokens;
 use crate::backend::Backend;
 use crate::browser::AllowedHosts;
 use crate::failure::Failure;
-use crate::job::Job;
+use crate::job::{Job, probes_nothing};
 use crate::limits::{Admission, Capacity, Ceilings, Room};
 use crate::metrics::{self, Metrics};
-use crate::observe;
+use crate::observe::{self, ProbedNothing};
 use crate::parameters::{Asked, MODULE, Query, Remarks};
 use crate::policy::Policy;
 use crate::ports::Ports;
@@ -141,7 +141,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-type HttpResult = Result<Response, Failure>;
+pub(crate) type HttpResult = Result<Response, Failure>;
 
 async fn traceroute(
     State(service): State<Arc<Service>>,
@@ -150,13 +150,13 @@ async fn traceroute(
     uri: Uri,
 ) -> HttpResult {
     only_get(&method)?;
-    let (wanted, remarks) = wanted(asked(&service, uri));
+    let (wanted, notes) = wanted(asked_of_trace(&service, uri));
     let answer = wanted.map(|(request, format)| trace(service, request, guest, format));
     let answer = match answer {
         Ok(answer) => answer.await,
         Err(failure) => Err(failure),
     };
-    Ok(remarked(&remarks, answer))
+    Ok(notes.on(answer))
 }
 
 /// Not an `async fn`, which would keep room for its arguments: there may be ten thousand.
@@ -216,12 +216,12 @@ async fn events(
     uri: Uri,
 ) -> HttpResult {
     only_get(&method)?;
-    let (wanted, remarks) = wanted(asked(&service, uri));
+    let (wanted, notes) = wanted(asked_of_trace(&service, uri));
     let answer = async {
         let request = without_format(wanted?, "events are JSON")?;
         Ok(stream::of_trace(Job::admit(service, request, guest, None).await?))
     };
-    Ok(remarked(&remarks, answer.await))
+    Ok(notes.on(answer.await))
 }
 
 async fn probe(
@@ -239,34 +239,40 @@ async fn probe(
     let asked = query.read(&[MODULE], |option| ceilings.clamp(option, probe.default(option)));
     drop(query);
     asked.remarks.log();
-    let (wanted, remarks) = wanted(asked);
+    let (wanted, notes) = wanted(asked);
     let answer = async {
         let request = without_format(wanted?, "probes are answered with metrics")?;
         probe.measure(service, request, guest).await
     };
-    Ok(remarked(&remarks, answer.await))
+    Ok(notes.on(answer.await))
+}
+
+fn asked_of_trace(service: &Service, uri: Uri) -> Asked {
+    asked(uri, |query| query.read_trace(&service.settings.ceilings))
 }
 
 /// What a query asks for. Lets go of the address: it would keep the connection's whole read buffer
 /// in memory.
-fn asked(service: &Service, uri: Uri) -> Asked {
+pub(crate) fn asked<P>(uri: Uri, read: impl FnOnce(&Query) -> Asked<P>) -> Asked<P> {
     let query = Query::parse(uri.query().unwrap_or_default());
     drop(uri);
-    let asked = query.read_trace(&service.settings.ceilings);
+    let asked = read(&query);
     asked.remarks.log();
     asked
 }
 
-/// The trace that is asked for, in which format. Lets go of the parameters: there may be ten
-/// thousand requests at once.
-fn wanted(asked: Asked) -> (Result<(Request, Format), Failure>, Remarks) {
-    let Asked { parameters, remarks } = asked;
-    let request = match remarks.check() {
-        Ok(()) => parameters.validate().map_err(Failure::invalid_parameters),
-        Err(remarks) => Err(Failure::invalid_parameters(remarks)),
+/// The trace that is asked for, in which format.
+fn wanted(asked: Asked) -> (Result<(Request, Format), Failure>, Notes) {
+    let (wanted, remarks) = asked.check(|parameters| {
+        let request = parameters.validate()?;
+        Ok((request, Format::named(parameters.text("format"))))
+    });
+    let probes_nothing = wanted.as_ref().is_ok_and(|(request, _)| probes_nothing(request));
+    let notes = Notes {
+        remarks,
+        probes_nothing,
     };
-    let format = Format::named(parameters.text("format"));
-    (request.map(|request| (request, format)), remarks)
+    (wanted, notes)
 }
 
 /// Refuses a format where there is one already, and which.
@@ -283,15 +289,27 @@ fn without_format((request, format): (Request, Format), which: &str) -> Result<R
 /// The response header that names parameters which do not exist or do not parse.
 const WARNING: HeaderName = HeaderName::from_static("traceroute-warning");
 
-/// The response, with the remarks on its request.
-fn remarked(remarks: &Remarks, answer: HttpResult) -> Response {
-    let mut response = answer.into_response();
-    if !remarks.is_empty()
-        && let Ok(value) = HeaderValue::from_str(&remarks.to_string())
-    {
-        response.headers_mut().insert(WARNING, value);
+/// What goes with the answer to a request.
+pub(crate) struct Notes {
+    /// For the client.
+    pub(crate) remarks: Remarks,
+    /// For the log.
+    pub(crate) probes_nothing: bool,
+}
+
+impl Notes {
+    pub(crate) fn on(&self, answer: HttpResult) -> Response {
+        let mut response = answer.into_response();
+        if !self.remarks.is_empty()
+            && let Ok(value) = HeaderValue::from_str(&self.remarks.to_string())
+        {
+            response.headers_mut().insert(WARNING, value);
+        }
+        if self.probes_nothing {
+            response.extensions_mut().insert(ProbedNothing);
+        }
+        response
     }
-    response
 }
 
 async fn healthy(State(service): State<Arc<Service>>, method: Method) -> HttpResult {

@@ -24,10 +24,13 @@ use crate::auth::Tokens;
 use crate::backend::{Backend, OnEvent};
 use crate::browser::AllowedHosts;
 use crate::connections::Client;
+use crate::job::Job;
 use crate::limits::{Capacity, Ceilings};
 use crate::observe::BodyLimit;
+use crate::parameters::Query;
 use crate::policy::{Choices, Policy, parse_subnet};
 use crate::router::{Service, Settings, router};
+use crate::tokens::Guest;
 
 /// Always the same.
 fn report() -> Report {
@@ -815,24 +818,67 @@ async fn ceilings_refuse_what_is_named_and_bound_what_is_not() {
 #[tokio::test]
 async fn what_does_not_exist_is_named_in_a_header_and_refused_by_the_strict() {
     let bench = bench(Outcome::Succeed);
-    for path in ["/traceroute", "/traceroute/stream", "/probe"] {
-        let answer = bench.get(&format!("{path}?target=h&max_ttl=5&tos=x")).await;
-        assert_eq!(answer.status, 200, "{path}");
+    for (path, target, status) in [
+        ("/traceroute", "h", 200),
+        ("/traceroute/stream", "h", 200),
+        ("/probe", "h", 200),
+        // Discoveries always fail here.
+        ("/paths", "h&confidence=0.99", 500),
+        ("/paths/stream", "h&confidence=0.99", 200),
+    ] {
+        let answer = bench
+            .get(&format!("{path}?target={target}&max_ttl=5&tos=x"))
+            .await;
+        assert_eq!(answer.status, status, "{path}");
         let warning = answer.header("traceroute-warning");
         assert!(
             warning.starts_with("unknown parameter max_ttl (did you mean max-ttl?), tos does not parse ("),
             "{path}: {warning}"
         );
-        let answer = bench.get(&format!("{path}?target=h&max_ttl=5&strict=true")).await;
+        let answer = bench
+            .get(&format!("{path}?target={target}&max_ttl=5&strict=true"))
+            .await;
         assert_eq!(answer.status, 400, "{path}");
         let problem = "unknown parameter max_ttl (did you mean max-ttl?)";
         assert_eq!(answer.body, format!("Invalid parameters: {problem}\n"));
         assert_eq!(answer.header("traceroute-warning"), problem);
-        let answer = bench.get(&format!("{path}?target=h&max-ttl=5&strict=true")).await;
+        let answer = bench
+            .get(&format!("{path}?target={target}&max-ttl=5&strict=true"))
+            .await;
         assert_eq!(
             (answer.status.as_u16(), answer.header("traceroute-warning")),
-            (200, "")
+            (status, "")
         );
+    }
+    let answer = bench
+        .get("/paths?target=h&confidence=0.9&tcp_method=syn&format=csv&strict=1")
+        .await;
+    let problem = "Invalid parameters: unknown parameter tcp_method, unknown parameter format\n";
+    assert_eq!(answer.body, problem, "what traces alone have");
+}
+
+/// They took the places of ports that are probed.
+#[tokio::test]
+async fn requests_without_probes_count_no_ports() {
+    let bench = bench_with(
+        Outcome::Succeed,
+        Settings {
+            max_ports: 1,
+            ..settings()
+        },
+    );
+    for (query, status) in [
+        ("port=80&traceroute-queries=0&e2e-queries=0", 200),
+        ("port=81&traceroute-queries=0", 200),
+        ("port=82&e2e-queries=0", 429),
+        ("port=83&traceroute-queries=0&e2e-queries=0", 200),
+    ] {
+        let guest = Guest::from(Client::of(Ipv4Addr::LOCALHOST.into()));
+        let parameters = Query::parse(&format!("target=h&{query}")).read_trace(&Ceilings::default());
+        let request = parameters.parameters.validate().unwrap();
+        let job = Job::admit(Arc::clone(&bench.service), request, guest, None).await;
+        let found = job.map_or_else(|failure| failure.status.as_u16(), |_| 200);
+        assert_eq!(found, status, "{query}");
     }
 }
 

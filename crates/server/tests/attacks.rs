@@ -306,6 +306,65 @@ fn a_flood_without_a_token_does_not_fill_the_log() {
     assert!(told <= 100 * seconds, "{told} lines in {seconds} s");
 }
 
+/// Warnings, failures and requests that probe nothing had all their lines, some of 15 kB.
+#[test]
+fn no_flood_of_cheap_requests_fills_the_log() {
+    let Some(lab) = require_lab() else { return };
+    let node = lab.node("host").unwrap();
+    if !node.can_have_names() {
+        return;
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cheap_requests");
+    let command = node.command_with_names(support::PROGRAM, "::1 six.test\n", &folder);
+    let mut command = command.unwrap();
+    command.args(["--addr", "127.0.0.1:0"]);
+    let begun = Instant::now();
+    let mut server = Server::spawn(&node, command);
+    let long = "x".repeat(8000);
+    let odd: Vec<String> = (0..12)
+        .map(|index| format!("{index}{}=1", "%C3%BC".repeat(40)))
+        .collect();
+    let nothing = "traceroute-queries=0&e2e-queries=0";
+    let kinds = [
+        (format!("/traceroute?{}", odd.join("&")), 400),
+        (format!("/paths?target=127.0.0.1&max-ttl=0&ipv6={long}"), 400),
+        // Fails without a question to a name server.
+        ("/traceroute?target=127.1".to_owned(), 500),
+        ("/traceroute/stream?target=127.1".to_owned(), 500),
+        ("/probe?target=127.1".to_owned(), 200),
+        (format!("/traceroute?target=127.0.0.1&{nothing}"), 200),
+        (format!("/traceroute/stream?target=127.0.0.1&{nothing}"), 200),
+        // The library warns of a name without IPv4 address.
+        (format!("/traceroute?target=six.test&{nothing}"), 200),
+    ];
+    let each = 300;
+    for (uri, status) in &kinds {
+        for _ in 0..each {
+            assert_eq!(server.get(uri).0, *status, "{uri}");
+        }
+    }
+    let missing = server.metric("traceroute_log_lines_missing_total{reason=\"too_many\"}");
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    let lines: Vec<String> = server.log.iter().collect();
+    let longest = lines.iter().max_by_key(|line| line.len()).unwrap();
+    let beginning: String = longest.chars().take(500).collect();
+    assert!(longest.len() < 2500, "{} bytes: {beginning}", longest.len());
+    // A hundred a second, one that tells how many are missing, and those of the end.
+    let seconds = 2 + begun.elapsed().as_secs() as usize;
+    assert!(
+        lines.len() <= 101 * seconds + 10,
+        "{} lines in {seconds} s",
+        lines.len()
+    );
+    let requests = kinds.len() * each;
+    assert!(
+        missing as usize + lines.len() >= requests,
+        "{missing} are missing, {} are there",
+        lines.len()
+    );
+}
+
 #[test]
 fn hangup_reads_the_token_again_and_ends_nothing() {
     let Some(lab) = require_lab() else { return };

@@ -20,8 +20,10 @@ use crate::turns::Turns;
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long names are remembered.
 const REMEMBERED: Duration = Duration::from_hours(1);
-/// For how many addresses names are remembered.
-const MAX_REMEMBERED: u64 = 10_000;
+/// Most bytes of names that are remembered: those of some 15,000 addresses with one name each.
+const MAX_REMEMBERED: u64 = 8 << 20;
+/// Bytes that the cache needs for an address without names.
+const ENTRY: usize = 512;
 /// Lookups that wait for a server at the same time.
 const MAX_CONCURRENT: usize = 512;
 /// Names kept of one address: an answer over TCP has room for thousands.
@@ -70,6 +72,7 @@ impl ReverseDns {
             turns: Turns::new(MAX_CONCURRENT),
             remembered: Cache::builder()
                 .max_capacity(MAX_REMEMBERED)
+                .weigher(|_, names| size(names))
                 .time_to_live(remembered)
                 .build(),
         }
@@ -154,6 +157,13 @@ impl ReverseDns {
         }
         names
     }
+}
+
+/// Bytes that the names of one address take.
+fn size(names: &Arc<[String]>) -> u32 {
+    let of_name = |name: &String| size_of::<String>() + name.capacity();
+    let size = ENTRY + names.iter().map(of_name).sum::<usize>();
+    u32::try_from(size).unwrap_or(u32::MAX)
 }
 
 async fn lookup(configuration: &Configuration, address: IpAddr) -> Result<Arc<[String]>, LookupFailure> {
@@ -420,6 +430,21 @@ mod tests {
         })
         .await;
         assert_eq!(server.client().names(address("192.0.2.1")).await.len(), MAX_NAMES);
+    }
+
+    /// 10,000 addresses with the longest names took 47 MB.
+    #[tokio::test]
+    async fn remembered_names_are_bounded_in_bytes() {
+        let client = ReverseDns::with_name_servers(Vec::new());
+        let names: Arc<[String]> = (0..MAX_NAMES).map(|_| "x".repeat(253)).collect();
+        let addresses = || (0..10_000_u32).map(|index| IpAddr::from(index.to_be_bytes()));
+        for address in addresses() {
+            client.remembered.insert(address, Arc::clone(&names)).await;
+        }
+        client.remembered.run_pending_tasks().await;
+        let kept = client.remembered.entry_count();
+        let most = MAX_REMEMBERED / (MAX_NAMES as u64 * 253);
+        assert!(0 < kept && kept < most, "{kept}");
     }
 
     #[tokio::test]

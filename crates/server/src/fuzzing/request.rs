@@ -18,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use traceroute_flags::{Interface, PathParameters, TraceOption};
+use traceroute_flags::{Interface, TraceOption};
 
 use super::take;
 use crate::auth::Tokens;
@@ -79,8 +79,9 @@ fn check_query(text: &str, ceilings: &Ceilings, seconds: u8) {
     check_remarks(&asked.remarks);
     check_request(asked.parameters.validate(), ceilings);
 
-    let parameters = PathParameters::from_query(|name| query.first(name), default, |_, _, _| {});
-    if let Ok((request, options)) = parameters.validate() {
+    let asked = query.read_paths(ceilings);
+    check_remarks(&asked.remarks);
+    if let Ok((request, options)) = asked.parameters.validate() {
         drop(Admission::new(CAPACITY).admit_discovery(&request, options, client()));
     }
 
