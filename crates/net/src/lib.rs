@@ -96,7 +96,7 @@ pub use imp::{access, diagnose, open, source_address};
 #[cfg(target_os = "linux")]
 pub use imp::{
     forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges,
-    most_address_space, most_open_files,
+    most_address_space, most_open_files, unacknowledged,
 };
 pub use memory::{BufferPages, return_free_memory};
 pub use options::NetworkOptions;
@@ -153,6 +153,12 @@ pub fn most_open_files() -> Option<u64> {
 /// How many bytes of addresses this process may use; nobody asks on this system.
 #[cfg(not(target_os = "linux"))]
 pub fn most_address_space() -> Option<u64> {
+    None
+}
+
+/// Bytes that a stream socket's peer does not have yet; nobody asks on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn unacknowledged<S>(_socket: &S) -> Option<usize> {
     None
 }
 

@@ -4,9 +4,13 @@
 //! header, or half a body, too. When there is no room, the client with the most idle connections
 //! loses its longest idle one. Where none is idle, a small reserve takes the new one, which is
 //! answered as to health, and otherwise refused. So accepting never waits.
+//!
+//! How many connections of one client may be other than idle depends on how many still can be, as
+//! with traces ([`is_fair`]). So it takes many clients to leave the next one nothing but the
+//! reserve.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
@@ -14,6 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::limits::is_fair;
 use crate::metrics::Labels;
 
 /// Connections beyond the bounds, for questions as to health.
@@ -32,6 +37,9 @@ pub(crate) enum Client {
 }
 
 impl Client {
+    /// One from which no request comes, so it has nothing.
+    pub(crate) const NOBODY: Client = Client::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+
     pub(crate) fn of(address: IpAddr) -> Self {
         Client::Address(match address.to_canonical() {
             IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
@@ -64,6 +72,8 @@ struct Table {
     /// All but those of the reserve.
     connections: HashMap<u64, Entry>,
     clients: HashMap<Client, Share>,
+    /// Connections that are not idle.
+    busy: usize,
     /// The oldest first.
     reserve: VecDeque<(u64, Arc<Notify>)>,
 }
@@ -80,6 +90,7 @@ struct Entry {
 #[derive(Debug)]
 struct Share {
     all: usize,
+    busy: usize,
     /// See [`Connection::turns`].
     turns: Arc<Semaphore>,
     /// Since when, and which.
@@ -90,6 +101,7 @@ impl Default for Share {
     fn default() -> Self {
         Share {
             all: 0,
+            busy: 0,
             turns: one_turn(),
             idle: BTreeMap::new(),
         }
@@ -106,19 +118,56 @@ impl Table {
         self.next
     }
 
-    fn set_idle(&mut self, id: u64, idle: bool) {
+    /// Makes an idle connection busy, unless its client would have more than its share. False for
+    /// one of the reserve, and for one that has to close.
+    fn set_busy(&mut self, id: u64, most: usize) -> bool {
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return false;
+        };
+        let Some(since) = entry.idle_since else {
+            return true;
+        };
+        let share = self.clients.entry(entry.client).or_default();
+        let free = most.saturating_sub(self.busy + 1);
+        let may_have = share.busy == 0
+            // Who may use the Unix socket is trusted.
+            || entry.client == Client::Local
+            || is_fair(share.busy as u64 + 1, free as u64);
+        if may_have {
+            entry.idle_since = None;
+            share.idle.remove(&since);
+            share.busy += 1;
+            self.busy += 1;
+        }
+        may_have
+    }
+
+    fn set_idle(&mut self, id: u64) {
         let now = self.number();
         let Some(entry) = self.connections.get_mut(&id) else {
             return;
         };
         let share = self.clients.entry(entry.client).or_default();
-        if let Some(since) = entry.idle_since.take() {
-            share.idle.remove(&since);
-        }
-        if idle {
+        if entry.idle_since.is_none() {
             entry.idle_since = Some(now);
             share.idle.insert(now, id);
+            share.busy -= 1;
+            self.busy -= 1;
         }
+    }
+
+    fn add(&mut self, id: u64, client: Client, close: Arc<Notify>) -> &Share {
+        let now = self.number();
+        let entry = Entry {
+            client,
+            close,
+            idle_since: Some(now),
+        };
+        self.connections.insert(id, entry);
+        let share = self.clients.entry(client).or_default();
+        share.all += 1;
+        share.idle.insert(now, id);
+        share
     }
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
@@ -127,6 +176,9 @@ impl Table {
             share.all -= 1;
             if let Some(since) = entry.idle_since {
                 share.idle.remove(&since);
+            } else {
+                share.busy -= 1;
+                self.busy -= 1;
             }
             if share.all == 0 {
                 self.clients.remove(&entry.client);
@@ -165,6 +217,11 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a client that has no connection would get one, and be served on it.
+    fn has_room(&self) -> bool {
+        self.table().busy < self.most
+    }
+
     /// A number that grows with every connection.
     pub(crate) fn age(&self) -> u64 {
         self.table().next
@@ -197,16 +254,7 @@ impl Connections {
             let share = table.clients.get(&client);
             share.map_or_else(one_turn, |share| Arc::clone(&share.turns))
         } else {
-            let entry = Entry {
-                client,
-                close: Arc::clone(&close),
-                idle_since: None,
-            };
-            table.connections.insert(id, entry);
-            table.set_idle(id, true);
-            let share = table.clients.entry(client).or_default();
-            share.all += 1;
-            Arc::clone(&share.turns)
+            Arc::clone(&table.add(id, client, Arc::clone(&close)).turns)
         };
         drop(table);
         self.counters.open.inc();
@@ -265,10 +313,16 @@ impl Connection {
         &self.turns
     }
 
-    /// It is not idle until this is dropped.
-    pub(crate) fn serve(self: Arc<Self>) -> Serving {
-        self.all.table().set_idle(self.id, false);
-        Serving(self)
+    /// It is not idle until this is dropped. `None` where it stays idle: it is one too many, its
+    /// client has its share, or others need the place.
+    pub(crate) fn serve(self: Arc<Self>) -> Option<Serving> {
+        let is_served = self.all.table().set_busy(self.id, self.all.most);
+        is_served.then(|| Serving(self))
+    }
+
+    /// Whether a client that has no connection would get one like this, and be served on it.
+    pub(crate) fn next_has_room(&self) -> bool {
+        self.all.has_room()
     }
 }
 
@@ -291,7 +345,7 @@ pub(crate) struct Serving(Arc<Connection>);
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.all.table().set_idle(self.0.id, true);
+        self.0.all.table().set_idle(self.0.id);
     }
 }
 
@@ -313,7 +367,7 @@ mod tests {
         let all = Connections::new(4, 3, ConnectionCounters::default());
         let honest = all.open(client(1));
         let silent: Vec<_> = (0..3).map(|_| all.open(client(2))).collect();
-        let busy = Arc::clone(&silent[0]).serve();
+        let busy = Arc::clone(&silent[0]).serve().unwrap();
         let newcomer = all.open(client(3));
         assert!(must_close(&silent[1]));
         assert!(!newcomer.in_reserve && !must_close(&honest) && !must_close(&silent[0]));
@@ -328,9 +382,9 @@ mod tests {
         let all = Connections::new(100, 2, ConnectionCounters::default());
         let first = all.open(client(1));
         let second = all.open(client(1));
-        let _busy = Arc::clone(&first).serve();
+        let _busy = Arc::clone(&first).serve().unwrap();
         assert!(!all.open(client(1)).in_reserve && must_close(&second));
-        let _also_busy = all.open(client(1)).serve();
+        let _also_busy = all.open(client(1)).serve().unwrap();
         assert!(all.open(client(1)).in_reserve);
         assert!(!all.open(client(2)).in_reserve);
     }
@@ -338,16 +392,51 @@ mod tests {
     #[test]
     fn the_reserve_takes_what_nobody_makes_room_for() {
         let all = Connections::new(1, 1, ConnectionCounters::default());
-        let busy = all.open(client(1)).serve();
+        let busy = all.open(client(1)).serve().unwrap();
+        assert!(!busy.0.next_has_room());
         let reserve: Vec<_> = (0..=RESERVE).map(|_| all.open(client(2))).collect();
         assert!(reserve.iter().all(|connection| connection.in_reserve));
+        assert!(Arc::clone(&reserve[1]).serve().is_none());
         assert!(must_close(&reserve[0]) && !must_close(&reserve[1]));
         drop(reserve);
         drop(busy);
         assert!(!all.open(client(2)).in_reserve);
         let table = all.table();
         assert!(table.connections.is_empty() && table.clients.is_empty() && table.reserve.is_empty());
+        assert_eq!(table.busy, 0);
         assert_eq!(all.counters.open.get(), 0);
+    }
+
+    /// Two clients with a long trace on each connection kept everybody else out.
+    #[test]
+    fn whoever_comes_next_is_served() {
+        let all = Connections::new(64, 32, ConnectionCounters::default());
+        let mut connections = Vec::new();
+        let mut busy = Vec::new();
+        for (last, share) in [(1, 32), (2, 24), (3, 6), (4, 1), (5, 1)] {
+            for _ in 0..40 {
+                let connection = all.open(client(last));
+                busy.extend(Arc::clone(&connection).serve());
+                connections.push(connection);
+            }
+            let of_client = |serving: &&Serving| serving.0.client == client(last);
+            assert_eq!(busy.iter().filter(of_client).count(), share, "{last}");
+        }
+        // One is left busy of nobody, so there is an idle one that makes room.
+        busy.pop();
+        let newcomer = all.open(client(9));
+        assert!(!newcomer.in_reserve && newcomer.next_has_room());
+        busy.extend(newcomer.serve());
+        assert_eq!(busy.len(), 64);
+        drop((connections, busy));
+        assert_eq!(all.table().busy, 0);
+    }
+
+    #[test]
+    fn the_unix_socket_is_no_client_that_has_a_share() {
+        let all = Connections::new(4, 4, ConnectionCounters::default());
+        let busy: Vec<_> = (0..4).filter_map(|_| all.open(Client::Local).serve()).collect();
+        assert_eq!(busy.len(), 4);
     }
 
     #[test]

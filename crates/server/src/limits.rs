@@ -201,9 +201,10 @@ fn two_thirds(all: u32) -> u64 {
 }
 
 /// Whether a client may have this much when so much would still be free: three times as much as
-/// that. So one alone gets three quarters of all, ten get a tenth each, nearly, and whoever comes
-/// next always finds something. (A dynamic threshold, as switches share their buffers by.)
-fn is_fair(own: u64, free: u64) -> bool {
+/// that. So one alone gets three quarters of all, and each that comes later at least three quarters
+/// of what it finds: three that take all they can leave a sixty-fourth, six a four-thousandth. (A
+/// dynamic threshold, as switches share their buffers by.)
+pub(crate) fn is_fair(own: u64, free: u64) -> bool {
     own <= free.saturating_mul(3)
 }
 
@@ -368,21 +369,11 @@ impl Admission {
         Scarce::ALL.map(|scarce| (scarce, refused[scarce as usize]))
     }
 
-    /// What is short right now: a small request would be refused.
-    pub(crate) fn overloaded(&self) -> Option<Scarce> {
-        let used = self.used();
-        let Capacity {
-            traces,
-            packet_rate,
-            memory,
-        } = self.capacity;
-        [
-            (Scarce::Traces, used.traces, u64::from(traces)),
-            (Scarce::Packets, used.packet_rate, packet_rate),
-            (Scarce::Memory, used.memory, memory),
-        ]
-        .into_iter()
-        .find_map(|(scarce, used, all)| (used >= all).then_some(scarce))
+    /// What there is not enough of right now for a request of this client.
+    pub(crate) fn overloaded(&self, request: &Request, client: Client) -> Option<Scarce> {
+        let demand = Demand::of(request, self.capacity);
+        let guest = Guest::from(client);
+        self.used().check(demand, &guest, self.capacity).err()
     }
 }
 
@@ -703,7 +694,7 @@ mod tests {
             scarce(admission.admit(&request(0, 0), LOCAL)),
             Some(Scarce::Traces)
         );
-        assert_eq!(admission.overloaded(), Some(Scarce::Traces));
+        assert_eq!(admission.overloaded(&request(0, 0), LOCAL), Some(Scarce::Traces));
         drop(first);
         assert!(admission.admit(&request(7, 0), LOCAL).is_ok());
         drop((second, third));

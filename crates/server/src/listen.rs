@@ -9,6 +9,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that wait to be accepted; the kernel may allow fewer.
 const BACKLOG: i32 = 4096;
+/// Bytes of answers that the kernel keeps for one connection until they are acknowledged. It would
+/// keep up to 4 MB otherwise, and that is this service's memory. Linux takes twice as much, and what
+/// one more packet of 64 kB holds.
+pub(crate) const SEND_BUFFER: usize = 16 * 1024;
+/// Bytes of requests likewise, until they are read. Linux takes twice as much.
+const RECEIVE_BUFFER: usize = 16 * 1024;
 
 /// A TCP address as on the command line: `:port`, `host:port` or `[v6]:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +119,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // take the port.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    // Connections inherit these.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

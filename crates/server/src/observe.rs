@@ -67,7 +67,7 @@ pub(crate) fn surround(
     let head_is_allowed = !sends_probes(request.uri().path());
     let is_one_too_many = connection(&request).is_some_and(|connection| connection.in_reserve);
     // Boxed: it is over when a trace begins, and there may be ten thousand of them.
-    let entering = Box::pin(enter(request, next, observation, is_one_too_many));
+    let entering = Box::pin(enter(request, next, observation));
     async move {
         let (answer, observation) = entering.await;
         let response = match answer {
@@ -96,19 +96,20 @@ async fn enter(
     request: Request,
     mut next: Next,
     mut observation: Observation,
-    is_one_too_many: bool,
 ) -> (Result<Answer, Response>, Observation) {
     if let Some(response) = to_clean_path(request.method(), request.uri()) {
         return (Err(response), observation);
     }
     let connection = connection(&request).cloned();
     let answer = match prepare(request, &mut observation).await {
-        Ok(_) if is_one_too_many && !tells_health(observation.path) => {
-            Err(Failure::too_many_connections().into_response())
-        }
         Ok(request) => {
-            observation.serving = connection.map(Connection::serve);
-            Ok(next.call(request).instrument(observation.span.clone()))
+            let is_unbound = connection.is_none();
+            observation.serving = connection.and_then(Connection::serve);
+            if is_unbound || observation.serving.is_some() || tells_health(observation.path) {
+                Ok(next.call(request).instrument(observation.span.clone()))
+            } else {
+                Err(Failure::too_many_connections().into_response())
+            }
         }
         Err(failure) => Err(failure.into_response()),
     };

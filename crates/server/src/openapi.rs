@@ -59,7 +59,7 @@ fn description() -> Value {
             "/livez": { "get": state_operation("livez", "Whether the server runs. HEAD works too.", &["405"]) },
             "/readyz": { "get": state_operation(
                 "readyz",
-                "Whether the server would let requests in. HEAD works too.",
+                "Whether the server would let in a request with the defaults, of a client that has nothing yet. HEAD works too.",
                 &["405", "503"],
             ) },
             "/metrics": { "get": metrics_operation() },

@@ -2,7 +2,7 @@
 
 use std::hash::RandomState;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use axum::Extension;
@@ -23,6 +23,7 @@ use traceroute_format::{Format, Screen, View};
 use crate::auth::Tokens;
 use crate::backend::Backend;
 use crate::browser::AllowedHosts;
+use crate::connections::{Client, Connection};
 use crate::failure::Failure;
 use crate::job::{Job, probes_nothing};
 use crate::limits::{Admission, Capacity, Ceilings, Room};
@@ -66,6 +67,8 @@ pub(crate) struct Service {
     /// Becomes true when what still runs is to end.
     pub(crate) cancelled: watch::Receiver<bool>,
     started: Instant,
+    /// The OpenAPI document. There is one: clients may be slow to read it.
+    api: OnceLock<Bytes>,
 }
 
 impl Service {
@@ -85,6 +88,7 @@ impl Service {
             metrics: Metrics::default(),
             cancelled,
             started: Instant::now(),
+            api: OnceLock::new(),
         })
     }
 }
@@ -328,12 +332,43 @@ async fn alive(method: Method) -> HttpResult {
     Ok(state("{\"status\":\"alive\"}\n"))
 }
 
-/// Whether requests would be let in.
-async fn ready(State(service): State<Arc<Service>>, method: Method) -> HttpResult {
+/// Whether a client that has nothing yet would be let in: by a connection like this one, with a
+/// request that has the defaults.
+async fn ready(
+    State(service): State<Arc<Service>>,
+    connection: Option<Extension<Arc<Connection>>>,
+    method: Method,
+) -> HttpResult {
     get_or_head(&method)?;
-    match service.admission.overloaded() {
+    if connection
+        .as_ref()
+        .is_some_and(|connection| !connection.next_has_room())
+    {
+        return Err(Failure::too_many_connections());
+    }
+    let client = match connection {
+        Some(connection) if connection.client == Client::Local => Client::Local,
+        _ => Client::NOBODY,
+    };
+    let request = usual_request(&service.settings, client)?;
+    match service.admission.overloaded(&request, client) {
         Some(scarce) => Err(Failure::overloaded(scarce)),
         None => Ok(state("{\"status\":\"ready\"}\n")),
+    }
+}
+
+/// A request with the defaults or, where this server never lets such in, the smallest one.
+fn usual_request(settings: &Settings, client: Client) -> Result<Request, Failure> {
+    let request = |parameters: &str| {
+        // From the range for documentation.
+        let query = Query::parse(&format!("target=192.0.2.1&{parameters}"));
+        let parameters = query.read_trace(&settings.ceilings).parameters;
+        parameters.validate().map_err(Failure::invalid_parameters)
+    };
+    let usual = request("")?;
+    match settings.capacity.refuses(&usual, client) {
+        None => Ok(usual),
+        Some(_) => request("traceroute-queries=1&e2e-queries=0&max-ttl=1"),
     }
 }
 
@@ -355,8 +390,9 @@ async fn counters(State(service): State<Arc<Service>>, method: Method) -> HttpRe
 
 async fn api(State(service): State<Arc<Service>>, method: Method) -> HttpResult {
     get_or_head(&method)?;
-    let document = openapi::document(&service.settings.ceilings);
-    Ok(respond("application/json", document))
+    let document = || openapi::document(&service.settings.ceilings).into();
+    let document: &Bytes = service.api.get_or_init(document);
+    Ok(respond("application/json", document.clone()))
 }
 
 pub(crate) fn only_get(method: &Method) -> Result<(), Failure> {

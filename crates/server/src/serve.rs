@@ -412,7 +412,11 @@ impl Server {
     async fn accept_unix(self, listener: tokio::net::UnixListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.connection(stream, self.unix.open(Client::Local)),
+                Ok((stream, _)) => {
+                    // What cannot be set costs little.
+                    let _ = SockRef::from(&stream).set_send_buffer_size(crate::listen::SEND_BUFFER);
+                    self.connection(stream, self.unix.open(Client::Local));
+                }
                 Err(error) => pause(&error, &self.unix).await,
             }
         }
@@ -441,7 +445,7 @@ impl Server {
             .http
             .serve_connection(TokioIo::new(stream), self.service(&place, false));
         let connection = self.shutdown.watch(connection);
-        tokio::spawn(carry_on(connection, watch, place));
+        tokio::spawn(carry_on(connection, watch, place, self.write_timeout));
     }
 
     /// Carries on a connection in a task, after its TLS handshake.
@@ -452,20 +456,23 @@ impl Server {
         let http = self.http.clone();
         let (most, patience) = self.handshake;
         let (counters, mut stopping) = (self.counters.clone(), self.stopping.clone());
-        let shutdown = self.shutdown.watcher();
+        let (shutdown, write_timeout) = (self.shutdown.watcher(), self.write_timeout);
         tokio::spawn(async move {
             let stream = tokio::select! {
                 biased;
                 result = tls.accept(stream, place.turns(), most, patience) => result,
-                () = place.must_close() => return,
+                () = place.must_close() => return watch.reset(),
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
             match stream {
                 Ok(stream) => {
                     let connection = http.serve_connection(TokioIo::new(stream), service);
-                    carry_on(shutdown.watch(connection), watch, place).await;
+                    carry_on(shutdown.watch(connection), watch, place, write_timeout).await;
                 }
-                Err(error) => error.report(client, &counters),
+                Err(error) => {
+                    error.report(client, &counters);
+                    part(watch, place, write_timeout).await;
+                }
             }
         });
     }
@@ -498,15 +505,28 @@ async fn carry_on<S: Socket>(
     connection: impl Future<Output = hyper::Result<()>>,
     watch: Watch<S>,
     place: Arc<Connection>,
+    patience: Duration,
 ) {
     let result = tokio::select! {
         biased;
         result = connection => result,
-        () = watch.gone() => Ok(()),
-        () = place.must_close() => Ok(()),
+        () = watch.gone() => return watch.reset(),
+        () = place.must_close() => return watch.reset(),
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended with an error");
+    }
+    part(watch, place, patience).await;
+}
+
+/// Ends a connection, which has its place until the client has all of its answer: the kernel keeps
+/// the rest, of closed sockets too.
+async fn part<S: Socket>(watch: Watch<S>, place: Arc<Connection>, patience: Duration) {
+    tokio::select! {
+        biased;
+        () = watch.delivered() => {}
+        () = place.must_close() => watch.reset(),
+        () = sleep(patience) => watch.reset(),
     }
 }
 

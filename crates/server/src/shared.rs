@@ -27,6 +27,9 @@ pub(crate) trait Socket: Send + Sync + Sized + 'static {
     /// has nothing else that tells the two apart; Unix sockets do by themselves.
     fn ask(&self) -> io::Result<()>;
     fn readiness(&self, interest: Interest) -> impl Future<Output = io::Result<Ready>> + Send;
+    /// Whether the kernel still keeps something for the peer. False where the system does not tell.
+    fn owes(&self) -> bool;
+    fn reset(&self);
 }
 
 macro_rules! socket {
@@ -58,6 +61,17 @@ macro_rules! socket {
 
             fn readiness(&self, interest: Interest) -> impl Future<Output = io::Result<Ready>> + Send {
                 self.ready(interest)
+            }
+
+            fn owes(&self) -> bool {
+                // Of a connection that has been reset something is still counted. It has no peer.
+                SockRef::from(self).peer_addr().is_ok()
+                    && traceroute_net::unacknowledged(self).is_some_and(|bytes| bytes > 0)
+            }
+
+            fn reset(&self) {
+                // If it fails, the peer gets what there is, or the kernel gives up in time.
+                let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
             }
         }
     };
@@ -148,6 +162,8 @@ const END: Option<Interest> = None;
 pub(crate) const TELLS_END: bool = END.is_some();
 /// How often to look whether a peer who sends no more has gone altogether.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long to wait at first for the peer to acknowledge the end; then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 impl<S: Socket> Watch<S> {
     /// Ends when the peer has gone: has reset the connection or closed it wholly. One who has
@@ -167,6 +183,23 @@ impl<S: Socket> Watch<S> {
         }
     }
 
+    /// Tells the peer that nothing more comes, and ends when it has everything.
+    pub(crate) async fn delivered(&self) {
+        let socket = (*self.0).as_ref();
+        // It may have been told already.
+        let _ = socket.shut_down();
+        let mut pause = FIRST_PAUSE;
+        while socket.owes() {
+            sleep(pause).await;
+            pause = (2 * pause).min(PERIOD / 10);
+        }
+    }
+
+    /// What the peer does not have yet is thrown away when the socket closes.
+    pub(crate) fn reset(&self) {
+        (*self.0).as_ref().reset();
+    }
+
     /// Ends when the peer sends no more, even where bytes that nobody reads stand before that end.
     async fn half_closed(&self) {
         if let Some(end) = END
@@ -183,6 +216,7 @@ impl<S: Socket> Watch<S> {
 #[allow(clippy::unwrap_used, reason = "all of this is test code")]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpStream, UnixStream};
     use tokio::time::timeout;
@@ -243,6 +277,52 @@ mod tests {
             answers_reach_half_a_peer(near, far),
             answers_reach_half_a_peer(tcp_near, tcp_far)
         );
+    }
+
+    /// Gives the kernel what it takes while nobody reads.
+    async fn fill<S: Socket>(near: S) -> (Shared<S>, Watch<S>, usize) {
+        let (near, watch) = share(near);
+        let socket = (*near.writer).as_ref();
+        poll_fn(|context| socket.poll_writable(context)).await.unwrap();
+        let chunk = [7; 4096];
+        let mut size = 0;
+        while let Ok(sent) = socket.write_now(&[io::IoSlice::new(&chunk)]) {
+            size += sent;
+        }
+        (near, watch, size)
+    }
+
+    async fn ends_with_the_last_byte<S: Socket + AsyncRead + Unpin>(near: S, mut far: S) {
+        let (near, watch, size) = fill(near).await;
+        drop(near);
+        let mut end = Box::pin(watch.delivered());
+        assert!(
+            timeout(PERIOD / 10, &mut end).await.is_err(),
+            "nobody has read it"
+        );
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received.len(), size);
+        timeout(10 * LONG, end).await.unwrap();
+    }
+
+    async fn ends_without_a_peer<S: Socket>(near: S, far: S) {
+        let (near, watch, _) = fill(near).await;
+        drop(far);
+        timeout(10 * LONG, watch.delivered()).await.unwrap();
+        drop(near);
+    }
+
+    #[tokio::test]
+    async fn the_end_is_not_there_before_the_peer_has_everything() {
+        let (near, far) = UnixStream::pair().unwrap();
+        ends_with_the_last_byte(near, far).await;
+        let (near, far) = tcp_pair().await;
+        ends_with_the_last_byte(near, far).await;
+        let (near, far) = UnixStream::pair().unwrap();
+        ends_without_a_peer(near, far).await;
+        let (near, far) = tcp_pair().await;
+        ends_without_a_peer(near, far).await;
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use traceroute_engine::TraceError;
 use crate::auth::Tokens;
 use crate::backend::{Backend, OnEvent};
 use crate::browser::AllowedHosts;
-use crate::connections::Client;
+use crate::connections::{Client, Connection, ConnectionCounters, Connections};
 use crate::job::Job;
 use crate::limits::{Capacity, Ceilings};
 use crate::observe::BodyLimit;
@@ -679,7 +679,7 @@ async fn overload_is_no_reason_to_restart() {
     let bench = bench_with(
         Outcome::Hang,
         Settings {
-            capacity: capacity(1),
+            capacity: capacity(8),
             ..settings()
         },
     );
@@ -698,6 +698,73 @@ async fn overload_is_no_reason_to_restart() {
         metrics.contains("traceroute_requests_refused_total{scarce=\"traces\"} 1"),
         "{metrics}"
     );
+}
+
+/// Six greedy clients left four traces, and a default request needs seven.
+#[tokio::test]
+async fn ready_means_that_somebody_new_is_let_in() {
+    let bench = bench(Outcome::Hang);
+    let [small, usual] = [(1, 0), (3, 50)].map(|(runs, probes)| {
+        let request = datadog_traceroute::Request::to("192.0.2.1").runs(runs);
+        request.e2e_probes(probes).build().unwrap()
+    });
+    let admission = &bench.service.admission;
+    let (mut permits, mut states) = (Vec::new(), Vec::new());
+    for last in 1..=6 {
+        let greedy = Client::of([198, 51, 100, last].into());
+        permits.extend(std::iter::from_fn(|| admission.admit(&small, greedy).ok()));
+        let somebody_new = Client::of([192, 0, 2, last].into());
+        let is_let_in = admission.admit(&usual, somebody_new).is_ok();
+        assert_eq!(bench.get("/readyz").await.status == 200, is_let_in, "{last}");
+        states.push(is_let_in);
+    }
+    assert!(states[0] && !states[5], "{states:?}");
+}
+
+#[tokio::test]
+async fn who_lets_in_no_default_request_is_ready_for_smaller_ones() {
+    let bench = bench_with(
+        Outcome::Hang,
+        Settings {
+            capacity: Capacity {
+                packet_rate: 50,
+                ..capacity(1000)
+            },
+            ..settings()
+        },
+    );
+    assert_eq!(bench.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn who_would_be_put_into_the_reserve_finds_nothing_ready() {
+    let bench = bench(Outcome::Hang);
+    let connections = Connections::new(2, 2, ConnectionCounters::default());
+    let [first, second] = [1, 2].map(|last| connections.open(Client::of([192, 0, 2, last].into())));
+    let ask = async |connection: &Arc<Connection>| {
+        let mut request = request("GET", "/readyz", &[]);
+        request.extensions_mut().insert(Arc::clone(connection));
+        bench.send(request).await
+    };
+    assert_eq!(ask(&first).await.status, 200);
+    let _busy = [first, second].map(|connection| connection.serve().unwrap());
+    let third = connections.open(Client::of([192, 0, 2, 3].into()));
+    let answer = ask(&third).await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.body, "Too many connections at once: try again later\n");
+}
+
+/// A stranger who reads slowly had a copy of 100 kB.
+#[tokio::test]
+async fn there_is_one_description_of_the_service() {
+    let bench = bench(Outcome::Hang);
+    let mut copies = Vec::new();
+    for _ in 0..2 {
+        let response = bench.respond(request("GET", "/openapi.json", &[])).await;
+        let frame = response.into_body().frame().await.unwrap().unwrap();
+        copies.push(frame.into_data().unwrap());
+    }
+    assert_eq!(copies[0].as_ptr(), copies[1].as_ptr());
 }
 
 #[tokio::test]

@@ -12,8 +12,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{PROGRAM, Server, finish, get_from, read, socket_path};
-use traceroute_testbed::{NameAnswer, Record, require_lab};
+use socket2::Socket;
+use support::{PATIENCE, PROGRAM, Server, TCP, finish, get_from, read, socket_path};
+use traceroute_testbed::{Chain, NameAnswer, Node, Record, require_lab};
 
 /// The status of a request with these header lines.
 fn status(server: &Server, uri: &str, headers: &str) -> u16 {
@@ -261,6 +262,139 @@ fn who_only_sends_no_more_is_answered() {
     assert_eq!((status, read(&body).e2e.sent), (200, 4));
     let metrics = server.get("/metrics").1;
     assert!(!metrics.contains("status=\"499\""), "{metrics}");
+}
+
+/// What the kernel keeps for one connection at most, of answers and of requests: bytes.
+const SEND_MEMORY: usize = 112 << 10;
+const RECEIVE_MEMORY: usize = 48 << 10;
+
+/// A server that another node reaches.
+fn reachable_server(chain: &Chain, flags: &[&str]) -> Server {
+    let mut command = chain.client.command(PROGRAM);
+    let address = format!("{}:0", chain.client_v4());
+    command.args(["--addr", &address]).args(flags);
+    Server::spawn(&chain.client, command)
+}
+
+/// A client whose own kernel takes about this many bytes before it reads.
+fn connect_with_buffer(server: &Server, node: &Node, bytes: usize) -> TcpStream {
+    let socket = Socket::from(node.socket(TCP.0, TCP.1, 0).unwrap());
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect(&server.address.into()).unwrap();
+    socket.into()
+}
+
+/// The sockets of the server that have a peer, closed ones too, and the kernel's memory for them.
+fn socket_memory(server: &Server) -> (usize, usize) {
+    let port = format!(":{}", server.address.port());
+    let mut command = server.node.command("ss");
+    command.args([
+        "-tmnHO",
+        "state",
+        "connected",
+        "exclude",
+        "time-wait",
+        "sport",
+        "=",
+        &port,
+    ]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let output = String::from_utf8(output.stdout).unwrap();
+    let of_socket = |line: &str| {
+        let (_, memory) = line.split_once("skmem:(").unwrap();
+        let (memory, _) = memory.split_once(')').unwrap();
+        // Received, allocated ahead, to be sent, and received while the socket was in use.
+        let parts = memory.split(',').filter_map(|part| {
+            let name = part.trim_end_matches(|letter: char| letter.is_ascii_digit());
+            let counts = matches!(name, "r" | "f" | "w" | "bl");
+            counts.then(|| part[name.len()..].parse::<usize>().unwrap())
+        });
+        parts.sum::<usize>()
+    };
+    (output.lines().count(), output.lines().map(of_socket).sum())
+}
+
+/// Waits until so many bytes at least are kept for each socket.
+fn filled_memory(server: &Server, sockets: usize, each: usize) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (_, memory) = socket_memory(server);
+        if memory >= sockets * each {
+            return memory;
+        }
+        assert!(Instant::now() < deadline, "{memory} bytes for {sockets} sockets");
+    }
+}
+
+/// The kernel kept up to 4 MB for each client that stopped reading, and 128 kB of what each sent
+/// behind a trace. It counts as the service's memory.
+#[test]
+fn clients_leave_little_in_the_kernel() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(1).unwrap();
+    let server = reachable_server(&chain, &[]);
+    let description = "GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100);
+    let readers = (0..40).map(|_| {
+        let mut stream = connect_with_buffer(&server, &chain.target, 1 << 20);
+        let description = description.clone();
+        // The more one has read, the more the kernel would keep ready for it.
+        thread::spawn(move || {
+            stream.write_all(description.as_bytes()).unwrap();
+            stream.read_exact(&mut vec![0; 2_000_000]).unwrap();
+            stream
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    let readers: Vec<TcpStream> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+    let memory = filled_memory(&server, readers.len(), 16 << 10);
+    assert!(memory < readers.len() * SEND_MEMORY, "{memory}");
+    assert_eq!(server.get("/health").0, 200);
+    drop(readers);
+
+    let server = reachable_server(&chain, &[]);
+    let senders = (0..100).map(|_| {
+        let mut stream = server.begin_from(&chain.target, LONG);
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&[b'x'; 4096]).is_ok() {}
+        stream
+    });
+    let senders: Vec<TcpStream> = senders.collect();
+    let memory = filled_memory(&server, senders.len(), 16 << 10);
+    assert!(memory < senders.len() * RECEIVE_MEMORY, "{memory}");
+    assert_eq!(server.get("/health").0, 200);
+}
+
+/// The kernel keeps the rest of an answer after the connection has ended. It was no connection then,
+/// and anybody could have thousands.
+#[test]
+fn answers_that_nobody_takes_count_as_connections() {
+    let Some(lab) = require_lab() else { return };
+    let chain = lab.chain(1).unwrap();
+    let server = reachable_server(&chain, &["--max-connections", "16"]);
+    let clients = (0..100).map(|_| {
+        let mut stream = connect_with_buffer(&server, &chain.target, 2048);
+        let request = "GET /openapi.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        // Nearly all: the server has nothing left to write.
+        stream.read_exact(&mut vec![0; 90_000]).unwrap();
+        stream
+    });
+    let clients: Vec<TcpStream> = clients.collect();
+    let begun = Instant::now();
+    while socket_memory(&server).0 > 16 {
+        // The kernel gives up after half a minute by itself.
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            socket_memory(&server)
+        );
+    }
+    assert_eq!(server.get("/health").0, 200);
+    drop(clients);
+    // Who takes everything has everything.
+    let (status, body) = server.get("/openapi.json");
+    assert!(status == 200 && body.ends_with("}\n"));
 }
 
 #[test]

@@ -73,6 +73,7 @@ pub(crate) use routes::FlowRoutes;
 use routes::{FlowWay, Want};
 use sender::Outgoing;
 use senders::Senders;
+pub use sys::unacknowledged;
 use views::{ReadTo, Views};
 
 /// Packets of one family delivered by one [`Network::poll`], so that neither sending nor the other

@@ -4,7 +4,7 @@
 use std::io;
 use std::mem::zeroed;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
@@ -30,6 +30,17 @@ unsafe impl PlainValue for i32 {}
 unsafe impl PlainValue for u32 {}
 // SAFETY: four integers of the same size, and each counts something.
 unsafe impl PlainValue for libc::tpacket_req {}
+
+/// Bytes that a stream socket's peer does not have yet, in the kernel's memory: not acknowledged
+/// (`SIOCOUTQ` of tcp(7)), or not read (unix(7)). The end counts as one over TCP.
+pub fn unacknowledged<S: AsFd>(socket: &S) -> Option<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer, to a valid pointer. The type of the request's number
+    // depends on the C library.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ as _, &raw mut bytes) };
+    check(result).ok()?;
+    usize::try_from(bytes).ok()
+}
 
 /// setsockopt(2) with a plain value.
 pub(super) fn set_option<T: PlainValue>(

@@ -45,8 +45,12 @@ const BROWSER: &str = "User-Agent: Mozilla/5.0\r\nOrigin: http://evil.example\r\
 const STREAM: &str = "GET /traceroute/stream?target={target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\
                       Authorization: Bearer siege\r\n\r\n";
 
+/// Each answer has 100 kB.
+const DESCRIPTIONS: &str =
+    "GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\nGET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n";
+
 /// All of them, by name.
-const WAYS: [(&str, Way); 24] = [
+const WAYS: [(&str, Way); 25] = [
     (
         "no token, long URLs",
         Way::Ask("/traceroute?target={long}", "", "", 8),
@@ -149,6 +153,7 @@ const WAYS: [(&str, Way); 24] = [
     ),
     ("half TLS", Way::Hold("\u{16}\u{3}\u{1}")),
     ("streams that nobody reads", Way::Hold(STREAM)),
+    ("answers that nobody reads", Way::Hold(DESCRIPTIONS)),
     ("clients that go away", Way::Leave),
     ("half-closed connections", Way::HalfClose),
     ("hostile packets", Way::Hostile),
