@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use support::{
@@ -205,7 +205,7 @@ fn the_kernel_says_when_a_probe_left_before_its_reply() {
                 assert!(handed_over <= left, "handed over {handed_over:?}, left {left:?}");
                 assert!(left <= arrived, "left {left:?}, arrived {arrived:?}");
                 assert!(arrived <= now, "arrived {arrived:?}, now {now:?}");
-                assert!(arrived.since(left) < Duration::from_millis(50));
+                assert!(arrived.since(left) < Duration::from_secs(1));
             }
         }
         assert_eq!(subject.network.counters().kernel_send_stamps, 400);
@@ -220,12 +220,12 @@ fn a_reply_is_stamped_on_arrival_however_late_it_is_read() {
         subject.prepare(LOCALHOST);
         let handed_over = subject.send(&probe(LOCALHOST, echo(1)), 1);
         let sent = subject.network.now();
-        while subject.network.now().since(sent) < Duration::from_millis(30) {
+        while subject.network.now().since(sent) < Duration::from_millis(300) {
             std::hint::spin_loop();
         }
         let (_, arrived) = subject.reply();
         assert!(
-            arrived.since(handed_over) < Duration::from_millis(20),
+            arrived.since(handed_over) < Duration::from_millis(200),
             "{:?}",
             arrived.since(handed_over)
         );
@@ -397,20 +397,27 @@ fn a_link_local_target_is_probed_on_its_interface() {
 fn foreign_traffic_never_gets_in_not_even_while_the_capture_opens() {
     isolated(|| {
         let stop = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(AtomicU64::new(0));
         let sink = UdpSocket::bind((LOCALHOST, 0)).expect("a socket");
         let to = sink.local_addr().expect("its address");
         let flood = std::thread::spawn({
-            let stop = Arc::clone(&stop);
+            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
             move || {
                 let socket = UdpSocket::bind((LOCALHOST, 0)).expect("a socket");
-                let mut sent = 0_u64;
                 while !stop.load(Ordering::Relaxed) {
-                    sent += u64::from(socket.send_to(&[0; 16], to).is_ok());
+                    let is_sent = socket.send_to(&[0; 16], to).is_ok();
+                    sent.fetch_add(u64::from(is_sent), Ordering::Relaxed);
                 }
-                sent
             }
         });
-        for _ in 0..20 {
+        let has_sent = |packets| sent.load(Ordering::Relaxed) > packets;
+        while !has_sent(0) {
+            std::thread::yield_now();
+        }
+        let mut rounds = 0;
+        // On a busy machine fewer packets would tell too little.
+        while rounds < 20 || !has_sent(1_000) {
+            rounds += 1;
             let mut subject = Subject::new();
             subject.prepare(LOCALHOST);
             subject.send(&probe(LOCALHOST, echo(1)), 1);
@@ -422,10 +429,7 @@ fn foreign_traffic_never_gets_in_not_even_while_the_capture_opens() {
             assert_eq!(subject.network.counters().captured, 1);
         }
         stop.store(true, Ordering::Relaxed);
-        assert!(
-            flood.join().expect("the flood") > 1_000,
-            "too little traffic to tell"
-        );
+        flood.join().expect("the flood");
     });
 }
 

@@ -197,14 +197,14 @@ fn rules_reject_and_drop() -> Result<()> {
 }
 
 /// Connects from the client to the target.
-fn connect(chain: &Chain, address: SocketAddr) -> std::io::Result<TcpStream> {
+fn connect(chain: &Chain, address: SocketAddr, wait: Duration) -> std::io::Result<TcpStream> {
     let domain = if address.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
     };
     let socket = Socket::from(chain.client.socket(domain, libc::SOCK_STREAM, 0).unwrap());
-    socket.connect_timeout(&address.into(), SILENCE)?;
+    socket.connect_timeout(&address.into(), wait)?;
     socket.set_read_timeout(Some(WAIT))?;
     Ok(socket.into())
 }
@@ -221,12 +221,12 @@ fn servers_answer_both_families() -> Result<()> {
         .into_iter()
         .zip(wildcards)
     {
-        let mut connection = connect(&chain, (target, greeting.port()).into()).unwrap();
+        let mut connection = connect(&chain, (target, greeting.port()).into(), WAIT).unwrap();
         let mut word = [0; 5];
         connection.read_exact(&mut word).unwrap();
         assert_eq!(&word, b"hello");
 
-        let mut connection = connect(&chain, (target, quiet.port()).into()).unwrap();
+        let mut connection = connect(&chain, (target, quiet.port()).into(), WAIT).unwrap();
         connection.write_all(b"anything").unwrap();
         connection.set_read_timeout(Some(SILENCE)).unwrap();
         assert_eq!(
@@ -252,7 +252,8 @@ fn tcp_ports_are_open_closed_reset_or_filtered() -> Result<()> {
     chain.routers[0].reject("tcp dport 82", Reject::TcpReset)?;
     for target in [IpAddr::from(chain.target_v4()), chain.target_v6().into()] {
         let result = |port| {
-            connect(&chain, (target, port).into())
+            let wait = if port == 81 { SILENCE } else { WAIT };
+            connect(&chain, (target, port).into(), wait)
                 .map(drop)
                 .map_err(|error| error.kind())
         };
@@ -262,7 +263,7 @@ fn tcp_ports_are_open_closed_reset_or_filtered() -> Result<()> {
         assert_eq!(result(83), Err(ErrorKind::ConnectionRefused));
     }
     drop(server);
-    let closed = connect(&chain, (chain.target_v4(), 80).into()).unwrap_err();
+    let closed = connect(&chain, (chain.target_v4(), 80).into(), WAIT).unwrap_err();
     assert_eq!(closed.kind(), ErrorKind::ConnectionRefused);
     Ok(())
 }

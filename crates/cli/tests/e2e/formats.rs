@@ -170,7 +170,7 @@ fn details_of_a_path() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(3)?;
     each_family(&chain, |path| {
-        let text = printed(&chain.client, path.target, "-q 1 -Q 1 --details");
+        let text = printed(&chain.client, path.target, "-q 1 -Q 1 --hop-retries 0 --details");
         let (report, details) = split_details(&text);
         assert_eq!(hops(&report), path.hops);
         let v4 = path.target.is_ipv4();
@@ -230,7 +230,7 @@ fn details_hide_private_hops_where_they_are_to_be_hidden() -> Result<()> {
     let text = printed(
         &chain.client,
         chain.target_v4(),
-        "-q 1 -Q 0 --details --skip-private-hops",
+        "-q 1 -Q 0 --hop-retries 0 --details --skip-private-hops",
     );
     let (_, details) = split_details(&text);
     assert_eq!(

@@ -23,8 +23,9 @@ const NOTICE: &str = concat!(
 const NO_ICMP: &str =
     "; ICMP cannot be probed at all: neither CAP_NET_RAW nor a group in net.ipv4.ping_group_range";
 const SEE: &str = "; see `datadog-traceroute doctor`\n";
-/// A trace that waits for nothing in vain takes far less than the usual timeout of 3 s.
-const PROMPT: Duration = Duration::from_millis(2500);
+/// A trace that waits for nothing in vain takes far less than a timeout of 20 s, and than the 5 s
+/// at most that it looks for its destination.
+const PROMPT: Duration = Duration::from_millis(4500);
 
 /// Runs the program as nobody.
 fn run(node: &Node, arguments: &str) -> Outcome {
@@ -100,7 +101,7 @@ fn the_whole_path_is_seen_as_by_root() -> Result<()> {
     assert_eq!(notice, format!("{NOTICE}{SEE}"));
     let server = chain.target.listen_tcp(0)?;
     for protocol in ["udp", "icmp", "tcp"] {
-        let arguments = format!("-P {protocol} -p {} -q 1 -Q 1", server.port());
+        let arguments = format!("-P {protocol} -p {} -q 1 -Q 1 --timeout 20000", server.port());
         each_family(&chain, |path| check_path(&chain.client, path, &arguments));
     }
     Ok(())

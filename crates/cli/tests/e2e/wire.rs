@@ -57,10 +57,14 @@ fn payload<'a>(packet: &'a SlicedPacket<'_>) -> &'a IpPayloadSlice<'a> {
     packet.ip_payload().unwrap()
 }
 
-/// Traces a chain's target, and returns what the first router received meanwhile.
+/// Traces a chain's target, each TTL once, and returns what the first router received meanwhile.
 fn probes(chain: &Chain, path: &Path, arguments: &str) -> Vec<Vec<u8>> {
     let capture = Capture::start(&chain.routers[0]).unwrap();
-    let report = trace(&chain.client, path.target, &format!("{arguments} -q 1 -Q 0"));
+    let report = trace(
+        &chain.client,
+        path.target,
+        &format!("{arguments} -q 1 -Q 0 --hop-retries 0"),
+    );
     assert_eq!(hops(&report), path.hops);
     capture.packets_from(path.client)
 }
