@@ -9,12 +9,16 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 use support::{PATIENCE, PROGRAM, Server, TCP, finish, get_from, read, socket_path};
 use traceroute_testbed::{Chain, NameAnswer, Node, Record, require_lab};
+
+/// Held by tests that look at the clock while a server is under attack.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// The status of a request with these header lines.
 fn status(server: &Server, uri: &str, headers: &str) -> u16 {
@@ -112,6 +116,7 @@ fn a_client_scans_no_ports() {
 #[test]
 fn silent_connections_keep_nobody_out() {
     let Some(lab) = require_lab() else { return };
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let node = lab.node("host").unwrap();
     let server = Server::start(&node, &["--max-connections", "16"]);
     let begun = Instant::now();
@@ -140,6 +145,7 @@ fn silent_connections_keep_nobody_out() {
 #[test]
 fn requests_in_a_row_on_some_connections_leave_turns_for_others() {
     let Some(lab) = require_lab() else { return };
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let node = lab.node("host").unwrap();
     let server = Server::start(&node, &[]);
     let request = format!(
@@ -153,24 +159,38 @@ fn requests_in_a_row_on_some_connections_leave_turns_for_others() {
         thread::spawn(move || while sending.write_all(flood.as_bytes()).is_ok() {});
         thread::spawn(move || while receiving.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {});
     }
-    let waited = (0..30).map(|_| {
-        thread::sleep(Duration::from_millis(20));
-        let started = Instant::now();
-        assert_eq!(server.get("/health").0, 200);
-        started.elapsed()
-    });
-    let waited: Duration = waited.sum();
+    // Counted rather than timed, as a busy machine is slow for everybody.
+    let answered = || {
+        let (status, metrics) = server.get("/metrics");
+        assert_eq!(status, 200, "{metrics}");
+        let lines = metrics
+            .lines()
+            .filter(|line| line.starts_with("traceroute_http_requests_total{"));
+        lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum::<u64>()
+    };
+    answered();
+    let before = answered();
+    for _ in 0..29 {
+        answered();
+    }
+    // 30 with turns, 125 without.
+    let meanwhile = (answered() - before) / 30;
     for stream in busy {
         stream.shutdown(Shutdown::Both).unwrap();
     }
-    // A debug build on a busy machine: 5 s with turns, 16 s without.
-    assert!(waited < Duration::from_secs(10), "{waited:?}");
+    assert!(
+        (2..90).contains(&meanwhile),
+        "{meanwhile} others are answered before one is"
+    );
 }
 
 /// Silent connections, and ports of traces, took the last open file: nobody could connect then.
 #[test]
 fn few_open_files_keep_nobody_out() {
     let Some(lab) = require_lab() else { return };
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let node = lab.node("host").unwrap();
     for files in [64, 256] {
         let mut command = node.command("prlimit");
@@ -608,6 +628,7 @@ fn names_take_no_more_memory_than_there_is() {
 #[test]
 fn silent_names_of_one_client_delay_no_other() {
     let Some(lab) = require_lab() else { return };
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let chain = lab.chain(1).unwrap();
     if !chain.client.can_have_names() {
         return;
@@ -621,7 +642,7 @@ fn silent_names_of_one_client_delay_no_other() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("silent_names");
     let files = [
         ("hosts", ""),
-        ("resolv.conf", "nameserver 127.0.0.53\noptions timeout:5\n"),
+        ("resolv.conf", "nameserver 127.0.0.53\noptions timeout:30\n"),
     ];
     let command = chain.client.command_with_files(support::PROGRAM, &files, &folder);
     let mut command = command.unwrap();
@@ -643,7 +664,7 @@ fn silent_names_of_one_client_delay_no_other() {
     let took = begun.elapsed();
     assert_eq!(status, 200, "{body}");
     assert!(body.contains(r#""reverse_dns":["friend.test"]"#), "{body}");
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
     let still = server.metric("traceroute_http_requests_in_flight");
     assert!(still > 500, "the attack was over: {still} requests");
 }
@@ -657,7 +678,7 @@ fn one_request_leaves_something_for_others() {
     let day =
         "/traceroute?target=127.0.0.1&protocol=tcp&port=9&e2e-queries=1000&e2e-interval=60000&max-ttl=1";
     let _day = server.begin(&format!("{day}&timeout=86400000&traceroute-queries=64"));
-    server.wait_for("traceroute_http_requests_in_flight", |requests| requests > 1);
+    server.wait_for("traceroute_traces_in_flight", |traces| traces > 0);
     let (status, body) = server.get(&format!("{day}&timeout=86400000&traceroute-queries=64"));
     assert_eq!(
         (status, &*body),

@@ -96,7 +96,10 @@ pub(crate) fn set_timer_slack() -> io::Result<()> {
 }
 
 /// Schedules the calling thread before all ordinary ones (`SCHED_FIFO`, lowest priority).
-pub(crate) fn set_realtime() -> io::Result<()> {
+///
+/// # Errors
+/// This is not permitted.
+pub fn set_realtime() -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid `sched_param`: it holds only integers.
     let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
     param.sched_priority = 1;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::network::{Delivery, Network};
 use crate::sys;
+pub use crate::sys::set_realtime;
 
 /// Packets read before due answers are looked at again.
 const BATCH: usize = 64;

@@ -1,6 +1,7 @@
 //! Name servers on loopback that answer oddly, and files that change.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -78,9 +79,15 @@ impl Server {
 
     /// Over UDP and TCP on one port.
     async fn start_at(address: &str, behaviour: Behaviour) -> Self {
-        let socket = UdpSocket::bind(address).await.unwrap();
+        let (socket, listener) = loop {
+            let socket = UdpSocket::bind(address).await.unwrap();
+            // Where the system chose a port that somebody has for TCP, it chooses another one.
+            match TcpListener::bind(socket.local_addr().unwrap()).await {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && address.ends_with(":0") => {}
+                listener => break (socket, listener.unwrap()),
+            }
+        };
         let address = socket.local_addr().unwrap();
-        let listener = TcpListener::bind(address).await.unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (by_udp, by_tcp) = (Arc::clone(&asked), Arc::clone(&asked));
         tokio::spawn(async move {
