@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use traceroute_engine::multipath::{Balancing, GraphHop, HashedFields, PathsEnd, PathsResult};
+use traceroute_engine::multipath::{Balancing, GraphHop, HashedFields, MAX_FLOWS, PathsEnd, PathsResult};
 use traceroute_engine::{Method, PathsPlan, Plan, TraceSpec};
 use traceroute_scenarios::Simulation;
 use traceroute_simnet::{Network, Topology};
@@ -70,6 +70,7 @@ fn spec(method: Method, target: &str) -> TraceSpec {
         plan: Plan::Paths(PathsPlan {
             allowed: 50_000,
             max_probes: 10_000,
+            max_flows: MAX_FLOWS,
             end_to_end: 0,
             interval: Duration::from_millis(10),
         }),

@@ -297,7 +297,7 @@ struct Flags {
     max_traces: u32,
 
     /// Most probes a second, of all requests; beyond that requests are refused with 503
-    #[arg(long, value_name = "number", default_value = "300000", value_parser = parse_count)]
+    #[arg(long, value_name = "number", default_value = "500000", value_parser = parse_count)]
     max_packet_rate: u32,
 
     /// Most memory of requests and their documents, such as 96M or 4G; beyond that they are refused

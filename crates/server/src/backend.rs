@@ -27,10 +27,11 @@ pub(crate) trait Backend: Send + Sync {
         tell: Option<OnEvent>,
     ) -> BoxFuture<'a, Result<Report, Error>>;
 
-    /// Finds all paths that a request's flows take, telling what is found when somebody wants to
-    /// know.
+    /// Finds all paths that the flows of a request take whose time counts from `start`, telling what
+    /// is found when somebody wants to know.
     fn paths<'a>(
         &'a self,
+        start: Instant,
         request: &'a Request,
         options: PathsOptions,
         tell: Option<OnEvent<PathsEvent>>,
@@ -69,15 +70,16 @@ impl Backend for Tracer {
 
     fn paths<'a>(
         &'a self,
+        start: Instant,
         request: &'a Request,
         options: PathsOptions,
         tell: Option<OnEvent<PathsEvent>>,
     ) -> BoxFuture<'a, Result<Paths, Error>> {
         Box::pin(async move {
             let Some(mut tell) = tell else {
-                return Tracer::paths(self, request, options).await;
+                return self.paths_since(start, request, options).await;
             };
-            let mut events = self.paths_events(request, options);
+            let mut events = self.paths_events_since(start, request, options);
             while let Some(event) = events.next().await {
                 tell(event);
             }
