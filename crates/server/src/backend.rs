@@ -103,11 +103,11 @@ impl Backend for Tracer {
 /// A tracer that the service's own bound on traces never meets, and whose packets find room however
 /// many there are.
 pub(crate) fn tracer(max_traces: u32) -> Tracer {
-    let largest_request = 2 * datadog_traceroute::MAX_QUERIES;
+    let defaults = TracerOptions::default();
     let mut options = TracerOptions {
-        // A request that is larger than the bound is let in when it is alone.
-        max_traces: max_traces.max(largest_request) as usize,
-        ..TracerOptions::default()
+        // Where there is hardly any room, a request still has a run and end-to-end probes.
+        max_traces: defaults.max_traces.max(max_traces as usize),
+        ..defaults
     };
     options.network.heavy_load = true;
     Tracer::with_options(options)

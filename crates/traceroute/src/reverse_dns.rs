@@ -12,9 +12,9 @@ use moka::future::Cache;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::names::configuration::Configuration;
-use crate::names::{LookupFailure, System, dns, is_host_name};
+use crate::names::{LookupFailure, System, dns, is_host_name, turns};
 use crate::report::Names;
-use crate::turns::Turns;
+use crate::turns::Turn;
 
 /// How long one lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,8 +22,6 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 const REMEMBERED: Duration = Duration::from_hours(1);
 /// For how many addresses names are remembered.
 const MAX_REMEMBERED: u64 = 10_000;
-/// Lookups that wait for a server at the same time.
-const MAX_CONCURRENT: usize = 512;
 /// Names kept of one address: an answer over TCP has room for thousands.
 const MAX_NAMES: usize = 16;
 
@@ -34,7 +32,6 @@ const MAX_NAMES: usize = 16;
 pub struct ReverseDns {
     source: Source,
     timeout: Duration,
-    turns: Turns,
     remembered: Cache<IpAddr, Arc<[String]>>,
 }
 
@@ -67,7 +64,6 @@ impl ReverseDns {
         ReverseDns {
             source,
             timeout,
-            turns: Turns::new(MAX_CONCURRENT),
             remembered: Cache::builder()
                 .max_capacity(MAX_REMEMBERED)
                 .time_to_live(remembered)
@@ -99,8 +95,8 @@ impl ReverseDns {
         }
         let lookup = async {
             // Before others can wait for the same look-up: they would wait for this client's turn.
-            let _turn = self.turns.turn(client).await;
-            let asked = lookup(configuration, address);
+            let turn = turns().turn(client).await;
+            let asked = lookup(configuration, address, turn.as_ref());
             self.remembered.try_get_with(address, asked).await
         };
         match timeout(self.timeout, lookup).await {
@@ -149,8 +145,12 @@ impl ReverseDns {
     }
 }
 
-async fn lookup(configuration: &Configuration, address: IpAddr) -> Result<Arc<[String]>, LookupFailure> {
-    let pointers = dns::pointers(configuration, address).await?;
+async fn lookup(
+    configuration: &Configuration,
+    address: IpAddr,
+    turn: Option<&Turn>,
+) -> Result<Arc<[String]>, LookupFailure> {
+    let pointers = dns::pointers(configuration, address, turn).await?;
     Ok(pointers.iter().filter_map(host_name).take(MAX_NAMES).collect())
 }
 
