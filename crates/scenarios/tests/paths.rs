@@ -121,6 +121,31 @@ fn branches(target: &str, router: u8, branches: u8, hop: u8) -> BTreeSet<Option<
     (1..=branches).map(|branch| name(branch).parse().ok()).collect()
 }
 
+/// Each flow has a port.
+#[test]
+fn a_discovery_has_no_more_flows_than_it_may() {
+    let path = Path::default()
+        .routers(1)
+        .diamond("first-four-bytes", &[1; 8], "")
+        .routers(1);
+    for max_flows in [1, 5] {
+        each(|method, target| {
+            let spec = spec(method, target);
+            let Plan::Paths(plan) = spec.plan else { return };
+            let spec = TraceSpec {
+                plan: Plan::Paths(PathsPlan { max_flows, ..plan }),
+                ..spec
+            };
+            let (result, _) = find(&mut path.simulation(1), spec);
+            let flows = result.flows.len();
+            assert!(
+                (1..=max_flows as usize).contains(&flows),
+                "{method:?} {target}: {flows}"
+            );
+        });
+    }
+}
+
 #[test]
 fn a_path_without_balancing_costs_little_and_takes_less_than_two_seconds() {
     let path = Path::default().routers(10);

@@ -553,8 +553,6 @@ fn one_request_leaves_something_for_others() {
     assert_eq!(status, 200, "{body}");
     let idle = Server::start(&node, &[]);
     let (status, body) = idle.get("/traceroute?target=127.0.0.1&traceroute-queries=65535&e2e-queries=0");
-    assert_eq!(
-        (status, &*body),
-        (503, "Too many packets a second: try again later\n")
-    );
+    assert_eq!(status, 503, "{body}");
+    assert!(body.starts_with("Too many packets a second"), "{body}");
 }
