@@ -43,6 +43,9 @@ pub struct PathsPlan {
     pub allowed: u32,
     /// Probes at most, those of retries included.
     pub max_probes: u32,
+    /// Flows at most, each with a port of its own; beyond [`MAX_FLOWS`](crate::multipath::MAX_FLOWS)
+    /// there are none.
+    pub max_flows: u32,
     /// End-to-end probes over the flows that were found.
     pub end_to_end: u32,
     /// Time between them.

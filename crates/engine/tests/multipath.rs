@@ -5,6 +5,7 @@ mod support;
 use std::io::ErrorKind;
 
 use support::*;
+use traceroute_engine::multipath::MAX_FLOWS;
 use traceroute_engine::{Method, PathsPlan, Plan, TraceSpec};
 
 #[test]
@@ -12,6 +13,7 @@ fn what_this_machine_refuses_to_send_is_not_counted_as_sent() {
     let plan = PathsPlan {
         allowed: 50_000,
         max_probes: 1000,
+        max_flows: MAX_FLOWS,
         end_to_end: 20,
         interval: ms(10),
     };

@@ -95,7 +95,7 @@ pub use imp::start_windows_driver;
 pub use imp::{access, diagnose, open, source_address};
 #[cfg(target_os = "linux")]
 pub use imp::{
-    forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges,
+    ephemeral_ports, forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges,
     most_address_space, most_open_files, unacknowledged,
 };
 pub use memory::{BufferPages, return_free_memory};
@@ -147,6 +147,12 @@ pub fn ignore_file_size_signal() {}
 /// How many files this process may have open; nobody asks on this system.
 #[cfg(not(target_os = "linux"))]
 pub fn most_open_files() -> Option<u64> {
+    None
+}
+
+/// How many ports the system gives to those who need any; nobody asks on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn ephemeral_ports() -> Option<u32> {
     None
 }
 

@@ -47,6 +47,15 @@ impl LocalPorts {
         self.range.contains(&port) && !self.excluded.iter().any(|range| range.contains(&port))
     }
 
+    /// How many there are.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    pub(crate) fn count(&self) -> u32 {
+        self.range
+            .clone()
+            .map(|port| u32::from(self.contains(port)))
+            .sum()
+    }
+
     fn blocks(&self) -> RangeInclusive<u8> {
         (self.range.start() / BLOCK) as u8..=(self.range.end() / BLOCK) as u8
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use traceroute_engine::multipath::{Balancing, GraphHop, HashedFields, PathsEnd, PathsResult};
+use traceroute_engine::multipath::{Balancing, GraphHop, HashedFields, MAX_FLOWS, PathsEnd, PathsResult};
 use traceroute_engine::{Method, PathsPlan, Plan, TraceSpec};
 use traceroute_scenarios::Simulation;
 use traceroute_simnet::{Network, Topology};
@@ -70,6 +70,7 @@ fn spec(method: Method, target: &str) -> TraceSpec {
         plan: Plan::Paths(PathsPlan {
             allowed: 50_000,
             max_probes: 10_000,
+            max_flows: MAX_FLOWS,
             end_to_end: 0,
             interval: Duration::from_millis(10),
         }),
@@ -118,6 +119,31 @@ fn branches(target: &str, router: u8, branches: u8, hop: u8) -> BTreeSet<Option<
         _ => format!("2001:db8:{router}:{branch}::{hop}"),
     };
     (1..=branches).map(|branch| name(branch).parse().ok()).collect()
+}
+
+/// Each flow has a port.
+#[test]
+fn a_discovery_has_no_more_flows_than_it_may() {
+    let path = Path::default()
+        .routers(1)
+        .diamond("first-four-bytes", &[1; 8], "")
+        .routers(1);
+    for max_flows in [1, 5] {
+        each(|method, target| {
+            let spec = spec(method, target);
+            let Plan::Paths(plan) = spec.plan else { return };
+            let spec = TraceSpec {
+                plan: Plan::Paths(PathsPlan { max_flows, ..plan }),
+                ..spec
+            };
+            let (result, _) = find(&mut path.simulation(1), spec);
+            let flows = result.flows.len();
+            assert!(
+                (1..=max_flows as usize).contains(&flows),
+                "{method:?} {target}: {flows}"
+            );
+        });
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
-use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS};
+use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, most_name_sockets};
 use traceroute_flags::{Manual, Program, Shell, UsageError, go_style, parse_int};
 
 use crate::auth::VARIABLE;
@@ -27,8 +27,8 @@ use crate::parameters::Query;
 use crate::policy::{Choices, EgressParameter, Policy, Subnet, parse_subnet};
 use crate::tls::TlsFiles;
 
-/// Open files beside connections and the ports of traces: what probing and the log need, the reserve
-/// of connections, and sockets to name servers.
+/// Open files beside connections, the ports of traces and sockets to name servers: what probing and
+/// the log need, the reserve of connections, and a socket for each thread that asks the C library.
 const OTHER_FILES: u64 = 200;
 /// A shorter header names hardly more than a path and a host.
 const SMALLEST_HEADER: usize = 256;
@@ -145,10 +145,20 @@ impl Config {
         self.addr.as_ref().is_none_or(ListenAddress::is_loopback)
     }
 
+    /// Lowers the limit of traces to three quarters of this many ports: the others are for name
+    /// servers, and for whatever else this machine does. True if it fitted already.
+    pub(crate) fn fit_ports(&mut self, ports: u32) -> bool {
+        let most = (ports - ports / 4).max(1);
+        let fits = self.capacity.traces <= most;
+        self.capacity.traces = self.capacity.traces.min(most);
+        fits
+    }
+
     /// Lowers the limits of connections and traces to what fits into this many open files: otherwise
     /// either would take the last one, and nobody could connect any more. True if they fitted already.
     pub(crate) fn fit(&mut self, files: u64) -> bool {
-        let room = files.saturating_sub(OTHER_FILES).max(files / 4).max(4);
+        let others = OTHER_FILES + most_name_sockets(files);
+        let room = files.saturating_sub(others).max(files / 4).max(4);
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         // To the Unix socket there may be as many connections as to TCP addresses.
         let kinds = u32::from(self.addr.is_some()) + u32::from(self.unix_socket.is_some());
@@ -297,7 +307,7 @@ struct Flags {
     max_traces: u32,
 
     /// Most probes a second, of all requests; beyond that requests are refused with 503
-    #[arg(long, value_name = "number", default_value = "300000", value_parser = parse_count)]
+    #[arg(long, value_name = "number", default_value = "500000", value_parser = parse_count)]
     max_packet_rate: u32,
 
     /// Most memory of requests and their documents, such as 96M or 4G; beyond that they are refused
@@ -583,15 +593,15 @@ mod tests {
     #[test]
     fn connections_and_traces_fit_into_the_open_files() {
         for (line, files, fits, expected) in [
-            ("", 24_776, true, (16_384, 8192, 4096)),
+            ("", 25_800, true, (16_384, 8192, 4096)),
             ("", 65_536, true, (16_384, 8192, 4096)),
-            ("", 20_000, false, (11_608, 8192, 4096)),
-            ("", 1024, false, (412, 412, 206)),
-            ("--max-traces 100", 1024, false, (100, 724, 362)),
-            ("--max-connections 100", 1024, false, (724, 100, 50)),
-            ("--max-connections-per-client 8192", 1024, false, (412, 412, 412)),
+            ("", 20_000, false, (10_584, 8192, 4096)),
+            ("", 1024, false, (348, 348, 174)),
+            ("--max-traces 100", 1024, false, (100, 596, 298)),
+            ("--max-connections 100", 1024, false, (596, 100, 50)),
+            ("--max-connections-per-client 8192", 1024, false, (348, 348, 348)),
             #[cfg(unix)]
-            ("--unix-socket s --addr :1", 1024, false, (412, 206, 103)),
+            ("--unix-socket s --addr :1", 1024, false, (348, 174, 87)),
             ("", 64, false, (8, 8, 4)),
             ("", 0, false, (2, 2, 1)),
         ] {
@@ -600,6 +610,20 @@ mod tests {
             let connections = (config.max_connections, config.max_connections_per_client);
             let result = (config.capacity.traces, connections.0, connections.1);
             assert_eq!(result, expected, "{line} {files}");
+        }
+    }
+
+    #[test]
+    fn traces_leave_ports_to_others() {
+        for (line, ports, fits, expected) in [
+            ("", 28_131, true, 16_384),
+            ("--max-traces 60000", 28_131, false, 21_099),
+            ("", 1000, false, 750),
+            ("", 0, false, 1),
+        ] {
+            let mut config = config(line);
+            assert_eq!(config.fit_ports(ports), fits, "{line} {ports}");
+            assert_eq!(config.capacity.traces, expected, "{line} {ports}");
         }
     }
 

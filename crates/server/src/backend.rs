@@ -27,10 +27,11 @@ pub(crate) trait Backend: Send + Sync {
         tell: Option<OnEvent>,
     ) -> BoxFuture<'a, Result<Report, Error>>;
 
-    /// Finds all paths that a request's flows take, telling what is found when somebody wants to
-    /// know.
+    /// Finds all paths that the flows of a request take whose time counts from `start`, telling what
+    /// is found when somebody wants to know.
     fn paths<'a>(
         &'a self,
+        start: Instant,
         request: &'a Request,
         options: PathsOptions,
         tell: Option<OnEvent<PathsEvent>>,
@@ -69,15 +70,16 @@ impl Backend for Tracer {
 
     fn paths<'a>(
         &'a self,
+        start: Instant,
         request: &'a Request,
         options: PathsOptions,
         tell: Option<OnEvent<PathsEvent>>,
     ) -> BoxFuture<'a, Result<Paths, Error>> {
         Box::pin(async move {
             let Some(mut tell) = tell else {
-                return Tracer::paths(self, request, options).await;
+                return self.paths_since(start, request, options).await;
             };
-            let mut events = self.paths_events(request, options);
+            let mut events = self.paths_events_since(start, request, options);
             while let Some(event) = events.next().await {
                 tell(event);
             }
@@ -101,11 +103,11 @@ impl Backend for Tracer {
 /// A tracer that the service's own bound on traces never meets, and whose packets find room however
 /// many there are.
 pub(crate) fn tracer(max_traces: u32) -> Tracer {
-    let largest_request = 2 * datadog_traceroute::MAX_QUERIES;
+    let defaults = TracerOptions::default();
     let mut options = TracerOptions {
-        // A request that is larger than the bound is let in when it is alone.
-        max_traces: max_traces.max(largest_request) as usize,
-        ..TracerOptions::default()
+        // Where there is hardly any room, a request still has a run and end-to-end probes.
+        max_traces: defaults.max_traces.max(max_traces as usize),
+        ..defaults
     };
     options.network.heavy_load = true;
     Tracer::with_options(options)

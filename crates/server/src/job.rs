@@ -86,7 +86,10 @@ impl Job {
         let egress = request.egress();
         let permit = take(&service.admission, &request).map_err(Failure::overloaded)?;
         let client = permit.guest().client;
-        let request = request.by_client(service.numbers.hash_one(client));
+        let mut request = request.by_client(service.numbers.hash_one(client));
+        if let Some(traces) = permit.most_at_once() {
+            request = request.at_most_at_once(traces);
+        }
         let longest = [ceilings.duration, within].into_iter().flatten().min();
         let start = Instant::now();
         let mut job = Job {
@@ -183,7 +186,8 @@ impl Job {
         options: PathsOptions,
         tell: Option<OnEvent<PathsEvent>>,
     ) -> Result<Paths, Failure> {
-        let discovery = self.service.backend.paths(&self.request, options, tell);
+        let backend = &self.service.backend;
+        let discovery = backend.paths(self.start, &self.request, options, tell);
         let paths = self.in_time(discovery).await?;
         paths.map_err(|error| Failure::trace(&error))
     }

@@ -6,7 +6,9 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use datadog_traceroute::{MAX_QUERIES, MAX_TIMEOUT_MS, PathsOptions, Request, names_limit};
+use datadog_traceroute::{
+    MAX_QUERIES, MAX_TIMEOUT_MS, Method, PathsOptions, Protocol, Request, TcpMethod, names_limit,
+};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use traceroute_flags::{InvalidParameter, TraceOption, Value};
@@ -91,12 +93,12 @@ fn too_large(name: &'static str, limit: u128, unit: &str, value: u128) -> Invali
 const LONG: Duration = Duration::from_mins(10);
 /// A request counts for its packets of a second at least: many short ones are a flood as well.
 const PACKET_TIME: Duration = Duration::from_secs(1);
+/// A run probes a silent TTL again after so long, or when no answer counts any more.
+const PATIENCE_WITH_ANSWERS: Duration = Duration::from_millis(200);
 /// Bytes of a trace in flight, and of what is known of one TTL and of one end-to-end probe after.
 const TRACE_SIZE: u64 = 4096;
 const HOP_SIZE: u64 = 128;
 const PROBE_SIZE: u64 = 24;
-/// Packets a second of a run whose probes nothing holds back, for each TTL.
-const USUAL_DELAY: Duration = Duration::from_millis(50);
 
 /// What all requests may need at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +125,8 @@ impl Capacity {
 struct Demand {
     requests: u64,
     traces: u64,
+    /// It has more than these, which take turns.
+    is_cut: bool,
     /// As many traces, if the request may last long.
     long: u64,
     packet_rate: u64,
@@ -130,13 +134,14 @@ struct Demand {
 }
 
 impl Demand {
-    /// At most so much, whatever the network does. A request with more traces than two thirds of
-    /// the room needs two thirds, and so finds room when others have little.
+    /// At most so much, whatever the network does. Of a request with more traces than two thirds of
+    /// the room so many go on at once, and it finds room when others have little.
     fn of(request: &Request, capacity: Capacity) -> Self {
-        let is_long = request.time_limit() > LONG;
-        let part = if is_long { 2 } else { 1 };
-        let most = (two_thirds(capacity.traces) / part).max(1);
         let all = u64::from(request.traces_at_once()).max(1);
+        let room = two_thirds(capacity.traces).max(1);
+        let rounds = u32::try_from(all.div_ceil(room)).unwrap_or(u32::MAX);
+        let is_long = request.time_limit().saturating_mul(rounds) > LONG;
+        let most = if is_long { (room / 2).max(1) } else { room };
         let traces = all.min(most);
         let ttls = u64::from(request.max_ttl());
         let runs = u64::from(request.runs());
@@ -147,8 +152,9 @@ impl Demand {
         Demand {
             requests: 1,
             traces,
+            is_cut: traces < all,
             long: if is_long { traces } else { 0 },
-            packet_rate: packet_rate(request),
+            packet_rate: packet_rate(request, traces),
             memory,
         }
     }
@@ -166,6 +172,7 @@ impl Demand {
         Demand {
             requests: 1,
             traces,
+            is_cut: traces < flows,
             long: if request.time_limit() > LONG { traces } else { 0 },
             packet_rate: rate + of_probes,
             memory: flows * (TRACE_SIZE + u64::from(request.max_ttl()) * HOP_SIZE)
@@ -188,12 +195,37 @@ fn per_second(pause: Duration) -> u64 {
     1_000_000_000 / pause.as_nanos().clamp(1, 1_000_000_000) as u64
 }
 
-/// Most probes that a request sends in any second, second attempts aside.
-fn packet_rate(request: &Request) -> u64 {
-    let of_run = per_second(request.delay().unwrap_or(USUAL_DELAY)).min(request.max_ttl().into());
+/// Most probes that a request sends in any second, if all TTLs are silent: with second attempts.
+/// `traces`: so many at once. A run that has ended makes room for the next one.
+fn packet_rate(request: &Request, traces: u64) -> u64 {
+    let delay = request.delay().unwrap_or_else(|| usual_delay(request));
+    let attempts = attempts_in_a_second(request);
+    let runs = u64::from(request.runs());
+    let pace = per_second(delay).saturating_mul(runs.min(traces));
+    let of_runs = pace.min(runs * u64::from(request.max_ttl())) * attempts;
     let probes = u64::from(request.e2e_probes());
-    let spacing = request.e2e_spacing();
-    u64::from(request.runs()) * of_run + per_second(spacing).min(probes)
+    of_runs + per_second(request.e2e_spacing()).min(probes)
+}
+
+fn usual_delay(request: &Request) -> Duration {
+    match (request.protocol(), request.tcp_method()) {
+        (Protocol::Tcp, TcpMethod::Sack | TcpMethod::PreferSack) => Method::TcpSack.default_delay(),
+        _ => Method::Udp.default_delay(),
+    }
+}
+
+/// How often a silent TTL is probed in a second: again after the patience with an answer, then
+/// after three times as long, and so on.
+fn attempts_in_a_second(request: &Request) -> u64 {
+    let mut wait = PATIENCE_WITH_ANSWERS.min(request.timeout());
+    let mut since = wait;
+    let mut attempts = 1;
+    while attempts <= u64::from(request.hop_retries()) && since < Duration::from_secs(1) {
+        attempts += 1;
+        wait *= 3;
+        since += wait;
+    }
+    attempts
 }
 
 fn two_thirds(all: u32) -> u64 {
@@ -498,6 +530,12 @@ impl Permit {
         &self.guest
     }
 
+    /// How many of its traces may go on at once, if it has more.
+    pub(crate) fn most_at_once(&self) -> Option<u32> {
+        let traces = u32::try_from(self.demand.traces).unwrap_or(u32::MAX);
+        self.demand.is_cut.then_some(traces)
+    }
+
     /// Its packets go there.
     ///
     /// # Errors
@@ -605,6 +643,7 @@ impl Drop for Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datadog_traceroute::RequestBuilder;
 
     fn request(runs: u32, probes: u32) -> Request {
         let request = Request::to("192.0.2.1").runs(runs).e2e_probes(probes);
@@ -706,14 +745,82 @@ mod tests {
     #[test]
     fn a_request_larger_than_the_room_leaves_others_their_share() {
         let admission = Admission::new(capacity(16));
-        let large = admission.admit(&request(1000, 0), LOCAL).unwrap();
+        // Two rounds, so no long one.
+        let large = admission.admit(&request(20, 0), LOCAL).unwrap();
+        assert_eq!(large.most_at_once(), Some(10));
         let _small = admission.admit(&request(4, 0), LOCAL).unwrap();
         assert_eq!(
             scarce(admission.admit(&request(3, 0), LOCAL)),
             Some(Scarce::Traces)
         );
         drop(large);
-        assert!(admission.admit(&request(1000, 0), LOCAL).is_ok());
+        assert!(admission.admit(&request(20, 0), LOCAL).is_ok());
+        // A hundred rounds and more may last longer than ten minutes.
+        let admission = Admission::new(capacity(16));
+        let longer = admission.admit(&request(1000, 0), LOCAL).unwrap();
+        assert_eq!(longer.most_at_once(), Some(5));
+        let small = admission.admit(&request(4, 0), LOCAL).unwrap();
+        assert_eq!(small.most_at_once(), None);
+    }
+
+    /// SACK counted five times too few, and second attempts not at all.
+    #[test]
+    fn all_that_a_request_may_send_in_a_second_counts() {
+        let build = |change: fn(RequestBuilder) -> RequestBuilder| {
+            let request = change(Request::to("192.0.2.1").e2e_probes(0).runs(1));
+            request.build().unwrap()
+        };
+        for (request, rate) in [
+            (build(|r| r), 60),
+            (build(|r| r.runs(3).e2e_probes(50)), 181),
+            (build(|r| r.hop_retries(0)), 20),
+            (build(|r| r.hop_retries(1)), 40),
+            // Again after 0.2 and 0.8 s; the next would be after 2.6 s.
+            (build(|r| r.hop_retries(10)), 60),
+            (build(|r| r.max_ttl(5)), 15),
+            (build(|r| r.delay(Duration::from_millis(10)).hop_retries(0)), 30),
+            (build(|r| r.delay(Duration::ZERO)), 90),
+            (build(|r| r.protocol(Protocol::Tcp)), 60),
+            (
+                build(|r| r.protocol(Protocol::Tcp).tcp_method(TcpMethod::Sack)),
+                90,
+            ),
+            (
+                build(|r| r.protocol(Protocol::Tcp).tcp_method(TcpMethod::PreferSack)),
+                90,
+            ),
+            // After 20, 80, 260 and 800 ms.
+            (
+                build(|r| r.timeout(Duration::from_millis(20)).hop_retries(10)),
+                100,
+            ),
+        ] {
+            assert_eq!(packet_rate(&request, 1000), rate, "{request:?}");
+        }
+        // A run that has ended makes room for the next.
+        let many = build(|r| r.runs(1000).max_ttl(3).hop_retries(0));
+        assert_eq!(packet_rate(&many, 1000), 3000);
+        assert_eq!(packet_rate(&many, 100), 2000);
+    }
+
+    /// Monitors ask for much at once, and load tests more.
+    #[test]
+    fn thousands_of_usual_requests_fit() {
+        let admission = Admission::new(Capacity {
+            traces: 16_384,
+            packet_rate: 500_000,
+            memory: 1 << 32,
+        });
+        let target = IpAddr::from([198, 51, 100, 1]);
+        let client = Client::of([192, 0, 2, 1].into());
+        for (request, least) in [(request(1, 0), 2000), (request(3, 50), 1000)] {
+            let admitted: Vec<Permit> = std::iter::from_fn(|| {
+                let mut permit = admission.admit(&request, client).ok()?;
+                permit.aim_at(target).ok().map(|()| permit)
+            })
+            .collect();
+            assert!(admitted.len() >= least, "{}", admitted.len());
+        }
     }
 
     /// A day with one TTL took all room for a day, and next to no CPU.
@@ -735,12 +842,12 @@ mod tests {
     #[test]
     fn no_client_and_no_target_has_everything() {
         let admission = Admission::new(Capacity {
-            packet_rate: 100,
+            packet_rate: 300,
             ..capacity(1000)
         });
         let [one, other] = [1, 2].map(|last| Client::of([192, 0, 2, last].into()));
         let target = IpAddr::from([198, 51, 100, 1]);
-        // Twenty packets a second each.
+        // Sixty packets a second each.
         let of_one: Vec<Permit> = (0..3)
             .map(|_| admission.admit(&request(1, 0), one).unwrap())
             .collect();
@@ -774,12 +881,12 @@ mod tests {
     #[test]
     fn a_client_keeps_nobody_from_a_target() {
         let admission = Admission::new(Capacity {
-            packet_rate: 400,
+            packet_rate: 1200,
             ..capacity(1000)
         });
         let [one, other] = [1, 2].map(|last| Client::of([192, 0, 2, last].into()));
         let target = IpAddr::from([198, 51, 100, 1]);
-        // Twenty packets a second each, of the target's 200.
+        // Sixty packets a second each, of the target's 600.
         let aim = |client| {
             let mut permit = admission.admit(&request(1, 0), client).ok()?;
             permit.aim_at(target).ok().map(|()| permit)
@@ -823,7 +930,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn short_requests_count_for_a_second_unless_they_were_refused() {
         let admission = Admission::new(Capacity {
-            packet_rate: 70,
+            packet_rate: 210,
             ..capacity(1000)
         });
         let admit = || admission.admit(&request(1, 0), LOCAL);

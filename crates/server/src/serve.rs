@@ -91,6 +91,14 @@ pub(crate) fn run(mut config: Config) -> Result<(), StartError> {
         None => tracing::warn!("files and system calls are not restricted: --no-sandbox"),
         Some(sandbox) => sandbox.tell(),
     }
+    if let Some(ports) = traceroute_net::ephemeral_ports()
+        && !config.fit_ports(ports)
+    {
+        tracing::warn!(
+            "only {ports} ports may be used: at most {} traces at once; widen net.ipv4.ip_local_port_range",
+            config.capacity.traces
+        );
+    }
     if let Some(files) = traceroute_net::most_open_files()
         && !config.fit(files)
     {

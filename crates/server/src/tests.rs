@@ -17,6 +17,7 @@ use datadog_traceroute::{
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 use traceroute_engine::TraceError;
 
@@ -84,6 +85,8 @@ struct Fake {
     /// What names resolve to.
     address: IpAddr,
     requests: Mutex<Vec<datadog_traceroute::Request>>,
+    /// From when on their time counts.
+    starts: Mutex<Vec<Instant>>,
     /// Why the driver does not start, if it does not.
     driver: Mutex<Option<&'static str>>,
     driver_starts: AtomicUsize,
@@ -108,6 +111,10 @@ impl Backend for Fake {
             match request.host() {
                 Host::Address(address) => Ok(*address),
                 Host::Name(name) if name == "never.invalid" => pending().await,
+                Host::Name(name) if name == "slow.invalid" => {
+                    sleep(Duration::from_secs(3)).await;
+                    Ok(self.address)
+                }
                 Host::Name(name) if name == "nowhere.invalid" => Err(Error::Resolve(ResolveError::Lookup {
                     host: name.clone(),
                     source: std::io::Error::other("no such name"),
@@ -119,12 +126,13 @@ impl Backend for Fake {
 
     fn trace<'a>(
         &'a self,
-        _start: tokio::time::Instant,
+        start: Instant,
         request: &'a datadog_traceroute::Request,
         tell: Option<OnEvent>,
     ) -> BoxFuture<'a, Result<Report, Error>> {
         Box::pin(async move {
             self.requests.lock().unwrap().push(request.clone());
+            self.starts.lock().unwrap().push(start);
             self.running.fetch_add(1, Ordering::SeqCst);
             let _running = Running(Arc::clone(&self.running));
             if let Some(mut tell) = tell {
@@ -160,12 +168,14 @@ impl Backend for Fake {
 
     fn paths<'a>(
         &'a self,
+        start: Instant,
         request: &'a datadog_traceroute::Request,
         options: PathsOptions,
         tell: Option<OnEvent<PathsEvent>>,
     ) -> BoxFuture<'a, Result<Paths, Error>> {
         assert_eq!(Some(options), PathsOptions::default().confidence(0.99));
         assert_eq!(request.e2e_probes(), 0);
+        self.starts.lock().unwrap().push(start);
         let stopped = Error::Traces(vec![RunError::Trace(TraceError::Stopped)]);
         Box::pin(async move {
             self.running.fetch_add(1, Ordering::SeqCst);
@@ -204,7 +214,7 @@ struct Bench {
 fn capacity(traces: u32) -> Capacity {
     Capacity {
         traces,
-        packet_rate: 300_000,
+        packet_rate: 500_000,
         memory: 1 << 32,
     }
 }
@@ -231,6 +241,7 @@ fn bench_with(outcome: Outcome, settings: Settings) -> Bench {
         outcome,
         address: Ipv4Addr::new(192, 0, 2, 9).into(),
         requests: Mutex::default(),
+        starts: Mutex::default(),
         driver: Mutex::default(),
         driver_starts: AtomicUsize::default(),
         running: Arc::default(),
@@ -444,7 +455,7 @@ async fn egress_is_the_clients_choice_only_where_it_is_allowed() {
 async fn a_name_that_nobody_resolves_takes_no_longer_than_the_request_may() {
     let bench = bench(Outcome::Succeed);
     for path in ["/traceroute", "/traceroute/stream"] {
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let answer = bench
             .get(&format!("{path}?target=never.invalid&max-ttl=10&timeout=100"))
             .await;
@@ -452,6 +463,22 @@ async fn a_name_that_nobody_resolves_takes_no_longer_than_the_request_may() {
         assert_eq!(answer.status, 500);
         let message = "Traceroute failed: the target's name was not resolved within the request's time\n";
         assert_eq!(answer.body, message);
+    }
+}
+
+/// `/paths` had its whole time once more.
+#[tokio::test(start_paused = true)]
+async fn the_time_in_which_a_name_is_resolved_counts() {
+    let bench = bench(Outcome::Succeed);
+    for path in ["/traceroute", "/traceroute/stream", "/paths", "/paths/stream"] {
+        let start = Instant::now();
+        bench
+            .get(&format!(
+                "{path}?target=slow.invalid&confidence=0.99&e2e-queries=0"
+            ))
+            .await;
+        assert_eq!(start.elapsed().as_secs(), 3, "{path}");
+        assert_eq!(bench.fake.starts.lock().unwrap().pop(), Some(start), "{path}");
     }
 }
 
@@ -1087,7 +1114,7 @@ async fn a_probe_that_fails_has_the_same_series() {
         (Outcome::Succeed, "never.invalid", "DNS"),
     ] {
         let bench = bench(outcome);
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let scrape = [("x-prometheus-scrape-timeout-seconds", "3")];
         let answer = bench
             .send(request("GET", &format!("/probe?target={target}"), &scrape))
@@ -1207,7 +1234,7 @@ const NAMED: &str = "\
     allow = [\"192.0.2.0/24\", \"198.51.100.0/24\"]\n\
     [tokens.two]\n\
     sha256 = \"3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3\"\n\
-    max-packet-rate = 40\n\
+    max-packet-rate = 120\n\
     max-requests-per-minute = 4\n";
 
 fn with_token(uri: &str, token: &str) -> Request<Body> {

@@ -96,6 +96,7 @@ pub mod system {
 pub use driver::Statistics;
 pub use error::{Error, ErrorCode};
 pub use events::{Event, Events};
+pub use names::most_name_sockets;
 pub use notation::{notation, notation_in_words};
 #[cfg(feature = "serde")]
 pub use paths::{Paths, PathsEvent, PathsOptions};

@@ -27,7 +27,7 @@ pub use crate::path_events::PathsEvent;
 use crate::report::names_limit;
 use crate::request::{Protocol, Request};
 use crate::target::resolve_target;
-use crate::tracer::{RunError, Tracer, is_one_host};
+use crate::tracer::{EXTRA, EXTRA_FOR_PROBES, FAR, RunError, Tracer, is_one_host};
 
 /// How likely the next hops of a node shall be complete, unless told otherwise.
 pub const DEFAULT_CONFIDENCE: f64 = 0.95;
@@ -295,24 +295,51 @@ impl Tracer {
     /// # Errors
     /// As [`Tracer::trace`]. Over TCP this needs raw sockets.
     pub async fn paths(&self, request: &Request, options: PathsOptions) -> Result<Paths, Error> {
-        self.find_paths(request, options, None).await
+        self.paths_since(Instant::now(), request, options).await
+    }
+
+    /// [`Tracer::paths`] of a request on which some time has been spent: it ends as if it had begun
+    /// at `start`.
+    ///
+    /// # Errors
+    /// As [`Tracer::paths`].
+    pub async fn paths_since(
+        &self,
+        start: Instant,
+        request: &Request,
+        options: PathsOptions,
+    ) -> Result<Paths, Error> {
+        self.find_paths(start, request, options, None).await
     }
 
     /// [`Tracer::paths`] that also tells what it finds meanwhile.
     pub fn paths_events<'r>(&'r self, request: &'r Request, options: PathsOptions) -> PathsEvents<'r> {
+        self.paths_events_since(Instant::now(), request, options)
+    }
+
+    /// [`Tracer::paths_events`] of a request on which some time has been spent: it ends as if it had
+    /// begun at `start`.
+    pub fn paths_events_since<'r>(
+        &'r self,
+        start: Instant,
+        request: &'r Request,
+        options: PathsOptions,
+    ) -> PathsEvents<'r> {
         let (teller, queue) = events::queue();
-        queue.of(Box::pin(self.find_paths(request, options, Some(teller))))
+        queue.of(Box::pin(self.find_paths(start, request, options, Some(teller))))
     }
 
     async fn find_paths(
         &self,
+        start: Instant,
         request: &Request,
         options: PathsOptions,
         events: Option<Teller<PathsEvent>>,
     ) -> Result<Paths, Error> {
-        let start = Instant::now();
-        let longest = request.time_limit().saturating_add(request.e2e_time());
-        let deadline = start.checked_add(longest).unwrap_or(start);
+        // End-to-end probes come after the discovery.
+        let longest = request.longest_run().saturating_add(request.e2e_time());
+        let longest = start.checked_add(longest).unwrap_or_else(|| start + FAR);
+        let deadline = longest + EXTRA;
         let egress = request.egress()?;
         let resolved = timeout_at(deadline, Box::pin(resolve_target(request))).await;
         let address = resolved.map_err(|_| Error::TooLate)??;
@@ -328,6 +355,7 @@ impl Tracer {
         let plan = PathsPlan {
             allowed: ((1.0 - options.confidence) * 1e6).round() as u32,
             max_probes: options.max_probes,
+            max_flows: options.flows_at_most().min(request.most_at_once),
             end_to_end: request.e2e_probes(),
             interval: request.e2e_spacing(),
         };
@@ -340,7 +368,7 @@ impl Tracer {
             egress,
             hop_retries: request.hop_retries(),
             gap_limit: request.gap_limit(),
-            longest: deadline.saturating_duration_since(Instant::now()),
+            longest: (longest + EXTRA_FOR_PROBES).saturating_duration_since(Instant::now()),
             ..TraceSpec::full(method, address, port, request.max_ttl(), request.timeout())
         };
         let failed = |error| Error::Traces(vec![RunError::Trace(error)]);
@@ -362,16 +390,17 @@ impl Tracer {
         let mut paths = Paths::new(request, options, &result, start.elapsed());
         if request.reverse_dns() {
             let limit = names_limit(options.probes_at_most().into());
-            self.name(&mut paths, request.client(), limit).await;
+            self.name(&mut paths, deadline, request.client(), limit).await;
         }
         Ok(paths)
     }
 
-    async fn name(&self, paths: &mut Paths, client: u64, limit: usize) {
+    /// With the names that are found by the deadline.
+    async fn name(&self, paths: &mut Paths, deadline: Instant, client: u64, limit: usize) {
         let nodes = paths.hops.iter_mut().flat_map(|hop| &mut hop.nodes);
         let nodes: Vec<&mut PathsNode> = nodes.collect();
         let addresses = nodes.iter().filter_map(|node| node.ip_address).collect();
-        let names = self.names_of(addresses, None, client, limit).await;
+        let names = self.names_of(addresses, Some(deadline), client, limit).await;
         for node in nodes {
             node.reverse_dns = node
                 .ip_address

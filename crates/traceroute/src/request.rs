@@ -45,6 +45,7 @@ macro_rules! options {
             pub(crate) target_port: Option<u16>,
             pub(crate) interface: Option<String>,
             pub(crate) client: u64,
+            pub(crate) most_at_once: u32,
             $(pub(crate) $name: $type,)*
             $(pub(crate) $optional: Option<$optional_type>,)*
         }
@@ -62,6 +63,7 @@ macro_rules! options {
                     target_port: None,
                     interface: None,
                     client: 0,
+                    most_at_once: u32::MAX,
                     $($name: $default,)*
                     $($optional: None,)*
                 })
@@ -263,6 +265,17 @@ impl Request {
         self.client
     }
 
+    /// The same request, with at most so many traces in flight at once, as
+    /// [`Request::traces_at_once`] counts them; 3 at least are needed for runs and end-to-end
+    /// probes together. Further runs begin as those before end, end-to-end probes are further apart,
+    /// and a discovery of paths has fewer flows. So the request may take longer: as many times as
+    /// its runs have to wait for each other.
+    #[must_use]
+    pub fn at_most_at_once(mut self, traces: u32) -> Self {
+        self.most_at_once = traces;
+        self
+    }
+
     /// What the packets look like.
     pub(crate) fn packet(&self) -> PacketOptions {
         PacketOptions {
@@ -276,13 +289,13 @@ impl Request {
     /// a request never ends much later.
     fn check_e2e_time(&self, interval: Duration) -> Result<(), RequestError> {
         let gaps = self.e2e_probes.saturating_sub(1);
-        if interval.saturating_mul(gaps) <= self.longest() {
+        if interval.saturating_mul(gaps) <= self.longest_run() {
             return Ok(());
         }
         Err(Field::E2eInterval.error(Problem::TooSlow {
             interval,
             probes: self.e2e_probes,
-            longest: self.longest(),
+            longest: self.longest_run(),
         }))
     }
 

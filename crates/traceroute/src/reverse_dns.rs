@@ -12,9 +12,9 @@ use moka::future::Cache;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::names::configuration::Configuration;
-use crate::names::{LookupFailure, System, dns, is_host_name};
+use crate::names::{LookupFailure, System, dns, is_host_name, turns};
 use crate::report::Names;
-use crate::turns::Turns;
+use crate::turns::Turn;
 
 /// How long one lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const REMEMBERED: Duration = Duration::from_hours(1);
 const MAX_REMEMBERED: u64 = 8 << 20;
 /// Bytes that the cache needs for an address without names.
 const ENTRY: usize = 512;
-/// Lookups that wait for a server at the same time.
+/// Addresses of one request whose names are looked up at once. More would only wait for turns.
 const MAX_CONCURRENT: usize = 512;
 /// Names kept of one address: an answer over TCP has room for thousands.
 const MAX_NAMES: usize = 16;
@@ -36,7 +36,6 @@ const MAX_NAMES: usize = 16;
 pub struct ReverseDns {
     source: Source,
     timeout: Duration,
-    turns: Turns,
     remembered: Cache<IpAddr, Arc<[String]>>,
 }
 
@@ -69,7 +68,6 @@ impl ReverseDns {
         ReverseDns {
             source,
             timeout,
-            turns: Turns::new(MAX_CONCURRENT),
             remembered: Cache::builder()
                 .max_capacity(MAX_REMEMBERED)
                 .weigher(|_, names| size(names))
@@ -102,8 +100,8 @@ impl ReverseDns {
         }
         let lookup = async {
             // Before others can wait for the same look-up: they would wait for this client's turn.
-            let _turn = self.turns.turn(client).await;
-            let asked = lookup(configuration, address);
+            let turn = turns().turn(client).await;
+            let asked = lookup(configuration, address, turn.as_ref());
             self.remembered.try_get_with(address, asked).await
         };
         match timeout(self.timeout, lookup).await {
@@ -166,8 +164,12 @@ fn size(names: &Arc<[String]>) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-async fn lookup(configuration: &Configuration, address: IpAddr) -> Result<Arc<[String]>, LookupFailure> {
-    let pointers = dns::pointers(configuration, address).await?;
+async fn lookup(
+    configuration: &Configuration,
+    address: IpAddr,
+    turn: Option<&Turn>,
+) -> Result<Arc<[String]>, LookupFailure> {
+    let pointers = dns::pointers(configuration, address, turn).await?;
     Ok(pointers.iter().filter_map(host_name).take(MAX_NAMES).collect())
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use traceroute_engine::{Egress, EndToEndResult, Method, TraceError, TraceOutcome, TraceResult, TraceSpec};
 
@@ -202,9 +203,9 @@ struct Findings {
 
 /// How much longer than its runs may take a request may be on its way, for names and the public
 /// address.
-const EXTRA: Duration = Duration::from_millis(4800);
+pub(crate) const EXTRA: Duration = Duration::from_millis(4800);
 /// The same for its probes.
-const EXTRA_FOR_PROBES: Duration = Duration::from_secs(4);
+pub(crate) const EXTRA_FOR_PROBES: Duration = Duration::from_secs(4);
 
 /// One request's probing: a resolved target and who probes it.
 struct Probing<'j> {
@@ -320,7 +321,7 @@ impl<'r> RequestInProgress<'r> {
 }
 
 /// A time that does not come.
-const FAR: Duration = Duration::from_hours(10 * 365 * 24);
+pub(crate) const FAR: Duration = Duration::from_hours(10 * 365 * 24);
 
 impl Probing<'_> {
     /// All runs and end-to-end probes, started together. Fails as soon as every run has failed.
@@ -369,7 +370,13 @@ impl Probing<'_> {
 
     /// Those that worked, with how they probed in the end, and those that failed.
     async fn runs(&self) -> Result<(Vec<(u32, Method, TraceResult)>, Vec<FailedRun>), Error> {
-        let runs = join_all((0..self.owner.request.runs).map(|index| self.run(index)));
+        let request = self.owner.request;
+        let turns = Semaphore::new(request.runs_at_once() as usize);
+        let runs = join_all((0..request.runs).map(async |index| {
+            // Never closed.
+            let _turn = turns.acquire().await;
+            self.run(index).await
+        }));
         let mut results = Vec::new();
         let mut failed = Vec::new();
         for (index, result) in runs.await {
@@ -418,7 +425,7 @@ impl Probing<'_> {
             egress: self.egress,
             hop_retries: request.hop_retries,
             gap_limit: request.gap_limit,
-            linger: request.e2e_time(),
+            linger: request.e2e_time().min(request.longest_run()),
             longest: self.time_left(),
             ..TraceSpec::full(method, self.address, port, request.max_ttl, request.timeout)
         };
@@ -473,16 +480,54 @@ pub fn is_one_host(address: IpAddr) -> bool {
 }
 
 impl Request {
-    /// How long all runs may take: each TTL its timeout.
-    pub(crate) fn longest(&self) -> Duration {
+    /// How long a run may take: each TTL its timeout.
+    pub(crate) fn longest_run(&self) -> Duration {
         self.timeout.saturating_mul(u32::from(self.max_ttl))
     }
 
+    /// How long all probing may take: a run's time, as often as runs have to wait for others.
+    pub(crate) fn longest(&self) -> Duration {
+        let rounds = self.runs.div_ceil(self.runs_at_once().max(1)).max(1);
+        self.longest_run().saturating_mul(rounds).max(self.e2e_time())
+    }
+
     /// The end-to-end probes' distance in time: spread over the longest time that a run may take,
-    /// at most 1 s.
+    /// at most 1 s. Longer if too many would wait for an answer
+    /// ([`Request::at_most_at_once`]).
     pub fn e2e_spacing(&self) -> Duration {
-        let spread = (self.longest() / self.e2e_probes.max(1)).min(MAX_E2E_SPACING);
+        let wanted = self.wanted_spacing();
+        let (waiting, most) = (self.probes_waiting(wanted), self.probes_at_once());
+        if waiting <= most {
+            return wanted;
+        }
+        let apart = self.timeout.as_nanos().div_ceil(u128::from(most.max(2) - 1));
+        wanted.max(Duration::from_nanos(u64::try_from(apart).unwrap_or(u64::MAX)))
+    }
+
+    fn wanted_spacing(&self) -> Duration {
+        let spread = (self.longest_run() / self.e2e_probes.max(1)).min(MAX_E2E_SPACING);
         self.e2e_interval.unwrap_or(spread)
+    }
+
+    /// How many end-to-end probes so far apart wait for an answer at once.
+    fn probes_waiting(&self, spacing: Duration) -> u32 {
+        let spacing = spacing.as_nanos().max(1);
+        let waiting = self.timeout.as_nanos().div_ceil(spacing) + 1;
+        u128::from(self.e2e_probes).min(waiting) as u32
+    }
+
+    /// Of the traces at once, end-to-end probes have what runs leave, or half.
+    fn probes_at_once(&self) -> u32 {
+        let most = self
+            .most_at_once
+            .saturating_sub(self.runs)
+            .max(self.most_at_once / 2);
+        self.probes_waiting(self.wanted_spacing()).min(most.max(2))
+    }
+
+    fn runs_at_once(&self) -> u32 {
+        let most = self.most_at_once.saturating_sub(self.probes_at_once());
+        self.runs.min(most.max(1))
     }
 
     /// For how long end-to-end probes are sent.
@@ -491,7 +536,8 @@ impl Request {
             .saturating_mul(self.e2e_probes.saturating_sub(1))
     }
 
-    /// How long the request may take, whatever happens: each TTL its timeout, and 5 s.
+    /// How long the request may take, whatever happens: each TTL its timeout, and 5 s. Longer if
+    /// its runs have to wait for each other ([`Request::at_most_at_once`]).
     pub fn time_limit(&self) -> Duration {
         self.longest().saturating_add(Duration::from_secs(5))
     }
@@ -499,10 +545,8 @@ impl Request {
     /// How many traces (runs and end-to-end probes) the request has in flight at once at most:
     /// about as many ports, and what it takes from [`TracerOptions::max_traces`].
     pub fn traces_at_once(&self) -> u32 {
-        let spacing = self.e2e_spacing().max(Duration::from_nanos(1));
-        let waiting = self.timeout.as_nanos().div_ceil(spacing.as_nanos()) + 1;
-        let probes = u128::from(self.e2e_probes).min(waiting) as u32;
-        self.runs.saturating_add(probes)
+        let probes = self.probes_waiting(self.e2e_spacing());
+        self.runs_at_once().saturating_add(probes)
     }
 }
 
@@ -621,6 +665,44 @@ mod tests {
             fatal.to_string(),
             "SACK traceroute failed fatally, not falling back: cannot find a route: network unreachable"
         );
+    }
+
+    /// A service's bound counted, but did not hold.
+    #[test]
+    fn a_request_keeps_to_its_traces_at_once() {
+        let second = Duration::from_secs(1);
+        for (runs, probes, most, expected) in [
+            // It fits.
+            (3, 50, 7, (3, 4, 1, second)),
+            (3, 0, 7, (3, 0, 1, second)),
+            (28_000, 0, 10_922, (10_922, 0, 3, second)),
+            // Each has half.
+            (20, 50, 6, (3, 3, 7, second * 3 / 2)),
+            // What the others leave.
+            (20, 50, 20, (16, 4, 2, second)),
+            (1, 50, 4, (1, 3, 1, second * 3 / 2)),
+            // Two in the air at least, and a run.
+            (3, 50, 1, (1, 2, 3, second * 3)),
+        ] {
+            let request = request(|r| r.runs(runs).e2e_probes(probes)).at_most_at_once(most);
+            let found = (request.runs_at_once(), request.probes_at_once());
+            let rounds = u32::try_from(request.longest().as_secs() / 90).unwrap();
+            assert_eq!(
+                (found.0, found.1, rounds, request.e2e_spacing()),
+                expected,
+                "{runs} {probes} {most}"
+            );
+            assert!(request.traces_at_once() <= most.max(3), "{runs} {probes} {most}");
+            assert!(request.e2e_time() <= request.longest());
+        }
+        let largest = request(|r| {
+            let slow = r.timeout(Duration::from_secs(190)).max_ttl(3);
+            slow.runs(crate::MAX_QUERIES).e2e_probes(crate::MAX_QUERIES)
+        });
+        for most in 1..1000 {
+            let request = largest.clone().at_most_at_once(most);
+            assert!(request.traces_at_once() <= most.max(3), "{most}");
+        }
     }
 
     #[test]

@@ -58,6 +58,17 @@ impl Turns {
     }
 }
 
+impl Turn {
+    /// One more for the same client, if it need not wait for it.
+    pub(crate) fn another(&self) -> Option<Turn> {
+        let mut state = lock(&self.state);
+        let own = state.clients.entry(self.client).or_default();
+        own.forget_gone();
+        let is_free = own.waiting.is_empty() && state.may(self.client, self.all);
+        is_free.then(|| state.take(self.client, self.all, &self.state))
+    }
+}
+
 impl State {
     /// Whether a client may have one more.
     fn may(&self, client: u64, all: usize) -> bool {
@@ -156,6 +167,20 @@ mod tests {
         }
         drop(all);
         assert_eq!(take_all(&turns, 4).0.len(), 48, "all are given back");
+    }
+
+    #[test]
+    fn another_turn_is_taken_only_if_nobody_waits_for_it() {
+        let turns = Turns::new(4);
+        let first = turns.turn(1).now_or_never().flatten().unwrap();
+        let second = first.another().unwrap();
+        let third = second.another().unwrap();
+        assert!(third.another().is_none(), "the last one is for somebody else");
+        let mut waits = turns.turn(1).boxed();
+        assert!((&mut waits).now_or_never().is_none());
+        drop(third);
+        assert!(first.another().is_none(), "it has gone to who waits");
+        assert!(waits.now_or_never().is_some());
     }
 
     #[test]

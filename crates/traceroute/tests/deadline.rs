@@ -7,7 +7,10 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Protocol, PublicIp, Request, ReverseDns, TcpMethod, Tracer, TracerOptions};
+use datadog_traceroute::{
+    DEFAULT_E2E_QUERIES, PathsOptions, Protocol, PublicIp, Request, ReverseDns, TcpMethod, Tracer,
+    TracerOptions,
+};
 use futures_util::future::join_all;
 use traceroute_testbed::{Chain, Lab, require_lab};
 
@@ -17,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_millis(200);
 const ALLOWED: Duration = Duration::from_secs(5).saturating_add(TIMEOUT.saturating_mul(MAX_TTL as u32));
 
 /// One request for each way of probing, in both families, with everything else that takes time.
-fn requests(chain: &Chain) -> Vec<Request> {
+fn requests(chain: &Chain, e2e_probes: u32) -> Vec<Request> {
     let methods = [
         (Protocol::Udp, TcpMethod::Syn),
         (Protocol::Icmp, TcpMethod::Syn),
@@ -33,6 +36,7 @@ fn requests(chain: &Chain) -> Vec<Request> {
             .max_ttl(MAX_TTL)
             .timeout(TIMEOUT)
             .hop_retries(10)
+            .e2e_probes(e2e_probes)
             .reverse_dns(true)
             .source_public_ip(true)
             .build()
@@ -75,21 +79,34 @@ fn longest(chain: &Chain, times: usize) -> Duration {
             .build()
             .unwrap();
         let tracer = tracer(chain);
-        let requests: Vec<Request> = (0..times).flat_map(|_| requests(chain)).collect();
+        // Whose end-to-end probes come last.
+        let discoveries = requests(chain, 0);
+        let requests: Vec<Request> = (0..times)
+            .flat_map(|_| requests(chain, DEFAULT_E2E_QUERIES))
+            .collect();
         let trace = async |request: &Request| {
             let start = Instant::now();
             // An error is an end, too.
             let _ = tracer.trace(request).await;
             start.elapsed()
         };
+        let discover = async |request: &Request| {
+            let start = Instant::now();
+            let _ = tracer.paths(request, PathsOptions::default()).await;
+            start.elapsed()
+        };
         let late = Cell::default();
         let from = Instant::now() + ALLOWED - Duration::from_millis(200);
         let elapsed = runtime.block_on(async {
+            let traces = join_all(requests.iter().map(trace));
+            let discoveries = join_all(discoveries.iter().map(discover));
             tokio::select! {
                 // First: what the others finish late has been noted then.
                 biased;
                 () = note_lateness(from, &late) => unreachable!(),
-                elapsed = join_all(requests.iter().map(trace)) => elapsed,
+                (traces, discoveries) = async { tokio::join!(traces, discoveries) } => {
+                    [traces, discoveries].concat()
+                }
             }
         });
         // A lookup that still waits cannot be stopped, only left behind.

@@ -251,7 +251,7 @@ impl Multipath {
                 first_ttl: spec.first_ttl,
                 max_ttl: spec.max_ttl,
                 gap_limit: spec.gap_limit,
-                max_flows: MAX_FLOWS,
+                max_flows: plan.max_flows.clamp(1, MAX_FLOWS),
                 control: Control::Shared,
             }),
             phase: Phase::Discovering,

@@ -10,6 +10,13 @@ pub(super) fn of_system() -> LocalPorts {
     parse(&read("ip_local_port_range"), &read("ip_local_reserved_ports"))
 }
 
+/// How many ports of each transport the kernel gives to those who need any: what traces have, and
+/// everybody else on this host.
+#[must_use]
+pub fn ephemeral_ports() -> Option<u32> {
+    Some(of_system().count())
+}
+
 /// `range`: two numbers. `excluded`: numbers and ranges, separated by commas. The kernel's default
 /// range when `range` makes no sense.
 fn parse(range: &str, excluded: &str) -> LocalPorts {
@@ -46,5 +53,8 @@ mod tests {
             parse("1 65535", "8080,9148-9150,x\n"),
             LocalPorts::new(1..=65_535, vec![8_080..=8_080, 9_148..=9_150])
         );
+        // Without those that are probed by custom.
+        assert_eq!(of("").count(), 28_232 - 101);
+        assert_eq!(parse("40000 40009", "40001,40003-40005").count(), 6);
     }
 }

@@ -64,6 +64,7 @@ pub use diagnose::diagnose;
 pub(crate) use egress::{check_marking, is_own_source};
 pub use host::host;
 use local_delivery::{Delivered, LocalDelivery};
+pub use local_ports::ephemeral_ports;
 use plain::PlainNetwork;
 pub use privileges::{
     forbid_dumps, ignore_file_size_signal, keep_marking_privileges, keep_probing_privileges,

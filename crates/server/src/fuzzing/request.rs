@@ -67,7 +67,7 @@ fn ceilings(choice: u8) -> Ceilings {
 
 const CAPACITY: Capacity = Capacity {
     traces: 1000,
-    packet_rate: 300_000,
+    packet_rate: 500_000,
     memory: 1 << 28,
 };
 
@@ -274,6 +274,7 @@ impl Backend for Fake {
 
     fn paths<'a>(
         &'a self,
+        _start: Instant,
         request: &'a Request,
         _options: PathsOptions,
         _tell: Option<OnEvent<PathsEvent>>,

@@ -150,7 +150,7 @@ impl Server {
     }
 
     /// Asks until the metric is as it should be.
-    pub(crate) fn wait_for(&self, name: &str, right: impl Fn(u64) -> bool) {
+    pub(crate) fn wait_for(&self, name: &str, mut right: impl FnMut(u64) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !right(self.metric(name)) {
             assert!(Instant::now() < deadline, "{name} is {}", self.metric(name));

@@ -3,13 +3,14 @@
 //!
 //! Dropping a future stops its questions.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, select_all};
 use hickory_resolver::proto::op::{Message, MessageType, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::configuration::Configuration;
 use super::{LookupFailure, Resolution, Wanted, prefer_v4};
+use crate::turns::Turn;
 
 /// When a server is silent for so long, the next is asked, or the same again. The answer still
 /// counts when it comes.
@@ -27,10 +29,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_DATAGRAM: usize = 4096;
 
 /// The addresses of a name in the first of its meanings that has any.
-pub(super) async fn addresses(configuration: &Configuration, name: &str, wanted: Wanted) -> Resolution {
+pub(super) async fn addresses(
+    configuration: &Configuration,
+    name: &str,
+    wanted: Wanted,
+    turn: Option<&Turn>,
+) -> Resolution {
     let mut failure = LookupFailure::Unknown;
     for candidate in configuration.candidates(name) {
-        match addresses_of(configuration, &candidate, wanted).await {
+        match addresses_of(configuration, &candidate, wanted, turn).await {
             Ok(found) => return Ok(found),
             // The servers are as silent about the next one.
             Err(silence @ LookupFailure::Silence { .. }) => return Err(silence),
@@ -40,9 +47,14 @@ pub(super) async fn addresses(configuration: &Configuration, name: &str, wanted:
     Err(failure)
 }
 
-async fn addresses_of(configuration: &Configuration, name: &Name, wanted: Wanted) -> Resolution {
+async fn addresses_of(
+    configuration: &Configuration,
+    name: &Name,
+    wanted: Wanted,
+    turn: Option<&Turn>,
+) -> Resolution {
     let v4 = async || {
-        let answer = ask(configuration, name, RecordType::A).await?;
+        let answer = ask(configuration, name, RecordType::A, turn).await?;
         some_of(&answer, |data| match data {
             RData::A(address) => Some(IpAddr::V4(address.0)),
             _ => None,
@@ -52,7 +64,7 @@ async fn addresses_of(configuration: &Configuration, name: &Name, wanted: Wanted
         if configuration.no_ipv6 {
             return Err(LookupFailure::NoAddress);
         }
-        let answer = ask(configuration, name, RecordType::AAAA).await?;
+        let answer = ask(configuration, name, RecordType::AAAA, turn).await?;
         some_of(&answer, |data| match data {
             RData::AAAA(address) => Some(IpAddr::V6(address.0)),
             _ => None,
@@ -78,8 +90,9 @@ fn some_of(answer: &Message, address: impl Fn(&RData) -> Option<IpAddr>) -> Reso
 pub(crate) async fn pointers(
     configuration: &Configuration,
     address: IpAddr,
+    turn: Option<&Turn>,
 ) -> Result<Vec<Name>, LookupFailure> {
-    let answer = ask(configuration, &Name::from(address), RecordType::PTR).await?;
+    let answer = ask(configuration, &Name::from(address), RecordType::PTR, turn).await?;
     let pointers = answer.answers.into_iter().filter_map(|record| match record.data {
         RData::PTR(name) => Some(name.0),
         _ => None,
@@ -91,21 +104,30 @@ pub(crate) async fn pointers(
 /// [`LookupFailure::Unknown`]).
 ///
 /// A server that refuses, fails or cannot be reached is passed over at once. A silent one is waited
-/// for while others are asked.
-async fn ask(configuration: &Configuration, name: &Name, kind: RecordType) -> Result<Message, LookupFailure> {
+/// for while others are asked, each over a socket of its own. Those beyond the first need a further
+/// turn each; without, the server that was asked first is given up.
+async fn ask(
+    configuration: &Configuration,
+    name: &Name,
+    kind: RecordType,
+    turn: Option<&Turn>,
+) -> Result<Message, LookupFailure> {
     let question = Query::query(name.clone(), kind);
     let servers = in_turn(configuration);
     let mut turns = (0..configuration.attempts).flat_map(|_| servers.iter().copied());
     let mut next = turns.next();
     let (began, mut due) = (Instant::now(), Instant::now());
     let mut last_asked = began;
-    let mut asked = FuturesUnordered::new();
+    let mut asked: VecDeque<Exchange<'_>> = VecDeque::new();
     let mut passed_over: Vec<SocketAddr> = Vec::new();
     let mut failure: Option<LookupFailure> = None;
     loop {
         tokio::select! {
             biased;
-            Some((server, result)) = asked.next(), if !asked.is_empty() => {
+            (result, index) = next_answer(&mut asked), if !asked.is_empty() => {
+                let Some(Exchange { server, .. }) = asked.remove(index) else {
+                    continue;
+                };
                 match judge(server, result) {
                     Err(useless) if useless.may_be_the_servers() => {
                         tracing::debug!(%name, %kind, error = %useless, "a name server is passed over");
@@ -122,8 +144,14 @@ async fn ask(configuration: &Configuration, name: &Name, kind: RecordType) -> Re
                 if let Some(server) = server.filter(|server| !passed_over.contains(server)) {
                     last_asked = Instant::now();
                     due = last_asked + PATIENCE.min(configuration.timeout);
-                    let exchange = exchange(server, &question, configuration);
-                    asked.push(async move { (server, exchange.await) });
+                    let further = if asked.is_empty() { None } else { turn.and_then(Turn::another) };
+                    let turn = if asked.is_empty() || further.is_some() {
+                        further
+                    } else {
+                        asked.pop_front().and_then(|oldest| oldest.turn)
+                    };
+                    let answer = exchange(server, &question, configuration).boxed();
+                    asked.push_back(Exchange { server, answer, turn });
                 }
             }
             () = sleep_until(last_asked + configuration.timeout), if next.is_none() && !asked.is_empty() => {
@@ -133,6 +161,20 @@ async fn ask(configuration: &Configuration, name: &Name, kind: RecordType) -> Re
             else => return Err(failure.unwrap_or(LookupFailure::Unknown)),
         }
     }
+}
+
+/// A question that a server was asked.
+struct Exchange<'q> {
+    server: SocketAddr,
+    answer: BoxFuture<'q, io::Result<Message>>,
+    /// For its socket; the first one's is that of the look-up.
+    turn: Option<Turn>,
+}
+
+/// The answer that comes next, and to which of these. There must be some.
+async fn next_answer(asked: &mut VecDeque<Exchange<'_>>) -> (io::Result<Message>, usize) {
+    let (answer, index, _) = select_all(asked.iter_mut().map(|exchange| &mut exchange.answer)).await;
+    (answer, index)
 }
 
 /// The servers in the order in which this question goes to them.

@@ -41,8 +41,13 @@ use configuration::{Configuration, needs_c_library};
 use crate::target::ends_in_number;
 use crate::turns::Turns;
 
-/// How many names are looked up at once, for the whole process: each takes a few descriptors.
-const LOOKUPS: usize = 512;
+/// How many names are looked up at once, for the whole process, where enough files may be open.
+const LOOKUPS: u64 = 512;
+/// Sockets of a look-up: a server is asked for both kinds of address at once. Those for further
+/// servers count as look-ups.
+const SOCKETS: u64 = 2;
+/// The part of the open files that look-ups may have.
+const PART: u64 = 8;
 /// How long the IPv4 addresses may take when the IPv6 addresses are there: time to ask again.
 const V4_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest host name in text form, without a final dot (RFC 1035 §2.3.4 counts 255 bytes on the
@@ -162,6 +167,22 @@ async fn prefer_v4(v4: impl Future<Output = Resolution>, v6: impl Future<Output 
     }
 }
 
+/// Turns at look-ups, of targets and of hops.
+pub(crate) fn turns() -> &'static Turns {
+    static TURNS: LazyLock<Turns> = LazyLock::new(|| {
+        let files = traceroute_net::most_open_files().unwrap_or(u64::MAX);
+        Turns::new((most_name_sockets(files) / SOCKETS) as usize)
+    });
+    &TURNS
+}
+
+/// How many sockets to name servers this process has at most, where so many files may be open in
+/// all: an eighth, at most 1,024. Where the C library is asked, its own come in addition.
+#[must_use]
+pub fn most_name_sockets(files: u64) -> u64 {
+    SOCKETS * (files / PART / SOCKETS).clamp(4, LOOKUPS)
+}
+
 /// Where a system says how names are looked up. There is one for the process, [`System::shared`];
 /// tests make others.
 pub(crate) struct System {
@@ -173,7 +194,6 @@ pub(crate) struct System {
     resolver: Resolver,
     /// What the last `resolv.conf` said, and its text.
     last: Mutex<Option<(Vec<u8>, Arc<Configuration>)>>,
-    turns: Turns,
 }
 
 /// Who looks up names besides the hosts file.
@@ -213,7 +233,6 @@ impl System {
             port: configuration::PORT,
             resolver,
             last: Mutex::new(None),
-            turns: Turns::new(LOOKUPS),
         }
     }
 
@@ -239,8 +258,8 @@ impl System {
         let found = if self.needs_c_library(name) {
             c_library::addresses(name, wanted, client).await?
         } else {
-            let _turn = self.turns.turn(client).await;
-            dns::addresses(&self.configuration(), name, wanted).await?
+            let turn = turns().turn(client).await;
+            dns::addresses(&self.configuration(), name, wanted, turn.as_ref()).await?
         };
         of_family(found, wanted)
     }

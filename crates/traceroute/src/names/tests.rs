@@ -204,7 +204,8 @@ fn texts(answer: Resolution) -> Result<Vec<String>, String> {
 }
 
 async fn ask(configuration: &Configuration, name: &str, wanted: Wanted) -> Result<Vec<String>, String> {
-    texts(dns::addresses(configuration, name, wanted).await)
+    let turn = Turns::new(64).turn(0).await;
+    texts(dns::addresses(configuration, name, wanted, turn.as_ref()).await)
 }
 
 /// At once, whatever the server says of the other kind of record. Silence takes no time
@@ -355,6 +356,35 @@ async fn the_next_server_is_asked_when_one_is_of_no_use() {
     assert!(never.asked().is_empty());
 }
 
+/// Sockets to silent servers took all files.
+#[tokio::test(start_paused = true)]
+async fn without_a_further_turn_the_next_server_is_asked_in_place_of_the_silent_one() {
+    let silent = Server::start(|_, _| Reply::Silence).await;
+    let good = Server::start(|_, _| v4(1)).await;
+    let configuration = Configuration::with_servers(vec![silent.address, good.address]);
+    let turns = Turns::new(2);
+    let turn = turns.turn(0).await;
+    assert!(turn.as_ref().is_some_and(|turn| turn.another().is_none()));
+    let began = Instant::now();
+    let found = dns::addresses(&configuration, "known.example", Wanted::V4, turn.as_ref()).await;
+    assert_eq!(texts(found), Ok(vec!["192.0.2.1".to_owned()]));
+    assert_eq!(began.elapsed().as_millis() / 100, 10);
+}
+
+#[test]
+fn look_ups_leave_files_for_others() {
+    for (files, sockets) in [
+        (0, 8),
+        (64, 8),
+        (256, 32),
+        (1024, 128),
+        (8192, 1024),
+        (u64::MAX, 1024),
+    ] {
+        assert_eq!(most_name_sockets(files), sockets, "{files}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn dropping_a_look_up_stops_its_questions() {
     let silent = Server::start(|_, _| Reply::Silence).await;
@@ -489,7 +519,7 @@ async fn an_odd_resolv_conf_is_used_as_far_as_it_goes() {
         (configuration.attempts, configuration.timeout),
         (5, Duration::from_secs(1))
     );
-    let names = dns::pointers(&configuration, "192.0.2.1".parse().unwrap())
+    let names = dns::pointers(&configuration, "192.0.2.1".parse().unwrap(), None)
         .await
         .unwrap();
     assert_eq!(names[0].to_string(), "router.example.");

@@ -145,6 +145,7 @@ fn spec(input: &mut Input<'_>, v6: bool) -> (TraceSpec, PathsPlan) {
     let plan = PathsPlan {
         allowed: 1 + up_to(input, 499_999),
         max_probes: 1 + u32::from(input.u16() % 600),
+        max_flows: MAX_FLOWS,
         end_to_end: (input.byte() % 40).into(),
         interval: ms(u64::from(input.byte() % 100)),
     };
