@@ -198,10 +198,7 @@ fn host_beside_silence(lab: &Lab) -> (Node, Node) {
 /// A server with so many files at most, and these name servers.
 fn server_with(node: &Node, files: u32, servers: &[&str]) -> Server {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("files_{files}_{}", servers.len()));
-    let servers: String = servers
-        .iter()
-        .map(|server| format!("nameserver {server}\n"))
-        .collect();
+    let servers = format!("nameserver {}\n", servers.join("\nnameserver "));
     let names = [("hosts", ""), ("resolv.conf", servers.as_str())];
     let mut command = node.command_with_files("prlimit", &names, &folder).unwrap();
     command.args([&format!("--nofile={files}"), PROGRAM, "--addr", "127.0.0.1:0"]);
