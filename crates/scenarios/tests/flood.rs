@@ -7,8 +7,8 @@
 //! Only what happens at that rate counts: when the machine is too busy to make so many packets, all
 //! is done again, and if it never is able to, the test fails and says how many it made. What the
 //! kernel drops are packets for which the capture's ring had no room, because the probing thread
-//! did not get a CPU for longer than the ring lasts. Any of them may have been an answer, so there
-//! may be drops, but no missing hop.
+//! did not get a CPU for longer than the ring lasts. Any of them may have been an answer: where
+//! something is missing then, all is done again, too. Without drops nothing may be missing.
 //!
 //! Ignored, because on a busy machine the flood itself would take all CPUs:
 //! `cargo test -p traceroute-scenarios --test flood -- --ignored --nocapture`.
@@ -43,7 +43,7 @@ const MAX_GROWTH: u64 = 2048;
 /// End-to-end probes beside them, at the start: the capture rests as soon as nothing is traced.
 const E2E_QUERIES: u32 = 1;
 /// How often a busy machine may fail to make the flood.
-const TRIES: u32 = 20;
+const TRIES: u32 = 100;
 /// Protocol and TCP method.
 const PROTOCOLS: [(Protocol, TcpMethod); 4] = [
     (Protocol::Icmp, TcpMethod::Syn),
@@ -187,30 +187,24 @@ impl Lab {
         for protocol in PROTOCOLS {
             for v6 in [false, true] {
                 flood.v6.store(v6, Relaxed);
-                let mut rate = 0.0;
-                for _ in 0..TRIES {
-                    rate = self.finds_everything(protocol, v6, flood, blocks);
-                    if rate >= MIN_RATE {
-                        break;
-                    }
-                }
+                let is_proven = (0..TRIES).any(|_| self.finds_everything(protocol, v6, flood, blocks));
                 assert!(
-                    rate >= MIN_RATE,
-                    "this machine makes only {rate:.0} packets/s, which proves nothing: it is too busy or too slow"
+                    is_proven,
+                    "nothing is proven: the machine is too busy or too slow for {MIN_RATE:.0} packets/s, or to read them"
                 );
             }
         }
     }
 
-    /// Traces; no hop may be missing if the flood was as it should be. Returns its rate, in packets
-    /// per second.
+    /// Traces; whether this found all there is while the flood was as it should be. Where something
+    /// is missing, the kernel must have dropped packets, and then nothing is proven either way.
     fn finds_everything(
         &self,
         protocol: (Protocol, TcpMethod),
         v6: bool,
         flood: &Flood,
         blocks: [u16; 2],
-    ) -> f64 {
+    ) -> bool {
         let before = self.usage(flood);
         let report = self.trace(protocol, v6);
         let after = self.usage(flood);
@@ -228,8 +222,9 @@ impl Lab {
         }
         let rate = after.rate_since(&before);
         let is_all = complete == all as usize && answered == E2E_QUERIES;
-        assert!(rate < MIN_RATE || is_all, "{what}");
-        rate
+        let is_dropping = after.drops > before.drops;
+        assert!(rate < MIN_RATE || is_all || is_dropping, "{what}");
+        rate >= MIN_RATE && is_all
     }
 
     fn usage(&self, flood: &Flood) -> Usage {

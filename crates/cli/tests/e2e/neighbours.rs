@@ -61,7 +61,7 @@ fn no_process_takes_the_answers_of_another() -> Result<()> {
         let chain = lab.chain(6)?;
         lose_one_of_two(&chain, 4)?;
         for path in paths(&chain) {
-            let arguments = format!("-P {protocol} -q 1 -Q 0 --hop-retries 0 --timeout 600");
+            let arguments = format!("-P {protocol} -q 1 -Q 0 --hop-retries 0 --timeout 2000");
             let start = || start(&mut program(&chain.client, path.target, &arguments));
             let running = [start(), start()];
             let found = running.map(|child| hops(&end(child).report()));
@@ -81,7 +81,7 @@ fn no_run_takes_the_answers_of_another() -> Result<()> {
             let report = trace(
                 &chain.client,
                 path.target,
-                &format!("-P {protocol} -q 2 -Q 0 --hop-retries 0 --timeout 600"),
+                &format!("-P {protocol} -q 2 -Q 0 --hop-retries 0 --timeout 2000"),
             );
             let [one, other] = &report.runs[..] else {
                 panic!("{report:?}")

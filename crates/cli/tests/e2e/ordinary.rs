@@ -113,7 +113,7 @@ fn several_runs_and_end_to_end_probes_at_once() -> Result<()> {
         return Ok(());
     };
     for protocol in ["udp", "icmp", "tcp"] {
-        let arguments = format!("-P {protocol} -q 4 -Q 20 -m 5 --timeout 200");
+        let arguments = format!("-P {protocol} -q 4 -Q 20 -m 5 --e2e-interval 50");
         each_family(&chain, |path| {
             let report = trace_as_nobody(&chain.client, path.target, &arguments);
             assert_eq!((report.e2e.sent, report.e2e.received), (20, 20), "{protocol}");

@@ -78,13 +78,12 @@ fn tcp_prefer_sack_sees_the_whole_path() -> Result<()> {
     check_paths("-P tcp --tcp-method prefer_sack")
 }
 
-/// `--max-ttl` and `--timeout` small, so that end-to-end probes follow each other closely.
 #[test]
 fn several_runs_and_end_to_end_probes() -> Result<()> {
     let Some(lab) = require_lab() else { return Ok(()) };
     let chain = lab.chain(3)?;
     for protocol in ["udp", "icmp", "tcp"] {
-        let arguments = format!("-P {protocol} -q 4 -Q 20 -m 5 --timeout 200");
+        let arguments = format!("-P {protocol} -q 4 -Q 20 -m 5 --e2e-interval 50");
         each_family(&chain, |path| {
             let report = trace(&chain.client, path.target, &arguments);
             assert_eq!((report.e2e.sent, report.e2e.received), (20, 20), "{protocol}");

@@ -298,10 +298,10 @@ fn ctrl_c_stops_at_once_and_frees_everything() -> Result<()> {
                 "{method}"
             );
             let seconds = outcome.stderr.strip_prefix("Error: interrupted after ");
-            let seconds: Option<u64> = seconds.and_then(|rest| rest.strip_suffix(" s\n")?.parse().ok());
-            let passed = started.elapsed().as_secs();
+            let seconds = seconds.and_then(|rest| rest.strip_suffix(" s\n")?.parse().ok());
+            let passed = started.elapsed().as_secs_f64().round() as u64;
             assert!(
-                seconds.is_some_and(|seconds| seconds <= passed),
+                seconds.is_some_and(|seconds: u64| seconds <= passed),
                 "{method}: {outcome:?}"
             );
             assert_eq!(sockets(&chain.client), "", "{method}");
