@@ -96,7 +96,7 @@ const PATHS_PROGRAM: Program = Program {
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Trace the path to a target.
-    Trace(Trace),
+    Trace(Box<Trace>),
     /// Find all paths to a target.
     Paths(Box<Discovery>),
     /// Print a help text.
@@ -178,14 +178,14 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Action, UsageError> {
     contradiction(&parameters, &request).map_or(Ok(()), |problem| Err(PROGRAM.usage_error(problem)))?;
     let default_tcp_port = default_tcp_port(&matches, &request);
     let format = Format::named(parameters.text("format"));
-    Ok(Action::Trace(Trace {
+    Ok(Action::Trace(Box::new(Trace {
         details: request.details(),
         request,
         format,
         verbose: parameters.switch("verbose"),
         quiet: parameters.switch("quiet"),
         default_tcp_port,
-    }))
+    })))
 }
 
 /// All paths to a target.

@@ -163,7 +163,7 @@ pub(crate) const TELLS_END: bool = END.is_some();
 /// How often to look whether a peer who sends no more has gone altogether.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long to wait at first for the peer to acknowledge the end; then twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 impl<S: Socket> Watch<S> {
     /// Ends when the peer has gone: has reset the connection or closed it wholly. One who has
