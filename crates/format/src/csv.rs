@@ -40,7 +40,8 @@ const DETAIL_TITLES: [&str; 12] = [
     "nat",
 ];
 
-/// Some `size` bytes. Lines end with a line feed alone, so that other tools for lines can be used on them.
+/// Some `size` bytes. Lines end with a line feed alone, so that other tools for lines can be used
+/// on them.
 pub(crate) fn render(report: &Report, size: usize) -> Result<String, Box<dyn Error>> {
     let mut writer = Writer::from_writer(Vec::with_capacity(size));
     let document = Document::of(report);

@@ -65,9 +65,9 @@ impl Format {
         matches!(self, Format::Table | Format::Wide)
     }
 
-    /// About how many bytes of memory [`Format::render`] takes for `report`, its text included: not less, and
-    /// for large reports not many times as much. What `Wide` takes grows with the square of the runs where
-    /// each finds other addresses.
+    /// About how many bytes of memory [`Format::render`] takes for `report`, its text included: not
+    /// less, and for large reports not many times as much. What `Wide` takes grows with the square
+    /// of the runs where each finds other addresses.
     pub fn memory(self, report: &Report, details: bool) -> usize {
         memory::of(self, report, details)
     }
@@ -86,6 +86,15 @@ impl Format {
             Format::Dot => dot::render(report),
         })
     }
+}
+
+/// `report` as JSON without white space, with a final newline. It takes as much memory as
+/// [`Format::memory`] says of [`Format::Json`].
+///
+/// # Errors
+/// None that a report can cause.
+pub fn to_compact_json(report: &Report, details: bool) -> serde_json::Result<String> {
+    json::to_compact_of_size(report, memory::of_text(Format::Json, report, details))
 }
 
 /// What people see of a report.

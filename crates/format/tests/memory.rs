@@ -11,7 +11,7 @@ use datadog_traceroute::{
     Answer, Distance, End, EndToEnd, Hop, IcmpError, Losses, Method, Names, Protocol, Report, Run,
     Statistics, TraceResult,
 };
-use traceroute_format::{Format, Screen, View};
+use traceroute_format::{Format, Screen, View, to_compact_json};
 
 /// The system's, counting. There is one test, so nobody else allocates.
 struct Counting;
@@ -87,6 +87,14 @@ fn report(runs: u32, ttls: u8, one_router: bool, names: usize, details: bool) ->
     report
 }
 
+/// The most memory that making a text takes, and the text.
+fn measured(make: impl Fn() -> String) -> (usize, String) {
+    let before = NOW.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    let text = make();
+    (MOST.load(Ordering::Relaxed) - before, text)
+}
+
 /// `wide` of 100 runs over 255 TTLs took 250 MB, and 10 were expected.
 #[test]
 fn no_format_takes_more_memory_than_it_says() {
@@ -115,10 +123,7 @@ fn no_format_takes_more_memory_than_it_says() {
                     details,
                     option_prefix: "",
                 };
-                let before = NOW.load(Ordering::Relaxed);
-                MOST.store(before, Ordering::Relaxed);
-                let text = format.render(&report, view).unwrap();
-                let taken = MOST.load(Ordering::Relaxed) - before;
+                let (taken, text) = measured(|| format.render(&report, view).unwrap());
                 let case = format!(
                     "{format:?} of {runs} runs, {ttls} TTLs, one router: {one_router}, {names} names, details: {details}: \
                      {said} said, {taken} taken, {} written",
@@ -127,6 +132,13 @@ fn no_format_takes_more_memory_than_it_says() {
                 assert!(taken <= said, "{case}");
                 assert!(said < 8 * taken + 1_000_000, "{case}");
             }
+            // As the service writes it.
+            let (taken, _) = measured(|| to_compact_json(&report, details).unwrap());
+            let said = Format::Json.memory(&report, details);
+            assert!(
+                taken <= said,
+                "compact, {runs} runs, {details}: {said} said, {taken} taken"
+            );
         }
     }
 }

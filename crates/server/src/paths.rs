@@ -7,7 +7,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{Method, Uri};
 use datadog_traceroute::{PathsOptions, Request, json};
-use serde_json::{Value, json as object};
+use serde_json::{Value, json};
 use traceroute_flags::PathParameters;
 
 use crate::failure::Failure;
@@ -86,18 +86,18 @@ pub(crate) fn operation(
     mut responses: serde_json::Map<String, Value>,
 ) -> Value {
     let mut parameters = trace;
-    parameters.push(object!({
+    parameters.push(json!({
         "name": "confidence", "in": "query", "required": false,
         "schema": { "type": "number", "minimum": 0.5, "maximum": 0.9999, "default": 0.95 },
         "description": "How likely the next hops of a node shall be complete.",
     }));
-    parameters.push(object!({
+    parameters.push(json!({
         "name": "max-probes", "in": "query", "required": false,
         "schema": { "type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 10_000 },
         "description": "Probes for the discovery at most.",
     }));
     let mut success = if is_stream {
-        object!({
+        json!({
             "description": "Events: `node` {ttl, ip_address, destination} and `link` {ttl, from, to} when one has been \
                             found, `moved` {ttl} when links to and from nodes with this TTL do not count any more, and \
                             last `result` with the document of /paths, or `error` with an Error, when it fails after it \
@@ -105,7 +105,7 @@ pub(crate) fn operation(
             "content": { "text/event-stream": {} },
         })
     } else {
-        object!({
+        json!({
             "description": "All paths, as docs/paths.schema.json describes them.",
             "content": { "application/json": { "schema": { "type": "object" } } },
         })
@@ -125,7 +125,7 @@ pub(crate) fn operation(
             "Answers when all is done. Without e2e-queries no end-to-end probes are sent.",
         )
     };
-    object!({
+    json!({
         "operationId": id,
         "summary": summary,
         "description": description,

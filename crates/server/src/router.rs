@@ -14,11 +14,11 @@ use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use datadog_traceroute::{Report, Request, json};
+use datadog_traceroute::{Report, Request};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use traceroute_flags::InvalidParameter;
-use traceroute_format::{Format, Screen, View};
+use traceroute_format::{Format, Screen, View, to_compact_json};
 
 use crate::auth::Tokens;
 use crate::backend::Backend;
@@ -192,7 +192,7 @@ fn write(report: &Report, format: Format, details: bool) -> Result<String, Failu
         option_prefix: "",
     };
     match format {
-        Format::Json => json::to_compact_of_size(report, report.estimated_size()).map_err(Failure::encoding),
+        Format::Json => to_compact_json(report, details).map_err(Failure::encoding),
         format => format.render(report, view).map_err(Failure::encoding),
     }
 }

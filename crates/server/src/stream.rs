@@ -18,7 +18,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use traceroute_format::Format;
+use traceroute_format::{Format, to_compact_json};
 use tracing::Instrument;
 
 use crate::backend::OnEvent;
@@ -41,9 +41,9 @@ pub(crate) fn of_trace(job: Job) -> Response {
     let describe = move |happened| describe(happened, hide_private);
     response("report", describe, async move |tell| {
         let report = Arc::new(job.run(Some(tell)).await?);
-        let size = report.estimated_size();
-        let taken = job.memory_of(&report, Format::Json).await?;
-        document(&job, report, size, taken + size).await
+        let size = job.memory_of(&report, Format::Json).await?;
+        let details = job.request().details();
+        document(&job, size, move || to_compact_json(&report, details)).await
     })
 }
 
@@ -52,25 +52,20 @@ pub(crate) fn of_paths(job: Job, options: PathsOptions) -> Response {
     response("result", describe_paths, async move |tell| {
         let paths = job.paths(options, Some(tell)).await?;
         let size = paths.estimated_size();
-        document(&job, paths, size, 2 * size).await
+        document(&job, size, move || json::to_compact_of_size(&paths, size)).await
     })
 }
 
-/// The last event's document of about `size` bytes, and the memory that is `taken` for it until it has been
-/// sent: the event is a copy of it.
+/// The last event's document, which takes about `size` bytes while it is written, and the memory
+/// for it until it has been sent: twice as much, because the event is a copy of it.
 async fn document(
     job: &Job,
-    value: impl Serialize + Send + 'static,
     size: usize,
-    taken: usize,
+    write: impl FnOnce() -> serde_json::Result<String> + Send + 'static,
 ) -> Result<Document, Failure> {
-    let room = job.room_for(taken).await?;
-    let text = job
-        .service()
-        .writer
-        .write(size, move || json::to_compact_of_size(&value, size));
-    let text = text.await?.map_err(Failure::encoding)?;
-    Ok((text, room))
+    let room = job.room_for(2 * size).await?;
+    let text = job.service().writer.write(size, write).await?;
+    Ok((text.map_err(Failure::encoding)?, room))
 }
 
 type Document = (String, Room);

@@ -10,8 +10,8 @@ use crate::failure::Failure;
 /// Documents of so many bytes keep a thread for milliseconds.
 const LARGE: usize = 1 << 20;
 
-/// Writes large documents, one at a time, on a thread for that: of the threads that serve requests there
-/// are only as many as processors, and a document may take a good part of a second.
+/// Writes large documents, one at a time, on a thread for that: of the threads that serve requests
+/// there are only as many as processors, and a document may take a good part of a second.
 #[derive(Debug)]
 pub(crate) struct Writer(Arc<Semaphore>);
 
@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// Row by row: two clients with large documents kept both threads, and nobody was served.
+    /// Two clients with large documents kept both threads, and nobody was served meanwhile.
     #[tokio::test]
     async fn large_documents_are_written_elsewhere_and_one_at_a_time() {
         let writer = Writer::default();

@@ -68,23 +68,6 @@ impl Report {
         self.runs.iter_mut().for_each(Run::hide_private_hops);
     }
 
-    /// About how many bytes the compact document takes, without details. Names make the difference:
-    /// up to 4 kB a hop.
-    pub fn estimated_size(&self) -> usize {
-        const OF_EVERYTHING: usize = 1024;
-        const OF_RUN: usize = 256;
-        const OF_HOP: usize = 128;
-        const OF_PROBE: usize = 20;
-        let names = |address| -> usize { self.names.of(address).iter().map(|name| name.len() + 3).sum() };
-        let of_hop = |hop: &Hop| OF_HOP + hop.answer.map_or(0, |answer| names(answer.address));
-        let of_run = |run: &Run| {
-            let hops: usize = run.hops.iter().map(of_hop).sum();
-            OF_RUN + names(run.destination.ip()) + hops
-        };
-        let runs: usize = self.runs.iter().map(of_run).sum();
-        OF_EVERYTHING + runs + self.end_to_end.rtts.len() * OF_PROBE
-    }
-
     /// Who answered, and what was traced.
     pub(crate) fn addresses(&self) -> HashSet<IpAddr> {
         self.runs.iter().flat_map(Run::addresses).collect()
@@ -328,9 +311,9 @@ pub struct Names {
     left_out: usize,
 }
 
-/// The most bytes of names that a request collects whose probes so many TTLs may answer:
-/// [`Names::size`]. Hundreds of bytes for each router of an ordinary path; but who owns an address may
-/// give it 4 kB of names, and have another address answer each probe.
+/// The most bytes of names ([`Names::size`]) that a request collects which probes so many TTLs, all
+/// its runs taken together. That is hundreds of bytes for each router of an ordinary path; but who
+/// owns addresses may give each 4 kB of names, and have another one answer each probe.
 pub fn names_limit(hops: u64) -> usize {
     32 * 1024 + usize::try_from(hops).unwrap_or(usize::MAX / 128) * 128
 }

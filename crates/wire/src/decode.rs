@@ -4,8 +4,8 @@ use crate::ip::Header;
 use crate::layout::{self, protocol};
 use crate::{Checksums, Ignored, Reply, ReplyKind, echo, icmp, tcp, udp};
 
-/// The least that a capture keeps of a packet, in bytes from its IP header on. ICMP errors are shorter:
-/// they have at most 1280 bytes (RFC 4443 §2.4 (c)), those of IPv4 fewer (RFC 1812 §4.3.2.3).
+/// The least that a capture keeps of a packet, in bytes from its IP header on. ICMP errors are
+/// shorter: they have at most 1280 bytes (RFC 4443 §2.4 (c)), those of IPv4 fewer (RFC 1812 §4.3.2.3).
 pub const LEAST_SNAP_LEN: usize = 1536;
 
 /// Reads a captured packet that starts at its IP header.

@@ -31,8 +31,9 @@ const _: () = assert!(size_of::<SERVICE_STATUS>() == 28 && offset_of!(SERVICE_ST
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<QUERY_SERVICE_CONFIGW>() == 64);
 const _: () = assert!(offset_of!(QUERY_SERVICE_CONFIGW, dwStartType) == 4);
 
-/// Held from the opening of a service to its closing: one thread asks at a time. Nothing is gained by more, and Wine loses
-/// handles (`ERROR_INVALID_HANDLE`) where two threads of a process connect to the manager at once.
+/// Held from the opening of a service to its closing: one thread asks at a time. Nothing is gained
+/// by more, and Wine loses handles (`ERROR_INVALID_HANDLE`) where two threads of a process connect
+/// to the manager at once.
 static ASKING: Mutex<()> = Mutex::new(());
 
 /// A service by its name. Each question opens it with the rights that this question needs.
