@@ -8,7 +8,7 @@ use std::time::Duration;
 use support::world::{Limiter, World};
 use support::*;
 use traceroute_engine::{Distance, End, Method, Time, TraceId, TraceSpec};
-use traceroute_wire::{IcmpError, Probe, Reply};
+use traceroute_wire::{IcmpError, Probe, Reply, ReplyKind};
 
 const METHODS: [Method; 4] = [Method::Icmp, Method::Udp, Method::TcpSyn, Method::TcpSack];
 
@@ -270,8 +270,9 @@ fn without_second_attempts_the_destination_is_shown_and_its_distance_unknown() {
 #[test]
 fn a_drained_target_is_never_shown_elsewhere() {
     let mut hidden = Vec::new();
-    for left in 0..=12 {
+    for (left, quotes_ttl) in (0..=12).flat_map(|left| [(left, true), (left, false)]) {
         let mut world = World::new(7, left).limited(1..=7);
+        world.quotes_ttl = quotes_ttl;
         let drained = Limiter::linux().drained(ms(6000 - left * 500));
         world.limits.insert(7, drained);
         let (mut simulation, _) = world.simulate();
@@ -294,6 +295,65 @@ fn a_drained_target_is_never_shown_elsewhere() {
         }
     }
     assert!(hidden.is_empty(), "there is time enough for answers: {hidden:?}");
+}
+
+/// A limit that many use may answer whom it likes, when it likes. What was left of a probe's TTL when
+/// it arrived shows that the target is nearer than where it answered.
+#[test]
+fn what_the_target_quotes_tells_where_it_is() {
+    // Which probes the target answers, by TTL; where it is shown; and where, if it always quotes the
+    // same TTL: then what counts is whether it answered right after it was silent one hop before.
+    let cases: [(&[u8], _, _); 3] = [
+        (&[12], None, Some(12)),
+        (&[12, 13], None, Some(12)),
+        (&[7, 9], Some(7), Some(7)),
+    ];
+    let cases = cases
+        .into_iter()
+        .flat_map(|(answered, quoted, unquoted)| [(answered, true, quoted), (answered, false, unquoted)]);
+    for (answered, quotes_ttl, shown) in cases {
+        let mut path = straight(7);
+        let mut asked = 0;
+        let mut simulation = Simulation::new(move |now, probe: &Probe| {
+            asked += usize::from(probe.ttl == 7);
+            let mut answers = match probe.ttl {
+                4..=6 => Vec::new(),
+                ttl if ttl >= 7 && !answered.contains(&ttl) => Vec::new(),
+                // Further on the target always answers; where it is, only the second probe.
+                7 if asked != 2 => Vec::new(),
+                _ => path(now, probe),
+            };
+            for (_, reply) in &mut answers {
+                if let ReplyKind::IcmpError { quoted, .. } = &mut reply.kind {
+                    quoted.ttl = if quotes_ttl {
+                        probe.ttl.saturating_sub(6).max(1)
+                    } else {
+                        1
+                    };
+                }
+            }
+            answers
+        });
+        let id = simulation.start(spec(Method::Udp));
+        simulation.run();
+        let result = simulation.result(id);
+        let found = result
+            .hops
+            .iter()
+            .find(|hop| hop.answer.is_some_and(|answer| answer.destination));
+        let distance = if shown.is_some() {
+            Distance::Known
+        } else {
+            Distance::Unknown
+        };
+        let found = (found.map(|hop| hop.ttl), result.distance);
+        assert_eq!(found, (shown, distance), "{answered:?} {quotes_ttl}");
+        let asked = simulation.times(id, 7).len();
+        assert!(
+            !quotes_ttl || asked >= 9 || shown.is_some(),
+            "{answered:?}: {asked}"
+        );
+    }
 }
 
 /// By TTL: from the third hop on somebody refuses each probe for which `refuses` says so, counted

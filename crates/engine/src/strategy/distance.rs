@@ -5,6 +5,10 @@
 //! or a limit may have swallowed many. So the TTL after the highest router is asked, up to eight
 //! times, and then d − 1: each answer moves d down or shows a router. Not by halving: what lies
 //! beyond the destination costs one of its answers, what lies before it does not.
+//!
+//! An ICMP error quotes the probe as it arrived (RFC 1122 §3.2.2), with what was left of its TTL.
+//! So a destination that answers UDP probes may say by itself that it is nearer. Then that TTL is
+//! asked first, and where it answered is not taken for its distance.
 
 use std::time::Duration;
 
@@ -111,7 +115,10 @@ impl Asking {
             .highest_passed(before)
             .map_or(spec.first_ttl, |ttl| ttl + 1);
         let is_router = |ttl: &u8| view.responders.router_at(spec.place(*ttl)).is_some();
-        let lowest = (passed..before).find(|ttl| !is_router(ttl)).unwrap_or(before);
+        let lowest = nearer(ledger, destination)
+            .filter(|said| *said >= spec.first_ttl)
+            .or_else(|| (passed..before).find(|ttl| !is_router(ttl)))
+            .unwrap_or(before);
         let (at_lowest, at_before) = (Self::wanted(view, lowest), Self::wanted(view, before));
         let (ttl, wanted) = if self.asks(lowest) < at_lowest {
             (lowest, at_lowest)
@@ -215,12 +222,28 @@ impl Asking {
             .is_some_and(|sent| view.now >= sent + patience);
         let was_asked =
             is_waited && was_sent(ledger, before) && self.asks(before) >= Self::wanted(view, before);
-        if was_asked && (self.is_controlled(ledger, ttl) || !Self::may_be_limit(view, ttl)) {
+        let is_open = nearer(ledger, ttl).is_some()
+            || !self.is_controlled(ledger, ttl) && Self::may_be_limit(view, ttl);
+        if was_asked && !is_open {
             Distance::Known
         } else {
             Distance::Unknown
         }
     }
+}
+
+/// Where the destination that answered at `ttl` says that it is, if that is nearer, and beyond all
+/// routers that answered.
+fn nearer(ledger: &Ledger, ttl: u8) -> Option<u8> {
+    let answer = ledger.answer(ttl)?;
+    // Some hosts answer with what was left of the probe's TTL. This was just enough; to nearer
+    // probes their answers do not arrive.
+    if answer.reply_ttl == 1 {
+        return None;
+    }
+    let passed = ledger.highest_passed(ttl).unwrap_or(0);
+    let said = ttl.checked_sub(answer.quoted_ttl?)?.checked_add(1)?;
+    (passed + 1..ttl).contains(&said).then_some(said)
 }
 
 /// What this machine did not send says nothing.

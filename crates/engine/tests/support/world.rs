@@ -93,6 +93,8 @@ pub struct World {
     pub limits: BTreeMap<u8, Limiter>,
     /// Quotes carry the TCP options.
     pub quotes_options: bool,
+    /// Quotes show what was left of the TTL; otherwise always 1.
+    pub quotes_ttl: bool,
     /// Answers that a limit forbade, and those that it allowed, by TTL.
     pub forbidden: BTreeMap<u8, usize>,
     pub allowed: BTreeMap<u8, usize>,
@@ -115,6 +117,7 @@ impl World {
             filtered_from: None,
             limits: BTreeMap::new(),
             quotes_options: true,
+            quotes_ttl: true,
             forbidden: BTreeMap::new(),
             allowed: BTreeMap::new(),
             arrived: BTreeMap::new(),
@@ -162,6 +165,9 @@ impl World {
             _ => self.of_target(probe),
         };
         if let ReplyKind::IcmpError { quoted, .. } = &mut reply.kind {
+            if self.quotes_ttl {
+                quoted.ttl = probe.ttl - at + 1;
+            }
             if let Some(limit) = self.limits.get_mut(&at) {
                 let allows = limit.allows(now + round_trip / 2);
                 let counts = if allows {

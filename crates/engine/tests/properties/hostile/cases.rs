@@ -28,6 +28,7 @@ pub struct Network {
     /// TTL, milliseconds, burst.
     pub limits: Vec<(u8, u64, u32)>,
     pub quotes_options: bool,
+    pub quotes_ttl: bool,
     pub seed: u64,
 }
 
@@ -44,6 +45,7 @@ impl Network {
         world.refuses = self.refuses.map(|ttl| (ttl, 1));
         world.limits = limits.collect();
         world.quotes_options = self.quotes_options;
+        world.quotes_ttl = self.quotes_ttl;
         world
     }
 
@@ -71,21 +73,30 @@ pub fn network() -> impl Strategy<Value = Network> {
         limits,
     );
     let shares = (share(), share(), 0_u8..30);
-    (1..=MAX_TTL + 2, shares, times, nodes, any::<bool>(), any::<u64>()).prop_map(
-        |(length, shares, (hop, jitter), (silent, refuses, limits), quotes_options, seed)| Network {
-            length,
-            probes_lost: shares.0,
-            answers_lost: shares.1,
-            duplicated: shares.2,
-            hop: Duration::from_micros(hop),
-            jitter: Duration::from_micros(jitter),
-            silent,
-            refuses: refuses.filter(|ttl| *ttl < length),
-            limits,
-            quotes_options,
-            seed,
-        },
+    (
+        1..=MAX_TTL + 2,
+        shares,
+        times,
+        nodes,
+        any::<[bool; 2]>(),
+        any::<u64>(),
     )
+        .prop_map(
+            |(length, shares, (hop, jitter), (silent, refuses, limits), quotes, seed)| Network {
+                length,
+                probes_lost: shares.0,
+                answers_lost: shares.1,
+                duplicated: shares.2,
+                hop: Duration::from_micros(hop),
+                jitter: Duration::from_micros(jitter),
+                silent,
+                refuses: refuses.filter(|ttl| *ttl < length),
+                limits,
+                quotes_options: quotes[0],
+                quotes_ttl: quotes[1],
+                seed,
+            },
+        )
 }
 
 /// What this machine does.
@@ -289,6 +300,7 @@ impl Network {
                 }),
             },
             quotes_options: input.flag(),
+            quotes_ttl: input.flag(),
             seed: input.u32().into(),
         }
     }
