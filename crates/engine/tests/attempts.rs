@@ -79,14 +79,18 @@ fn a_silent_hop_is_probed_again_while_the_run_waits() {
 
 #[test]
 fn in_a_short_time_there_are_as_many_attempts() {
-    for timeout in [200, 300, 500, 1000] {
+    for (timeout, late) in [200, 300, 500, 1000]
+        .into_iter()
+        .flat_map(|timeout| [(timeout, 0), (timeout, 3)])
+    {
         let mut world = World::new(6, 1);
         world.silent.insert(3);
         let (mut simulation, _) = world.simulate();
+        simulation.late = ms(late);
         let id = simulation.start(TraceSpec::full(Method::Icmp, target(), 0, 30, ms(timeout)));
         simulation.run();
         let attempts = offsets(&simulation, id, 3);
-        assert_eq!(attempts.len(), 3, "{timeout}: {attempts:?}");
+        assert_eq!(attempts.len(), 3, "{timeout} {late}: {attempts:?}");
     }
 }
 

@@ -161,7 +161,8 @@ impl Repeats {
 fn natural(ledger: &Ledger, last: Time, (retries, patience): (u8, Duration), window: Time) -> Option<Time> {
     let grown = patience * GROWTH.pow(u32::from(retries.min(6)));
     let rtt = ledger.rtt().max(SHORTEST);
-    let at = (last + grown).min(window - rtt);
+    // Timers are late, and what comes too late is not sent.
+    let at = (last + grown).min(window - rtt * 5 / 4);
     let apart = if retries < FEW {
         patience.min(rtt * 2)
     } else {

@@ -124,6 +124,8 @@ pub struct Simulation<'p> {
     pub send_stamp: Box<Stamping<'p>>,
     /// When the thread stands still: it neither reads nor acts.
     pub stalls: Vec<Range<Time>>,
+    /// So much later than the engine wishes it is woken, as a real timer does.
+    pub late: Duration,
     /// The kernel itself says which probe a genuine answer is to.
     pub kernel_matches: bool,
     /// Of the probes in `sent`, and when they really left.
@@ -176,6 +178,7 @@ impl<'p> Simulation<'p> {
             read_at: Box::new(|stamp| stamp),
             send_stamp: Box::new(|_| None),
             stalls: Vec::new(),
+            late: Duration::ZERO,
             kernel_matches: false,
             tokens: Vec::new(),
             left: Vec::new(),
@@ -249,7 +252,8 @@ impl<'p> Simulation<'p> {
     pub fn step(&mut self) -> bool {
         self.act();
         let next_reply = self.wire.keys().next().map(|(at, _)| *at);
-        let next = match (self.engine.wake_at(), next_reply) {
+        let wake = self.engine.wake_at().map(|at| at + self.late);
+        let next = match (wake, next_reply) {
             (Some(a), Some(b)) => a.min(b),
             (Some(a), None) | (None, Some(a)) => a,
             (None, None) => return false,
