@@ -95,3 +95,26 @@ fn linuxs_limit_never_moves_the_destination() {
     println!("{shown} of 450 show the destination");
     assert!(shown >= 300, "{shown} of 450");
 }
+
+/// Sixty runs at once share what the target's limit leaves, and on the way probes are held up. Their
+/// answers do not tell by what they quote where the target is.
+#[test]
+fn in_a_crowd_no_run_shows_the_destination_elsewhere() {
+    for seed in 0..20_u64 {
+        let mut world = World::new(7, seed).limited(1..=7);
+        world.quotes_ttl = false;
+        (world.jitter, world.queued) = (ms(50), ms(50));
+        let left = Limiter::linux().drained(ms(seed * 300));
+        world.limits.insert(7, left);
+        let (mut simulation, _) = world.simulate();
+        for count in [10, 10, 60] {
+            let ids: Vec<_> = (0..count).map(|_| simulation.start(spec(Method::Udp))).collect();
+            simulation.run();
+            for id in ids {
+                let result = simulation.result(id);
+                let is_right = result.end != End::Destination || result.hops.len() == 7;
+                assert!(is_right, "seed {seed}: {}", simulation.summary(id));
+            }
+        }
+    }
+}

@@ -82,6 +82,8 @@ pub struct World {
     pub hop: Duration,
     /// An answer may take so much longer.
     pub jitter: Duration,
+    /// A probe may be held up for so long.
+    pub queued: Duration,
     /// Routers that never answer.
     pub silent: BTreeSet<u8>,
     /// Destination unreachable with this code, from this TTL on, by the node there; nothing passes
@@ -112,6 +114,7 @@ impl World {
             duplicated: 0.0,
             hop: ms(2),
             jitter: Duration::ZERO,
+            queued: Duration::ZERO,
             silent: BTreeSet::new(),
             refuses: None,
             filtered_from: None,
@@ -168,8 +171,9 @@ impl World {
             if self.quotes_ttl {
                 quoted.ttl = probe.ttl - at + 1;
             }
+            let late = Duration::from_micros(self.rng.random_range(0..=self.queued.as_micros() as u64));
             if let Some(limit) = self.limits.get_mut(&at) {
-                let allows = limit.allows(now + round_trip / 2);
+                let allows = limit.allows(now + round_trip / 2 + late);
                 let counts = if allows {
                     &mut self.allowed
                 } else {
