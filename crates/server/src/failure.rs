@@ -169,8 +169,8 @@ impl Failure {
         Failure::new(StatusCode::FORBIDDEN, ErrorCode::Denied, &message)
     }
 
-    /// The task that carried out a request has panicked.
-    pub(crate) fn crashed(panic: &tokio::task::JoinError) -> Self {
+    /// What carried out a request has panicked.
+    pub(crate) fn crashed(panic: impl Display) -> Self {
         Failure::trace_failed(ErrorCode::Unknown, panic)
     }
 

@@ -163,9 +163,10 @@ impl Job {
     ///
     /// # Errors
     /// The trace failed, took too long, or the service stops.
-    pub(crate) async fn run(&self, tell: Option<OnEvent>) -> Result<Report, Failure> {
+    pub(crate) async fn run(&mut self, tell: Option<OnEvent>) -> Result<Report, Failure> {
         let trace = self.service.backend.trace(self.start, &self.request, tell);
         let report = self.in_time(trace).await?;
+        self.permit.probing_is_over();
         let report = report.map_err(|error| Failure::trace(&error))?;
         self.service.metrics.count_e2e(&report.end_to_end);
         for warning in &report.warnings {
@@ -182,39 +183,48 @@ impl Job {
     /// # Errors
     /// As [`Job::run`].
     pub(crate) async fn paths(
-        &self,
+        &mut self,
         options: PathsOptions,
         tell: Option<OnEvent<PathsEvent>>,
     ) -> Result<Paths, Failure> {
         let backend = &self.service.backend;
         let discovery = backend.paths(self.start, &self.request, options, tell);
         let paths = self.in_time(discovery).await?;
+        self.permit.probing_is_over();
         paths.map_err(|error| Failure::trace(&error))
     }
 
     /// How many bytes writing a report takes.
     ///
     /// # Errors
-    /// A defect of ours.
+    /// It took too long, the service stops, or a defect of ours.
     pub(crate) async fn memory_of(&self, report: &Arc<Report>, format: Format) -> Result<usize, Failure> {
         let hops = self.request.runs() as usize * usize::from(self.request.max_ttl());
         let (report, details) = (Arc::clone(report), self.request.details());
         let measure = move || format.memory(&report, details);
-        self.service.writer.write(hops * size_of::<Hop>(), measure).await
+        self.write(hops * size_of::<Hop>(), measure).await
     }
 
-    /// The service that carries it out.
-    pub(crate) fn service(&self) -> &Service {
-        &self.service
+    /// Does the work of writing something of so many bytes ([`Writer::write`](crate::writer::Writer)).
+    ///
+    /// # Errors
+    /// It took too long, the service stops, or the work has panicked.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.in_time(self.service.writer.write(bytes, work)).await?
     }
 
     /// Memory for writing a document that takes so many bytes, and for the document until it has been
     /// sent.
     ///
     /// # Errors
-    /// There is not enough.
+    /// There is not enough, it took too long, or the service stops.
     pub(crate) async fn room_for(&self, bytes: usize) -> Result<Room, Failure> {
-        self.permit.room_for(bytes).await.map_err(Failure::overloaded)
+        let room = self.in_time(self.permit.room_for(bytes)).await?;
+        room.map_err(Failure::overloaded)
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {

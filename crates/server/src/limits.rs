@@ -1,7 +1,7 @@
 //! What one request may ask for, and how much may go on at once.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -114,9 +114,30 @@ pub(crate) struct Capacity {
 impl Capacity {
     /// What there is too little of for a client's request, however idle the service.
     pub(crate) fn refuses(self, request: &Request, client: Client) -> Option<Scarce> {
-        let permit = Admission::new(self).admit(request, client);
-        let anywhere = IpAddr::from(Ipv4Addr::LOCALHOST);
-        permit.and_then(|mut permit| permit.aim_at(anywhere)).err()
+        // No permit, which would take and give back: strangers may ask this as often as they like.
+        let demand = Demand::of(request, self);
+        let none = Used::default();
+        let admitted = none.check(demand, &Guest::from(client), self);
+        let aimed = || self.check_target(None, client, demand.packet_rate);
+        admitted.and_then(|()| aimed().map(drop)).err()
+    }
+
+    /// Packets a second to a target and this client's share of them, with so many more.
+    fn check_target(
+        self,
+        known: Option<&OfTarget>,
+        client: Client,
+        needed: u64,
+    ) -> Result<(u64, u64), Scarce> {
+        let all = (self.packet_rate / 2).max(1);
+        let rate = known.map_or(0, |of_target| of_target.packet_rate) + needed;
+        let own = known.and_then(|of_target| of_target.clients.get(&client));
+        let own = own.copied().unwrap_or(0) + needed;
+        let is_fair = || client == Client::Local || is_fair(own, all.saturating_sub(rate));
+        if rate > all || needed > 0 && !is_fair() {
+            return Err(Scarce::TargetPackets);
+        }
+        Ok((rate, own))
     }
 }
 
@@ -131,6 +152,8 @@ struct Demand {
     long: u64,
     packet_rate: u64,
     memory: u64,
+    /// What of the memory is free when all traces have ended.
+    of_traces: u64,
 }
 
 impl Demand {
@@ -138,14 +161,13 @@ impl Demand {
     /// the room so many go on at once, and it finds room when others have little.
     fn of(request: &Request, capacity: Capacity) -> Self {
         let all = u64::from(request.traces_at_once()).max(1);
-        let room = two_thirds(capacity.traces).max(1);
-        let rounds = u32::try_from(all.div_ceil(room)).unwrap_or(u32::MAX);
+        let rounds = u32::try_from(all.div_ceil(most_traces(capacity, false))).unwrap_or(u32::MAX);
         let is_long = request.time_limit().saturating_mul(rounds) > LONG;
-        let most = if is_long { (room / 2).max(1) } else { room };
-        let traces = all.min(most);
+        let traces = all.min(most_traces(capacity, is_long));
+        let of_traces = all * TRACE_SIZE;
         let ttls = u64::from(request.max_ttl());
         let runs = u64::from(request.runs());
-        let memory = all * TRACE_SIZE
+        let memory = of_traces
             + runs * ttls * HOP_SIZE
             + u64::from(request.e2e_probes()) * PROBE_SIZE
             + names(request, runs * ttls);
@@ -156,6 +178,7 @@ impl Demand {
             long: if is_long { traces } else { 0 },
             packet_rate: packet_rate(request, traces),
             memory,
+            of_traces,
         }
     }
 }
@@ -168,14 +191,18 @@ impl Demand {
         let of_run = request.delay().filter(|delay| !delay.is_zero());
         let rate = of_run.map_or(most, per_second).min(most);
         let of_probes = per_second(request.e2e_spacing()).min(request.e2e_probes().into());
-        let traces = flows.min(two_thirds(capacity.traces)).max(1);
+        let is_long = request.time_limit() > LONG;
+        let traces = flows.min(most_traces(capacity, is_long)).max(1);
+        let of_traces = traces * TRACE_SIZE;
         Demand {
             requests: 1,
             traces,
             is_cut: traces < flows,
-            long: if request.time_limit() > LONG { traces } else { 0 },
+            long: if is_long { traces } else { 0 },
             packet_rate: rate + of_probes,
-            memory: flows * (TRACE_SIZE + u64::from(request.max_ttl()) * HOP_SIZE)
+            of_traces,
+            memory: of_traces
+                + traces * u64::from(request.max_ttl()) * HOP_SIZE
                 + u64::from(request.e2e_probes()) * PROBE_SIZE
                 + names(request, most),
         }
@@ -228,8 +255,10 @@ fn attempts_in_a_second(request: &Request) -> u64 {
     attempts
 }
 
-fn two_thirds(all: u32) -> u64 {
-    u64::from(all) * 2 / 3
+/// How many traces of one request go on at once at most: two thirds of the room.
+fn most_traces(capacity: Capacity, is_long: bool) -> u64 {
+    let room = (u64::from(capacity.traces) * 2 / 3).max(1);
+    if is_long { (room / 2).max(1) } else { room }
 }
 
 /// Whether a client may have this much when so much would still be free: three times as much as
@@ -530,6 +559,21 @@ impl Permit {
         &self.guest
     }
 
+    /// All its traces have ended: gives back what they took. What there is to write needs room, too.
+    pub(crate) fn probing_is_over(&mut self) {
+        let ended = Demand {
+            traces: self.demand.traces,
+            long: self.demand.long,
+            memory: self.demand.of_traces,
+            ..Demand::default()
+        };
+        self.admission.used().give_back(ended, self.guest.client, None);
+        self.demand.traces = 0;
+        self.demand.long = 0;
+        self.demand.memory -= ended.memory;
+        self.demand.of_traces = 0;
+    }
+
     /// How many of its traces may go on at once, if it has more.
     pub(crate) fn most_at_once(&self) -> Option<u32> {
         let traces = u32::try_from(self.demand.traces).unwrap_or(u32::MAX);
@@ -544,16 +588,14 @@ impl Permit {
         let admission = self.admission.clone();
         let mut used = admission.used();
         let (client, needed) = (self.guest.client, self.demand.packet_rate);
-        let all = (admission.capacity.packet_rate / 2).max(1);
         let known = used.targets.get(&target);
-        let rate = known.map_or(0, |of_target| of_target.packet_rate) + needed;
-        let own = known.and_then(|of_target| of_target.clients.get(&client));
-        let own = own.copied().unwrap_or(0) + needed;
-        let is_fair = || client == Client::Local || is_fair(own, all.saturating_sub(rate));
-        if rate > all || needed > 0 && !is_fair() {
-            used.refused[Scarce::TargetPackets as usize] += 1;
-            return Err(Scarce::TargetPackets);
-        }
+        let (rate, own) = match admission.capacity.check_target(known, client, needed) {
+            Ok(rates) => rates,
+            Err(scarce) => {
+                used.refused[scarce as usize] += 1;
+                return Err(scarce);
+            }
+        };
         let of_target = used.targets.entry(target).or_default();
         of_target.packet_rate = rate;
         of_target.clients.insert(client, own);
@@ -609,9 +651,12 @@ impl Drop for Permit {
             ..Demand::default()
         };
         // What was refused before it had a target has sent nothing.
-        let rest = target.map_or(Duration::ZERO, |_| {
+        let has_sent = target.is_some() && later.packet_rate > 0;
+        let rest = if has_sent {
             PACKET_TIME.saturating_sub(self.begun.elapsed())
-        });
+        } else {
+            Duration::ZERO
+        };
         admission.used().give_back(now, client, None);
         let end = move || admission.used().give_back(later, client, target);
         match Handle::try_current() {
@@ -946,6 +991,69 @@ mod tests {
         sleep(PACKET_TIME + Duration::from_millis(10)).await;
         assert!(admit().is_ok());
         drop(others);
+    }
+
+    /// Strangers may ask `/readyz` as often as they like, and for what sends nothing: each left a
+    /// sleeping task behind.
+    #[tokio::test(start_paused = true)]
+    async fn what_sends_nothing_leaves_nothing_behind() {
+        let admission = Admission::new(capacity(1000));
+        let client = Client::of([192, 0, 2, 1].into());
+        let mut nothing = admission.admit(&request(0, 0), client).unwrap();
+        nothing.aim_at("192.0.2.1".parse().unwrap()).unwrap();
+        drop(nothing);
+        assert_eq!(capacity(1000).refuses(&request(1, 0), client), None);
+        assert_eq!(capacity(0).refuses(&request(1, 0), client), Some(Scarce::Traces));
+        let few_packets = Capacity {
+            packet_rate: 100,
+            ..capacity(1000)
+        };
+        assert_eq!(
+            few_packets.refuses(&request(1, 0), LOCAL),
+            Some(Scarce::TargetPackets)
+        );
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+        let used = admission.used();
+        assert!(used.clients.is_empty() && used.targets.is_empty());
+    }
+
+    /// A discovery that may take long was refused for ever where it wanted more than half of the
+    /// room.
+    #[test]
+    fn the_longest_requests_find_room_where_nothing_goes_on() {
+        let client = Client::of([192, 0, 2, 1].into());
+        for traces in [10, 348, 4096, 16_384] {
+            let admission = Admission::new(capacity(traces));
+            for max_ttl in [1, 30, 255] {
+                let request = Request::to("192.0.2.1").e2e_probes(0).max_ttl(max_ttl);
+                let request = request.build().unwrap();
+                let discovery = admission.admit_discovery(&request, PathsOptions::default(), client);
+                assert_eq!(scarce(discovery), None, "{traces} {max_ttl}");
+            }
+        }
+    }
+
+    /// Requests that had ended waited for the memory that they held themselves.
+    #[tokio::test(start_paused = true)]
+    async fn what_has_been_probed_makes_room_for_its_document() {
+        let admission = Admission::new(Capacity {
+            memory: 1_000_000,
+            ..capacity(100_000)
+        });
+        let client = Client::of([192, 0, 2, 1].into());
+        let mut permits: Vec<Permit> =
+            std::iter::from_fn(|| admission.admit(&request(3, 50), client).ok()).collect();
+        let used = admission.used().memory;
+        for permit in &mut permits {
+            permit.probing_is_over();
+            permit.room_for(20_000).await.unwrap();
+        }
+        assert!(used > 500_000 && admission.used().traces == 0, "{used}");
+        assert!(admission.admit(&request(3, 50), client).is_ok());
+        drop(permits);
+        let used = admission.used();
+        assert_eq!((used.traces, used.long, used.memory), (0, 0, 0));
+        assert!(used.clients.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

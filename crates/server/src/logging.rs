@@ -85,6 +85,8 @@ const QUEUE: usize = 4096;
 const LAST_LINES: Duration = Duration::from_secs(1);
 /// Most lines a second about requests that may have cost nothing, and of libraries.
 const CHEAP_LINES: u32 = 100;
+/// Most lines a second about requests that have probed.
+const USUAL_LINES: u32 = 500;
 /// Most bytes that a log line has of anything a client sent.
 const LONGEST: usize = 512;
 
@@ -93,6 +95,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Lines left out because there were too many like them.
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 static CHEAP: Mutex<Option<Second>> = Mutex::new(None);
+static USUAL: Mutex<Option<Second>> = Mutex::new(None);
 
 /// How many lines were not written: dropped because nobody read them, and left out because there
 /// were too many like them.
@@ -115,8 +118,18 @@ pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
 /// Whether one more line may be written that is about a request which may have cost nothing.
 /// Strangers can send a hundred thousand such requests a second.
 pub(crate) fn may_tell_of_cheap_request() -> bool {
-    let mut second = CHEAP.lock().unwrap_or_else(PoisonError::into_inner);
-    let (may, ended) = Second::count(&mut second, Instant::now());
+    may_tell(&CHEAP, CHEAP_LINES)
+}
+
+/// Whether one more line may be written about a request that has probed. They can be thousands a
+/// second, too.
+pub(crate) fn may_tell_of_request() -> bool {
+    may_tell(&USUAL, USUAL_LINES)
+}
+
+fn may_tell(second: &Mutex<Option<Second>>, most: u32) -> bool {
+    let mut second = second.lock().unwrap_or_else(PoisonError::into_inner);
+    let (may, ended) = Second::count(&mut second, most, Instant::now());
     drop(second);
     if ended > 0 {
         tracing::info!(lines = ended, "left out of the log: there were too many");
@@ -136,7 +149,7 @@ struct Second {
 
 impl Second {
     /// Whether there may be one more line, and how many were left out in a second that has ended.
-    fn count(second: &mut Option<Second>, now: Instant) -> (bool, u64) {
+    fn count(second: &mut Option<Second>, most: u32, now: Instant) -> (bool, u64) {
         let is_over = |second: &mut Second| now.duration_since(second.began) >= Duration::from_secs(1);
         let ended = second.take_if(is_over);
         let current = second.get_or_insert(Second {
@@ -144,7 +157,7 @@ impl Second {
             lines: 0,
             left_out: 0,
         });
-        let may = current.lines < CHEAP_LINES;
+        let may = current.lines < most;
         current.lines += u32::from(may);
         current.left_out += u64::from(!may);
         (may, ended.map_or(0, |second| second.left_out))
@@ -279,11 +292,15 @@ mod tests {
         let begin = Instant::now();
         for index in 0..1000 {
             let expected = (index < CHEAP_LINES, 0);
-            assert_eq!(Second::count(&mut second, begin), expected, "{index}");
+            assert_eq!(
+                Second::count(&mut second, CHEAP_LINES, begin),
+                expected,
+                "{index}"
+            );
         }
         let later = begin + Duration::from_secs(1);
-        assert_eq!(Second::count(&mut second, later), (true, 900));
-        assert_eq!(Second::count(&mut second, later), (true, 0));
+        assert_eq!(Second::count(&mut second, CHEAP_LINES, later), (true, 900));
+        assert_eq!(Second::count(&mut second, CHEAP_LINES, later), (true, 0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! in the form that the client wants.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::auth::NotShown;
 use crate::connections::{Client, Connection, Serving};
 use crate::failure::Failure;
 use crate::limits::{Room, Scarce};
-use crate::logging::{may_tell_of_cheap_request, shorten};
+use crate::logging::{may_tell_of_cheap_request, may_tell_of_request, shorten};
 use crate::redirect::to_clean_path;
 use crate::router::{PATHS, Service, is_protected, sends_probes, tells_health};
 use crate::tls::Encrypted;
@@ -221,7 +221,7 @@ pub(crate) struct Outcome(Arc<Ending>);
 #[derive(Debug, Default)]
 struct Ending {
     failure: OnceLock<Failure>,
-    room: OnceLock<Room>,
+    rooms: Mutex<Vec<Room>>,
 }
 
 impl Outcome {
@@ -231,10 +231,10 @@ impl Outcome {
         let _ = self.0.failure.set(failure);
     }
 
-    /// Keeps the memory of a stream's document taken.
+    /// Keeps the memory of a stream taken: of what waits in it, and of its document.
     pub(crate) fn hold(&self, room: Room) {
-        // There is one document.
-        let _ = self.0.room.set(room);
+        let mut rooms = self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        rooms.push(room);
     }
 }
 
@@ -296,7 +296,12 @@ impl Drop for Observation {
         if let Some(failure) = failure {
             metrics.count_error(self.path, failure.code.name(), failure.fault);
         }
-        if self.is_cheap() && !may_tell_of_cheap_request() {
+        let may_tell = if self.is_cheap() {
+            may_tell_of_cheap_request()
+        } else {
+            may_tell_of_request()
+        };
+        if !may_tell {
             return;
         }
         self.span.in_scope(|| {

@@ -27,11 +27,11 @@ pub(crate) async fn paths(
     only_get(&method)?;
     let (wanted, notes) = wanted(&service, uri);
     let answer = async {
-        let (job, options) = admit(service, guest, wanted?).await?;
+        let (mut job, options) = admit(service, guest, wanted?).await?;
         let found = job.paths(options, None).await?;
         let size = found.estimated_size();
         let room = job.room_for(size).await?;
-        let document = job.service().writer.write(size, move || {
+        let document = job.write(size, move || {
             let text = json::to_compact_of_size(&found, size).map_err(Failure::encoding)?;
             Ok(held("application/json", text, room))
         });
@@ -51,7 +51,7 @@ pub(crate) async fn events(
     let (wanted, notes) = wanted(&service, uri);
     let answer = async {
         let (job, options) = admit(service, guest, wanted?).await?;
-        Ok(stream::of_paths(job, options))
+        stream::of_paths(job, options).await
     };
     Ok(notes.on(answer.await))
 }

@@ -173,11 +173,11 @@ fn trace(
     let details = request.details();
     let job = Job::admit(service, request, guest, None);
     Box::pin(async move {
-        let job = job.await?;
+        let mut job = job.await?;
         let report = Arc::new(job.run(None).await?);
         let size = job.memory_of(&report, format).await?;
         let room = job.room_for(size).await?;
-        let document = job.service().writer.write(size, move || {
+        let document = job.write(size, move || {
             let text = write(&report, format, details)?;
             Ok(held(format.media_type(), text, room))
         });
@@ -223,7 +223,7 @@ async fn events(
     let (wanted, notes) = wanted(asked_of_trace(&service, uri));
     let answer = async {
         let request = without_format(wanted?, "events are JSON")?;
-        Ok(stream::of_trace(Job::admit(service, request, guest, None).await?))
+        stream::of_trace(Job::admit(service, request, guest, None).await?).await
     };
     Ok(notes.on(answer.await))
 }

@@ -51,6 +51,8 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(1);
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 /// How often memory is given back.
 const RETURN_MEMORY: Duration = Duration::from_secs(20);
+/// A client that reads the rest of its answer has so long for each byte: it reads 1 kB a second.
+const SLOWEST_READER: Duration = Duration::from_millis(1);
 /// The least that hyper takes.
 const SMALLEST_BUFFER: usize = 8192;
 
@@ -440,7 +442,9 @@ impl Server {
             let now = now + self.unix.age();
             if now != before {
                 before = now;
-                let _ = tokio::task::spawn_blocking(traceroute_net::return_free_memory).await;
+                // It may take milliseconds. Where no thread can be started, another time.
+                let returning = thread::Builder::new().name("memory".to_owned());
+                let _ = returning.spawn(traceroute_net::return_free_memory);
             }
         }
     }
@@ -528,13 +532,14 @@ async fn carry_on<S: Socket>(
 }
 
 /// Ends a connection, which has its place until the client has all of its answer: the kernel keeps
-/// the rest, of closed sockets too.
+/// the rest, of closed sockets too. `patience`: so long at least, and more where the client may still
+/// be reading slowly.
 async fn part<S: Socket>(watch: Watch<S>, place: Arc<Connection>, patience: Duration) {
     tokio::select! {
         biased;
         () = watch.delivered() => {}
         () = place.must_close() => watch.reset(),
-        () = sleep(patience) => watch.reset(),
+        () = sleep(patience + SLOWEST_READER * watch.owed()) => watch.reset(),
     }
 }
 

@@ -27,8 +27,8 @@ pub(crate) trait Socket: Send + Sync + Sized + 'static {
     /// has nothing else that tells the two apart; Unix sockets do by themselves.
     fn ask(&self) -> io::Result<()>;
     fn readiness(&self, interest: Interest) -> impl Future<Output = io::Result<Ready>> + Send;
-    /// Whether the kernel still keeps something for the peer. False where the system does not tell.
-    fn owes(&self) -> bool;
+    /// Bytes that the kernel still keeps for the peer. 0 where the system does not tell.
+    fn owed(&self) -> usize;
     fn reset(&self);
 }
 
@@ -63,10 +63,11 @@ macro_rules! socket {
                 self.ready(interest)
             }
 
-            fn owes(&self) -> bool {
+            fn owed(&self) -> usize {
                 // Of a connection that has been reset something is still counted. It has no peer.
-                SockRef::from(self).peer_addr().is_ok()
-                    && traceroute_net::unacknowledged(self).is_some_and(|bytes| bytes > 0)
+                let has_peer = SockRef::from(self).peer_addr().is_ok();
+                let owed = has_peer.then(|| traceroute_net::unacknowledged(self));
+                owed.flatten().unwrap_or(0)
             }
 
             fn reset(&self) {
@@ -189,10 +190,16 @@ impl<S: Socket> Watch<S> {
         // It may have been told already.
         let _ = socket.shut_down();
         let mut pause = FIRST_PAUSE;
-        while socket.owes() {
+        while socket.owed() > 0 {
             sleep(pause).await;
             pause = (2 * pause).min(PERIOD / 10);
         }
+    }
+
+    /// Bytes that the peer does not have yet.
+    pub(crate) fn owed(&self) -> u32 {
+        let owed = (*self.0).as_ref().owed();
+        u32::try_from(owed).unwrap_or(u32::MAX)
     }
 
     /// What the peer does not have yet is thrown away when the socket closes.

@@ -26,45 +26,76 @@ use crate::failure::Failure;
 use crate::job::Job;
 use crate::limits::Room;
 use crate::observe::Outcome;
+use crate::router::HttpResult;
 
 /// How often something is sent when nothing happens, so that nobody between takes the connection
 /// for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How many events wait for a client that reads slowly. Those beyond are left out; the document has
-/// them all.
-const QUEUE: usize = 16_384;
+/// How many events wait at most for a client that reads slowly. Those beyond are left out; the
+/// document has them all.
+const QUEUE: usize = 1024;
 
 /// A response that carries out a trace.
-pub(crate) fn of_trace(job: Job) -> Response {
+///
+/// # Errors
+/// There is no memory for what waits to be read.
+pub(crate) async fn of_trace(mut job: Job) -> HttpResult {
+    let request = job.request();
+    let runs = request.runs() as usize;
+    // Two for a TTL: a router may answer before the destination does.
+    let events = runs * (2 * usize::from(request.max_ttl()) + 1) + request.e2e_probes() as usize;
+    let queue = Queue::of(&job, events).await?;
     let hide_private = job.request().skip_private_hops();
     let describe = move |happened| describe(happened, hide_private);
-    response("report", describe, async move |tell| {
+    Ok(response("report", queue, describe, async move |tell| {
         let report = Arc::new(job.run(Some(tell)).await?);
         let size = job.memory_of(&report, Format::Json).await?;
         let details = job.request().details();
         document(&job, size, move || to_compact_json(&report, details)).await
-    })
+    }))
 }
 
 /// A response that carries out a discovery of paths.
-pub(crate) fn of_paths(job: Job, options: PathsOptions) -> Response {
-    response("result", describe_paths, async move |tell| {
+///
+/// # Errors
+/// There is no memory for what waits to be read.
+pub(crate) async fn of_paths(mut job: Job, options: PathsOptions) -> HttpResult {
+    let queue = Queue::of(&job, options.probes_at_most() as usize).await?;
+    Ok(response("result", queue, describe_paths, async move |tell| {
         let paths = job.paths(options, Some(tell)).await?;
         let size = paths.estimated_size();
         document(&job, size, move || json::to_compact_of_size(&paths, size)).await
-    })
+    }))
+}
+
+/// How many events may wait, and the memory for them until the response has ended: a slow client
+/// has them after the job has ended, too.
+struct Queue {
+    len: usize,
+    room: Room,
+}
+
+impl Queue {
+    /// For a job that has so many events at most.
+    async fn of(job: &Job, events: usize) -> Result<Self, Failure> {
+        let len = events.clamp(1, QUEUE);
+        let size = size_of::<Event>().max(size_of::<PathsEvent>());
+        let room = job.room_for(len * size).await?;
+        Ok(Queue { len, room })
+    }
 }
 
 /// The last event's document, which takes about `size` bytes while it is written, and the memory
-/// for it until it has been sent: twice as much, because the event is a copy of it.
+/// for it until it has been sent: twice as much, because the event is a copy of it. Also when the
+/// client is gone before it is written.
 async fn document(
     job: &Job,
     size: usize,
     write: impl FnOnce() -> serde_json::Result<String> + Send + 'static,
 ) -> Result<Document, Failure> {
     let room = job.room_for(2 * size).await?;
-    let text = job.service().writer.write(size, write).await?;
+    let (text, room) = job.write(size, move || (write(), room)).await?;
     Ok((text.map_err(Failure::encoding)?, room))
 }
 
@@ -74,6 +105,7 @@ type Document = (String, Room);
 /// the work. Its result is the event `last`.
 fn response<E, F>(
     last: &'static str,
+    Queue { len, room }: Queue,
     describe: impl Fn(E) -> Option<sse::Event> + Send + 'static,
     work: impl FnOnce(OnEvent<E>) -> F + 'static,
 ) -> Response
@@ -82,7 +114,8 @@ where
     F: Future<Output = Result<Document, Failure>> + Send + 'static,
 {
     let outcome = Outcome::default();
-    let events = events(last, describe, work, outcome.clone()).map(Ok::<_, Infallible>);
+    outcome.hold(room);
+    let events = events((last, len), describe, work, outcome.clone()).map(Ok::<_, Infallible>);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     response.extensions_mut().insert(outcome);
@@ -96,7 +129,7 @@ where
 
 /// What happens, and last how it ended; `outcome` is told of a failure.
 fn events<E, F>(
-    last: &'static str,
+    (last, len): (&'static str, usize),
     describe: impl Fn(E) -> Option<sse::Event>,
     work: impl FnOnce(OnEvent<E>) -> F,
     outcome: Outcome,
@@ -105,7 +138,7 @@ where
     E: Send + 'static,
     F: Future<Output = Result<Document, Failure>> + Send + 'static,
 {
-    let (sender, mut progress) = mpsc::channel(QUEUE);
+    let (sender, mut progress) = mpsc::channel(len);
     let tell = Box::new(move |progress| {
         let _ = sender.try_send(progress);
     });
@@ -129,7 +162,7 @@ fn conclude(
     result: Result<Result<Document, Failure>, JoinError>,
     outcome: &Outcome,
 ) -> sse::Event {
-    let result = result.unwrap_or_else(|panic| Err(Failure::crashed(&panic)));
+    let result = result.unwrap_or_else(|panic| Err(Failure::crashed(panic)));
     match result {
         Ok((text, room)) => {
             // Until the response has ended.

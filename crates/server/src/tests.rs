@@ -1540,7 +1540,8 @@ async fn a_reader_who_is_too_slow_misses_events_and_no_document() {
     let bench = bench(Outcome::Chatter);
     let answer = bench.get("/traceroute/stream?target=h").await;
     let events = answer.body.matches("event: e2e\n").count();
-    assert!((1000..100_000).contains(&events), "{events}");
+    // As many wait as such a request has at most.
+    assert!((100..1000).contains(&events), "{events}");
     let document = json::to_compact(&report()).unwrap();
     assert!(
         answer

@@ -1,9 +1,9 @@
 //! Documents are written where nobody waits for the thread.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::failure::Failure;
 
@@ -23,7 +23,8 @@ impl Default for Writer {
 
 impl Writer {
     /// Does the work of writing something of so many bytes. Once begun it ends, whether or not somebody
-    /// waits for it.
+    /// waits for it. Where no further thread can be started, it is done here: others wait then, but
+    /// nothing is lost. (A runtime's pool of threads would keep it, and end whoever asked.)
     ///
     /// # Errors
     /// It has panicked.
@@ -37,18 +38,36 @@ impl Writer {
         }
         // It is never closed, so there is a turn.
         let turn = Arc::clone(&self.0).acquire_owned().await;
-        let writing = spawn_blocking(move || {
+        let (done, writing) = oneshot::channel();
+        let work = Arc::new(Mutex::new(Some(move || {
             let _turn = turn;
-            work()
-        });
-        writing.await.map_err(|panic| Failure::crashed(&panic))
+            // Nobody may wait any more.
+            let _ = done.send(work());
+        })));
+        let of_thread = Arc::clone(&work);
+        let started = thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || once(&of_thread));
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread for a large document");
+            once(&work);
+        }
+        writing
+            .await
+            .map_err(|_| Failure::crashed("writing the document has panicked"))
+    }
+}
+
+fn once(work: &Mutex<Option<impl FnOnce()>>) {
+    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(work) = work {
+        work();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::thread;
 
     use futures_util::FutureExt;
 

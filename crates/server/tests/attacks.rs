@@ -696,7 +696,7 @@ fn names_take_no_more_memory_than_there_is() {
     assert_eq!(status, 200);
     assert!(body.len() > 350_000, "{} bytes", body.len());
     let refused = "Not enough memory for one client: ask for less, or try again later\n".to_owned();
-    assert_eq!(ask("2000k"), (503, refused));
+    assert_eq!(ask("1700k"), (503, refused));
 }
 
 /// A name server may be silent for seconds: 600 such names kept everybody waiting for a minute.

@@ -245,10 +245,11 @@ impl Request {
         self.target_port.unwrap_or(self.port)
     }
 
-    /// The same request, with the target's name already resolved to `address`.
+    /// The same request, with the target's name already resolved to `address`. An IPv4-mapped one is
+    /// the IPv4 address.
     #[must_use]
     pub fn resolved_to(mut self, address: IpAddr) -> Self {
-        self.host = Host::Address(address);
+        self.host = Host::Address(address.to_canonical());
         self
     }
 
@@ -740,6 +741,8 @@ mod tests {
             (mapped.source(), mapped.ipv6()),
             (Some([192, 0, 2, 1].into()), false)
         );
+        let resolved = mapped.resolved_to("::ffff:192.0.2.9".parse().unwrap());
+        assert_eq!(resolved.host(), &Host::Address([192, 0, 2, 9].into()));
         assert!(from("example.com", "2001:db8::1").unwrap().ipv6());
         assert!(from("192.0.2.1", "::1").is_err());
         assert!(from("2001:db8::1", "127.0.0.1").is_err());
