@@ -64,11 +64,21 @@ pub(crate) fn run(discovery: &Discovery) -> Result<String, Failure> {
 }
 
 fn written(discovery: &Discovery, paths: &Paths) -> Result<String, Failure> {
-    if paths.path_changed && !discovery.quiet {
-        let _ = writeln!(
-            io::stderr(),
-            "warning: the path changed meanwhile, so nothing can be said of what is missing"
-        );
+    if !discovery.quiet {
+        let mut stderr = io::stderr();
+        if paths.path_changed {
+            let _ = writeln!(
+                stderr,
+                "warning: the path changed meanwhile, so nothing can be said of what is missing"
+            );
+        }
+        if paths.names_left_out > 0 {
+            let count = paths.names_left_out;
+            let _ = writeln!(
+                stderr,
+                "warning: names left out, which all together take too much memory: of {count} addresses"
+            );
+        }
     }
     let written = discovery.format.render(paths, screen::stdout());
     written.map_err(|error| Failure::Trace(format!("cannot write down the result: {error}")))

@@ -120,6 +120,10 @@ pub struct Paths {
     /// Links on which loss begins, as far as that is certain. Only where end-to-end probes have
     /// shown loss.
     pub loss_begins: Vec<PathsLoss>,
+    /// Of so many addresses the names are left out: all together would take too much memory. Absent
+    /// from the document where it is none.
+    #[serde(skip_serializing_if = "is_none_left_out")]
+    pub names_left_out: usize,
 }
 
 /// Where probes came from.
@@ -397,10 +401,11 @@ impl Tracer {
 
     /// With the names that are found by the deadline.
     async fn name(&self, paths: &mut Paths, deadline: Instant, client: u64, limit: usize) {
-        let nodes = paths.hops.iter_mut().flat_map(|hop| &mut hop.nodes);
-        let nodes: Vec<&mut PathsNode> = nodes.collect();
-        let addresses = nodes.iter().filter_map(|node| node.ip_address).collect();
+        let nodes = paths.hops.iter().flat_map(|hop| &hop.nodes);
+        let addresses = nodes.filter_map(|node| node.ip_address).collect();
         let names = self.names_of(addresses, Some(deadline), client, limit).await;
+        paths.names_left_out = names.left_out();
+        let nodes = paths.hops.iter_mut().flat_map(|hop| &mut hop.nodes);
         for node in nodes {
             node.reverse_dns = node
                 .ip_address
@@ -493,8 +498,14 @@ impl Paths {
                 .map(|(visits, flow)| describe_flow(visits, flow, is_icmp))
                 .collect(),
             loss_begins: loss_begins.collect(),
+            names_left_out: 0,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none_left_out(count: &usize) -> bool {
+    *count == 0
 }
 
 fn describe_end(end: PathsEnd) -> PathsEnding {
@@ -712,6 +723,7 @@ mod tests {
         let took = Duration::from_millis(1500);
         let mut paths = Paths::new(&request, PathsOptions::default(), &result(is_rich), took);
         if is_rich {
+            paths.names_left_out = 3;
             paths.hops[0].nodes[0].reverse_dns = Arc::from(["gateway.example".to_owned()]);
         }
         let text = crate::json::to_compact(&paths).unwrap();
