@@ -75,7 +75,15 @@ struct Table {
     /// Connections that are not idle.
     busy: usize,
     /// The oldest first.
-    reserve: VecDeque<(u64, Arc<Notify>)>,
+    reserve: VecDeque<Reserved>,
+}
+
+/// A connection in the reserve.
+#[derive(Debug)]
+struct Reserved {
+    id: u64,
+    client: Client,
+    close: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -201,6 +209,19 @@ impl Table {
         let most = self.clients.values().max_by_key(|share| share.idle.len())?;
         most.idle.first_key_value().map(|(_, id)| *id)
     }
+
+    /// The oldest in the reserve of the client that has the most there: however many connections
+    /// somebody opens at once, others are asked what they want.
+    fn take_of_reserve(&mut self) -> Option<Reserved> {
+        let mut counts: HashMap<Client, usize> = HashMap::new();
+        for reserved in &self.reserve {
+            *counts.entry(reserved.client).or_default() += 1;
+        }
+        let most = counts.values().copied().max()?;
+        let of_most = |reserved: &Reserved| counts.get(&reserved.client) == Some(&most);
+        let oldest = self.reserve.iter().position(of_most)?;
+        self.reserve.remove(oldest)
+    }
 }
 
 impl Connections {
@@ -246,11 +267,12 @@ impl Connections {
         let close = Arc::new(Notify::new());
         let turns = if in_reserve {
             if table.reserve.len() >= RESERVE
-                && let Some((_, oldest)) = table.reserve.pop_front()
+                && let Some(oldest) = table.take_of_reserve()
             {
-                self.close(&oldest, "reserve");
+                self.close(&oldest.close, "reserve");
             }
-            table.reserve.push_back((id, Arc::clone(&close)));
+            let close = Arc::clone(&close);
+            table.reserve.push_back(Reserved { id, client, close });
             let share = table.clients.get(&client);
             share.map_or_else(one_turn, |share| Arc::clone(&share.turns))
         } else {
@@ -268,14 +290,14 @@ impl Connections {
         })
     }
 
-    /// Closes an idle one, or the oldest in the reserve. False if there is none.
+    /// Closes an idle one, or one in the reserve. False if there is none.
     pub(crate) fn make_room(&self) -> bool {
         let mut table = self.table();
         let idle = table.idlest_of_all().and_then(|id| table.remove(id));
         let (close, reason) = match idle {
             Some(entry) => (entry.close, "idle"),
-            None => match table.reserve.pop_front() {
-                Some((_, oldest)) => (oldest, "reserve"),
+            None => match table.take_of_reserve() {
+                Some(oldest) => (oldest.close, "reserve"),
                 None => return false,
             },
         };
@@ -330,7 +352,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let mut table = self.all.table();
         if self.in_reserve {
-            table.reserve.retain(|(id, _)| *id != self.id);
+            table.reserve.retain(|reserved| reserved.id != self.id);
         } else {
             table.remove(self.id);
         }
@@ -398,6 +420,10 @@ mod tests {
         assert!(reserve.iter().all(|connection| connection.in_reserve));
         assert!(Arc::clone(&reserve[1]).serve().is_none());
         assert!(must_close(&reserve[0]) && !must_close(&reserve[1]));
+        let another = all.open(client(3));
+        let more: Vec<_> = (0..2 * RESERVE).map(|_| all.open(client(2))).collect();
+        assert!(another.in_reserve && !must_close(&another) && must_close(&more[0]));
+        drop((another, more));
         drop(reserve);
         drop(busy);
         assert!(!all.open(client(2)).in_reserve);

@@ -51,6 +51,8 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(1);
 const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
 /// How often memory is given back.
 const RETURN_MEMORY: Duration = Duration::from_secs(20);
+/// After so many connections those that are there may say what they want.
+const ACCEPT_AT_ONCE: usize = 16;
 /// A client that reads the rest of its answer has so long for each byte: it reads 1 kB a second.
 const SLOWEST_READER: Duration = Duration::from_millis(1);
 /// The least that hyper takes.
@@ -402,9 +404,14 @@ impl Server {
     }
 
     async fn accept_tcp(self, listener: tokio::net::TcpListener) {
+        let mut accepted = 0_usize;
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
+                    accepted = accepted.wrapping_add(1);
+                    if accepted.is_multiple_of(ACCEPT_AT_ONCE) {
+                        tokio::task::yield_now().await;
+                    }
                     // What cannot be set costs little.
                     let _ = tune(&stream, self.write_timeout);
                     let place = self.tcp.open(Client::of(peer.ip()));
