@@ -54,6 +54,12 @@
 //! timeout makes the target appear at a lower TTL than its own. No other address and no earlier
 //! router can be forged that way, and each trace takes only one. Refusing such packets would hide
 //! closed ports behind some firewalls, and all UDP services. `tests/guesses.rs` checks the table.
+//!
+//! Datagrams, echoes among them, do not count at or before a TTL where a router answered, nor once
+//! the target has sent a port unreachable, which quotes a probe. When one came before any probe
+//! could have reached the target, or they are too few for a service, nothing is concluded from
+//! them: the distance is unknown. Few datagrams, none of them too early, can still show a service
+//! among silent hops after the last router that answered. `tests/services.rs` checks this.
 
 use std::net::IpAddr;
 

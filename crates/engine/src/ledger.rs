@@ -58,6 +58,8 @@ pub(crate) struct Received {
     pub at: Time,
     /// It cannot be told which attempt it is to, even where only one seems possible.
     pub is_unclear: bool,
+    /// Addresses and ports are all that makes it an answer: anybody may have sent it.
+    pub is_unproven: bool,
 }
 
 impl Received {
@@ -66,6 +68,7 @@ impl Received {
             answer,
             at,
             is_unclear: false,
+            is_unproven: false,
         }
     }
 }
@@ -92,11 +95,17 @@ struct Kept {
     translated: bool,
     /// Its labels are among the ledger's stacks.
     has_labels: bool,
+    is_unproven: bool,
 }
 
 impl Kept {
     fn new(received: &Received) -> Self {
-        let Received { answer, at, .. } = received;
+        let Received {
+            answer,
+            at,
+            is_unproven,
+            ..
+        } = received;
         Kept {
             at: *at,
             address: answer.address,
@@ -108,6 +117,7 @@ impl Kept {
             kernel_stamped: answer.kernel_stamped,
             translated: answer.translated,
             has_labels: answer.mpls != MplsStack::default(),
+            is_unproven: *is_unproven,
         }
     }
 
@@ -318,6 +328,31 @@ impl Ledger {
         self.destination
     }
 
+    /// Whether the destination's answer at `ttl` is one that anybody may have sent.
+    pub(crate) fn is_unproven(&self, ttl: u8) -> bool {
+        self.kept(ttl).is_some_and(|kept| kept.is_unproven)
+    }
+
+    /// Whether the destination is known by an answer that quotes or acknowledges a probe.
+    pub(crate) fn is_destination_proven(&self) -> bool {
+        self.destination.is_some_and(|ttl| !self.is_unproven(ttl))
+    }
+
+    /// The destination is further away than `ttl`, or is known by something better: forgets its
+    /// answers up to there that anybody may have sent.
+    fn withdraw(&mut self, ttl: u8) {
+        if self.destination.is_none_or(|destination| destination > ttl) {
+            return;
+        }
+        let Some(index) = self.index(ttl) else { return };
+        for place in self.places.iter_mut().take(index + 1) {
+            place.kept.take_if(|kept| kept.is_unproven);
+        }
+        let lowest = |place: &TtlRecord| place.kept.is_some_and(|kept| kept.destination);
+        let index = self.places.iter().position(lowest);
+        self.destination = index.map(|index| self.first_ttl + index as u8);
+    }
+
     /// The highest TTL below `ttl` that somebody else than the destination answered.
     pub(crate) fn highest_passed(&self, below: u8) -> Option<u8> {
         (self.first_ttl..below.min(self.highest().unwrap_or(0).saturating_add(1)))
@@ -470,6 +505,12 @@ impl Ledger {
         let is_first = sent.fate != Fate::Answered;
         sent.fate = Fate::Answered;
         let (sent_at, by_kernel) = (sent.at, sent.by_kernel);
+        match (received.answer.error, received.answer.destination) {
+            (Some(IcmpError::TimeExceeded), false) => self.withdraw(ttl),
+            // A closed port sends no datagrams.
+            (Some(IcmpError::Unreachable { .. }), true) => self.withdraw(u8::MAX),
+            _ => {}
+        }
         if attempt.is_some() {
             received.answer.rtt = Some(rtt(sent_at, received.at));
             received.answer.kernel_stamped &= by_kernel;

@@ -14,6 +14,11 @@ use crate::ledger::Received;
 /// that repeats itself.
 const PATIENCE: u32 = 3;
 
+/// Clocks of sending and receiving differ by less.
+const CLOCKS: Duration = Duration::from_millis(1);
+/// Of so many probes that reach a service, it answers one at least.
+const SELDOM: usize = 4;
+
 /// A service's answers on one flow. It answers every probe that reaches it, in order.
 pub(crate) struct Datagrams {
     /// The one that arrived first.
@@ -47,6 +52,18 @@ impl Datagrams {
             self.count += 1;
         }
         is_answer
+    }
+
+    /// Whether somebody else than a service sends them: one came before any probe could have reached
+    /// the target. `lowest`: when the first one left that may have.
+    pub(crate) fn are_forged(&self, lowest: Option<Time>) -> bool {
+        lowest.is_none_or(|sent| self.first.at + CLOCKS < sent)
+    }
+
+    /// Whether they are so few that they may be somebody else's, though none came too early.
+    /// `probes`: how many must have reached the service.
+    pub(crate) fn are_few(&self, probes: usize) -> bool {
+        self.count * SELDOM < probes
     }
 
     /// How many probes they answer, of those that left at `sent`: the last ones, as many as there

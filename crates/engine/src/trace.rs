@@ -741,6 +741,7 @@ impl Trace {
         let is_late = self.is_late(at);
         let timeout = self.spec.timeout;
         let is_syn = self.spec.method == Method::TcpSyn;
+        let is_udp = self.spec.method == Method::Udp;
         let Some(state) = self.flow_mut(flow) else {
             return Credit::Rejected;
         };
@@ -778,8 +779,15 @@ impl Trace {
                         && sent.fate != Fate::Refused
                 };
                 let is_unclear = is_syn && attempt.is_some() && state.ledger.attempts().iter().any(is_later);
+                // An echo can be forged: routers and closed ports know better.
+                let ledger = &state.ledger;
+                let is_passed = ledger.highest_passed(u8::MAX).is_some_and(|passed| ttl <= passed);
+                if is_udp && (is_passed || ledger.is_destination_proven()) {
+                    return Credit::Rejected;
+                }
                 let received = Received {
                     is_unclear,
+                    is_unproven: is_udp,
                     ..received(attempt.filter(|_| !is_unclear), at)
                 };
                 self.credit(flow, ttl, received, responders)
@@ -820,6 +828,9 @@ impl Trace {
         let Some(state) = self.flow_mut(flow) else {
             return Credit::Rejected;
         };
+        if state.ledger.is_destination_proven() {
+            return Credit::Duplicate;
+        }
         let sent = state.ledger.attempts();
         let alone = match sent {
             [sole] if is_single => Some(sole.id.ttl),
@@ -846,7 +857,12 @@ impl Trace {
                 attempt: last.filter(|_| is_clear).map(|(attempt, _)| attempt),
                 ..received.answer
             };
-            return self.credit(flow, ttl, Received { answer, ..received }, responders);
+            let received = Received {
+                answer,
+                is_unproven: true,
+                ..received
+            };
+            return self.credit(flow, ttl, received, responders);
         }
         if state.ledger.destination().is_some() {
             return Credit::Duplicate;

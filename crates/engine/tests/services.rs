@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 
 use support::*;
-use traceroute_engine::{End, Engine, EngineEvent, Method, NetworkEvent, TraceSpec};
-use traceroute_wire::{Checksums, IcmpError, MAX_PROBE_LEN, Probe, Reply, decode};
+use traceroute_engine::{Distance, End, Engine, EngineEvent, Method, NetworkEvent, TraceSpec};
+use traceroute_wire::{Checksums, IcmpError, MAX_PROBE_LEN, Probe, Reply, ReplyKind, UdpReply, decode};
 
 /// Three routers, a silent one, and a service at TTL 5, 120 ms away.
 fn behind_a_silent_router(probe: &Probe) -> Vec<(u64, Reply)> {
@@ -150,6 +150,124 @@ fn forged_datagrams_neither_stop_a_run_nor_show_a_destination() {
                 _ => assert!(shown.is_none() && result.end == End::MaxTtl, "{label}"),
             }
         }
+    }
+}
+
+/// The same all the time, until long after the run must be over, from few for each of our ports to
+/// many. Every second one looks like an echo of a probe.
+#[test]
+fn an_endless_flood_of_forged_datagrams_makes_no_router_wrong_and_no_run_longer() {
+    for (what, hop_retries, silent) in [
+        ("closed port", 2, false),
+        ("closed port", 0, false),
+        ("closed port", 2, true),
+        ("closed port", 0, true),
+        ("service", 2, false),
+        ("service", 0, false),
+        ("service", 2, true),
+        ("service", 0, true),
+        ("silent target", 2, true),
+        ("silent target", 0, true),
+    ] {
+        for every in [2, 10, 600] {
+            let mut simulation = Simulation::new(move |now, probe: &Probe| match probe.ttl {
+                8..=10 if silent => vec![],
+                ttl if ttl < 11 => vec![(now + ms(ttl.into()), time_exceeded(probe))],
+                _ if what == "service" => vec![(now + ms(11), udp_service(probe))],
+                _ if what == "closed port" => vec![(now + ms(11), destination_answer(probe))],
+                _ => vec![],
+            });
+            let spec = TraceSpec {
+                hop_retries,
+                ..spec(Method::Udp)
+            };
+            let id = simulation.start(spec);
+            for count in 0..30_000 / every {
+                let echoed = (count % 2 == 1).then_some((count * 101) as u16);
+                simulation.post(at(5 + count * every), forged(echoed));
+            }
+            simulation.run();
+            let result = simulation.result(id);
+            let label = format!(
+                "{what} {hop_retries} {silent} {every}: {} {:?}",
+                simulation.summary(id),
+                result.distance
+            );
+            let passed = if silent { 7 } else { 10 };
+            for hop in &result.hops[..passed] {
+                let found = hop.answer.map(|answer| answer.address);
+                assert_eq!(found, Some(router(hop.ttl)), "{label}");
+            }
+            let shown = result
+                .hops
+                .iter()
+                .find(|hop| hop.answer.is_some_and(|answer| answer.destination));
+            // A closed port's answers quote the probe. Nothing else is believed beside forgeries.
+            let distance = if silent && hop_retries == 0 {
+                Distance::Unknown
+            } else {
+                Distance::Known
+            };
+            let expected = (what == "closed port").then_some((11, distance));
+            assert_eq!(shown.map(|hop| (hop.ttl, result.distance)), expected, "{label}");
+            // 30 probes, the timeout, and as much again to seek a service.
+            assert!(simulation.finished[&id].0 <= at(3600), "{label}");
+        }
+    }
+}
+
+/// As a stranger sends it to our port.
+fn forged(echoed: Option<u16>) -> Reply {
+    Reply {
+        source: target(),
+        destination: client(),
+        ttl: 60,
+        kind: ReplyKind::Udp(UdpReply {
+            source_port: 33434,
+            destination_port: 40_000,
+            payload_len: 3,
+            echoed,
+        }),
+    }
+}
+
+/// Echoes over IPv6 need no guess: the length alone says the TTL.
+#[test]
+fn a_forged_echo_takes_no_routers_place() {
+    let source = client_of(true);
+    for after in [1, 60] {
+        // In front of each router's answer, and after all of them.
+        let mut simulation = Simulation::new(move |now, probe: &Probe| {
+            let mut replies = match probe.ttl {
+                ttl if ttl < 5 => vec![(now + ms(20), time_exceeded(probe))],
+                _ => vec![(now + ms(30), destination_answer(probe))],
+            };
+            let mut echo = echoed(probe);
+            if let ReplyKind::Udp(udp) = &mut echo.kind {
+                let number = udp.echoed.map(|len| len.min(9));
+                udp.echoed = if after == 1 { udp.echoed } else { number };
+            }
+            replies.push((now + ms(after), echo));
+            replies
+        });
+        let id = simulation.start(TraceSpec {
+            target: target_of(true),
+            ..spec(Method::Udp)
+        });
+        simulation.run();
+        let result = simulation.result(id);
+        assert_eq!(result.source, source);
+        let found: Vec<_> = result
+            .hops
+            .iter()
+            .map(|hop| hop.answer.map(|answer| answer.address))
+            .collect();
+        let path: Vec<_> = (1..5)
+            .map(|ttl| router_of(true, ttl))
+            .chain([target_of(true)])
+            .map(Some)
+            .collect();
+        assert_eq!(found, path, "{after}");
     }
 }
 

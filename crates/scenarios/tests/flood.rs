@@ -10,6 +10,9 @@
 //! did not get a CPU for longer than the ring lasts. Any of them may have been an answer: where
 //! something is missing then, all is done again, too. Without drops nothing may be missing.
 //!
+//! Another flood is of datagrams in the name of the probed target. They may hide the destination of
+//! a UDP run, but no router, and show it nowhere before or at a router that answered.
+//!
 //! Ignored, because on a busy machine the flood itself would take all CPUs:
 //! `cargo test -p traceroute-scenarios --test flood -- --ignored --nocapture`.
 #![cfg(target_os = "linux")]
@@ -23,8 +26,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use datadog_traceroute::{Protocol, Report, Request, Run, TcpMethod, Tracer, TracerOptions};
-use etherparse::{PacketBuilder, TcpHeader};
+use datadog_traceroute::{Distance, Protocol, Report, Request, Run, TcpMethod, Tracer, TracerOptions};
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 use tokio::runtime::{Builder, Runtime};
 use traceroute_simnet::tun::{self, Settings};
 use traceroute_simnet::{Network, Topology, example, namespace};
@@ -61,6 +64,8 @@ const TARGET: (Ipv4Addr, Ipv6Addr) = (
 );
 /// Probed by the TCP rounds.
 const TCP_PORT: u16 = 80;
+/// Probed by the UDP rounds.
+const UDP_PORT: u16 = 33434;
 
 #[test]
 #[ignore = "takes a CPU for itself"]
@@ -122,6 +127,159 @@ fn trace_in_flood(device: &File, name: &str, runs: u32, heavy_load: bool) {
     });
 }
 
+/// What the target of the forged datagrams does itself with UDP, and how many routers answer.
+const TARGETS: [(&str, &str, u8); 5] = [
+    ("closed port", "default = \"closed\"", 10),
+    ("closed port after silent routers", "default = \"closed\"", 7),
+    ("service", "default = \"open\"\nreply = \"hello\"", 10),
+    ("echo service", "default = \"open\"", 10),
+    ("silent target", "default = \"silent\"", 10),
+];
+/// Runs of each request in the flood of forged datagrams.
+const FORGED_RUNS: u32 = 10;
+
+/// Who knows who traces whom sends datagrams from the target's address and the probed port to all
+/// our ports. That is all a datagram has to show that it is an answer.
+#[test]
+#[ignore = "takes a CPU for itself"]
+fn datagrams_in_the_targets_name_make_no_router_wrong() {
+    thread::spawn(|| {
+        if let Err(error) = namespace::enter() {
+            return traceroute_testbed::not_run(&error.to_string());
+        }
+        for target in TARGETS {
+            match tun::open("") {
+                Ok((device, name)) => trace_among_forgeries(&device, &name, target),
+                Err(error) => traceroute_testbed::not_run(&error.to_string()),
+            }
+        }
+    })
+    .join()
+    .unwrap();
+}
+
+/// Of a target with a path of eleven hops.
+fn trace_among_forgeries(device: &File, name: &str, (what, udp, routers): (&str, &str, u8)) {
+    let mut text = example("straight")
+        .unwrap()
+        .text
+        .replace("open = [7, 53]\nsilent = [9]", udp);
+    for silent in routers + 1..11 {
+        let router = format!("name = \"r{silent}\"");
+        text = text.replace(&router, &format!("{router}\nsilent = true"));
+    }
+    let topology = Topology::parse(what, &text).unwrap();
+    namespace::configure(name, &topology, true).unwrap();
+    let (stop, stopper) = UnixStream::pair().unwrap();
+    let flood = &Flood::default();
+    thread::scope(|scope| {
+        let _end_all = EndAll {
+            flood,
+            _stopper: stopper,
+        };
+        scope.spawn(move || serve(device, &topology, &stop));
+        let lab = Lab::new(FORGED_RUNS, true);
+        // What is reserved is given out again.
+        let method = (Protocol::Udp, TcpMethod::Syn);
+        let blocks = [false, true].map(|v6| block(&lab.trace(method, v6).runs));
+        scope.spawn(move || flood.run(device, &forged(blocks)));
+        for (v6, hop_retries) in [(false, 2), (true, 2), (false, 0)] {
+            flood.v6.store(v6, Relaxed);
+            let before = lab.usage(flood);
+            let report = lab.trace_udp(v6, hop_retries);
+            let after = lab.usage(flood);
+            let mut shown = Shown::default();
+            for run in &report.runs {
+                shown.add(run, v6);
+            }
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            let label = format!(
+                "{what} {family}, {hop_retries} retries: {shown:?}; {}",
+                after.since(&before)
+            );
+            println!("{label}");
+            assert_eq!(shown.wrong_routers, 0, "{label}");
+            assert_eq!((shown.nearer, shown.further), (0, 0), "{label}");
+            // Only the kernel may have dropped what is missing.
+            if after.drops == before.drops {
+                assert_eq!(
+                    shown.missing_routers,
+                    u32::from(10 - routers) * FORGED_RUNS,
+                    "{label}"
+                );
+                // Its port unreachable quotes the probe, which cannot be forged.
+                let right = if udp.contains("closed") { FORGED_RUNS } else { 0 };
+                assert_eq!(shown.right, right, "{label}");
+                // Nor has anybody asked again whether it is nearer.
+                let is_known = right > 0 && (routers == 10 || hop_retries > 0);
+                let unknown = if is_known { 0 } else { FORGED_RUNS };
+                assert_eq!(shown.unknown, unknown, "{label}");
+            }
+        }
+    });
+}
+
+/// How many runs show the destination where, which is the eleventh hop, and how many hops are wrong.
+#[derive(Debug, Default)]
+struct Shown {
+    wrong_routers: u32,
+    missing_routers: u32,
+    right: u32,
+    nearer: u32,
+    further: u32,
+    /// The details say that its distance is unknown.
+    unknown: u32,
+}
+
+impl Shown {
+    fn add(&mut self, run: &Run, v6: bool) {
+        let router = |ttl: u8| -> IpAddr {
+            if v6 {
+                Ipv6Addr::new(0x2001, 0xdb8, ttl.into(), 0, 0, 0, 0, 1).into()
+            } else {
+                Ipv4Addr::new(10, 0, ttl, 1).into()
+            }
+        };
+        for hop in &run.hops {
+            match hop.answer {
+                Some(answer) if answer.destination => {}
+                Some(answer) => self.wrong_routers += u32::from(answer.address != router(hop.ttl)),
+                None => self.missing_routers += u32::from(hop.ttl < 11),
+            }
+        }
+        let destination = run
+            .hops
+            .iter()
+            .find(|hop| hop.answer.is_some_and(|answer| answer.destination));
+        self.unknown += u32::from(run.distance == Distance::Unknown);
+        match destination.map(|hop| hop.ttl) {
+            Some(11) => self.right += 1,
+            Some(..11) => self.nearer += 1,
+            Some(_) => self.further += 1,
+            None => {}
+        }
+    }
+}
+
+/// Datagrams from the probed port to each port of the blocks.
+fn forged(blocks: [u16; 2]) -> [Vec<Vec<u8>>; 2] {
+    let (client, target) = (CLIENT, TARGET);
+    let v4 = || PacketBuilder::ipv4(target.0.octets(), client.0.octets(), 60);
+    let v6 = || PacketBuilder::ipv6(target.1.octets(), client.1.octets(), 60);
+    [datagrams(v4, blocks[0]), datagrams(v6, blocks[1])]
+}
+
+fn datagrams(ip: impl Fn() -> PacketBuilderStep<IpHeaders>, block: u16) -> Vec<Vec<u8>> {
+    let datagram = |index: u8| {
+        let mut packet = Vec::new();
+        ip().udp(UDP_PORT, block << 8 | u16::from(index))
+            .write(&mut packet, b"forged")
+            .unwrap();
+        packet
+    };
+    (0..=u8::MAX).map(datagram).collect()
+}
+
 /// Ends the flood and the network when it goes.
 struct EndAll<'a> {
     flood: &'a Flood,
@@ -172,10 +330,24 @@ impl Lab {
             .port(if protocol == Protocol::Tcp {
                 TCP_PORT
             } else {
-                33434
+                UDP_PORT
             })
             .runs(self.runs)
             .e2e_probes(E2E_QUERIES)
+            .timeout(Duration::from_secs(1))
+            .build()
+            .unwrap();
+        self.runtime.block_on(self.tracer.trace(&request)).unwrap()
+    }
+
+    fn trace_udp(&self, v6: bool, hop_retries: u8) -> Report {
+        let target: IpAddr = if v6 { TARGET.1.into() } else { TARGET.0.into() };
+        let request = Request::to(target)
+            .protocol(Protocol::Udp)
+            .port(UDP_PORT)
+            .runs(self.runs)
+            .hop_retries(hop_retries)
+            .e2e_probes(0)
             .timeout(Duration::from_secs(1))
             .build()
             .unwrap();

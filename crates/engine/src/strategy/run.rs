@@ -18,7 +18,7 @@ use crate::Time;
 use crate::answer::{Answer, Distance, End, Hop, TraceOutcome, TraceResult};
 use crate::cause::{Cause, Losses};
 use crate::flow::MAX_ATTEMPTS;
-use crate::ledger::{Fate, Ledger};
+use crate::ledger::{Attempt, Fate, Ledger};
 use crate::service::Datagrams;
 use crate::trace::FlowState;
 
@@ -97,6 +97,11 @@ impl<P: Pace> RunStrategy<P> {
             last_sent.max(datagrams.heard_at)
         };
         let at = since + quiet;
+        let latest = (window + spec.timeout.min(EXTRA)).min(view.end());
+        // Where somebody forges them, it may never be quiet.
+        if datagrams.are_forged(ledger.first_sent(lowest)) || self.seeking.is_none() && at > latest {
+            return None;
+        }
         if view.now < at {
             return Some(Step::Wait {
                 until: at,
@@ -104,7 +109,7 @@ impl<P: Pace> RunStrategy<P> {
             });
         }
         // It does answer, so more time is well spent.
-        if view.now > (window + spec.timeout.min(EXTRA)).min(view.end()) {
+        if view.now > latest {
             return None;
         }
         let counted = count_datagrams(ledger, datagrams, spec.delay).0;
@@ -340,6 +345,18 @@ fn count_datagrams(ledger: &Ledger, datagrams: &Datagrams, delay: Duration) -> (
     (candidates().nth(not_reached).map(|sent| sent.id.ttl), not_reached)
 }
 
+/// Whether the destination, at `ttl` by an answer that anybody may have sent, is not to be believed.
+fn is_doubtful(state: &FlowState, ttl: u8) -> bool {
+    let ledger = &state.ledger;
+    let Some(datagrams) = state.datagrams.as_ref() else {
+        return false;
+    };
+    let lowest = ledger.highest_passed(u8::MAX).map_or(ttl, |passed| passed + 1);
+    let reached = |sent: &&Attempt| sent.id.ttl >= ttl && sent.id.attempt == 0 && sent.fate != Fate::Refused;
+    let probes = ledger.attempts().iter().filter(reached).count();
+    datagrams.are_forged(ledger.first_sent(lowest.min(ttl))) || datagrams.are_few(probes)
+}
+
 impl<P: Pace> RunStrategy<P> {
     fn result(&self, view: &mut View<'_>) -> TraceResult {
         let spec = view.spec;
@@ -355,7 +372,12 @@ impl<P: Pace> RunStrategy<P> {
             _ => None,
         };
         let destination = ledger.destination().or(counted.map(|(ttl, _)| ttl));
+        let is_unproven = |ttl: &u8| counted.is_some() || ledger.is_unproven(*ttl);
+        let is_doubtful = destination
+            .filter(is_unproven)
+            .is_some_and(|ttl| is_doubtful(state, ttl));
         let distance = match destination {
+            Some(_) if is_doubtful => Distance::Unknown,
             Some(ttl) if ttl > spec.first_ttl && !ledger.is_passed(ttl - 1) => {
                 self.asking.verdict(view, ledger, ttl)
             }
@@ -367,7 +389,7 @@ impl<P: Pace> RunStrategy<P> {
         // What may be wrong is not shown, unless that is what the caller wants: one probe for each
         // TTL, or none for what is nearer.
         let is_wanted = !spec.may_repeat() || destination == Some(spec.first_ttl);
-        let is_shown = distance == Distance::Known || is_wanted;
+        let is_shown = distance == Distance::Known || is_wanted && !is_doubtful;
         let (last, end) = match (destination.filter(|_| is_shown), ledger.refusal()) {
             (Some(ttl), _) => (ttl, End::Destination),
             (None, Some((ttl, from, code))) => (

@@ -24,7 +24,9 @@ impl Pace for Sweep {
                 window: view.started + spec.timeout,
             };
         };
-        let is_over = ledger.destination().is_some() || ledger.refusal().is_some() || last.0 >= spec.max_ttl;
+        // A forged answer must not end it before routers have answered.
+        let has_ended = ledger.is_destination_proven() || ledger.refusal().is_some();
+        let is_over = has_ended || last.0 >= spec.max_ttl;
         if is_over {
             First::Over {
                 window: last.1 + spec.timeout,
