@@ -125,7 +125,7 @@ fn a_fixed_interval_sends_all_whatever_the_limit() {
     assert_eq!(series.limit, Some(ms(1000)));
 }
 
-/// The thread stands still for five seconds: what it missed is not made up for.
+/// The thread stands still for five seconds: what it missed is not made up for, and not left out.
 #[test]
 fn after_a_suspension_there_is_no_burst() {
     for (method, fixed) in [
@@ -136,12 +136,17 @@ fn after_a_suspension_there_is_no_burst() {
     ] {
         let (mut simulation, _) = World::new(7, 1).simulate();
         simulation.stalls.push(at(3000)..at(8000));
-        let (_, sent, _) = run(
+        let (series, sent, _) = run(
             simulation,
             TraceSpec {
                 method,
                 ..series(fixed)
             },
+        );
+        assert_eq!(
+            (series.probes.len(), series.unsent),
+            (50, 0),
+            "{method:?} {fixed}"
         );
         let tests = sent.len().saturating_sub(COUNT as usize);
         let after: Vec<_> = sent

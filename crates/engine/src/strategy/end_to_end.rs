@@ -49,6 +49,8 @@ pub(crate) struct EndToEndStrategy {
     /// When the first one was dealt with: the schedule counts from then.
     first_at: Option<Time>,
     next_at: Option<Time>,
+    /// When the next one is to leave, as was said last.
+    due: Option<Time>,
     opening: Option<(FlowIndex, Use)>,
     flows: FlowIndex,
     test: Option<FlowIndex>,
@@ -64,6 +66,7 @@ impl EndToEndStrategy {
             refused: 0,
             first_at: None,
             next_at: None,
+            due: None,
             // Every trace begins with one.
             opening: Some((FIRST, Use::Probe)),
             flows: FIRST + 1,
@@ -231,6 +234,14 @@ impl Strategy for EndToEndStrategy {
             self.test = None;
             return close(flow);
         }
+        // After a suspension all comes so much later: the end, too.
+        let due = self.due.or(self.next_at).filter(|_| self.made < count);
+        if let Some(late) = due.map(|due| view.now.since(due))
+            && late >= interval
+        {
+            self.first_at = self.first_at.map(|first| first + late);
+            self.due = Some(view.now);
+        }
         // The series ends when it would have ended without a limit.
         let first = self.first_at.unwrap_or(view.started);
         let end = (first + interval.saturating_mul(count.saturating_sub(1))).min(view.end());
@@ -259,8 +270,10 @@ impl Strategy for EndToEndStrategy {
             }
             let is_in_time = at <= end || self.made == 0 || !limited;
             if is_in_time && at <= view.now {
+                self.due = None;
                 return self.open(Use::Probe);
             } else if is_in_time {
+                self.due = Some(at);
                 wake = Some(wake.map_or(at, |wake| wake.min(at)));
             }
         }
