@@ -66,23 +66,25 @@ impl Lane {
 
     fn with_server(server: &[&str]) -> Lane {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        // The sockets of Windows programs are those of Wine's server, so it has to be started in
-        // the namespace.
-        stop_wine();
         let lab = Lab::new().unwrap();
         let chain = lab.chain(HOPS).unwrap();
-        // The first program brings up Wine's own, which live as long as the server and would keep
-        // its pipes open.
-        for words in [server, &["wine", "cmd", "/c", "exit"]] {
+        let succeeds = |words: &[&str]| {
             let mut command = chain.client.command(words[0]);
             command
                 .args(&words[1..])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
-            let status = command.status().unwrap();
-            assert!(status.success(), "{words:?}: {status}");
-        }
+            command.status().unwrap().success()
+        };
+        // The sockets of Windows programs are those of Wine's server, so it has to be started in
+        // the namespace. The first program brings up Wine's own, which live as long as the server and
+        // would keep its pipes open. Wine's services may miss each other then, so it is tried again.
+        let started = (0..3).any(|_| {
+            stop_wine();
+            succeeds(server) && succeeds(&["wine", "cmd", "/c", "exit"])
+        });
+        assert!(started, "{server:?}");
         Lane {
             _service: chain.target.listen_tcp(80).unwrap(),
             chain,
@@ -112,10 +114,18 @@ impl Lane {
     }
 
     fn run(&self, arguments: &str) -> Outcome {
-        let mut command = self.command("WINDOWS_PROGRAM");
-        command.args(arguments.split_whitespace());
-        eprintln!("$ datadog-traceroute.exe {arguments}");
-        let outcome = end(start(&mut command));
+        let run = || {
+            let mut command = self.command("WINDOWS_PROGRAM");
+            command.args(arguments.split_whitespace());
+            eprintln!("$ datadog-traceroute.exe {arguments}");
+            end(start(&mut command))
+        };
+        // Wine's server may break a program off, which says nothing about it.
+        let is_broken_off = |outcome: &Outcome| outcome.stderr.contains("wine client error:");
+        let mut outcome = run();
+        if is_broken_off(&outcome) {
+            outcome = run();
+        }
         eprintln!("{}{}", outcome.stdout, outcome.stderr);
         outcome
     }

@@ -379,6 +379,8 @@ fn a_link_local_target_is_probed_on_its_interface() {
         );
 
         // Another interface gets the address.
+        // Whoever holds a copy of its file: a program that another test starts does for a moment.
+        ip("link delete tun0");
         drop(tun);
         ip("link add other type veth peer name end");
         ip("link set other addrgenmode none");
@@ -574,16 +576,13 @@ fn a_reserved_port_is_ours_until_released() {
             assert_eq!(taken.kind(), ErrorKind::AddrInUse);
             subject.release(Transport::Udp, address, port);
             subject.release(Transport::Udp, address, port);
-            UdpSocket::bind((address, port)).expect("free again");
+            until_free(|| UdpSocket::bind((address, port)));
 
             let port = subject.reserve(Transport::Tcp, address);
             let taken = TcpListener::bind((address, port)).expect_err("taken");
             assert_eq!(taken.kind(), ErrorKind::AddrInUse);
             subject.release(Transport::Tcp, address, port);
-            // The kernel may take a moment to unhash a listener.
-            let mut tries = (0..100)
-                .map(|_| TcpListener::bind((address, port)).inspect_err(|_| std::thread::yield_now()));
-            assert!(tries.any(|bound| bound.is_ok()), "free again");
+            assert_free_again(SocketAddr::new(address, port));
         }
         assert_eq!(subject.network.counters().reserved_ports, 0);
     });
@@ -625,15 +624,17 @@ fn a_connection_is_opened_seen_and_reset() {
     });
 }
 
-/// That the port is free, and in no lingering state. A program that another test starts holds a
-/// copy of every socket between fork and exec, so it may take a moment.
+/// That the port is free, and in no lingering state.
 fn assert_free_again(local: SocketAddr) {
+    until_free(|| TcpListener::bind(local));
+}
+
+/// That binding works, soon. A program that another test starts holds a copy of every socket between
+/// fork and exec, so it may take a moment.
+fn until_free<T>(bind: impl Fn() -> std::io::Result<T>) {
     let until = std::time::Instant::now() + Duration::from_secs(5);
-    while let Err(error) = TcpListener::bind(local) {
-        assert!(
-            std::time::Instant::now() < until,
-            "{local} is not free again: {error}"
-        );
+    while let Err(error) = bind() {
+        assert!(std::time::Instant::now() < until, "not free again: {error}");
         std::thread::yield_now();
     }
 }
@@ -923,7 +924,7 @@ fn a_wait_ends_at_its_deadline() {
         assert_eq!(subject.poll_until(deadline), []);
         let late = subject.network.now().since(deadline);
         assert!(
-            subject.network.now() >= deadline && late < Duration::from_millis(500),
+            subject.network.now() >= deadline && late < Duration::from_secs(5),
             "{late:?}"
         );
     });

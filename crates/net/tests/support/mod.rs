@@ -5,8 +5,10 @@ use std::cell::Cell;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use traceroute_engine::{
     Capabilities, ConnectionId, Egress, FlowRequest, MatchedReply, NetError, Network, NetworkEvent, OpenFlow,
     Route, Time, Token, Transport,
@@ -180,8 +182,37 @@ pub(crate) struct Subject {
     pub(crate) network: Box<dyn Network + Send>,
 }
 
+/// Keeps the kernel's stamps on arrival switched on for the whole process. Without a socket that wants
+/// them they go off between two tests, and come on in the background.
+fn keep_stamps_on() {
+    static SOCKET: OnceLock<Socket> = OnceLock::new();
+    SOCKET.get_or_init(|| {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsRawFd;
+            let (on, size) = (1_i32, size_of::<i32>() as libc::socklen_t);
+            // SAFETY: the option's value is an integer, which lives until the call ends.
+            let result = unsafe {
+                let on = (&raw const on).cast();
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_TIMESTAMPNS,
+                    on,
+                    size,
+                )
+            };
+            assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        socket
+    });
+}
+
 impl Subject {
     pub(crate) fn new() -> Self {
+        keep_stamps_on();
         Subject {
             network: traceroute_net::open(NetworkOptions {
                 heavy_load: heavy_load(),
