@@ -27,6 +27,8 @@ pub(crate) struct Datagrams {
     /// The last one that was heard, be it an answer or a duplicate.
     pub(crate) heard_at: Time,
     count: usize,
+    /// How many were heard, answers or duplicates.
+    heard: usize,
 }
 
 impl Datagrams {
@@ -37,6 +39,7 @@ impl Datagrams {
             last_at: first.at,
             heard_at: first.at,
             count: 0,
+            heard: 0,
         }
     }
 
@@ -44,6 +47,7 @@ impl Datagrams {
     /// other.
     pub(crate) fn add(&mut self, at: Time, apart: Duration) -> bool {
         self.heard_at = self.heard_at.max(at);
+        self.heard += 1;
         let is_answer = at.since(self.last_at) <= apart * PATIENCE;
         if is_answer {
             // They may be read in another order than they came in.
@@ -60,10 +64,10 @@ impl Datagrams {
         lowest.is_none_or(|sent| self.first.at + CLOCKS < sent)
     }
 
-    /// Whether they are so few that they may be somebody else's, though none came too early.
-    /// `probes`: how many must have reached the service.
+    /// Whether they are so few that they may be somebody else's, though none came too early. Those
+    /// after a pause count as well. `probes`: how many must have reached the service.
     pub(crate) fn are_few(&self, probes: usize) -> bool {
-        self.count * SELDOM < probes
+        self.heard * SELDOM < probes
     }
 
     /// How many probes they answer, of those that left at `sent`: the last ones, as many as there

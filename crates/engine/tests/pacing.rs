@@ -157,6 +157,22 @@ fn after_a_suspension_there_is_no_burst() {
     }
 }
 
+/// What waits for a token that comes too late waits for nothing that could be missed.
+#[test]
+fn a_series_ends_in_time_where_the_last_probes_are_lost() {
+    for lost_from in (24_000..30_000).step_by(100) {
+        let mut world = World::new(7, 1).limited([7]);
+        let path = move |now, probe: &Probe| match world.answers(now, probe) {
+            _ if now >= at(lost_from) => Vec::new(),
+            answers => answers,
+        };
+        let (_, sent, end) = run(Simulation::new(path), series(false));
+        let last = at(1) + INTERVAL * (COUNT - 1);
+        assert!(sent.iter().all(|sent| *sent <= last), "{lost_from}: {sent:?}");
+        assert!(end <= last + ms(1000), "{lost_from}: {end:?}");
+    }
+}
+
 /// A firewall of this machine, for a while.
 #[test]
 fn refused_probes_keep_their_place_in_time() {

@@ -48,6 +48,27 @@ fn duplicates_do_not_bring_a_service_nearer() {
 }
 
 #[test]
+fn a_pause_of_a_service_hides_nothing() {
+    let mut lost = vec![7, 8, 9];
+    let mut simulation = Simulation::new(move |now, probe: &Probe| {
+        let before = lost.len();
+        lost.retain(|ttl| *ttl != probe.ttl);
+        let answers = if lost.len() < before {
+            vec![]
+        } else {
+            behind_a_silent_router(probe)
+        };
+        let later = |(after, reply)| (now + ms(after), reply);
+        answers.into_iter().map(later).collect()
+    });
+    let id = simulation.start(spec(Method::Udp));
+    simulation.run();
+    // Of two probes at TTL 5 it is not known which was answered.
+    let expected = BEHIND_A_SILENT_ROUTER.replace("/120!", "/?!");
+    assert_eq!(simulation.summary(id), expected);
+}
+
+#[test]
 fn answers_of_a_service_that_were_held_up_still_count() {
     for (held_up, rtt) in [(5, 150), (6, 120), (7, 120)] {
         let mut simulation = Simulation::new(|now, probe: &Probe| {

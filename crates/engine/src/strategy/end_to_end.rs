@@ -234,8 +234,9 @@ impl Strategy for EndToEndStrategy {
             self.test = None;
             return close(flow);
         }
-        // After a suspension all comes so much later: the end, too.
-        let due = self.due.or(self.next_at).filter(|_| self.made < count);
+        // After a suspension all comes so much later: the end, too. What does not wait for a probe
+        // misses none.
+        let due = self.due.filter(|_| self.made < count);
         if let Some(late) = due.map(|due| view.now.since(due))
             && late >= interval
         {
@@ -275,6 +276,8 @@ impl Strategy for EndToEndStrategy {
             } else if is_in_time {
                 self.due = Some(at);
                 wake = Some(wake.map_or(at, |wake| wake.min(at)));
+            } else {
+                self.due = None;
             }
         }
         if let Some((_, ends)) = test_ends {
