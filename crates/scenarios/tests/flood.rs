@@ -23,6 +23,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,9 +68,22 @@ const TCP_PORT: u16 = 80;
 /// Probed by the UDP rounds.
 const UDP_PORT: u16 = 33434;
 
+/// One flood at a time, and no probing thread of another one that still counts.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let until = Instant::now() + Duration::from_secs(30);
+    while probing_threads().next().is_some() {
+        assert!(Instant::now() < until, "the other flood's thread does not end");
+        thread::sleep(Duration::from_millis(10));
+    }
+    alone
+}
+
 #[test]
 #[ignore = "takes a CPU for itself"]
 fn a_flood_of_irrelevant_packets_hides_no_hop() {
+    let _alone = alone();
     for (runs, heavy_load) in [(50, true), (3, false)] {
         println!("{runs} runs");
         thread::spawn(move || {
@@ -143,6 +157,7 @@ const FORGED_RUNS: u32 = 10;
 #[test]
 #[ignore = "takes a CPU for itself"]
 fn datagrams_in_the_targets_name_make_no_router_wrong() {
+    let _alone = alone();
     thread::spawn(|| {
         if let Err(error) = namespace::enter() {
             return traceroute_testbed::not_run(&error.to_string());
@@ -572,14 +587,24 @@ fn memory_kib() -> u64 {
 
 /// CPU time of the probing thread, in hundredths of a second.
 fn cpu_ticks() -> u64 {
-    let mut ticks = 0;
-    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+    let ticks = |stat: String| {
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    probing_threads().map(ticks).sum()
+}
+
+/// What `/proc/self/task/…/stat` (proc(5)) says of each of them.
+fn probing_threads() -> impl Iterator<Item = String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let stat_of = |task: fs::DirEntry| {
         let mut stat = String::new();
-        let file = File::open(task.path().join("stat"));
-        if file.and_then(|mut file| file.read_to_string(&mut stat)).is_ok() && stat.contains("(probing)") {
-            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-            ticks += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        }
-    }
-    ticks
+        File::open(task.path().join("stat"))
+            .and_then(|mut file| file.read_to_string(&mut stat))
+            .ok()?;
+        Some(stat)
+    };
+    tasks
+        .filter_map(stat_of)
+        .filter(|stat| stat.contains("(probing)"))
 }
