@@ -40,9 +40,12 @@ impl Writer {
         let turn = Arc::clone(&self.0).acquire_owned().await;
         let (done, writing) = oneshot::channel();
         let work = Arc::new(Mutex::new(Some(move || {
-            let _turn = turn;
+            // Who has the result may begin the next one.
+            let turn = turn;
+            let result = work();
+            drop(turn);
             // Nobody may wait any more.
-            let _ = done.send(work());
+            let _ = done.send(result);
         })));
         let of_thread = Arc::clone(&work);
         let started = thread::Builder::new()
