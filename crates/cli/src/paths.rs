@@ -76,7 +76,7 @@ fn written(discovery: &Discovery, paths: &Paths) -> Result<String, Failure> {
             let count = paths.names_left_out;
             let _ = writeln!(
                 stderr,
-                "warning: names left out, which all together take too much memory: of {count} addresses"
+                "warning: the names of {count} addresses are left out: all together take too much memory"
             );
         }
     }

@@ -59,7 +59,7 @@ impl Datagrams {
     }
 
     /// Whether somebody else than a service sends them: one came before any probe could have reached
-    /// the target. `lowest`: when the first one left that may have.
+    /// the target. `lowest`: when the first probe left that may have reached it.
     pub(crate) fn are_forged(&self, lowest: Option<Time>) -> bool {
         lowest.is_none_or(|sent| self.first.at + CLOCKS < sent)
     }

@@ -301,8 +301,8 @@ fn a_drained_target_is_never_shown_elsewhere() {
     assert!(hidden.is_empty(), "there is time enough for answers: {hidden:?}");
 }
 
-/// A limit that many use may answer whom it likes, when it likes. What was left of a probe's TTL when
-/// it arrived shows that the target is nearer than where it answered.
+/// A limit that many use may answer whom it likes, when it likes. What was left of a probe's TTL
+/// when it arrived shows that the target is nearer than where it answered.
 #[test]
 fn what_the_target_quotes_tells_where_it_is() {
     // Which probes the target answers, by TTL; where it is shown; and where, if it always quotes the

@@ -539,8 +539,8 @@ async fn carry_on<S: Socket>(
 }
 
 /// Ends a connection, which has its place until the client has all of its answer: the kernel keeps
-/// the rest, of closed sockets too. `patience`: so long at least, and more where the client may still
-/// be reading slowly.
+/// the rest, of closed sockets too. `patience`: so long at least, and more where the client may
+/// still be reading slowly.
 async fn part<S: Socket>(watch: Watch<S>, place: Arc<Connection>, patience: Duration) {
     tokio::select! {
         biased;

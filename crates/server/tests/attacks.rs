@@ -305,7 +305,9 @@ fn a_log_file_that_may_not_grow_ends_nothing() {
         assert_eq!(server.get("/health").0, 200);
     }
     // It is written by a thread of its own.
+    let until = Instant::now() + PATIENCE;
     while fs::metadata(&path).unwrap().len() < 4096 {
+        assert!(Instant::now() < until, "it is not written");
         thread::sleep(Duration::from_millis(10));
     }
     server.signal("-TERM");

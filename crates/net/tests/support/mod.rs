@@ -182,8 +182,8 @@ pub(crate) struct Subject {
     pub(crate) network: Box<dyn Network + Send>,
 }
 
-/// Keeps the kernel's stamps on arrival switched on for the whole process. Without a socket that wants
-/// them they go off between two tests, and come on in the background.
+/// Keeps the kernel's stamps on arrival switched on for the whole process. Without a socket that
+/// wants them they go off between two tests, and come on in the background.
 fn keep_stamps_on() {
     static SOCKET: OnceLock<Socket> = OnceLock::new();
     SOCKET.get_or_init(|| {
